@@ -14,6 +14,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod certificates;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use crate::{
     client::{ClientConfig, ConnectError},
-    terminal::errln,
+    terminal::{errln, without_error_numbers},
 };
 
 /// A check failed: the service is not serving, the data is not sound, or transactions were rejected.
@@ -90,23 +90,20 @@ pub(super) struct Failure {
 impl Failure {
     /// Creates a failure with the text of an error and its causes.
     pub(super) fn new(code: u8, error: &dyn std::error::Error) -> Self {
-        Failure {
-            code,
-            message: with_causes(error),
-        }
+        Failure::with_message(code, with_causes(error))
     }
 
-    /// Creates a failure with this text.
-    pub(super) const fn with_message(code: u8, message: String) -> Self {
-        Failure { code, message }
+    /// Creates a failure with this text. Omits the numbers of errors of the operating system.
+    pub(super) fn with_message(code: u8, message: String) -> Self {
+        Failure {
+            code,
+            message: without_error_numbers(message),
+        }
     }
 
     /// Creates the failure of a call to the service of `config` that was sent with this timeout.
     pub(super) fn call(config: &ClientConfig, status: &Status, timeout: Duration) -> Self {
-        Failure {
-            code: call_code(status),
-            message: config.explain_within(status, timeout),
-        }
+        Failure::with_message(call_code(status), config.explain_within(status, timeout))
     }
 
     /// Returns the text.
@@ -143,18 +140,18 @@ pub(crate) fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
 /// Prints that standard output can't be written. Returns the exit code.
 #[must_use]
 pub fn unwritten(error: &std::io::Error) -> ExitCode {
-    errln!("tally: the result can't be written to standard output: {error}");
-    ExitCode::from(IO)
+    Failure::with_message(
+        IO,
+        format!("the result can't be written to standard output: {error}"),
+    )
+    .report()
 }
 
 /// Returns the exit code for a failure to connect.
 pub(super) const fn connect_code(error: &ConnectError) -> u8 {
     match error {
-        ConnectError::Endpoint { .. } => USAGE,
-        ConnectError::File { .. }
-        | ConnectError::NotPem { .. }
-        | ConnectError::TokenFile { .. }
-        | ConnectError::Tls { .. } => CONFIG,
+        ConnectError::Endpoint { .. } | ConnectError::ServerName { .. } | ConnectError::Host { .. } => USAGE,
+        ConnectError::File { .. } | ConnectError::Certificates(_) | ConnectError::TokenFile { .. } => CONFIG,
         ConnectError::Unreachable { .. } => UNAVAILABLE,
     }
 }

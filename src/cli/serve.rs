@@ -37,7 +37,7 @@ use crate::{
     store::embedded::RecoveryReport,
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
-    terminal::outln,
+    terminal::{outln, without_error_numbers},
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
 };
@@ -384,7 +384,7 @@ fn log_placement(affinity: &CpuAffinityManager) {
     let plan = affinity.plan();
     tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "placement");
     for warning in &plan.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!("{}", without_error_numbers(warning.to_string()));
     }
 }
 
@@ -416,7 +416,10 @@ fn limit_connections(net: &mut grpc::NetConfig, threads: usize) {
             );
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+        Err(error) => {
+            let error = without_error_numbers(error.to_string());
+            tracing::warn!(error, "the limit of open files could not be raised");
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     terminal::{
         outln, table,
         units::{counted, number, proto_time, time},
+        without_error_numbers,
     },
 };
 
@@ -118,7 +119,8 @@ impl Display for Text<'_> {
             writeln!(f, "problems     none")?;
         }
         for warning in &decision.warnings {
-            writeln!(f, "problem      {}: {}", warning.code, warning.detail)?;
+            let detail = without_error_numbers(warning.detail.clone());
+            writeln!(f, "problem      {}: {detail}", warning.code)?;
             writeln!(f, "  to do      {}", warning.remedy)?;
         }
         Ok(())

@@ -1,13 +1,9 @@
 //! Connects to a service: address, TLS, token.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use http::Uri;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tonic::{
     Code, Request, Status,
@@ -18,6 +14,7 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use super::fault::Fault;
+use crate::certificates::{CertificateFileError, certificates, check_authorities, pair, private_key};
 
 /// How to connect to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,30 +64,31 @@ pub enum ConnectError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A file of certificates or of a key has none in PEM.
-    #[error("{} has no {wanted} in PEM", path.display())]
-    NotPem {
-        /// The file.
-        path: PathBuf,
-        /// What the file must contain: `certificate` or `private key`.
-        wanted: &'static str,
-    },
+    /// A file with certificates or with a key can't be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificateFileError),
     /// The file has no valid token.
     #[error("{}: the file must contain one token, in printable ASCII without blanks", path.display())]
     TokenFile {
         /// The file.
         path: PathBuf,
     },
-    /// A certificate or key is not valid.
+    /// The name in `--server-name` can't be in a certificate.
     #[error(
-        "the certificates or the key for {endpoint} can't be used: {problem}; check that the files are PEM, and that \
-             --client-key belongs to --client-certificate"
+        "--server-name {name:?} is neither a host name nor an IP address; write the name in the certificate of the service"
     )]
-    Tls {
+    ServerName {
+        /// The name.
+        name: String,
+    },
+    /// The host of the endpoint can't be in a certificate.
+    #[error(
+        "the host in {endpoint} is neither a host name nor an IP address, so no certificate can be for it; correct --endpoint, or \
+         pass the name in the certificate of the service with --server-name"
+    )]
+    Host {
         /// The endpoint.
         endpoint: String,
-        /// The error in the words of the TLS library.
-        problem: String,
     },
     /// There is no connection to a service at the endpoint.
     #[error("no connection to {endpoint}: {fault}; {}", fault.advice(is_secure(endpoint)))]
@@ -153,13 +151,18 @@ impl ConnectError {
         match self {
             ConnectError::Unreachable { fault, .. } => !matches!(
                 fault,
-                Fault::NoTls | Fault::UnknownAuthority | Fault::OtherName | Fault::NotValidNow
+                Fault::NoTls
+                    | Fault::UnknownAuthority
+                    | Fault::OtherName
+                    | Fault::NotValidNow
+                    | Fault::UnusableCertificate
             ),
             ConnectError::Endpoint { .. }
             | ConnectError::File { .. }
-            | ConnectError::NotPem { .. }
+            | ConnectError::Certificates(_)
             | ConnectError::TokenFile { .. }
-            | ConnectError::Tls { .. } => false,
+            | ConnectError::ServerName { .. }
+            | ConnectError::Host { .. } => false,
         }
     }
 }
@@ -275,12 +278,10 @@ impl ClientConfig {
         if !secure {
             return Ok(address);
         }
-        address
-            .tls_config(self.tls()?)
-            .map_err(|error| ConnectError::Tls {
-                endpoint: endpoint.clone(),
-                problem: root_cause(&error),
-            })
+        // `tls` has checked the files and the name, so only the host of the endpoint can be wrong.
+        address.tls_config(self.tls()?).map_err(|_| ConnectError::Host {
+            endpoint: endpoint.clone(),
+        })
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, ConnectError> {
@@ -290,38 +291,25 @@ impl ClientConfig {
                 source,
             })
         };
-        let read_certificate = |path: &PathBuf| {
-            let pem = read(path)?;
-            match CertificateDer::from_pem_slice(&pem) {
-                Ok(_) => Ok(pem),
-                Err(_) => Err(not_pem(path, "certificate")),
-            }
-        };
-        let read_key = |path: &PathBuf| {
-            let pem = read(path)?;
-            match PrivateKeyDer::from_pem_slice(&pem) {
-                Ok(_) => Ok(pem),
-                Err(_) => Err(not_pem(path, "private key")),
-            }
-        };
         let mut tls = ClientTlsConfig::new();
         if let Some(ca) = &self.ca {
-            tls = tls.ca_certificate(Certificate::from_pem(read_certificate(ca)?));
+            let pem = read(ca)?;
+            check_authorities(&certificates(&pem, ca)?, ca)?;
+            tls = tls.ca_certificate(Certificate::from_pem(pem));
         }
         if let Some((certificate, key)) = &self.identity {
-            tls = tls.identity(Identity::from_pem(read_certificate(certificate)?, read_key(key)?));
+            let (chain_pem, key_pem) = (read(certificate)?, read(key)?);
+            let chain = certificates(&chain_pem, certificate)?;
+            pair(chain, private_key(&key_pem, key)?, certificate, key)?;
+            tls = tls.identity(Identity::from_pem(chain_pem, key_pem));
         }
         if let Some(name) = &self.server_name {
+            if ServerName::try_from(name.as_str()).is_err() {
+                return Err(ConnectError::ServerName { name: name.clone() });
+            }
             tls = tls.domain_name(name);
         }
         Ok(tls)
-    }
-}
-
-fn not_pem(path: &Path, wanted: &'static str) -> ConnectError {
-    ConnectError::NotPem {
-        path: path.to_owned(),
-        wanted,
     }
 }
 
@@ -354,15 +342,6 @@ fn address(endpoint: &str) -> Result<Uri, &'static str> {
 
 fn is_secure(endpoint: &str) -> bool {
     endpoint.starts_with("https://")
-}
-
-/// Returns the text of the last error in the chain of causes.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut root = error;
-    while let Some(cause) = root.source() {
-        root = cause;
-    }
-    root.to_string()
 }
 
 #[cfg(test)]
@@ -421,7 +400,27 @@ mod tests {
         assert_eq!(text, format!("{} has no certificate in PEM", path.display()));
         config.identity = Some((path.clone(), path));
         config.ca = None;
-        assert!(matches!(config.endpoint(), Err(ConnectError::NotPem { .. })));
+        assert!(matches!(
+            config.endpoint(),
+            Err(ConnectError::Certificates(CertificateFileError::NotPem { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_name_that_no_certificate_can_have_is_an_error() {
+        let mut config = ClientConfig {
+            server_name: Some("two words".to_owned()),
+            ..ClientConfig::plain("https://h:1")
+        };
+        let text = config.endpoint().unwrap_err().to_string();
+        assert!(
+            text.starts_with("--server-name \"two words\" is neither a host name"),
+            "{text}"
+        );
+        config.server_name = None;
+        config.endpoint = format!("https://{}:1", "h".repeat(64));
+        let error = config.endpoint().unwrap_err();
+        assert!(matches!(error, ConnectError::Host { .. }), "{error}");
     }
 
     #[test]

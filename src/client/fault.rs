@@ -3,9 +3,9 @@
 use std::{error::Error, fmt, io, time::Duration};
 
 use rustls::{AlertDescription, CertificateError};
-use tonic::{Status, TimeoutExpired};
+use tonic::{Code, Status, TimeoutExpired};
 
-use crate::terminal::units::time;
+use crate::terminal::{units::time, without_error_numbers};
 
 /// Why a connection could not be opened, or was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +27,42 @@ pub enum Fault {
     OtherName,
     /// The certificate of the service has expired, or is not valid yet.
     NotValidNow,
+    /// The certificate of the service can't be used for another reason.
+    UnusableCertificate,
     /// The service rejected the TLS connection, for example because it requires a certificate of the client.
     RejectedByService,
+    /// TLS failed for another reason.
+    TlsFailed,
     /// The connection was closed before an answer arrived.
     Closed,
-    /// Another cause, in the words of the library.
+    /// Another cause, in the words of the operating system, or the message of the service.
     Other(String),
+    /// Another cause, which only a library has words for.
+    Unknown,
+}
+
+/// Returns the name of a status code in the specification of gRPC, for example `UNAVAILABLE`.
+#[must_use]
+pub const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }
 
 /// Number of causes of an error that are examined. Real chains are shorter.
@@ -46,7 +76,7 @@ impl Fault {
     pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut next = Some(error);
         let mut closed = false;
-        let mut last = String::new();
+        let mut words = None;
         for _ in 0..CAUSES_MAX {
             let Some(cause) = next else { break };
             if cause.is::<TimeoutExpired>() {
@@ -60,7 +90,9 @@ impl Fault {
                 return fault;
             }
             closed |= cause.is::<hyper::Error>();
-            last = cause.to_string();
+            if let Some(io) = io.filter(|io| io.raw_os_error().is_some()) {
+                words = Some(without_error_numbers(io.to_string()));
+            }
             // An I/O error can contain another error. `source` returns the cause of the contained error and skips this
             // error, so the loop asks for the contained error first.
             next = match io.and_then(io::Error::get_ref) {
@@ -68,7 +100,11 @@ impl Fault {
                 None => cause.source(),
             };
         }
-        if closed { Fault::Closed } else { Fault::Other(last) }
+        match words {
+            _ if closed => Fault::Closed,
+            Some(words) => Fault::Other(words),
+            None => Fault::Unknown,
+        }
     }
 
     /// Returns why a call failed. If the service answered, this is the message of the service.
@@ -92,9 +128,12 @@ impl Fault {
             | Fault::UnknownAuthority
             | Fault::OtherName
             | Fault::NotValidNow
+            | Fault::UnusableCertificate
             | Fault::RejectedByService
+            | Fault::TlsFailed
             | Fault::Closed
-            | Fault::Other(_)) => other,
+            | Fault::Other(_)
+            | Fault::Unknown) => other,
         }
     }
 
@@ -123,7 +162,7 @@ impl Fault {
     fn of_tls(error: &rustls::Error) -> Self {
         #[expect(
             clippy::wildcard_enum_match_arm,
-            reason = "rare errors are reported in the library's words"
+            reason = "rare errors have one text, because the library's words help nobody"
         )]
         match error {
             rustls::Error::InvalidMessage(_) => Fault::NoTls,
@@ -136,11 +175,11 @@ impl Fault {
                 | CertificateError::ExpiredContext { .. }
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. } => Fault::NotValidNow,
-                other => Fault::Other(other.to_string()),
+                _ => Fault::UnusableCertificate,
             },
             rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => Fault::NoTls,
             rustls::Error::AlertReceived(_) => Fault::RejectedByService,
-            other => Fault::Other(other.to_string()),
+            _ => Fault::TlsFailed,
         }
     }
 
@@ -160,6 +199,8 @@ impl Fault {
             (Fault::UnknownAuthority, _) => "pass the certificate of the authority with --ca",
             (Fault::OtherName, _) => "use the name in the certificate, or pass the name with --server-name",
             (Fault::NotValidNow, _) => "renew the certificate of the service, and check the clocks",
+            (Fault::UnusableCertificate, _) => "issue a new certificate for the service",
+            (Fault::TlsFailed, _) => "check that both sides support TLS 1.2 or 1.3, and the service's log",
             (Fault::RejectedByService, _) => {
                 "if the service requires a certificate of the client, pass --client-certificate and --client-key"
             }
@@ -170,7 +211,7 @@ impl Fault {
                 "check that the port is the port of a Tally service; if the service requires client certificates, pass \
                  --client-certificate and --client-key"
             }
-            (Fault::Other(_), _) => "check --endpoint and the service's log",
+            (Fault::Other(_) | Fault::Unknown, _) => "check --endpoint and the service's log",
         }
     }
 }
@@ -189,9 +230,14 @@ impl fmt::Display for Fault {
             Fault::UnknownAuthority => "the certificate of the service is not signed by a known authority",
             Fault::OtherName => "the certificate of the service is for another host name",
             Fault::NotValidNow => "the certificate of the service has expired, or is not valid yet",
+            Fault::UnusableCertificate => {
+                "the certificate of the service can't be used: it is damaged, revoked, not of X.509 version 3, or not for servers"
+            }
             Fault::RejectedByService => "the service rejected the TLS connection",
+            Fault::TlsFailed => "the TLS handshake failed",
             Fault::Closed => "the connection was closed before an answer arrived",
             Fault::Other(text) => text,
+            Fault::Unknown => "the connection failed",
         })
     }
 }
@@ -230,9 +276,16 @@ mod tests {
                 Fault::UnknownHost,
             ),
             (
-                io::Error::other("unheard of"),
-                Fault::Other("unheard of".to_owned()),
+                // Address not available.
+                io::Error::from_raw_os_error(99),
+                Fault::Other("Cannot assign requested address".to_owned()),
             ),
+            (io::Error::other("unheard of"), Fault::Unknown),
+            (
+                in_io(rustls::Error::InvalidCertificate(CertificateError::BadEncoding)),
+                Fault::UnusableCertificate,
+            ),
+            (in_io(rustls::Error::DecryptError), Fault::TlsFailed),
         ] {
             assert_eq!(Fault::of(&error), fault, "{error}");
         }

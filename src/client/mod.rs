@@ -17,7 +17,7 @@ use tonic::{Code, Request, Status};
 
 pub use self::{
     connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
-    fault::Fault,
+    fault::{Fault, code_name},
     retry::{CallError, Executed, RetryObserver, RetryPolicy},
 };
 use crate::proto::{

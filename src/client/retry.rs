@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status, TimeoutExpired, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
-use super::fault::Fault;
+use super::fault::{Fault, code_name};
 
 /// Metadata key of the delay that the server requests, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -239,7 +239,10 @@ impl fmt::Display for CallError {
         match (self.reason(), self.status.source()) {
             (Some(reason), _) => write!(f, "{reason}: {}", self.status.message())?,
             (None, Some(source)) => write!(f, "{}", Fault::of(source))?,
-            (None, None) => write!(f, "{:?}: {}", self.status.code(), self.status.message())?,
+            (None, None) => {
+                let name = code_name(self.status.code());
+                write!(f, "{name}: {}", self.status.message())?;
+            }
         }
         if self.attempts > 1 {
             write!(f, " (after {} attempts)", self.attempts)?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::tokens::TokenFileError;
+use crate::certificates::CertificateFileError;
 
 /// Why certificates or tokens can't be used.
 #[derive(Debug, Error)]
@@ -35,32 +36,9 @@ pub enum SecurityError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file is not in PEM format, or has no object of the needed kind.
-    #[error("{}: has no {wanted} in PEM", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// The kind of object.
-        wanted: &'static str,
-    },
-    /// The certificate and the key do not match, or one of them is of a kind that is not supported.
-    #[error("{} and {}: {source}", certificate.display(), key.display())]
-    Pair {
-        /// The certificate.
-        certificate: PathBuf,
-        /// The key.
-        key: PathBuf,
-        /// The error of the TLS library.
-        source: rustls::Error,
-    },
-    /// The certificate authorities for clients can't be used.
-    #[error("{}: {reason}", path.display())]
-    ClientCa {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        reason: String,
-    },
+    /// A file with certificates or with a key can't be used.
+    #[error(transparent)]
+    File(#[from] CertificateFileError),
     /// The new certificate is not valid now, but the certificate in force is valid.
     #[error("{}: {reason}", path.display())]
     NotValid {
@@ -81,10 +59,8 @@ impl SecurityError {
         match self {
             SecurityError::Read { path, .. } | SecurityError::Tokens { path, .. } => path,
             SecurityError::Tls(error) => match error {
-                TlsError::Pair { certificate, .. } => certificate,
-                TlsError::Pem { path, .. }
-                | TlsError::ClientCa { path, .. }
-                | TlsError::NotValid { path, .. } => path,
+                TlsError::File(error) => error.path(),
+                TlsError::NotValid { path, .. } => path,
             },
         }
     }

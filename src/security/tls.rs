@@ -3,10 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, UnixTime},
     server::WebPkiClientVerifier,
+    sign::SingleCertAndKey,
     time_provider::TimeProvider,
 };
 
@@ -16,6 +17,7 @@ use super::{
     settings::TlsPaths,
     watched::Source,
 };
+use crate::certificates::{CertificateFileError, authorities, certificates, pair, private_key};
 
 /// A TLS configuration, loaded from the files.
 #[derive(Debug)]
@@ -71,9 +73,9 @@ impl Source for TlsFiles {
 
     fn parse(&self, contents: &[Vec<u8>]) -> Result<Tls, SecurityError> {
         let file = |index: usize| contents.get(index).map(Vec::as_slice).unwrap_or_default();
-        let chain = certificates(file(0), &self.0.certificate)?;
+        let chain = certificates(file(0), &self.0.certificate).map_err(TlsError::from)?;
         let validity = chain.first().and_then(Validity::parse);
-        let config = self.config(chain, file(1), file(2))?;
+        let config = self.config(chain, file(1), file(2)).map_err(TlsError::from)?;
         Ok(Tls {
             config: Arc::new(config),
             validity,
@@ -98,51 +100,31 @@ impl TlsFiles {
         chain: Vec<CertificateDer<'static>>,
         key: &[u8],
         client_ca: &[u8],
-    ) -> Result<ServerConfig, TlsError> {
+    ) -> Result<ServerConfig, CertificateFileError> {
         let paths = &self.0;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Pem {
-            path: paths.key.clone(),
-            wanted: "private key",
-        })?;
+        let key = private_key(key, &paths.key)?;
+        let pair = pair(chain, key, &paths.certificate, &paths.key)?;
         let provider = Arc::new(ring::default_provider());
-        let pair = |source| TlsError::Pair {
-            certificate: paths.certificate.clone(),
-            key: paths.key.clone(),
-            source,
+        let unusable = |path: &Path| CertificateFileError::Certificate {
+            path: path.to_owned(),
         };
         let builder = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::new(Clock))
             .with_safe_default_protocol_versions()
-            .map_err(pair)?;
+            // The provider supports all versions of TLS, so this can't fail.
+            .map_err(|_| unusable(&paths.certificate))?;
         let builder = match &paths.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let wrong = |reason: String| TlsError::ClientCa {
-                    path: path.clone(),
-                    reason,
-                };
-                let mut roots = RootCertStore::empty();
-                for root in certificates(client_ca, path)? {
-                    roots.add(root).map_err(|error| wrong(error.to_string()))?;
-                }
+                let roots = authorities(certificates(client_ca, path)?, path)?;
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                     .build()
-                    .map_err(|error| wrong(error.to_string()))?;
+                    // Fails only without an authority, and the file has at least one.
+                    .map_err(|_| unusable(path))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         Ok(config)
     }
-}
-
-fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let none = || TlsError::Pem {
-        path: path.to_owned(),
-        wanted: "certificate",
-    };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_| none())?;
-    if chain.is_empty() { Err(none()) } else { Ok(chain) }
 }

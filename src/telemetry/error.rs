@@ -46,11 +46,8 @@ pub enum FilterError {
         meant: String,
     },
     /// A rule is malformed.
-    #[error("{source}")]
-    Syntax {
-        /// The error of `tracing`.
-        source: tracing_subscriber::filter::ParseError,
-    },
+    #[error("a rule has another form")]
+    Syntax,
 }
 
 /// Why the filter of the log could not be replaced.

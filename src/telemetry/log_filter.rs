@@ -42,8 +42,7 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, FilterError> {
         });
     }
     let rules = rules.join(",");
-    EnvFilter::try_new(format!("{HTTP_LIBRARIES},{rules},{RPC_TARGET}=off"))
-        .map_err(|source| FilterError::Syntax { source })
+    EnvFilter::try_new(format!("{HTTP_LIBRARIES},{rules},{RPC_TARGET}=off")).map_err(|_| FilterError::Syntax)
 }
 
 fn check(rule: &str) -> Result<(), FilterError> {

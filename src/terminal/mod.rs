@@ -1,12 +1,16 @@
 //! Text for people and scripts at a terminal: standard output and standard error, numbers with units, tables, progress bars.
 
 mod stdout;
+mod system_errors;
 pub mod units;
 
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub use self::stdout::{stdout_failure, write_stderr, write_stdout};
+pub use self::{
+    stdout::{stdout_failure, write_stderr, write_stdout},
+    system_errors::without_error_numbers,
+};
 
 /// Prints a line on standard output. Takes the arguments of `println!`, but does not panic: see [`write_stdout`].
 macro_rules! outln {

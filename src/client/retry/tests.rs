@@ -184,7 +184,7 @@ async fn attempts_are_bounded() {
     assert_eq!(error.attempts(), 5);
     assert_eq!(
         error.to_string(),
-        "Unavailable: down (after 5 attempts); an attempt may have been executed"
+        "UNAVAILABLE: down (after 5 attempts); an attempt may have been executed"
     );
 }
 
@@ -213,6 +213,8 @@ fn an_error_names_the_reason_of_the_server() {
     let error = CallError::new(with_retry_info(Code::ResourceExhausted, Duration::ZERO));
     assert_eq!(error.reason().as_deref(), Some("QUEUE_FULL"));
     assert_eq!(error.to_string(), "QUEUE_FULL: not now");
+    let error = CallError::new(Status::resource_exhausted("from a proxy"));
+    assert_eq!(error.to_string(), "RESOURCE_EXHAUSTED: from a proxy");
 }
 
 #[test]

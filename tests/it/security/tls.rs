@@ -256,7 +256,7 @@ fn the_service_does_not_start_with_missing_or_malformed_files() {
         ),
         (
             vec![certificate(path(&a.certificate)), key(path(&b.key))],
-            "b.key",
+            "b.key does not belong to the certificate in ",
         ),
         (
             vec![("TALLY__SECURITY__TOKENS_FILE", path(&text))],
