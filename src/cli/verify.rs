@@ -3,7 +3,7 @@
 use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
-use tally_journal::{BlockRun, Corruption, Disk, JournalError, RealDisk};
+use tally_journal::{BlockRun, Disk, JournalError, RealDisk};
 
 use super::exit::{self, Failure, fail};
 use crate::store::embedded::{self, DirectoryReport, OpenError};
@@ -23,12 +23,12 @@ const DERIVED_FILES_DIFFER: &str = "not sound, but the journal is undamaged and 
 
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
     if !args.data.is_dir() {
-        let problem = if args.data.exists() {
-            "not a directory"
+        let name = args.data.display();
+        let message = if args.data.exists() {
+            format!("{name} is a file, not a directory; name a data directory")
         } else {
-            "no such directory"
+            format!("{name}: no such directory")
         };
-        let message = format!("{}: {problem}", args.data.display());
         return Failure::with_message(exit::IO, message).report();
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -45,7 +45,9 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
 const fn exit_code(error: &OpenError) -> u8 {
     if matches!(
         error,
-        OpenError::Store(JournalError::Format { .. } | JournalError::Corrupt(_))
+        OpenError::Store(
+            JournalError::Format { .. } | JournalError::NoJournal { .. } | JournalError::Corrupt(_)
+        )
     ) {
         exit::FAILED
     } else {
@@ -144,20 +146,9 @@ fn add_assets(lines: &mut Lines, report: &DirectoryReport) {
 fn add_damage(lines: &mut Lines, report: &DirectoryReport) {
     let journal = &report.journal;
     for corruption in journal.corruption.iter().chain(&journal.further_damages) {
-        let Corruption {
-            position,
-            path,
-            block_sequence,
-            kind,
-        } = corruption;
         lines.add(
             "CORRUPT",
-            format_args!(
-                "segment {} ({}), offset {}, block {block_sequence}: {kind}",
-                position.segment(),
-                path.display(),
-                position.offset()
-            ),
+            format_args!("{}: {}", corruption.place(), corruption.kind),
         );
     }
     if journal.stopped {

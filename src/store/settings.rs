@@ -69,6 +69,9 @@ impl StoreSettings {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn config(&self) -> Result<StoreConfig, SettingError> {
+        if self.data.as_os_str().is_empty() {
+            return Err(SettingError::new("store.data", "\"\"", "the path of a directory"));
+        }
         let refused = |key: &str, value: ByteSize, bound: String| {
             SettingError::new(format!("store.{key}"), bytes_text(value.0), bound)
         };

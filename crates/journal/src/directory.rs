@@ -2,6 +2,7 @@
 //! journal, a random id and a random hash seed.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -45,8 +46,17 @@ const JOURNAL_DIR: &str = "journal";
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
-/// The file system makes this directory at the root of a new volume, so it does not count as a foreign file.
-const LOST_AND_FOUND: &str = "lost+found";
+/// Names that file systems and desktops make at the root of a volume or in any directory, so they do not count as foreign
+/// files. A name that ends with `*` stands for every name with this beginning. In this order: ext4; snapshots of NetApp and
+/// other filers, and of snapper (Btrfs); ZFS; files that a client of NFS has removed while a process still uses them; wastebaskets.
+const FILE_SYSTEM_ENTRIES: [&str; 6] = [
+    "lost+found",
+    ".snapshot",
+    ".snapshots",
+    ".zfs",
+    ".nfs*",
+    ".Trash*",
+];
 /// Maximum number of foreign files (files that do not belong to a data directory) that an error lists.
 const FOREIGN_FILES_SHOWN_MAX: usize = 3;
 /// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
@@ -64,7 +74,19 @@ impl DataDirectory {
         config: &JournalConfig,
     ) -> Result<Self, JournalError> {
         let configured = config.validate()?;
-        disk.create_dir_all(path)?;
+        refuse_empty(path)?;
+        disk.create_dir_all(path).map_err(|error| {
+            if matches!(
+                error.source.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory
+            ) {
+                JournalError::NotADirectory {
+                    path: path.to_path_buf(),
+                }
+            } else {
+                error.into()
+            }
+        })?;
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
         let (format, created) = match DirectoryFormat::load(&*disk, path)? {
             Some(format) => (format, false),
@@ -96,11 +118,21 @@ impl DataDirectory {
     /// Opens the directory at `path` for reading. Other processes may have the directory open for reading. The disk of
     /// the result returns an error for every operation that would change a file.
     pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
+        refuse_empty(path)?;
         let disk: Arc<dyn Disk> = Arc::new(ReadOnlyDisk::new(disk));
         let lock = lock(&*disk, path, LockKind::Shared)?;
         let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::NotADataDirectory {
             path: path.to_path_buf(),
         })?;
+        match disk.list(&journal_path(path)) {
+            Err(error) if error.is_not_found() => {
+                return Err(JournalError::NoJournal {
+                    path: path.to_path_buf(),
+                });
+            }
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(DataDirectory {
             disk,
             path: path.to_path_buf(),
@@ -277,7 +309,26 @@ impl DirectoryFormat {
 fn lock(disk: &dyn Disk, path: &Path, kind: LockKind) -> Result<Box<dyn DiskLock>, JournalError> {
     disk.try_lock(path, kind)?.ok_or_else(|| JournalError::Locked {
         path: path.to_path_buf(),
+        holder: disk.lock_holder(path),
     })
+}
+
+fn refuse_empty(path: &Path) -> Result<(), JournalError> {
+    if path.as_os_str().is_empty() {
+        Err(JournalError::EmptyPath)
+    } else {
+        Ok(())
+    }
+}
+
+/// Returns whether a name is one of [`FILE_SYSTEM_ENTRIES`].
+fn is_of_file_system(name: &str) -> bool {
+    FILE_SYSTEM_ENTRIES
+        .iter()
+        .any(|entry| match entry.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == *entry,
+        })
 }
 
 /// Returns an error if a directory without `FORMAT` has files that a new data directory does not have.
@@ -285,7 +336,7 @@ fn refuse_foreign_files(disk: &dyn Disk, path: &Path) -> Result<(), JournalError
     // A crash during the first start can leave the unfinished `FORMAT`, but nothing else.
     let unfinished = format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}");
     let mut foreign = disk.list(path)?;
-    foreign.retain(|name| *name != LOST_AND_FOUND && *name != unfinished);
+    foreign.retain(|name| !is_of_file_system(name) && *name != unfinished);
     if foreign.is_empty() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use std::{
     fmt,
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -70,6 +70,12 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// If the directory does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
+
+    /// Returns the id of a process that holds a lock on the directory `dir`, for the text of an error. Returns `None` if the
+    /// system does not say: for example, the process runs in another container.
+    fn lock_holder(&self, _dir: &Path) -> Option<u32> {
+        None
+    }
 
     /// Fills `bytes` with random bytes, for ids and hash seeds. This method is part of the trait, because a simulated
     /// disk must return the same bytes for the same seed. The real disk reads the bytes from a file of the operating
@@ -199,6 +205,8 @@ struct RealLock {
 
 /// The file from which Unix systems provide random bytes.
 const RANDOM_SOURCE: &str = "/dev/urandom";
+/// The file in which Linux lists all locks.
+const LOCKS: &str = "/proc/locks";
 
 // ===== impl DiskError =====
 
@@ -259,6 +267,33 @@ impl fmt::Display for Operation {
             Operation::Random => "read random bytes from",
         })
     }
+}
+
+/// Returns the process that holds a `flock` on the file with this device and inode, according to `locks`, the content of
+/// [`LOCKS`]. A line has the form `1: FLOCK ADVISORY WRITE 4711 08:01:131 0 EOF`, with the process and with the device in
+/// hexadecimal. A process in another container has the id 0. A line with `->` is a process that waits for the lock.
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    // Linux splits a device number into a major number of 12 bits and a minor number of 20 bits, and has added 20 upper
+    // bits to the major number.
+    let major = ((device >> 32) & 0xffff_f000) | ((device >> 8) & 0xfff);
+    let minor = ((device >> 12) & 0xffff_ff00) | (device & 0xff);
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let (kind, _, _, process, place) = (
+            words.next()?,
+            words.next()?,
+            words.next()?,
+            words.next()?,
+            words.next()?,
+        );
+        let id = process.parse().ok().filter(|id| *id > 0);
+        if kind == "FLOCK" && place == file {
+            id
+        } else {
+            None
+        }
+    })
 }
 
 /// Removes a file. Returns `Ok` if the file does not exist.
@@ -358,6 +393,12 @@ impl Disk for RealDisk {
         }
     }
 
+    fn lock_holder(&self, dir: &Path) -> Option<u32> {
+        let metadata = std::fs::metadata(dir).ok()?;
+        let locks = std::fs::read_to_string(LOCKS).ok()?;
+        holder_in(&locks, metadata.dev(), metadata.ino())
+    }
+
     fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError> {
         File::open(RANDOM_SOURCE)
             .and_then(|mut source| source.read_exact(bytes))
@@ -421,3 +462,22 @@ impl DiskFile for RealFile {
 // ===== impl RealLock =====
 
 impl DiskLock for RealLock {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_by_device_and_inode() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 08:01:131 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 08:01:1310 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 0 08:02:131 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF\n\
+                     4: -> FLOCK  ADVISORY  WRITE 14 08:01:131 0 EOF\n";
+        let device = 0x801;
+        assert_eq!(holder_in(locks, device, 131), Some(4711));
+        assert_eq!(holder_in(locks, 0x802, 131), None);
+        assert_eq!(holder_in(locks, device, 132), None);
+        assert_eq!(holder_in("nonsense\n\n", device, 131), None);
+    }
+}

@@ -19,11 +19,33 @@ pub enum JournalError {
     Disk(#[from] DiskError),
     /// Another process has the data directory open.
     #[error(
-        "the data directory {} is in use by another process, which holds the lock on it; one process at a time may \
-         serve the directory, or any number may verify it",
-        path.display()
+        "the data directory {} is in use by {}, which holds the lock on it: stop that process, or name another directory \
+         (--data); one process at a time may serve a directory, or any number may verify it",
+        path.display(), Holder(*holder)
     )]
     Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// The id of the process that holds the lock; `None` if the system does not say.
+        holder: Option<u32>,
+    },
+    /// The path of the data directory is empty.
+    #[error("the path of the data directory is empty; name a directory (--data)")]
+    EmptyPath,
+    /// The path of the data directory, or a part of it, is a file.
+    #[error("{} can't be a data directory, because it, or a directory in its path, is a file; name another directory (--data)", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The directory has a `FORMAT` file, but no directory of segments.
+    #[error(
+        "{} is a data directory without a journal: it has FORMAT, but no directory named journal. If no service has ever run with \
+         it, its first start was interrupted: the next start completes it. Otherwise its transactions are lost: keep this \
+         directory for analysis, and restore a backup (docs/operations.md)",
+        path.display()
+    )]
+    NoJournal {
         /// The data directory.
         path: PathBuf,
     },
@@ -182,9 +204,9 @@ pub enum ChunkDefect {
 /// Damage in the journal that a crash cannot cause.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "journal segment {} ({}), offset {}, block {block_sequence}: {kind}. Nothing was changed. `tally verify` lists the \
-     extent of the damage; restore the directory from a backup (docs/operations.md)",
-    position.segment(), path.display(), position.offset()
+    "journal {}: {kind}. Nothing was changed. `tally verify` lists the extent of the damage; restore the directory from a \
+     backup (docs/operations.md)",
+    self.place()
 )]
 pub struct Corruption {
     /// Where the damage is.
@@ -255,6 +277,9 @@ pub enum CorruptionKind {
     },
 }
 
+/// The process that holds a lock, as text.
+struct Holder(Option<u32>);
+
 /// Why bytes are not the expected block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -292,6 +317,38 @@ impl Corruption {
             path: journal.join(segment_name(position.segment())),
             block_sequence,
             kind,
+        }
+    }
+
+    /// Returns the place of the damage as text: the segment, and the offset and the block if the damage has such a place
+    /// and they are known.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let Corruption {
+            position,
+            path,
+            block_sequence,
+            kind,
+        } = self;
+        let mut place = format!("segment {} ({})", position.segment(), path.display());
+        // A wrong length has no place within the segment.
+        if !matches!(kind, CorruptionKind::SegmentLength { .. }) {
+            place.push_str(&format!(", offset {}", position.offset()));
+            if *block_sequence > 0 {
+                place.push_str(&format!(", block {block_sequence}"));
+            }
+        }
+        place
+    }
+}
+
+// ===== impl Holder =====
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => write!(f, "process {id}"),
+            None => f.write_str("another process"),
         }
     }
 }
@@ -337,7 +394,7 @@ impl fmt::Display for CorruptionKind {
             ),
             CorruptionKind::SegmentLength { found, expected } => write!(
                 f,
-                "the segment file has {found} bytes, but was made with {expected}"
+                "the segment file has {found} bytes, but must have {expected}"
             ),
             CorruptionKind::CheckpointMismatch => f.write_str(
                 "this is not the block on which the checkpoint builds: the block is damaged, or the journal and the \

@@ -65,7 +65,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if
-    /// the directory is not a data directory. Also the other errors of [`Journal::open`].
+    /// the directory is not a data directory, [`JournalError::NoJournal`] if it has no journal. Also the other errors of [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
         let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());

@@ -53,6 +53,10 @@ impl Disk for ReadOnlyDisk {
         self.0.try_lock(dir, kind)
     }
 
+    fn lock_holder(&self, dir: &Path) -> Option<u32> {
+        self.0.lock_holder(dir)
+    }
+
     fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError> {
         self.0.fill_random(bytes)
     }

@@ -1,15 +1,16 @@
 //! Verifies a data directory: all blocks of the journal, and all checkpoints and id files, which are made from the
 //! blocks.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display, path::Path, sync::Arc};
 
 use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal};
-use tally_ledger::{AccountIndex, Ledger, tag_index::TagIndex};
+use tally_ledger::{AccountIndex, AccountSnapshot, Balances, Ledger, tag_index::TagIndex};
 
 use super::{
     checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
     id_files::{self, BlockWalk},
+    point::OrderPoint,
     replay::{Replay, replay, replay_before_damage},
 };
 
@@ -176,31 +177,111 @@ fn id_file_difference(
 /// Returns the differences between a replay from a checkpoint (`started`) and a replay from the first block
 /// (`replayed`), at most [`DIFFERENCES_MAX`].
 fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
-    let order = (started.order != replayed.order)
-        .then(|| {
-            format!(
-                "the order ends at {:?} after a replay from the checkpoint, but at {:?} after a replay from the first block",
-                started.order, replayed.order
-            )
-        });
+    let order = order_differences(&started.order, &replayed.order);
     let (started, replayed) = (started.ledger.accounts(), replayed.ledger.accounts());
     let longer = if started.len() > replayed.len() {
         started
     } else {
         replayed
     };
-    let accounts = longer
-        .indexes_from(AccountIndex(0))
-        .filter(|index| started.snapshot(*index) != replayed.snapshot(*index))
-        .map(|index| {
-            format!(
-                "account {} is {:?} after a replay from the checkpoint, but {:?} after a replay from the first block",
-                index.0,
-                started.snapshot(index),
-                replayed.snapshot(index)
-            )
-        });
+    let accounts = longer.indexes_from(AccountIndex(0)).filter_map(|index| {
+        let pair = (started.snapshot(index), replayed.snapshot(index));
+        let what = account_difference(pair.0.as_ref(), pair.1.as_ref())?;
+        Some(format!("account number {}: {what}", index.0))
+    });
     order.into_iter().chain(accounts).take(DIFFERENCES_MAX).collect()
+}
+
+/// Returns the text of a value that differs.
+fn differing(what: &str, started: impl Display, replayed: impl Display) -> String {
+    format!(
+        "{what} {started} after a replay from the checkpoint, but {replayed} after a replay from the first block"
+    )
+}
+
+fn order_differences(started: &OrderPoint, replayed: &OrderPoint) -> Vec<String> {
+    let mut differences = Vec::new();
+    if started.next_entry != replayed.next_entry {
+        let (started, replayed) = (started.next_entry, replayed.next_entry);
+        differences.push(differing("the number of the next record is", started, replayed));
+    }
+    if started.next_sequence != replayed.next_sequence {
+        let (started, replayed) = (started.next_sequence, replayed.next_sequence);
+        differences.push(differing(
+            "the sequence of the next transaction is",
+            started,
+            replayed,
+        ));
+    }
+    if started.last_time != replayed.last_time {
+        let (started, replayed) = (started.last_time, replayed.last_time);
+        differences.push(differing(
+            "the last time, in seconds since 1970, is",
+            started,
+            replayed,
+        ));
+    }
+    differences
+}
+
+/// Returns how an account differs; `None` if the two are equal.
+fn account_difference(
+    started: Option<&AccountSnapshot>,
+    replayed: Option<&AccountSnapshot>,
+) -> Option<String> {
+    let (started, replayed) = match (started, replayed) {
+        (Some(started), Some(replayed)) => (started, replayed),
+        (None, None) => return None,
+        (Some(only), None) => {
+            let id = &only.account.id;
+            return Some(format!(
+                "account {id:?} exists only after a replay from the checkpoint"
+            ));
+        }
+        (None, Some(only)) => {
+            let id = &only.account.id;
+            return Some(format!(
+                "account {id:?} exists only after a replay from the first block"
+            ));
+        }
+    };
+    let (id, other) = (&started.account.id, &replayed.account.id);
+    if id != other {
+        return Some(differing("its id is", format!("{id:?}"), format!("{other:?}")));
+    }
+    let columns = |balances: &Balances| {
+        [
+            balances.debits_pending,
+            balances.debits_posted,
+            balances.credits_pending,
+            balances.credits_posted,
+        ]
+    };
+    let names = [
+        "debits_pending",
+        "debits_posted",
+        "credits_pending",
+        "credits_posted",
+    ];
+    let balances = columns(&started.balances)
+        .into_iter()
+        .zip(columns(&replayed.balances));
+    let different = names
+        .into_iter()
+        .zip(balances)
+        .find(|(_, (started, replayed))| started != replayed);
+    match different {
+        Some((name, (started, replayed))) => Some(differing(
+            &format!("account {id:?}: {name} is"),
+            started,
+            replayed,
+        )),
+        None if started == replayed => None,
+        None => Some(format!(
+            "account {id:?} was created with other fields or at another time after a replay from the checkpoint than after a \
+             replay from the first block"
+        )),
+    }
 }
 
 /// Sums the posted debits and credits of all accounts, by asset.
@@ -225,4 +306,57 @@ fn totals(ledger: &Ledger) -> BTreeMap<String, AssetTotals> {
         totals.credits = add(totals.credits, account.balances.credits_posted.minor_units());
     }
     assets
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_ledger::{AccountStatus, Amount, BalanceRule, Metadata, NewAccount, Timestamp};
+
+    use super::*;
+
+    fn account(id: &str, debits_posted: u128) -> AccountSnapshot {
+        AccountSnapshot {
+            account: NewAccount {
+                id: id.to_owned(),
+                asset: "EUR".to_owned(),
+                rule: BalanceRule::Unlimited,
+                overdraft_limit: Amount::default(),
+                status: AccountStatus::Open,
+                metadata: Metadata::default(),
+            },
+            balances: Balances {
+                debits_posted: Amount::new(debits_posted),
+                ..Balances::default()
+            },
+            create_time: Timestamp::from_nanos(1),
+        }
+    }
+
+    #[test]
+    fn a_difference_of_accounts_is_described_in_words() {
+        let words = |started: Option<&AccountSnapshot>, replayed: Option<&AccountSnapshot>| {
+            account_difference(started, replayed)
+        };
+        let (five, seven, other) = (account("a", 5), account("a", 7), account("b", 5));
+        assert_eq!(words(Some(&five), Some(&five)), None);
+        assert_eq!(
+            words(Some(&five), Some(&seven)).unwrap(),
+            "account \"a\": debits_posted is 5 after a replay from the checkpoint, but 7 after a replay from the first block"
+        );
+        assert_eq!(
+            words(Some(&five), Some(&other)).unwrap(),
+            "its id is \"a\" after a replay from the checkpoint, but \"b\" after a replay from the first block"
+        );
+        assert_eq!(
+            words(None, Some(&five)).unwrap(),
+            "account \"a\" exists only after a replay from the first block"
+        );
+        let mut later = account("a", 5);
+        later.create_time = Timestamp::from_nanos(2);
+        assert!(
+            words(Some(&five), Some(&later))
+                .unwrap()
+                .contains("at another time")
+        );
+    }
 }

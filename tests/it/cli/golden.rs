@@ -137,6 +137,10 @@ fn imports() {
         ] {
             fs::write(directory.join(name), text).unwrap();
         }
+        // The first bytes of a gzip file.
+        for name in ["compressed.csv.gz", "compressed.csv", "compressed.ndjson"] {
+            fs::write(directory.join(name), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).unwrap();
+        }
     });
 }
 
@@ -176,6 +180,12 @@ fn checks_of_data_directories() {
         copy("sound");
         damage_blocks(&copy("damaged"), &[3]);
         fs::write(copy("damaged-format").join("FORMAT"), "no format\n").unwrap();
+        let segment = copy("cut").join("journal/0000000000.segment");
+        let file = fs::OpenOptions::new().write(true).open(segment).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let format_only = directory.join("format-only");
+        fs::create_dir(&format_only).unwrap();
+        fs::copy(stopped.data().join("FORMAT"), format_only.join("FORMAT")).unwrap();
         std::os::unix::fs::symlink(running.data(), directory.join("running")).unwrap();
         fs::create_dir(directory.join("empty")).unwrap();
         fs::create_dir(directory.join("foreign")).unwrap();

@@ -249,9 +249,9 @@ fn after_a_crash_a_missing_or_cut_segment_does_not_count_as_a_torn_tail() {
         (&remove(&[0, 1, 2]), "missing, but the later segment"),
         (&remove(&[1, 2, 3]), "was durable"),
         (&remove(&[0, 1, 2, 3]), "was durable"),
-        (&cut(2, 0), "was made with"),
-        (&cut(2, 5000), "was made with"),
-        (&cut(3, 4096), "was made with"),
+        (&cut(2, 0), "but must have"),
+        (&cut(2, 5000), "but must have"),
+        (&cut(3, 4096), "but must have"),
     ] {
         let error = damaged(damage);
         assert!(error.contains(expected), "{expected}: {error}");

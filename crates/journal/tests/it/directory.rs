@@ -12,8 +12,8 @@ fn a_second_open_fails_until_the_first_is_dropped() {
     let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the data directory /data is in use by another process, which holds the lock on it; one process at a time may \
-         serve the directory, or any number may verify it"
+        "the data directory /data is in use by another process, which holds the lock on it: stop that process, or name another \
+         directory (--data); one process at a time may serve a directory, or any number may verify it"
     );
     drop(running);
     assert!(Running::open(&disk.handle()).is_ok());
@@ -91,7 +91,15 @@ fn a_journal_without_its_format_file_is_an_error_and_stays_unchanged() {
 #[test]
 fn only_an_empty_directory_becomes_a_data_directory() {
     let disk = SimDisk::new(6);
-    for name in ["lost+found", "FORMAT.tmp"] {
+    for name in [
+        "lost+found",
+        "FORMAT.tmp",
+        ".snapshot",
+        ".snapshots",
+        ".zfs",
+        ".nfs000000000000a1b200000001",
+        ".Trash-1000",
+    ] {
         disk.create_dir_all(&data()).unwrap();
         disk.create_new(&data().join(name)).unwrap();
     }
@@ -99,14 +107,14 @@ fn only_an_empty_directory_becomes_a_data_directory() {
 
     let disk = SimDisk::new(7);
     disk.create_dir_all(&data()).unwrap();
-    for name in ["thesis.odt", "a", "b", "c"] {
+    for name in ["thesis.odt", ".snapshot.txt", "b", "c"] {
         disk.create_new(&data().join(name)).unwrap();
     }
     let before = disk.snapshot();
     let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/data is not a Tally data directory (no FORMAT), and it is not empty: it has a, b, c and 1 more. Name an empty \
+        "/data is not a Tally data directory (no FORMAT), and it is not empty: it has .snapshot.txt, b, c and 1 more. Name an empty \
          directory or one that does not exist yet"
     );
     assert_eq!(disk.snapshot(), before, "the directory was changed");
@@ -148,5 +156,39 @@ fn after_a_crash_at_any_operation_of_the_first_start_the_journal_opens() {
                 "{operations} {first:?}"
             );
         }
+    }
+}
+
+#[test]
+fn a_directory_without_a_journal_is_described() {
+    let disk = SimDisk::new(8);
+    drop(Running::open(&disk.handle()).unwrap());
+    let mut files = disk.snapshot();
+    files.retain(|path, _| path.ends_with("FORMAT"));
+    let disk = SimDisk::holding(1, &files);
+    let error = Journal::open_read_only(disk.handle(), &data())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        error.to_string().starts_with(
+            "/data is a data directory without a journal: it has FORMAT, but no directory named journal. "
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_empty_path_is_an_error() {
+    let disk = SimDisk::new(9);
+    let empty = std::path::Path::new("");
+    for error in [
+        Journal::open(disk.handle(), empty, &CONFIG)
+            .map(|_| ())
+            .unwrap_err(),
+        Journal::open_read_only(disk.handle(), empty)
+            .map(|_| ())
+            .unwrap_err(),
+    ] {
+        assert!(matches!(error, JournalError::EmptyPath), "{error}");
     }
 }
