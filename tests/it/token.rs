@@ -100,6 +100,7 @@ fn an_error_changes_no_file() {
     for options in [
         ["--role", "wirte", "--name", "a"],
         ["--role", "write", "--name", "a b"],
+        ["--role", "write", "--name", "a\u{1b}[31m"],
     ] {
         let failed = token(&[&options[..], &files[..]].concat());
         assert_eq!(failed.status.code(), Some(64), "{failed:?}");
@@ -170,5 +171,36 @@ fn a_token_that_can_not_be_printed_leaves_no_entry() {
             assert_eq!(words.lines().count(), 1, "the entry was printed: {words}");
             assert_eq!(fs::read_to_string(&tokens).unwrap(), before);
         }
+    }
+}
+
+#[test]
+fn a_token_that_would_be_discarded_is_not_created() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    for redirection in [">&-", ">/dev/null"] {
+        let ended = Command::new("sh")
+            .arg("-c")
+            .arg(format!("exec \"$@\" {redirection}"))
+            .args([
+                "sh",
+                BINARY,
+                "token",
+                "--role",
+                "write",
+                "--name",
+                "a",
+                "--tokens-file",
+            ])
+            .arg(&tokens)
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(74), "{redirection}: {words}");
+        assert!(
+            words.starts_with("tally: standard output is closed or /dev/null"),
+            "{redirection}: {words}"
+        );
+        assert!(!tokens.exists(), "{redirection}");
     }
 }

@@ -4,8 +4,12 @@ mod files;
 mod tokens_file;
 
 use std::{
-    fs,
+    fs::{self, File, Metadata},
     io::{self, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -27,14 +31,15 @@ pub struct TokenArgs {
     /// The role of the token. Each role includes the rights of the roles before it.
     #[arg(long, value_enum)]
     role: RoleName,
-    /// The owner's name for audit events, 1 to 64 bytes without blanks.
+    /// The owner's name for audit events, 1 to 64 bytes without blanks and control characters.
     #[arg(long, value_parser = name)]
     name: String,
     /// Add the entry of the token to this tokens file. A missing file is created, with mode 0600. A service that runs reads the file
     /// again within 5 s. Without this option, the entry is printed on standard error.
     #[arg(long, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
-    /// Add a second token of the same name, so that clients can change to it before the entry of the first one is removed.
+    /// Add a second token of a name that the tokens file has, so that clients can change to it before the entry of the first one
+    /// is removed.
     #[arg(long, requires = "tokens_file")]
     rotate: bool,
     /// Write the token to this file, which must not exist, with mode 0600. [default: standard output]
@@ -76,6 +81,12 @@ enum TokenError {
     /// The entry can't be added to the tokens file.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// Standard output is closed or the null device, which discards the token.
+    #[error(
+        "standard output is closed or /dev/null, so the token would be lost, and no token was created; write the token to a file with \
+         --out"
+    )]
+    Discarded,
     /// The token can't be printed.
     #[error("can't print the token, so no token was created")]
     Print(#[source] io::Error),
@@ -95,13 +106,12 @@ enum TokenError {
 const TOKEN_BYTES: usize = 32;
 
 fn name(text: &str) -> Result<String, String> {
-    let is_valid =
-        !text.is_empty() && text.len() <= TOKEN_NAME_BYTES_MAX && !text.contains(char::is_whitespace);
-    if is_valid {
+    let is_refused = |character: char| character.is_whitespace() || character.is_control();
+    if (1..=TOKEN_NAME_BYTES_MAX).contains(&text.len()) && !text.contains(is_refused) {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "must be 1 to {TOKEN_NAME_BYTES_MAX} bytes without blanks"
+            "must be 1 to {TOKEN_NAME_BYTES_MAX} bytes without blanks and control characters"
         ))
     }
 }
@@ -114,7 +124,10 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
                 TokenError::Random(_) => exit::SOFTWARE,
                 TokenError::Append(error) => error.exit_code(),
                 TokenError::OutExists { .. } => exit::USAGE,
-                TokenError::Out { .. } | TokenError::Print(_) | TokenError::Remove { .. } => exit::IO,
+                TokenError::Out { .. }
+                | TokenError::Discarded
+                | TokenError::Print(_)
+                | TokenError::Remove { .. } => exit::IO,
             };
             fail(code, &error)
         }
@@ -123,6 +136,9 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
 
 /// Creates the token. An error does not leave an entry without its token: the service would accept a token that nobody has.
 fn create(args: &TokenArgs) -> Result<(), TokenError> {
+    if args.out.is_none() && discards_output() {
+        return Err(TokenError::Discarded);
+    }
     let mut bytes = [0; TOKEN_BYTES];
     RealDisk.fill_random(&mut bytes)?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -162,6 +178,20 @@ fn write_out(path: &Path, token: &str) -> Result<(), TokenError> {
             TokenError::Out { path, source }
         }
     })
+}
+
+/// Returns whether standard output is the null device. If it was closed when the process started, the standard library has
+/// opened the null device in its place, so a write succeeds.
+fn discards_output() -> bool {
+    let device = |metadata: Metadata| metadata.file_type().is_char_device().then(|| metadata.rdev());
+    let stdout = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|descriptor| File::from(descriptor).metadata());
+    match (stdout, fs::metadata("/dev/null")) {
+        (Ok(stdout), Ok(null)) => device(stdout).is_some_and(|stdout| Some(stdout) == device(null)),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
 }
 
 fn print(token: &str) -> io::Result<()> {

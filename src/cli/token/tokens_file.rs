@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::files::{SECRET_MODE, directory_of};
@@ -35,6 +36,35 @@ pub(super) enum AppendError {
         /// The error in the file.
         source: TokenFileError,
     },
+    /// Another file can't take the place of the tokens file.
+    #[error(
+        "the tokens file {} is a mount point, so a new file can't replace it; mount its directory instead of the file, or leave out \
+         --tokens-file, write the token with --out, and add the printed entry to the file yourself",
+        path.display()
+    )]
+    MountPoint {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The symbolic links from the path lead nowhere.
+    #[error("can't change the tokens file {}: it has more than {LINKS_MAX} symbolic links, or they form a circle", path.display())]
+    Links {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file has no token of this name that a second one could replace.
+    #[error(
+        "{} has no token of {name:?}, so --rotate can't add a second one: {}; correct --name, or leave out --rotate to add a first token",
+        path.display(), known(names)
+    )]
+    NameUnknown {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// The names in the file.
+        names: Vec<String>,
+    },
     /// The file has a token of this name.
     #[error(
         "{} already has a token of {name:?}; choose another --name, or add a second token of this name with --rotate",
@@ -50,6 +80,10 @@ pub(super) enum AppendError {
 
 /// Maximum length of a tokens file, in bytes. A file with the maximum number of tokens is much shorter.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Maximum number of symbolic links from the path to the file, the limit of Linux.
+const LINKS_MAX: usize = 40;
+/// Maximum number of names that an error lists.
+const NAMES_SHOWN_MAX: usize = 8;
 
 // ===== impl AppendError =====
 
@@ -57,29 +91,38 @@ impl AppendError {
     /// Returns the exit code.
     pub(super) const fn exit_code(&self) -> u8 {
         match self {
-            AppendError::Io { .. } => exit::IO,
+            AppendError::Io { .. } | AppendError::MountPoint { .. } | AppendError::Links { .. } => exit::IO,
             AppendError::Malformed { .. } => exit::CONFIG,
-            AppendError::NameTaken { .. } => exit::USAGE,
+            AppendError::NameTaken { .. } | AppendError::NameUnknown { .. } => exit::USAGE,
         }
     }
 }
 
 /// Adds `entry`, the line of a token of `name`, to the tokens file `path`. Replaces the file by a new one that has the same owner and
 /// mode, or the mode 0600 if the file did not exist. Holds a lock on the directory, so that two calls at the same time both add their
-/// entries. `rotate` allows a second token of the same name.
+/// entries. With `rotate`, the file must have a token of the same name, otherwise it must have none.
 ///
 /// # Errors
 /// [`AppendError`].
 pub(super) fn append(path: &Path, entry: &str, name: &str, rotate: bool) -> Result<(), AppendError> {
     change(path, |text| {
         check(path, text, |table| {
-            if !rotate && table.principals().any(|principal| &*principal.name == name) {
-                return Err(AppendError::NameTaken {
-                    path: path.to_owned(),
-                    name: name.to_owned(),
-                });
+            let (path, new) = (path.to_owned(), name.to_owned());
+            let is_known = table.principals().any(|principal| &*principal.name == name);
+            match (rotate, is_known) {
+                (false, true) => Err(AppendError::NameTaken { path, name: new }),
+                (true, false) => {
+                    let mut names: Vec<_> = table.principals().map(|other| other.name.to_string()).collect();
+                    names.sort_unstable();
+                    names.dedup();
+                    Err(AppendError::NameUnknown {
+                        path,
+                        name: new,
+                        names,
+                    })
+                }
+                (false, false) | (true, true) => Ok(()),
             }
-            Ok(())
         })?;
         let separator = if text.is_empty() || text.ends_with('\n') {
             ""
@@ -110,17 +153,65 @@ fn change(path: &Path, changed: impl FnOnce(&str) -> Result<String, AppendError>
         path: path.to_owned(),
         source,
     };
-    // If the path is a symbolic link, replace the file and not the link.
-    let target = match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        found => found.map_err(failed)?,
-    };
+    let target = target(path)?;
     let directory = directory_of(&target).map_err(failed)?;
     let _locked = lock(&target).map_err(failed)?;
     let (text, metadata) = read(&target).map_err(failed)?;
     let text = changed(&text)?;
-    replace(&target, &text, metadata.as_ref()).map_err(failed)?;
+    replace(&target, &text, metadata.as_ref()).map_err(|error| not_replaced(path, error))?;
     directory.sync_all().map_err(failed)
+}
+
+/// Returns the file to replace. If the path is a symbolic link, this is the file to which the link leads, even if that file
+/// does not exist yet: the link itself must stay.
+fn target(path: &Path) -> Result<PathBuf, AppendError> {
+    let failed = |source| AppendError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut target = path.to_owned();
+    for _ in 0..=LINKS_MAX {
+        match fs::canonicalize(&target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => break,
+            found => return found.map_err(failed),
+        }
+        match fs::read_link(&target) {
+            // A relative link starts at the directory of the link.
+            Ok(next) => target = target.with_file_name("").join(next),
+            // Neither a file nor a link.
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(AppendError::Links {
+        path: path.to_owned(),
+    })
+}
+
+/// Returns the error of a failed replacement. The system does not rename a file onto a mount point, such as a file that was
+/// mounted into a container by itself.
+fn not_replaced(path: &Path, source: io::Error) -> AppendError {
+    let path = path.to_owned();
+    if source.kind() == io::ErrorKind::ResourceBusy {
+        AppendError::MountPoint { path }
+    } else {
+        AppendError::Io { path, source }
+    }
+}
+
+/// Returns the names as text.
+fn known(names: &[String]) -> String {
+    let shown = names
+        .iter()
+        .take(NAMES_SHOWN_MAX)
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(NAMES_SHOWN_MAX) {
+        _ if names.is_empty() => "it has no tokens".to_owned(),
+        0 => format!("it has tokens of {shown}"),
+        more => format!("it has tokens of {shown} and {more} more"),
+    }
 }
 
 /// Locks the file `.NAME.lock` beside the tokens file. The file stays, because its removal would let two processes hold a
@@ -280,10 +371,61 @@ mod tests {
             assert_eq!(fs::read_to_string(&file).unwrap(), text);
         }
         append(&file, &entry("a", "2"), "a", true).unwrap();
+        let error = append(&file, &entry("b", "2"), "b", true)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with(
+                "has no token of \"b\", so --rotate can't add a second one: it has tokens of \"a\"; correct --name, or leave out \
+                 --rotate to add a first token"
+            ),
+            "{error}"
+        );
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 2);
         remove(&file, &entry("a", "2")).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), good);
         assert!(append(dir.path(), &entry("b", "1"), "b", false).is_err());
+    }
+
+    #[test]
+    fn a_link_to_a_missing_file_stays_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = |name: &str, to: &str| {
+            let link = dir.path().join(name);
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            link
+        };
+        fs::create_dir(dir.path().join("real")).unwrap();
+        link("second", "real/tokens");
+        let first = link("first", "second");
+        append(&first, &entry("a", "1"), "a", false).unwrap();
+        assert!(fs::symlink_metadata(&first).unwrap().is_symlink());
+        assert!(
+            fs::symlink_metadata(dir.path().join("second"))
+                .unwrap()
+                .is_symlink()
+        );
+        let text = fs::read_to_string(dir.path().join("real/tokens")).unwrap();
+        assert_eq!(text, format!("{}\n", entry("a", "1")));
+
+        link("one", "other");
+        let circle = link("other", "one");
+        let error = append(&circle, &entry("a", "1"), "a", false).unwrap_err();
+        assert!(matches!(error, AppendError::Links { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_a_mount_point_is_described() {
+        let file = Path::new("tokens");
+        let busy = not_replaced(file, io::ErrorKind::ResourceBusy.into());
+        assert!(
+            busy.to_string().starts_with(
+                "the tokens file tokens is a mount point, so a new file can't replace it; mount its directory"
+            ),
+            "{busy}"
+        );
+        let full = not_replaced(file, io::ErrorKind::StorageFull.into());
+        assert!(matches!(full, AppendError::Io { .. }));
     }
 
     #[test]
