@@ -41,6 +41,10 @@ enum ValueType {
     Other,
 }
 
+/// The text of the error about a repeated key, before and after the key.
+const REPEATED_BEGIN: &str = "the key ";
+const REPEATED_END: &str = " is repeated";
+
 static POOL: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).ok());
 
@@ -105,6 +109,13 @@ pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, Json
     // Decoding cannot fail if `M` is the type of message `name`, because the encoder uses the descriptor of that
     // message.
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
+}
+
+/// Returns whether `text` is the text of [`from_json`]'s error about a repeated key, without the place. All other texts of
+/// [`JsonError::Json`] come from libraries.
+#[must_use]
+pub fn is_repeated_key(text: &str) -> bool {
+    text.starts_with(REPEATED_BEGIN) && text.ends_with(REPEATED_END)
 }
 
 // ===== impl ValueType =====
@@ -187,7 +198,9 @@ impl<'de> Visitor<'de> for UniqueKeys {
             let shown = key.to_string();
             let (name, value_type) = self.0.member(key);
             if !seen.insert(name.into_owned()) {
-                return Err(A::Error::custom(format_args!("the key {shown:?} is repeated")));
+                return Err(A::Error::custom(format_args!(
+                    "{REPEATED_BEGIN}{shown:?}{REPEATED_END}"
+                )));
             }
             members.next_value_seed(UniqueKeys(value_type))?;
         }

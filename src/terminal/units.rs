@@ -34,6 +34,18 @@ pub fn time(time: Duration) -> String {
     ))
 }
 
+/// Returns a delay after which a retry is worthwhile: in whole seconds from one second on, otherwise in milliseconds, at
+/// least `1 ms`. Rounds up, because an earlier retry would be rejected again.
+#[must_use]
+pub fn delay(delay: Duration) -> String {
+    let millis = delay.as_nanos().div_ceil(1_000_000).max(1);
+    if millis < 1000 {
+        format!("{millis} ms")
+    } else {
+        format!("{} s", millis.div_ceil(1000))
+    }
+}
+
 /// Formats the time of a protobuf message like [`time`]. A missing or negative time is zero.
 #[must_use]
 pub fn proto_time(duration: Option<prost_types::Duration>) -> String {
@@ -169,6 +181,19 @@ mod tests {
             (90_061_000_000_000, "1 d 1 h"),
         ] {
             assert_eq!(time(Duration::from_nanos(nanos)), expected, "{nanos} ns");
+        }
+    }
+
+    #[test]
+    fn delays_are_rounded_up() {
+        for (micros, expected) in [
+            (0, "1 ms"),
+            (1, "1 ms"),
+            (999_001, "1 s"),
+            (8_000_001, "9 s"),
+            (90_000_000, "90 s"),
+        ] {
+            assert_eq!(delay(Duration::from_micros(micros)), expected);
         }
     }
 

@@ -94,7 +94,7 @@ pub(super) enum ImportError {
     WrongAnswer(#[from] WrongAnswer),
     /// The thread that reads the files panicked: a bug.
     #[error("the thread that reads the files panicked")]
-    Reader(#[from] tokio::task::JoinError),
+    Reader,
     /// The number of rows and the number of answers differ: a bug.
     #[error(
         "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {refused} rejected)"
@@ -130,7 +130,9 @@ impl ImportError {
     /// Returns the exit code.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            ImportError::Source(SourceError::Row { .. } | SourceError::Header { .. }) => exit::DATA,
+            ImportError::Source(
+                SourceError::Row { .. } | SourceError::Header { .. } | SourceError::Gzip { .. },
+            ) => exit::DATA,
             ImportError::Source(
                 SourceError::Format { .. } | SourceError::StdinFormat | SourceError::Directory(_),
             )
@@ -144,7 +146,7 @@ impl ImportError {
             | ImportError::Output(_) => exit::IO,
             ImportError::Source(SourceError::Unaccounted { .. })
             | ImportError::WrongAnswer(_)
-            | ImportError::Reader(_)
+            | ImportError::Reader
             | ImportError::Setup(_)
             | ImportError::Unaccounted { .. } => exit::SOFTWARE,
             ImportError::Stopped { signal, .. } => signal.exit_code(),

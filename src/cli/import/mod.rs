@@ -12,6 +12,7 @@ mod cells;
 mod csv;
 mod error;
 mod fields;
+mod format;
 mod input;
 mod kinds;
 mod layout;
@@ -41,12 +42,13 @@ use tally_ledger::id::check_asset;
 use self::{
     accounts::{AccountCreator, BalanceRule},
     error::ImportError,
+    format::Format,
     input::STDIN,
     layout::CsvLayout,
     mapping::{Mapping, Pair},
     rejects::Rejects,
     row::LineCounts,
-    source::{Batch, Format, Pending, ReadAhead, ReadOptions, Source, read_ahead},
+    source::{Batch, Pending, ReadAhead, ReadOptions, Source, read_ahead},
     summary::Summary,
     waits::Waits,
 };
@@ -341,7 +343,7 @@ impl Sender<'_> {
                 summary.committed, summary.replayed, summary.refused
             ));
         }
-        settle(reader.await?, summary)
+        settle(reader.await.map_err(|_| ImportError::Reader)?, summary)
     }
 
     /// Creates the missing accounts of a batch, and sends the batch.

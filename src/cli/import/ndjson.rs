@@ -56,27 +56,33 @@ impl<R: BufRead> NdjsonRows<R> {
 fn parse(text: &str) -> Result<ProcessTransactionRequest, Flaw> {
     let transaction = json::from_json(MESSAGE, text).map_err(|error| match error {
         JsonError::Json(error) => not_json(text, &error),
-        error @ (JsonError::UnknownMessage(_) | JsonError::Decode(_)) => {
-            Flaw::new("the line", text, format!("{} ({error})", json_form()))
-        }
+        JsonError::UnknownMessage(_) | JsonError::Decode(_) => Flaw::new("the line", text, json_form()),
     })?;
     check_ids(&transaction)?;
     Ok(transaction)
 }
 
 fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
-    let mut words = error.to_string();
+    let mut library = error.to_string();
     // serde_json counts lines within the text. The text is a single line here, so remove a part such as "at line 1
     // column 17".
-    if let Some(end) = words.rfind(" at line ") {
-        words.truncate(end);
+    if let Some(end) = library.rfind(" at line ") {
+        library.truncate(end);
     }
-    let unknown = words
+    let unknown = library
         .strip_prefix("unrecognized field name '")
         .and_then(|rest| rest.strip_suffix('\''));
     if let Some(name) = unknown {
         return Flaw::new("a field name", name, format!("a field of {}", json_form()));
     }
+    // The words of the libraries help only their authors, except for the text of a repeated key, which is ours.
+    let words = if json::is_repeated_key(&library) {
+        library.as_str()
+    } else if error.is_syntax() {
+        "the text from here on is not JSON"
+    } else {
+        "the value that ends here does not fit its field"
+    };
     let column = error.column();
     if error.is_eof() {
         return Flaw::new(
@@ -183,7 +189,18 @@ mod tests {
                 r#"{"transactionId":"t1","amount":5}"#,
                 "a field name is \"amount\", expected a field of the JSON form of tally.v1.ProcessTransactionRequest",
             ),
-            (r#"{"transactionId":7}"#, "column "),
+            (
+                r#"{"transactionId":7}"#,
+                r#"column 18 is "7}", expected the JSON form of tally.v1.ProcessTransactionRequest (the value that ends here does not fit its field)"#,
+            ),
+            (
+                "no JSON",
+                r#"column 2 is "o JSON", expected the JSON form of tally.v1.ProcessTransactionRequest (the text from here on is not JSON)"#,
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":[{"minorUnits":"5x"}]}"#,
+                r#"column 53 is "\"}]}", expected the JSON form of tally.v1.ProcessTransactionRequest (the value that ends here does not fit its field)"#,
+            ),
             (
                 r#"{"transactionId":"t1","transfers":[],"transfers":[]}"#,
                 r#"column 48 is "\":[]}", expected the JSON form of tally.v1.ProcessTransactionRequest (the key "transfers" is repeated"#,

@@ -6,13 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use clap::ValueEnum;
 use prost::Message;
 use thiserror::Error;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     csv::{CsvRows, HeaderError},
+    format::{Format, STDIN_NAME, is_gzip, unpacking},
     input::{self, Input, STDIN, Version, Watch},
     layout::CsvLayout,
     lines::ReadError,
@@ -27,18 +27,6 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 const BATCHES_AHEAD: usize = 2;
 /// Size of the read buffer, in bytes.
 const READ_BYTES: usize = 256 << 10;
-
-/// The format of a file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// Chosen by the file name: .csv, .ndjson, .jsonl.
-    #[default]
-    Auto,
-    /// Comma-separated values with a header.
-    Csv,
-    /// One tally.v1.ProcessTransactionRequest per line, as JSON.
-    Ndjson,
-}
 
 /// How to read the files of an import.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +46,14 @@ pub(super) enum SourceError {
     Format {
         /// The file.
         file: PathBuf,
+    },
+    /// The file is compressed.
+    #[error("{} is compressed with gzip: unpack it first, for example: {}", file.display(), unpacking(file, *format))]
+    Gzip {
+        /// The file.
+        file: PathBuf,
+        /// The format of the file without the compression, as far as it is known.
+        format: Format,
     },
     /// The path is a directory.
     #[error("{} is a directory; name its files", .0.display())]
@@ -98,7 +94,10 @@ pub(super) enum SourceError {
         unsent_from: u64,
     },
     /// The parsers lost a row: a bug.
-    #[error("{}: the file has {lines} lines, but the parser counted {}: {counts:?}", file.display(), counts.lines())]
+    #[error(
+        "{}: the file has {lines} lines, but the parser counted {}: {} header lines, {} blank lines and {} rows; this is a bug of tally",
+        file.display(), counts.lines(), counts.headers, counts.blank, counts.rows
+    )]
     Unaccounted {
         /// The file.
         file: PathBuf,
@@ -165,21 +164,6 @@ enum Rows {
     Ndjson(NdjsonRows<BufReader<Input>>),
 }
 
-// ===== impl Format =====
-
-impl Format {
-    fn resolve(self, file: &Path) -> Option<Self> {
-        match self {
-            Format::Csv | Format::Ndjson => Some(self),
-            Format::Auto => match file.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-                "csv" => Some(Format::Csv),
-                "ndjson" | "jsonl" => Some(Format::Ndjson),
-                _ => None,
-            },
-        }
-    }
-}
-
 // ===== impl Source =====
 
 impl Source {
@@ -189,17 +173,21 @@ impl Source {
     /// [`SourceError`].
     pub(super) fn open(path: &Path, options: &ReadOptions) -> Result<Self, SourceError> {
         let is_stdin = path == Path::new(STDIN);
-        let file = if is_stdin {
-            Path::new("standard input")
-        } else {
-            path
-        };
+        let file = if is_stdin { Path::new(STDIN_NAME) } else { path };
         if !is_stdin && path.is_dir() {
             return Err(SourceError::Directory(file.to_owned()));
         }
         let format = match options.format.resolve(path) {
             Some(format) => format,
             None if is_stdin => return Err(SourceError::StdinFormat),
+            None if is_gzip(path) => {
+                // `statement.csv.gz` is a compressed file in the format `csv`.
+                let format = options.format.resolve(&path.with_extension(""));
+                return Err(SourceError::Gzip {
+                    file: file.to_owned(),
+                    format: format.unwrap_or_default(),
+                });
+            }
             None => {
                 return Err(SourceError::Format {
                     file: file.to_owned(),
@@ -215,9 +203,13 @@ impl Source {
             Rows::Ndjson(NdjsonRows::new(reader))
         } else {
             let rows = CsvRows::new(reader, Arc::clone(&options.mapping));
-            Rows::Csv(Box::new(rows.map_err(|source| SourceError::Header {
-                file: file.to_owned(),
-                source,
+            Rows::Csv(Box::new(rows.map_err(|source| {
+                let file = file.to_owned();
+                if matches!(source, HeaderError::Gzip) {
+                    SourceError::Gzip { file, format }
+                } else {
+                    SourceError::Header { file, source }
+                }
             })?))
         };
         Ok(Source {
@@ -272,6 +264,11 @@ impl Source {
                     flaw,
                 },
                 unsent_from: line,
+            },
+            // A CSV file has a header, so this file has the other format.
+            ReadError::Gzip => SourceError::Gzip {
+                file: file(),
+                format: Format::Ndjson,
             },
             ReadError::Io(source) => SourceError::Read { file: file(), source },
         })

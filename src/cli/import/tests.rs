@@ -4,7 +4,10 @@ use std::{io::Write, path::Path};
 
 use proptest::prelude::*;
 
-use super::source::{Format, ReadOptions, Source, SourceError};
+use super::{
+    format::Format,
+    source::{ReadOptions, Source, SourceError},
+};
 
 const HEADER: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";
 

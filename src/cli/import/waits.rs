@@ -8,7 +8,10 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use crate::client::{Client, ClientConfig, ConnectError};
+use crate::{
+    client::{Client, ClientConfig, ConnectError, code_name},
+    terminal::units,
+};
 
 /// Delay after the first attempt to connect. The delay doubles with each attempt.
 const DELAY_MIN: Duration = Duration::from_millis(50);
@@ -42,14 +45,14 @@ impl Waits {
         let reason = match info {
             Some(info) => info.reason,
             None if std::error::Error::source(status).is_some() => NO_CONNECTION.to_owned(),
-            None => format!("{:?}", status.code()),
+            None => code_name(status.code()).to_owned(),
         };
         self.report(&reason, delay);
     }
 
     /// Reports a wait. Without a progress bar, prints each reason once until [`Waits::answered`].
     fn report(&self, reason: &str, delay: Duration) {
-        let text = format!("{reason}, retry in {}", time(delay));
+        let text = format!("{reason}, retry in {}", units::delay(delay));
         if !self.progress.is_hidden() {
             self.progress.set_message(text);
             return;
@@ -95,26 +98,9 @@ impl Waits {
     }
 }
 
-/// Returns a delay in whole seconds from one second on, otherwise in milliseconds. Rounds up.
-fn time(delay: Duration) -> String {
-    let millis = delay.as_micros().div_ceil(1000);
-    if millis < 1000 {
-        format!("{millis} ms")
-    } else {
-        format!("{} s", millis.div_ceil(1000))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn delays_are_rounded_up() {
-        for (micros, expected) in [(0, "0 ms"), (1, "1 ms"), (999_001, "1 s"), (8_000_001, "9 s")] {
-            assert_eq!(time(Duration::from_micros(micros)), expected);
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn connecting_goes_on_until_the_time_is_over() {
