@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{places::Places, write_limit::WriteLimit};
-use crate::security::client_of;
+use crate::{security::client_of, terminal::units};
 
 /// Maximum number of connections at the same time. For a further connection, an older connection is closed.
 const CONNECTIONS_MAX: usize = 64;
@@ -115,7 +115,10 @@ async fn in_time(answer: impl Future<Output = Result<Response, Infallible>>) -> 
     match timeout(REQUEST_TIMEOUT, answer).await {
         Ok(answered) => answered,
         Err(_) => {
-            let text = format!("the request did not arrive within {REQUEST_TIMEOUT:?}\n");
+            let text = format!(
+                "the request did not arrive within {}\n",
+                units::time(REQUEST_TIMEOUT)
+            );
             let mut response = (StatusCode::REQUEST_TIMEOUT, text).into_response();
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

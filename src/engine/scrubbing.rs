@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::counters::{EngineCounters, FoundBy};
 use crate::{
     store::settings::SCRUB_BYTES_PER_SECOND,
+    telemetry::LogLimit,
     wall_clock::{SystemWallClock, WallClock},
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Scrubber {
     pause_until: Instant,
     /// The number of damaged places in this pass.
     damages: u64,
+    /// Limits the log lines about damage: a damaged segment has thousands of blocks. `tally verify` lists all damage.
+    damage_lines: LogLimit,
 }
 
 /// Pause between two passes, so that a small journal is not read all the time.
@@ -71,6 +74,7 @@ impl Scrubber {
             credit: 0,
             pause_until: now,
             damages: 0,
+            damage_lines: LogLimit::default(),
         }
     }
 
@@ -94,7 +98,9 @@ impl Scrubber {
                 ScrubStep::Damaged { position, error } => {
                     self.damages += 1;
                     self.counters.damage(FoundBy::Scrub);
-                    tracing::error!(%position, %error, "the scrub found damage in the journal");
+                    if let Some(omitted) = self.damage_lines.admit(now) {
+                        tracing::error!(%position, %error, omitted, "the scrub found damage in the journal");
+                    }
                     BLOCK_COST_MIN
                 }
                 ScrubStep::Postponed { error } => {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, StoreFault},
-    terminal::units::unsigned_number,
+    terminal::units::{self, unsigned_number},
 };
 
 /// The domain of every `ErrorInfo`.
@@ -250,7 +250,7 @@ pub fn accounts_full(full: TableFull) -> Status {
 /// The request took too long to arrive.
 #[must_use]
 pub fn request_too_slow(limit: Duration) -> Status {
-    let message = format!("the request did not arrive within {limit:?}");
+    let message = format!("the request did not arrive within {}", units::time(limit));
     plain_error(ErrorKind::REQUEST_TOO_SLOW, message)
 }
 
@@ -334,11 +334,7 @@ pub fn engine(error: &EngineError) -> Status {
                 (_, CircuitState::Ramp) => "the circuit is ramping up",
                 _ => "the circuit is open",
             };
-            // At least a millisecond, as in the header with the delay.
-            let millis = u64::try_from(rejection.retry_after.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1);
-            let delay = humantime::format_duration(Duration::from_millis(millis));
+            let delay = units::delay(rejection.retry_after);
             ErrorBuilder::new(ErrorKind::CIRCUIT_OPEN, format!("{why}; retry in {delay}"))
                 .retry_after(rejection.retry_after)
                 .build()
@@ -379,6 +375,7 @@ fn batch(error: BatchError) -> Status {
     let message = error.to_string();
     let builder = match error {
         BatchError::Full { retry_after } => {
+            let message = format!("the queue is full; retry in {}", units::delay(retry_after));
             ErrorBuilder::new(ErrorKind::QUEUE_FULL, message).retry_after(retry_after)
         }
         BatchError::Closed => return shutting_down(),

@@ -65,6 +65,17 @@ fn rare_errors_have_their_reason_and_whether_the_call_was_executed() {
 }
 
 #[test]
+fn a_delay_is_written_for_people() {
+    for (micros, text) in [(12_300, "13 ms"), (1_200_000, "2 s")] {
+        let retry_after = Duration::from_micros(micros);
+        let status = engine(&BatchError::Full { retry_after }.into());
+        assert_eq!(status.message(), format!("the queue is full; retry in {text}"));
+    }
+    let status = request_too_slow(Duration::from_secs(10));
+    assert_eq!(status.message(), "the request did not arrive within 10 s");
+}
+
+#[test]
 fn complete_adds_an_error_info_to_an_error_of_a_library_and_keeps_its_code_and_text() {
     for (code, reason) in [
         (Code::Internal, "MALFORMED_MESSAGE"),

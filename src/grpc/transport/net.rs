@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +30,7 @@ use crate::{
     grpc::{services::Services, settings::NetConfig},
     security::Security,
     sys::memory,
+    telemetry::LogLimit,
 };
 
 /// Maximum number of accepted connections that wait for one NET thread.
@@ -202,6 +203,7 @@ async fn distribute(
 ) {
     let mut turn = inlets.iter().cycle();
     let refusals = TaskTracker::new();
+    let failures = LogLimit::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -211,7 +213,10 @@ async fn distribute(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
+                // Without a limit, a lack of file descriptors would cause 50 lines per second.
+                if let Some(omitted) = failures.admit(Instant::now()) {
+                    tracing::warn!(%error, omitted, "accepting a connection failed");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -235,7 +240,11 @@ async fn distribute(
                     guard.fail();
                 }
             }
-            Err(error) => tracing::warn!(%error, "passing a connection to its thread failed"),
+            Err(error) => {
+                if let Some(omitted) = failures.admit(Instant::now()) {
+                    tracing::warn!(%error, omitted, "passing a connection to its thread failed");
+                }
+            }
         }
     }
 }

@@ -349,14 +349,15 @@ async fn an_administrator_can_open_and_reset_circuits() {
 
 #[tokio::test]
 async fn two_reads_of_the_same_change_of_state_have_the_same_times() {
-    let service = Service::start(&config()).await;
+    let fixture = ManualClockService::start(breaker_with_long_threshold()).await;
+    let service = &fixture.service;
     service
         .engine
         .breaker(CallKind::Unary)
         .open_for(Duration::from_secs(3600));
-    let first = unary(&service).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    let second = unary(&service).await;
+    let first = unary(service).await;
+    fixture.clock.advance(Duration::from_secs(1));
+    let second = unary(service).await;
     assert_eq!(first.history, second.history);
     assert_eq!(first.history[0].time, first.state_time);
     assert_eq!(
