@@ -1,13 +1,6 @@
 //! The environment variables of command-line options: their names, and the errors of their values.
 
-use std::{
-    env,
-    error::Error,
-    ffi::OsStr,
-    io,
-    num::ParseIntError,
-    process::ExitCode,
-};
+use std::{env, error::Error, ffi::OsStr, io, num::ParseIntError, process::ExitCode};
 
 use clap::{
     builder::Resettable,
@@ -82,10 +75,13 @@ pub(super) fn explain(
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return CommandLineError::Usage(error);
     }
-    let text = error.to_string();
+    // The whole text would differ even without another error, because the usage names the options that are set.
+    let is_same = |other: clap::Error| {
+        let argument = ContextKind::InvalidArg;
+        other.kind() == error.kind() && other.get(argument) == error.get(argument)
+    };
     let is_cause = |name: &String| {
-        env::var_os(name).is_some()
-            && parse(without_variable(command.clone(), name)).is_none_or(|other| other.to_string() != text)
+        env::var_os(name).is_some() && !parse(without_variable(command.clone(), name)).is_some_and(is_same)
     };
     let causes: Vec<String> = names(command).into_iter().filter(is_cause).collect();
     match &*causes {

@@ -307,6 +307,14 @@ fn errors_have_the_key_the_value_the_bounds_and_the_line() {
             "server = 5",
             "server = 5: must be a table of settings (from FILE, line 1)",
         ),
+    ] {
+        assert_eq!(refusal(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn errors_have_no_words_of_the_libraries() {
+    for (text, expected) in [
         (
             "server.listen = 5",
             "server.listen = 5: must be an IP address with a port, for example 127.0.0.1:50051 (from FILE, line 1)",
