@@ -63,11 +63,12 @@ pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 // ===== impl SettingError =====
 
 impl SettingError {
-    /// Creates the error that the setting `key` has `value`, which must be `bound`.
+    /// Creates the error that the setting `key` has `value`, which must be `bound`. An empty value is written as `""`, and
+    /// a long one is cut, so that the error is always one readable line.
     pub fn new(key: impl Into<String>, value: impl fmt::Display, bound: impl Into<String>) -> Self {
         SettingError {
             key: key.into(),
-            value: value.to_string(),
+            value: in_one_line(&value.to_string()),
             bound: bound.into(),
             origin: None,
         }
@@ -89,6 +90,40 @@ impl fmt::Display for Origin {
             Origin::Variable { name } => f.write_str(name),
             Origin::Option { name } => f.write_str(name),
         }
+    }
+}
+
+/// Maximum number of characters of a value or a name that an error shows.
+const SHOWN_CHARS_MAX: usize = 200;
+
+/// Returns `text` as an error shows it: control characters are escaped, an empty text is `""`, and a text of more than
+/// [`SHOWN_CHARS_MAX`] characters is cut.
+#[must_use]
+pub fn in_one_line(text: &str) -> String {
+    if text.is_empty() {
+        return "\"\"".to_owned();
+    }
+    let mut shown = String::new();
+    for character in text.chars().take(SHOWN_CHARS_MAX) {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Describes the values from `minimum` to `maximum`. If both are the same, names this only value.
+#[must_use]
+pub fn range_text(minimum: &str, maximum: &str) -> String {
+    if minimum == maximum {
+        minimum.to_owned()
+    } else {
+        format!("{minimum} to {maximum}")
     }
 }
 
@@ -240,6 +275,23 @@ mod tests {
         ] {
             assert_eq!(nearest(word, known).as_deref(), expected, "{word}");
         }
+    }
+
+    #[test]
+    fn a_value_in_an_error_is_one_short_line() {
+        let error = |value: &str| SettingError::new("a.b", value, "1").to_string();
+        assert_eq!(error(""), "a.b = \"\": must be 1");
+        assert_eq!(error("a\nb\u{1b}[1mé"), "a.b = a\\nb\\u{1b}[1mé: must be 1");
+        assert_eq!(
+            error(&"x".repeat(200)),
+            format!("a.b = {}: must be 1", "x".repeat(200))
+        );
+        assert_eq!(
+            error(&"x".repeat(201)),
+            format!("a.b = {}...: must be 1", "x".repeat(200))
+        );
+        assert_eq!(range_text("2MiB", "2MiB"), "2MiB");
+        assert_eq!(range_text("2MiB", "4MiB"), "2MiB to 4MiB");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     effective,
     exit::{self, fail},
     output::{OutputFormat, print_or_fail},
-    serve::SettingsArgs,
+    settings_args::SettingsArgs,
 };
 
 /// Options of `tally config`.
@@ -21,11 +21,9 @@ pub struct ConfigArgs {
     output: OutputFormat,
 }
 
-/// `variables` are the names of the environment variables that are not unknown: see
-/// [`check_variables`](crate::config::check_variables).
-pub(super) fn run(args: &ConfigArgs, variables: &[String]) -> ExitCode {
-    let loaded = match args.settings.load(variables) {
-        Ok((loaded, _ignored)) => loaded,
+pub(super) fn run(args: &ConfigArgs) -> ExitCode {
+    let loaded = match args.settings.load() {
+        Ok(loaded) => loaded,
         Err(error) => return fail(exit::CONFIG, &error),
     };
     let settings = loaded.settings();

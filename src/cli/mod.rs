@@ -9,10 +9,12 @@ pub mod exit;
 mod generate;
 mod health;
 mod import;
+mod option_variables;
 mod output;
 mod reconnect;
 mod serve;
 mod serve_error;
+mod settings_args;
 mod signals;
 mod stats;
 mod token;
@@ -26,10 +28,16 @@ use std::{ffi::OsString, io, process::ExitCode};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 
 use self::exit::fail;
-use crate::{sys::limits::ignore_file_size_signal, terminal::stdout_failure, version::LONG_VERSION};
+use crate::{
+    config::{ConfigError, IgnoredVariables, check_variables},
+    sys::limits::ignore_file_size_signal,
+    terminal::{errln, stdout_failure},
+    version::LONG_VERSION,
+};
 
 pub use self::{
     client_args::{ClientArgs, Credentials},
+    option_variables::CommandLineError,
     output::OutputFormat,
 };
 
@@ -80,6 +88,28 @@ pub enum Command {
     /// Run the echo server, the baseline of `tally bench`.
     #[command(hide = true)]
     Echo(bench::EchoArgs),
+}
+
+// ===== impl Command =====
+
+impl Command {
+    /// Checks the names of the environment variables. Prints a warning about the ignored ones, except for a service, which
+    /// writes the warning to its log.
+    fn check_variables(&self) -> Result<IgnoredVariables, ConfigError> {
+        let uses_variables = !matches!(self, Command::Completions(_) | Command::Man(_) | Command::Echo(_));
+        if !uses_variables {
+            return Ok(IgnoredVariables::default());
+        }
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let ignored = check_variables(names, &option_variables::names(&Cli::command()))?;
+        let has_log = matches!(self, Command::Serve(args) if args.starts_service());
+        if let Some(warning) = ignored.warning()
+            && !has_log
+        {
+            errln!("tally: warning: {warning}");
+        }
+        Ok(ignored)
+    }
 }
 
 /// Returns the definition of the command line, for parsing, help texts, completions and manual pages.
@@ -143,18 +173,26 @@ fn without_overruled_variables(command: clap::Command, given: &[String]) -> clap
         .mut_subcommands(|subcommand| without_overruled_variables(subcommand, given))
 }
 
+/// Parses the command line `words`, whose first word is the name of the program.
+fn parse(command: &mut clap::Command, words: &[OsString]) -> Result<Cli, clap::Error> {
+    let matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(command))
+}
+
 // ===== impl Cli =====
 
 impl Cli {
     /// Parses the arguments of the process.
     ///
     /// # Errors
-    /// The command line is wrong, or asks for help or the version.
-    pub fn from_command_line() -> Result<Self, clap::Error> {
-        let words = || std::env::args_os().skip(1);
-        let mut command = without_overruled_variables(command(), &given_options(words()));
-        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
-        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    /// [`CommandLineError`].
+    pub fn from_command_line() -> Result<Self, CommandLineError> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let given = given_options(words.iter().skip(1).cloned());
+        let command = without_overruled_variables(command(), &given);
+        let parse_again = |mut command: clap::Command| parse(&mut command, &words).err();
+        parse(&mut command.clone(), &words)
+            .map_err(|error| option_variables::explain(error, &command, &parse_again))
     }
 
     /// Runs the subcommand.
@@ -163,10 +201,14 @@ impl Cli {
         if let Err(error) = ignore_file_size_signal() {
             return fail(exit::SOFTWARE, &error);
         }
+        let ignored = match self.command.check_variables() {
+            Ok(ignored) => ignored,
+            Err(error) => return fail(exit::CONFIG, &error),
+        };
         let is_service = matches!(self.command, Command::Serve(_));
         let code = match self.command {
-            Command::Serve(args) => serve::run(&args, &effective::variables(&Cli::command())),
-            Command::Config(args) => config::run(&args, &effective::variables(&Cli::command())),
+            Command::Serve(args) => serve::run(&args, &ignored),
+            Command::Config(args) => config::run(&args),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
             Command::Topology(args) => topology::run(&args),

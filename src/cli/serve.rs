@@ -5,7 +5,6 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,15 +24,14 @@ use super::{
     effective,
     exit::{self, fail},
     serve_error::{SecurityFileError, ServeError},
-    values::socket_address,
+    settings_args::SettingsArgs,
 };
 use crate::{
     admin::{self, Admin, AdminError, AdminHandle, Readiness},
-    config::{self, CheckedConfig, Config, ConfigError, Loaded, Override},
-    engine::{CallKind, Condition, EngineConfig, TallyEngine},
+    config::{CheckedConfig, Config, IgnoredVariables, Loaded},
+    engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
     security::{RefreshKind, Refresher, Security},
-    settings::Origin,
     store::embedded::RecoveryReport,
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
@@ -51,27 +49,6 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(2500);
 /// runtime.
 const OTHER_FILES: u64 = 256;
 
-/// Options that set settings. `tally serve` and `tally config` have these options.
-#[derive(Debug, Args)]
-pub(super) struct SettingsArgs {
-    /// The data directory. A missing directory is created. [default: ./tally-data]
-    #[arg(long, value_name = "DIR", env = "TALLY_DATA")]
-    data: Option<PathBuf>,
-    /// The address to listen on. Port 0 takes a free port. [default: 127.0.0.1:50051]
-    #[arg(long, value_name = "ADDR", env = "TALLY_LISTEN", value_parser = socket_address)]
-    listen: Option<SocketAddr>,
-    /// The address of the operators' port, which serves metrics, health checks and a status page over HTTP. Port 0 takes a free port.
-    /// [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDR", env = "TALLY_ADMIN", value_parser = socket_address)]
-    admin: Option<SocketAddr>,
-    /// Allow a --listen address that other machines can reach, even without TLS and tokens.
-    #[arg(long)]
-    allow_insecure: bool,
-    /// A TOML file with settings.
-    #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
-    config: Option<PathBuf>,
-}
-
 /// Options of `tally serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -83,17 +60,24 @@ pub struct ServeArgs {
     check: bool,
 }
 
-/// `variables` are the names of the environment variables that are not unknown: see [`config::check_variables`].
-pub(super) fn run(args: &ServeArgs, variables: &[String]) -> ExitCode {
-    match serve(args, variables) {
+/// `ignored` are the environment variables that the log warns of.
+pub(super) fn run(args: &ServeArgs, ignored: &IgnoredVariables) -> ExitCode {
+    match serve(args, ignored) {
         Ok(code) => code,
         Err(error) => fail(error.exit_code(), &error),
     }
 }
 
-fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError> {
+impl ServeArgs {
+    /// Returns whether the subcommand starts a service that writes a log.
+    pub(super) const fn starts_service(&self) -> bool {
+        !self.check
+    }
+}
+
+fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, ServeError> {
     let process = ProcessMetrics::started_now();
-    let (loaded, ignored_variables) = args.settings.load(variables)?;
+    let loaded = args.settings.load()?;
     let CheckedConfig {
         engine: engine_config,
         affinity,
@@ -105,11 +89,13 @@ fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError>
     })?;
     let security = Arc::new(security);
     // Detect the CPUs before any thread starts: threads inherit the CPU mask, and detection reads the calling thread's mask.
-    let affinity = CpuAffinityManager::detect(affinity)?;
+    let affinity = CpuAffinityManager::detect(affinity).map_err(|error| placement_error(&loaded, error))?;
+    let mut config = loaded.config.clone();
     if args.check {
+        telemetry::warnings_to_standard_error()?;
+        warn(&mut config, &affinity, &security);
         return Ok(effective::print(&loaded.settings()));
     }
-    let mut config = loaded.config;
     if is_before_epoch(SystemTime::now()) {
         return Err(ServeError::Clock);
     }
@@ -117,11 +103,11 @@ fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError>
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
         let (telemetry, log_level) = telemetry::init(&config.telemetry)?;
-        warn_of_variables(&ignored_variables);
+        if let Some(warning) = ignored.warning() {
+            tracing::warn!("{warning}");
+        }
         log_placement(&affinity);
-        warn_if_open(&config);
-        security.warn_of_faults();
-        limit_connections(&mut config.server, affinity.net_threads());
+        warn(&mut config, &affinity, &security);
         let service = Service {
             config: &config,
             engine_config: &engine_config,
@@ -131,7 +117,10 @@ fn serve(args: &ServeArgs, variables: &[String]) -> Result<ExitCode, ServeError>
         };
         let result = service.run(log_level).await;
         telemetry.shutdown().await;
-        result
+        result.map_err(|error| match error {
+            ServeError::Start(StartError::Breaker(error)) => loaded.strict_error(error).into(),
+            other => other,
+        })
     })
 }
 
@@ -294,64 +283,6 @@ impl Running {
     }
 }
 
-// ===== impl SettingsArgs =====
-
-impl SettingsArgs {
-    /// Loads the settings from the file, the environment and the options. Returns the settings and the names of unknown
-    /// environment variables that are ignored. `variables` are the names of the environment variables that are not
-    /// unknown: see [`config::check_variables`].
-    ///
-    /// # Errors
-    /// [`ConfigError`].
-    pub(super) fn load(&self, variables: &[String]) -> Result<(Loaded, Vec<String>), ConfigError> {
-        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-        let ignored = config::check_variables(names, variables)?;
-        let mut overrides = Vec::new();
-        let mut add = |key, option, variable: &str, value: Option<String>| {
-            if let Some(value) = value {
-                overrides.push(Override {
-                    key,
-                    value: value.into(),
-                    origin: option_origin(option, variable),
-                });
-            }
-        };
-        let data = self.data.as_ref().map(|data| data.display().to_string());
-        let text = |address: SocketAddr| address.to_string();
-        add("store.data", "--data", "TALLY_DATA", data);
-        add("server.listen", "--listen", "TALLY_LISTEN", self.listen.map(text));
-        add("admin.listen", "--admin", "TALLY_ADMIN", self.admin.map(text));
-        if self.allow_insecure {
-            overrides.push(Override {
-                key: "security.allow_insecure",
-                value: true.into(),
-                origin: Origin::Option {
-                    name: "--allow-insecure",
-                },
-            });
-        }
-        let loaded = Loaded::load(self.config.as_deref(), &overrides)?;
-        Ok((loaded, ignored))
-    }
-}
-
-/// Returns the origin of the value of an option: the command line, or else the environment variable of the option.
-fn option_origin(option: &'static str, variable: &str) -> Origin {
-    let is_option = |argument: String| {
-        argument
-            .strip_prefix(option)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    };
-    let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
-    if arguments.into_iter().any(is_option) {
-        Origin::Option { name: option }
-    } else {
-        Origin::Variable {
-            name: variable.to_owned(),
-        }
-    }
-}
-
 /// Returns whether `now` is before 1970. At such a time, the operators' port can't answer: hyper's HTTP/1.1 server formats the date
 /// for every response, even for a response without a `date` header, and panics on a date before 1970. The gRPC port can answer,
 /// because hyper's HTTP/2 server formats only a date that it sends.
@@ -373,19 +304,28 @@ fn log_recovery(config: &Config, report: &RecoveryReport) {
     );
 }
 
-/// Warns of environment variables that look like those of this program, but are not known.
-fn warn_of_variables(ignored: &[String]) {
-    for variable in ignored {
-        tracing::warn!(%variable, "no setting and no option has this environment variable; the variable is ignored");
+/// Converts the error of a plan for the CPUs. `loaded` knows the settings that caused the error.
+fn placement_error(loaded: &Loaded, error: AffinityError) -> ServeError {
+    match loaded.placement_error(error) {
+        Ok(setting) => setting.into(),
+        Err(error) => error.into(),
     }
+}
+
+/// Warns of settings that are valid, but not as the operator probably wants them. Lowers the maximum number of connections
+/// if the process may not open enough files.
+fn warn(config: &mut Config, affinity: &CpuAffinityManager, security: &Security) {
+    for warning in &affinity.plan().warnings {
+        tracing::warn!("{}", without_error_numbers(warning.to_string()));
+    }
+    warn_if_open(config);
+    security.warn_of_faults();
+    limit_connections(&mut config.server, affinity.net_threads());
 }
 
 fn log_placement(affinity: &CpuAffinityManager) {
     let plan = affinity.plan();
     tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "placement");
-    for warning in &plan.warnings {
-        tracing::warn!("{}", without_error_numbers(warning.to_string()));
-    }
 }
 
 /// Prints an address on standard output, for scripts that start the service with port 0. Ignores a failure: the service does not

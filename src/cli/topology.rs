@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::Args;
-use tally_topology::{AffinityConfig, CpuAffinityManager};
+use tally_topology::CpuAffinityManager;
 
 use super::{
     client_args::{Credentials, Engine, TIMEOUT, within},
@@ -17,7 +17,8 @@ use super::{
     output::{OutputFormat, json_document},
 };
 use crate::{
-    config, grpc,
+    config::Loaded,
+    grpc,
     proto::{
         GetTopologyRequest, GetTopologyResponse, TopologyCgroup, TopologyDecision, TopologyKernel,
         TopologyPod, TopologyThread,
@@ -64,8 +65,13 @@ pub(super) fn run(args: &TopologyArgs) -> ExitCode {
 /// Returns the plan for this machine.
 fn plan(args: &TopologyArgs) -> Result<GetTopologyResponse, Failure> {
     let wrong = |error: &dyn std::error::Error| Failure::new(exit::CONFIG, error);
-    let settings = settings(args).map_err(|error| wrong(&error))?;
-    let affinity = CpuAffinityManager::detect(settings).map_err(|error| wrong(&error))?;
+    let loaded = Loaded::load(args.config.as_deref(), &[]).map_err(|error| wrong(&error))?;
+    let settings = loaded.affinity().map_err(|error| wrong(&error))?;
+    let affinity =
+        CpuAffinityManager::detect(settings).map_err(|error| match loaded.placement_error(error) {
+            Ok(setting) => wrong(&setting),
+            Err(error) => wrong(&error),
+        })?;
     Ok(grpc::topology_response(&affinity.topology()))
 }
 
@@ -77,10 +83,6 @@ async fn placement(args: &TopologyArgs, endpoint: &str) -> Result<GetTopologyRes
         .get_topology(within(TIMEOUT, GetTopologyRequest {}))
         .await;
     Ok(answer.map_err(|status| engine.failure(&status))?.into_inner())
-}
-
-fn settings(args: &TopologyArgs) -> Result<AffinityConfig, config::ConfigError> {
-    Ok(config::load(args.config.as_deref(), &[])?.affinity.config()?)
 }
 
 fn print(topology: &GetTopologyResponse, output: OutputFormat) -> Result<(), Failure> {
@@ -269,7 +271,11 @@ fn kernel(f: &mut Formatter<'_>, release: &str, kernel: &TopologyKernel) -> fmt:
 fn roles(f: &mut Formatter<'_>, decision: &TopologyDecision) -> fmt::Result {
     let mut roles = table(&["role", "CPUs", "threads", "why"]);
     for role in &decision.roles {
-        let mut count = role.threads.to_string();
+        // A plan for this machine has no threads.
+        let mut count = match role.threads {
+            0 => "not running".to_owned(),
+            threads => threads.to_string(),
+        };
         if role.oversubscribed {
             count.push_str(" (more than CPUs)");
         }

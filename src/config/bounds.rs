@@ -32,5 +32,5 @@ pub fn bounds(key: &str) -> Option<String> {
         .find_map(refusal)?;
     // After a colon, the words say what is wrong with this value.
     let bound = error.bound.split(": ").next().unwrap_or_default();
-    Some(bound.trim_start_matches("from ").to_owned())
+    Some(bound.to_owned())
 }

@@ -6,6 +6,9 @@ use thiserror::Error;
 
 use crate::settings::{Origin, SettingError, origin_note};
 
+/// Maximum number of unknown keys or variables that an error or a warning lists. Further ones are counted.
+pub(super) const UNKNOWN_LISTED_MAX: usize = 10;
+
 /// Why a configuration can't be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -31,11 +34,21 @@ pub enum ConfigError {
         reason: String,
     },
     /// Keys are unknown. The list is not empty.
-    #[error("{}", list(.0))]
-    UnknownKeys(Vec<UnknownKey>),
-    /// Environment variables begin with `TALLY_`, but no setting and no option has their names. The list is not empty.
-    #[error("{}", list(.0))]
-    UnknownVariables(Vec<UnknownVariable>),
+    #[error("{}{}", list(listed), and_more(*more))]
+    UnknownKeys {
+        /// The first [`UNKNOWN_LISTED_MAX`] keys.
+        listed: Vec<UnknownKey>,
+        /// Number of further keys.
+        more: usize,
+    },
+    /// Environment variables are refused: see [`check_variables`](super::check_variables). The list is not empty.
+    #[error("{}{}", list(listed), and_more(*more))]
+    UnknownVariables {
+        /// The first [`UNKNOWN_LISTED_MAX`] variables.
+        listed: Vec<UnknownVariable>,
+        /// Number of further variables.
+        more: usize,
+    },
     /// A value is out of bounds, or has the wrong form.
     #[error(transparent)]
     Setting(#[from] SettingError),
@@ -53,7 +66,7 @@ pub struct UnknownKey {
     pub origin: Option<Box<Origin>>,
 }
 
-/// An environment variable that begins with `TALLY_`, but belongs to no setting and no option.
+/// An environment variable that begins with `TALLY_`, and is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the environment variable {name} is not known{}", suggestion(meant.as_deref()))]
 pub struct UnknownVariable {
@@ -65,6 +78,14 @@ pub struct UnknownVariable {
 
 fn suggestion(meant: Option<&str>) -> String {
     meant.map_or_else(String::new, |meant| format!("; did you mean {meant}?"))
+}
+
+/// Returns the end of a list that names the number of further items.
+pub(super) fn and_more(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    }
 }
 
 fn list(errors: &[impl ToString]) -> String {

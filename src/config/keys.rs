@@ -18,6 +18,30 @@ pub(super) fn variable(key: &str) -> String {
     format!("{ENV_PREFIX}{}", key.replace('.', ENV_SEPARATOR).to_uppercase())
 }
 
+/// Returns the key that the variable `name` sets: the key of a setting or of a table. `None` if no setting has this
+/// variable. `known` are the keys of all settings.
+pub(super) fn setting_key(name: &str, known: &BTreeSet<String>) -> Option<String> {
+    let beginning = name.get(..ENV_PREFIX.len())?;
+    let rest = name.get(ENV_PREFIX.len()..)?;
+    if !beginning.eq_ignore_ascii_case(ENV_PREFIX) {
+        return None;
+    }
+    let key = rest.to_lowercase().replace(ENV_SEPARATOR, ".");
+    let general = general_key(&key);
+    let is_known = known.contains(&general) || is_table(&general, known);
+    let is_whole = key.split('.').all(|part| !part.is_empty());
+    (is_known && is_whole).then_some(key)
+}
+
+/// Returns whether `key` is a table of settings.
+pub(super) fn is_table(key: &str, known: &BTreeSet<String>) -> bool {
+    let table = format!("{key}.");
+    known
+        .range(table.clone()..)
+        .next()
+        .is_some_and(|known| known.starts_with(&table))
+}
+
 /// Returns the keys of all settings, without those of single kinds of calls.
 pub(super) fn known_keys() -> BTreeSet<String> {
     flatten(&Config::default()).into_keys().collect()
@@ -96,8 +120,8 @@ pub(super) fn meant_key(key: &str, known: &BTreeSet<String>) -> Option<String> {
         let written_table = key.rsplit_once('.').map_or("", |(table, _)| table);
         return Some(format!("{written_table}.{meant}"));
     }
-    let elsewhere = known.iter().find(|known| known.ends_with(&format!(".{name}")));
-    elsewhere
-        .cloned()
-        .or_else(|| nearest(&general, known.iter().map(String::as_str)))
+    nearest(&general, known.iter().map(String::as_str)).or_else(|| {
+        let ending = format!(".{name}");
+        known.iter().find(|known| known.ends_with(&ending)).cloned()
+    })
 }

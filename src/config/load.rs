@@ -4,15 +4,20 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use tally_topology::{AffinityConfig, AffinityError};
+
 use super::{
+    environment::Environment,
     error::ConfigError,
     keys::flatten,
     settings::{CheckedConfig, Config},
     sources::Sources,
     toml_file::TomlFile,
-    variables::check_shapes,
 };
-use crate::settings::{Origin, SettingError, origin_note};
+use crate::{
+    engine::breaker_settings::setting_error,
+    settings::{Origin, SettingError, origin_note},
+};
 
 pub use super::sources::Override;
 
@@ -53,8 +58,8 @@ impl Loaded {
     /// The same as [`load`].
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self, ConfigError> {
         let file = file.map(TomlFile::read).transpose()?;
-        check_shapes(std::env::vars_os())?;
-        let sources = Sources::new(file, overrides);
+        let environment = Environment::read(std::env::vars_os())?;
+        let sources = Sources::new(file, environment, overrides)?;
         let config = sources.extract()?;
         Ok(Loaded { config, sources })
     }
@@ -67,6 +72,55 @@ impl Loaded {
         self.config
             .check()
             .map_err(|error| self.sources.with_origin(error))
+    }
+
+    /// Checks the section `affinity`, and returns the settings of the placement.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key of the section that is out of bounds, with the origin of the value.
+    pub fn affinity(&self) -> Result<AffinityConfig, SettingError> {
+        let config = self.config.affinity.config();
+        config.map_err(|error| self.sources.with_origin(error))
+    }
+
+    /// Converts the error of a plan that the mode `strict` does not allow on this machine into the error of the setting,
+    /// with the origin of the value. Returns any other error unchanged.
+    ///
+    /// # Errors
+    /// `error`, if no setting is the cause.
+    pub fn placement_error(&self, error: AffinityError) -> Result<SettingError, AffinityError> {
+        let setting = match error {
+            AffinityError::CpusNotAllowed {
+                field,
+                list,
+                offending,
+                allowed,
+            } => {
+                let bound = format!(
+                    "within {allowed}, the CPUs that the process may use; {offending} are not in this list"
+                );
+                SettingError::new(field, list, bound)
+            }
+            AffinityError::InsufficientCpus { allowed, needed } => {
+                let bound = format!(
+                    "auto, off, fence or pin, because strict needs {needed} CPUs and the process may use {allowed}"
+                );
+                SettingError::new("affinity.mode", "strict", bound)
+            }
+            AffinityError::InvalidConfig { field, value, bound } => SettingError::new(field, value, bound),
+            other => return Err(other),
+        };
+        Ok(self.sources.with_origin(setting))
+    }
+
+    /// Converts the error of the breaker at the start: with `breaker.strict`, the service does not start if healthy calls
+    /// are slow.
+    #[must_use]
+    pub fn strict_error(&self, error: tally_breaker::ConfigError) -> SettingError {
+        let mut error = self.sources.with_origin(setting_error("breaker", error));
+        let note = origin_note(self.sources.origin("breaker.strict").as_ref());
+        error.bound = format!("{}, because breaker.strict is true{note}", error.bound);
+        error
     }
 
     /// Returns the key and the origin of the setting in the section `security` whose value is `path`, for the error of a

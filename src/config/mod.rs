@@ -6,7 +6,9 @@
 //! it configures.
 
 mod bounds;
+mod environment;
 mod error;
+mod forms;
 mod keys;
 mod load;
 mod settings;
@@ -19,7 +21,7 @@ pub use self::{
     error::{ConfigError, UnknownKey, UnknownVariable},
     load::{Loaded, Override, Setting, load},
     settings::{CheckedConfig, Config},
-    variables::{check_variables, is_kubernetes_variable},
+    variables::{IgnoredVariables, check_variables, is_kubernetes_variable},
 };
 
 #[cfg(test)]

@@ -86,13 +86,25 @@ impl Config {
         Ok(security)
     }
 
+    /// Checks the bounds of every key. Does not check whether the server may listen on its address.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key that is out of bounds.
+    pub fn check_bounds(&self) -> Result<(), SettingError> {
+        self.server.check()?;
+        self.telemetry.check()?;
+        self.engine()?;
+        self.affinity.config()?;
+        self.security.config()?;
+        Ok(())
+    }
+
     /// Checks every section, and returns the checked settings.
     ///
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn check(&self) -> Result<CheckedConfig, SettingError> {
-        self.server.check()?;
-        self.telemetry.check()?;
+        self.check_bounds()?;
         Ok(CheckedConfig {
             engine: self.engine()?,
             affinity: self.affinity.config()?,

@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 
 use figment::{
     Figment, Profile,
-    error::{Actual, Kind},
-    providers::{Env, Format, Serialized, Toml},
+    error::Kind,
+    providers::{Format, Serialized, Toml},
     value::{Dict, Value},
 };
 
 use super::{
     bounds::bounds,
-    error::{ConfigError, UnknownKey},
-    keys::{ENV_PREFIX, ENV_SEPARATOR, METHODS, general_key, known_keys, meant_key, variable},
+    environment::Environment,
+    error::{ConfigError, UNKNOWN_LISTED_MAX, UnknownKey},
+    forms::Form,
+    keys::{METHODS, general_key, is_table, known_keys, meant_key},
     settings::Config,
     toml_file::TomlFile,
-    variables::is_kubernetes_variable,
 };
-use crate::settings::{Origin, SettingError, nearest};
+use crate::settings::{Origin, SettingError, in_one_line, nearest};
 
 /// A value that a command-line option sets.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,79 +33,89 @@ pub struct Override {
 
 /// The sources that override the defaults, from the weakest to the strongest.
 #[derive(Debug)]
-pub(super) struct Sources {
-    file: Option<TomlFile>,
-    /// The keys that environment variables set.
-    variables: BTreeSet<String>,
-    overrides: Vec<Override>,
-    /// The values of all sources.
-    figment: Figment,
+pub(super) struct Sources(Vec<Source>);
+
+/// A source of values.
+#[derive(Debug)]
+struct Source {
+    kind: SourceKind,
+    values: Dict,
+}
+
+#[derive(Debug)]
+enum SourceKind {
+    File(TomlFile),
+    Environment(Environment),
+    Option(Override),
 }
 
 // ===== impl Sources =====
 
 impl Sources {
-    /// Reads the environment, and merges all sources.
-    pub(super) fn new(file: Option<TomlFile>, overrides: &[Override]) -> Self {
-        let mut figment = Figment::new();
-        if let Some(file) = &file {
-            figment = figment.merge(Toml::string(&file.text));
-        }
-        let variables = Env::prefixed(ENV_PREFIX)
-            .filter(|name| !is_kubernetes_variable(&format!("{ENV_PREFIX}{name}").to_uppercase()))
-            .split(ENV_SEPARATOR);
-        let keys = variables.iter().map(|(key, _)| key.to_string()).collect();
-        figment = figment.merge(variables);
-        for Override { key, value, .. } in overrides {
-            figment = figment.merge(Serialized::global(key, value));
-        }
-        Sources {
-            file,
-            variables: keys,
-            overrides: overrides.to_vec(),
-            figment,
-        }
-    }
-
-    /// Returns the configuration.
+    /// Puts the sources in order.
     ///
     /// # Errors
-    /// [`ConfigError::UnknownKeys`] with all unknown keys, and [`ConfigError::Setting`] for the first value that has the
-    /// wrong form.
-    pub(super) fn extract(&self) -> Result<Config, ConfigError> {
-        let values = match figment::Provider::data(&self.figment) {
-            Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
-            Err(error) => return Err(self.wrong_form(&error, &Dict::new())),
-        };
-        self.check_keys(&values)?;
-        Figment::from(Serialized::defaults(Config::default()))
-            .merge(&self.figment)
-            .extract()
-            .map_err(|error| self.wrong_form(&error, &values))
+    /// [`ConfigError::Setting`] if the file has a value that no setting can have.
+    pub(super) fn new(
+        file: Option<TomlFile>,
+        mut environment: Environment,
+        overrides: &[Override],
+    ) -> Result<Self, ConfigError> {
+        let mut sources = Vec::new();
+        if let Some(file) = file {
+            let values = match figment::Provider::data(&Toml::string(&file.text)) {
+                Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
+                Err(error) => {
+                    let source = Source {
+                        kind: SourceKind::File(file),
+                        values: Dict::new(),
+                    };
+                    return Err(source.wrong_form(&error).into());
+                }
+            };
+            sources.push(Source {
+                kind: SourceKind::File(file),
+                values,
+            });
+        }
+        sources.push(Source {
+            values: std::mem::take(&mut environment.values),
+            kind: SourceKind::Environment(environment),
+        });
+        for set in overrides {
+            sources.push(Source {
+                values: figment::util::nest(set.key, set.value.clone())
+                    .into_dict()
+                    .unwrap_or_default(),
+                kind: SourceKind::Option(set.clone()),
+            });
+        }
+        Ok(Sources(sources))
     }
 
-    /// Returns what sets `key`: the strongest source that sets the key or a table that contains the key.
+    /// Returns the configuration. Checks the values of every source, also those that a stronger source overrides.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownKeys`] with the unknown keys, and [`ConfigError::Setting`] for the first value that has the
+    /// wrong form, or is overridden and out of bounds.
+    pub(super) fn extract(&self) -> Result<Config, ConfigError> {
+        self.check_keys()?;
+        let mut merged = Figment::new();
+        for source in &self.0 {
+            source.config()?;
+            merged = merged.merge(Serialized::globals(&source.values));
+        }
+        // Each source has only values of the right form, so the merged values have it, too.
+        let config = merged
+            .extract()
+            .map_err(|error| self.with_origin(wrong_form(&error, None)))?;
+        self.check_overridden(&merged)?;
+        Ok(config)
+    }
+
+    /// Returns what sets `key`: the strongest source that sets the key, or a key in the table `key`.
     pub(super) fn origin(&self, key: &str) -> Option<Origin> {
-        let tables = key
-            .char_indices()
-            .filter(|(_, character)| *character == '.')
-            .map(|(dot, _)| &key[..dot]);
-        let keys: Vec<&str> = std::iter::once(key)
-            .chain(tables.collect::<Vec<_>>().into_iter().rev())
-            .collect();
-        if let Some(set) = self.overrides.iter().find(|set| keys.contains(&set.key)) {
-            return Some(set.origin.clone());
-        }
-        let is_set = |key: &&&str| self.variables.contains(**key);
-        if let Some(key) = keys.iter().find(is_set) {
-            return Some(Origin::Variable { name: variable(key) });
-        }
-        let file = self.file.as_ref()?;
-        let line = file.lines.get(key).copied()?;
-        Some(Origin::File {
-            path: file.path.clone(),
-            line: Some(line),
-        })
+        self.0.iter().rev().find_map(|source| source.origin(key))
     }
 
     /// Adds the origin to the error of a value.
@@ -114,69 +125,147 @@ impl Sources {
     }
 
     /// Checks that every key is the key of a setting.
-    fn check_keys(&self, values: &Dict) -> Result<(), ConfigError> {
+    fn check_keys(&self) -> Result<(), ConfigError> {
         let known = known_keys();
-        let mut unknown = Vec::new();
-        find_unknown(values, "", &known, &mut unknown);
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let described = unknown.into_iter().map(|key| {
-            let meant = meant_key(&key, &known);
-            match self.origin(&key) {
-                // The operator wrote the name of a variable.
-                Some(Origin::Variable { name }) if name == variable(&key) => UnknownKey {
-                    key: name,
-                    meant: meant.map(|key| variable(&key)),
-                    origin: None,
-                },
-                origin => UnknownKey {
-                    key,
-                    meant,
-                    origin: origin.map(Box::new),
-                },
+        let (mut listed, mut more) = (Vec::new(), 0);
+        for source in &self.0 {
+            let mut unknown = Vec::new();
+            find_unknown(&source.values, "", &known, &mut unknown);
+            for key in unknown {
+                if listed.len() < UNKNOWN_LISTED_MAX {
+                    listed.push(UnknownKey {
+                        meant: meant_key(&key, &known),
+                        origin: source.origin(&key).map(Box::new),
+                        key: in_one_line(&key),
+                    });
+                } else {
+                    more += 1;
+                }
             }
-        });
-        Err(ConfigError::UnknownKeys(described.collect()))
+        }
+        if listed.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::UnknownKeys { listed, more })
+        }
     }
 
-    /// Converts the error of a value that has the wrong form.
-    fn wrong_form(&self, error: &figment::Error, values: &Dict) -> ConfigError {
-        let key = error.path.join(".");
-        let value = Value::from(values.clone()).find(&key);
-        let (value, mut bound) = match &error.kind {
-            Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-                (written(value.as_ref(), Some(actual)), form(expected))
-            }
-            Kind::UnknownVariant(word, variants) => {
-                let mut bound = format!("one of {}", variants.join(", "));
-                if let Some(meant) = nearest(word, variants.iter().copied()) {
-                    bound.push_str(&format!("; did you mean {meant}?"));
+    /// Checks the bounds of the values that a stronger source overrides. The bounds of some settings depend on other
+    /// settings. So an overridden value is an error only if it is out of bounds both among the values in force, and among
+    /// the values of its own source.
+    fn check_overridden(&self, merged: &Figment) -> Result<(), ConfigError> {
+        let known = known_keys();
+        for (index, source) in self.0.iter().enumerate() {
+            let stronger = self.0.get(index + 1..).unwrap_or_default();
+            let mut keys = Vec::new();
+            add_settings(&source.values, "", &known, &mut keys);
+            let is_overridden = |key: &&String| stronger.iter().any(|other| other.value(key).is_some());
+            for key in keys.iter().filter(is_overridden) {
+                let Some(value) = source.value(key) else {
+                    continue;
+                };
+                let in_force = merged.clone().merge(Serialized::global(key, value));
+                let error_of = |config: Option<Config>| {
+                    let error = config?.check_bounds().err()?;
+                    (error.key == *key).then_some(error)
+                };
+                let (first, second) = (error_of(in_force.extract().ok()), error_of(source.config().ok()));
+                if let (Some(mut error), Some(_)) = (first, second) {
+                    error.origin = source.origin(key).map(Box::new);
+                    return Err(error.into());
                 }
-                (word.clone(), bound)
             }
-            // The text is that of the standard library.
-            Kind::Message(reason) if reason.starts_with("invalid socket address") => (
-                written(value.as_ref(), None),
-                "an IP address with a port, for example 127.0.0.1:50051".to_owned(),
-            ),
-            Kind::Message(reason) => (written(value.as_ref(), None), format!("readable: {reason}")),
-            other @ (Kind::InvalidLength(..)
-            | Kind::UnknownField(..)
-            | Kind::MissingField(_)
-            | Kind::DuplicateField(_)
-            | Kind::ISizeOutOfRange(_)
-            | Kind::USizeOutOfRange(_)
-            | Kind::Unsupported(_)
-            | Kind::UnsupportedKey(..)) => (written(value.as_ref(), None), format!("readable: {other}")),
-        };
-        if let Some(limits) = bounds(&key) {
-            bound.push_str(&format!(", {limits}"));
         }
-        self.with_origin(SettingError::new(key, value, bound)).into()
+        Ok(())
     }
 }
 
+// ===== impl Source =====
+
+impl Source {
+    /// Returns the defaults with the values of this source.
+    fn config(&self) -> Result<Config, SettingError> {
+        Figment::from(Serialized::globals(&self.values))
+            .extract()
+            .map_err(|error| self.wrong_form(&error))
+    }
+
+    /// Returns the value that this source sets.
+    fn value(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split('.');
+        let first = self.values.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| match value {
+            Value::Dict(_, table) => table.get(part),
+            Value::String(..)
+            | Value::Char(..)
+            | Value::Bool(..)
+            | Value::Num(..)
+            | Value::Empty(..)
+            | Value::Array(..) => None,
+        })
+    }
+
+    /// Returns what in this source sets `key`, a key in the table `key`, or else a table with the key in it.
+    fn origin(&self, key: &str) -> Option<Origin> {
+        match &self.kind {
+            SourceKind::File(file) => Some(Origin::File {
+                path: file.path.clone(),
+                line: Some(*file.lines.get(key)?),
+            }),
+            SourceKind::Environment(environment) => {
+                self.value(key)?;
+                let names = &environment.names;
+                let table = format!("{key}.");
+                let in_table = || {
+                    let (first, name) = names.range(table.clone()..).next()?;
+                    first.starts_with(&table).then_some(name)
+                };
+                let of_table = || {
+                    let mut dots = key.rmatch_indices('.');
+                    dots.find_map(|(dot, _)| names.get(key.get(..dot)?))
+                };
+                let name = names.get(key).or_else(in_table).or_else(of_table)?;
+                Some(Origin::Variable { name: name.clone() })
+            }
+            SourceKind::Option(set) => {
+                let is_in = set.key == key || set.key.starts_with(&format!("{key}."));
+                is_in.then(|| set.origin.clone())
+            }
+        }
+    }
+
+    /// Converts the error of a value that has the wrong form.
+    fn wrong_form(&self, error: &figment::Error) -> SettingError {
+        let key = error.path.join(".");
+        let mut error = wrong_form(error, self.value(&key));
+        error.origin = self.origin(&key).map(Box::new);
+        error
+    }
+}
+
+/// Describes the error of a value that has the wrong form. The words come from the form of the setting, and not from the
+/// error, because the texts of the libraries are not for operators.
+fn wrong_form(error: &figment::Error, value: Option<&Value>) -> SettingError {
+    let key = error.path.join(".");
+    let form = Form::of(&key);
+    let mut bound = form.words();
+    if let Some(limits) = bounds(&key) {
+        bound.push_str(&format!(", {limits}"));
+    }
+    if let (Form::OneOf(words), Some(Value::String(_, word))) = (&form, value)
+        && let Some(meant) = nearest(word, words.iter().copied())
+    {
+        bound.push_str(&format!("; did you mean {meant}?"));
+    }
+    let value = match (value, &error.kind) {
+        (Some(value), _) => written(value),
+        (None, Kind::InvalidType(actual, _) | Kind::InvalidValue(actual, _)) => actual.to_string(),
+        (None, _) => "?".to_owned(),
+    };
+    SettingError::new(key, value, bound)
+}
+
+/// Adds the keys that are not those of settings.
 fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: &mut Vec<String>) {
     for (name, value) in values {
         let key = format!("{prefix}{name}");
@@ -190,16 +279,16 @@ fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: 
             }
             continue;
         }
-        let known_name = general_key(&key);
-        let table = format!("{known_name}.");
-        let is_table = known
-            .range(table.clone()..)
-            .next()
-            .is_some_and(|known| known.starts_with(&table));
+        let general = general_key(&key);
         match value {
-            _ if known.contains(&known_name) => {}
-            Value::Dict(_, inner) if is_table => find_unknown(inner, &format!("{key}."), known, unknown),
-            _ if is_table => {}
+            Value::Dict(_, inner) if !inner.is_empty() && known.contains(&general) => {
+                unknown.extend(inner.keys().map(|name| format!("{key}.{name}")));
+            }
+            _ if known.contains(&general) => {}
+            Value::Dict(_, inner) if is_table(&general, known) => {
+                find_unknown(inner, &format!("{key}."), known, unknown);
+            }
+            _ if is_table(&general, known) => {}
             Value::String(..)
             | Value::Char(..)
             | Value::Bool(..)
@@ -211,29 +300,34 @@ fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: 
     }
 }
 
-/// Returns a value as the operator would write it.
-fn written(value: Option<&Value>, actual: Option<&Actual>) -> String {
-    match (value, actual) {
-        (Some(Value::String(_, text)), _) => text.clone(),
-        (Some(Value::Dict(..)), _) => "a table".to_owned(),
-        (Some(Value::Array(..)), _) => "a list".to_owned(),
-        (Some(value @ (Value::Num(..) | Value::Bool(..) | Value::Char(..) | Value::Empty(..))), _) => {
-            serde_json::to_string(value).unwrap_or_default()
+/// Adds the keys of the settings in `values`.
+fn add_settings(values: &Dict, prefix: &str, known: &BTreeSet<String>, found: &mut Vec<String>) {
+    for (name, value) in values {
+        let key = format!("{prefix}{name}");
+        match value {
+            Value::Dict(_, inner) => add_settings(inner, &format!("{key}."), known, found),
+            Value::String(..)
+            | Value::Char(..)
+            | Value::Bool(..)
+            | Value::Num(..)
+            | Value::Empty(..)
+            | Value::Array(..) => {
+                if known.contains(&general_key(&key)) {
+                    found.push(key);
+                }
+            }
         }
-        (None, Some(actual)) => actual.to_string(),
-        (None, None) => "?".to_owned(),
     }
 }
 
-/// Describes the form that `serde` expects.
-fn form(expected: &str) -> String {
-    match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
-        "f64" => "a number".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        "a string" | "a text" | "path string" => "a text in quotes".to_owned(),
-        "a duration" => "a time with a unit, such as 20ms".to_owned(),
-        table if table.starts_with("struct ") || table == "a map" => "a table of settings".to_owned(),
-        other => other.to_owned(),
+/// Returns a value as the operator would write it.
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Dict(..) => "a table".to_owned(),
+        Value::Array(..) => "a list".to_owned(),
+        Value::Num(..) | Value::Bool(..) | Value::Char(..) | Value::Empty(..) => {
+            serde_json::to_string(value).unwrap_or_default()
+        }
     }
 }

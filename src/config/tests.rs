@@ -234,22 +234,13 @@ fn the_latency_budget_of_batches_comes_from_its_key_or_from_the_preset_seed() {
 #[test]
 fn every_breaker_setting_is_checked_and_named() {
     for (text, expected) in [
-        (
-            "min_calls = 0",
-            "breaker.min_calls = 0: must be from 1 to 1000000",
-        ),
+        ("min_calls = 0", "breaker.min_calls = 0: must be 1 to 1000000"),
         (
             "slow_threshold = \"1us\"",
-            "breaker.slow_threshold = 1us: must be from 8us to 60s",
+            "breaker.slow_threshold = 1us: must be 8us to 60s",
         ),
-        (
-            "overdue_rounds = 9",
-            "breaker.overdue_rounds = 9: must be from 1 to 7",
-        ),
-        (
-            "open_jitter = 1.5",
-            "breaker.open_jitter = 1.5: must be from 0 to 0.9",
-        ),
+        ("overdue_rounds = 9", "breaker.overdue_rounds = 9: must be 1 to 7"),
+        ("open_jitter = 1.5", "breaker.open_jitter = 1.5: must be 0 to 0.9"),
         (
             "methods.Nobody = {}",
             "breaker.methods = Nobody: must be one of ProcessTransaction, ProcessTransactions, \
@@ -257,7 +248,7 @@ fn every_breaker_setting_is_checked_and_named() {
         ),
         (
             "methods.CreateAccounts = { mode = \"auto\" }",
-            "breaker.methods.CreateAccounts.mode = set: must be absent; set it for the whole breaker",
+            "breaker.methods.CreateAccounts.mode = auto: must be set for all kinds of calls together, as breaker.mode",
         ),
         (
             "methods.CreateAccounts = { ramp_min = 0.0 }",
@@ -315,6 +306,57 @@ fn errors_have_the_key_the_value_the_bounds_and_the_line() {
         (
             "server = 5",
             "server = 5: must be a table of settings (from FILE, line 1)",
+        ),
+    ] {
+        assert_eq!(refusal(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn errors_have_no_words_of_the_libraries() {
+    for (text, expected) in [
+        (
+            "server.listen = 5",
+            "server.listen = 5: must be an IP address with a port, for example 127.0.0.1:50051 (from FILE, line 1)",
+        ),
+        (
+            "store.segment_bytes = -1",
+            "store.segment_bytes = -1: must be a size with a unit, such as 64MiB, a multiple of 4KiB, 8MiB to 1GiB (from \
+             FILE, line 1)",
+        ),
+        (
+            "store.segment_bytes = true",
+            "store.segment_bytes = true: must be a size with a unit, such as 64MiB, a multiple of 4KiB, 8MiB to 1GiB \
+             (from FILE, line 1)",
+        ),
+        (
+            "server.drain = 10",
+            "server.drain = 10: must be a time with a unit, such as 20ms, 0s to 1 hour (from FILE, line 1)",
+        ),
+        (
+            "breaker.strict = \"no\"",
+            "breaker.strict = no: must be true or false (from FILE, line 1)",
+        ),
+        (
+            "breaker.methods.CreateAccounts.strict = true",
+            "breaker.methods.CreateAccounts.strict = true: must be set for all kinds of calls together, as \
+             breaker.strict (from FILE, line 1)",
+        ),
+        (
+            "store.data = \"\"",
+            "store.data = \"\": must be the path of a directory (from FILE, line 1)",
+        ),
+        (
+            "security.tokens_file = \"\"",
+            "security.tokens_file = \"\": must be the path of a file (from FILE, line 1)",
+        ),
+        (
+            "breaker.half_open_permits = 8\nbreaker.half_open_ok_needed = 9",
+            "breaker.half_open_ok_needed = 9: must be 1 to 8 (breaker.half_open_permits) (from FILE, line 2)",
+        ),
+        (
+            "store.segment_bytes = \"8MiB\"",
+            "store.block_bytes_max = 4MiB: must be 2MiB, a quarter of store.segment_bytes",
         ),
     ] {
         assert_eq!(refusal(text), expected, "{text}");
@@ -418,4 +460,72 @@ fn the_bounds_of_a_setting_come_from_its_check() {
     ] {
         assert_eq!(bounds(key).as_deref(), expected, "{key}");
     }
+}
+
+#[test]
+fn a_setting_in_a_setting_is_an_unknown_key() {
+    assert_eq!(
+        refusal("[store.data]\nx = 1"),
+        "store.data.x is not a setting; did you mean store.data? (from FILE, line 2)"
+    );
+}
+
+#[test]
+fn a_list_of_unknown_keys_is_cut() {
+    let keys: String = (0..5000).map(|index| format!("q{index:04} = 1\n")).collect();
+    let text = refusal(&keys);
+    assert!(
+        text.ends_with("q0009 is not a setting (from FILE, line 10); and 4990 more"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_value_that_is_overridden_is_checked_too() {
+    let refusal = |text: &str, overrides: &[Override]| {
+        let file = file(text);
+        let error = Loaded::load(Some(file.path()), overrides).err()?;
+        Some(error.to_string().replace(file.path().to_str().unwrap(), "FILE"))
+    };
+    let expected = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        refusal(
+            "server.listen = \"here\"",
+            &[option("server.listen", "127.0.0.1:2")]
+        ),
+        expected(
+            "server.listen = here: must be an IP address with a port, for example 127.0.0.1:50051 (from FILE, line 1)"
+        )
+    );
+    assert_eq!(
+        refusal("server.drain = \"2h\"", &[option("server.drain", "3s")]),
+        expected("server.drain = 2h: must be 0s to 1 hour (from FILE, line 1)")
+    );
+    // A value that is valid in its own file, or together with the values in force, is no error.
+    let sizes = "store.segment_bytes = \"256MiB\"\nstore.block_bytes_max = \"64MiB\"";
+    assert_eq!(refusal(sizes, &[option("store.block_bytes_max", "4MiB")]), None);
+    let segment = option("store.segment_bytes", "8MiB");
+    assert_eq!(
+        refusal(sizes, &[segment, option("store.block_bytes_max", "2MiB")]),
+        None
+    );
+    // The address is not secured, but it is not in force.
+    let open = "server.listen = \"0.0.0.0:1\"";
+    assert_eq!(refusal(open, &[option("server.listen", "127.0.0.1:2")]), None);
+}
+
+#[test]
+fn a_file_that_is_too_long_or_no_text_is_refused() {
+    let error = load(Some(std::path::Path::new("/dev/zero")), &[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "--config = /dev/zero: must be a file of at most 1MiB"
+    );
+    let mut binary = tempfile::NamedTempFile::new().unwrap();
+    binary.write_all(b"[server]\n# \xff\n").unwrap();
+    let error = load(Some(binary.path()), &[]).unwrap_err().to_string();
+    assert!(
+        error.ends_with("is not valid TOML: line 2, column 3: the file is not UTF-8 text"),
+        "{error}"
+    );
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tally_breaker::{BreakerMode, CircuitBreakerConfig, ConfigValue};
+use tally_breaker::{BreakerMode, CircuitBreakerConfig, ConfigError, ConfigValue};
 
 use super::{
     CallKind,
@@ -329,15 +329,25 @@ impl BreakerSettings {
     /// Checks that the settings of a kind of call contain no key that is allowed only for all kinds together. `key` is
     /// the path of these settings.
     fn check_no_global_keys(&self, key: &str) -> Result<(), SettingError> {
-        for (field, is_set) in [
-            ("mode", self.mode.is_some()),
-            ("strict", self.strict.is_some()),
-            ("tick_interval", self.tick_interval.is_some()),
-            ("methods", !self.methods.is_empty()),
+        let text = |value: Option<bool>| value.map(|value| value.to_string());
+        let tick = self
+            .tick_interval
+            .map(|time| humantime::format_duration(time).to_string());
+        for (field, value) in [
+            (
+                "mode",
+                self.mode.map(|mode| BreakerMode::from(mode).as_str().to_owned()),
+            ),
+            ("strict", text(self.strict)),
+            ("tick_interval", tick),
+            (
+                "methods",
+                (!self.methods.is_empty()).then(|| "a table".to_owned()),
+            ),
         ] {
-            if is_set {
-                let bound = "absent; set it for the whole breaker";
-                return Err(SettingError::new(format!("{key}.{field}"), "set", bound));
+            if let Some(value) = value {
+                let bound = format!("set for all kinds of calls together, as breaker.{field}");
+                return Err(SettingError::new(format!("{key}.{field}"), value, bound));
             }
         }
         Ok(())
@@ -345,13 +355,21 @@ impl BreakerSettings {
 }
 
 fn validate(key: &str, config: &CircuitBreakerConfig) -> Result<(), SettingError> {
-    config.validate().map_err(|error| {
-        let value = match error.value {
-            ConfigValue::Time(time) => humantime::format_duration(time).to_string(),
-            ConfigValue::Count(_) | ConfigValue::Ratio(_) => error.value.to_string(),
-        };
-        SettingError::new(format!("{key}.{}", error.field), value, error.bound)
-    })
+    config.validate().map_err(|error| setting_error(key, error))
+}
+
+/// Converts the error of the breaker into the error of the setting in the table `key`.
+#[must_use]
+pub fn setting_error(key: &str, error: ConfigError) -> SettingError {
+    let value = match error.value {
+        ConfigValue::Time(time) => humantime::format_duration(time).to_string(),
+        ConfigValue::Count(_) | ConfigValue::Ratio(_) => error.value.to_string(),
+    };
+    let bound = match error.related {
+        Some(related) => format!("{} ({key}.{related})", error.bound),
+        None => error.bound,
+    };
+    SettingError::new(format!("{key}.{}", error.field), value, bound)
 }
 
 // ===== impl BreakerModeSetting =====

@@ -8,7 +8,7 @@ use tally_batch::{BatchConfig, BatchConfigValue};
 use tally_topology::{AffinityConfig, AffinityError, CpuSet, FifoConfig, Mode, RoleCpus};
 
 use super::breaker_settings::Preset;
-use crate::settings::{SettingError, bytes_text, deserialize_text, serialize_bytes};
+use crate::settings::{SettingError, bytes_text, deserialize_text, range_text, serialize_bytes};
 
 /// The section `batch`: the queue and the batches.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ impl BatchSettings {
             Err(error) => {
                 let key = format!("batch.{}", error.field);
                 let written = |value| as_written(error.field, value);
-                let bound = format!("{} to {}", written(error.minimum), written(error.maximum));
+                let bound = range_text(&written(error.minimum), &written(error.maximum));
                 Err(SettingError::new(key, written(error.value), bound))
             }
         }

@@ -46,11 +46,21 @@ pub struct TlsPaths {
 // ===== impl SecuritySettings =====
 
 impl SecuritySettings {
-    /// Checks that certificate and key are set together, and that a CA for clients is set only together with them.
+    /// Checks that no path is empty, that certificate and key are set together, and that a CA for clients is set only together with them.
     ///
     /// # Errors
-    /// [`SettingError`] for the key that is missing.
+    /// [`SettingError`] for the key that is empty or missing.
     pub fn config(&self) -> Result<SecurityConfig, SettingError> {
+        for (key, path) in [
+            ("security.tls_certificate", &self.tls_certificate),
+            ("security.tls_key", &self.tls_key),
+            ("security.client_ca", &self.client_ca),
+            ("security.tokens_file", &self.tokens_file),
+        ] {
+            if path.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+                return Err(SettingError::new(key, "", "the path of a file"));
+            }
+        }
         let missing =
             |key: &str, other: &str| SettingError::new(key, "unset", format!("set together with {other}"));
         let tls = match (&self.tls_certificate, &self.tls_key) {

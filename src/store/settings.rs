@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tally_journal::{BLOCKS_PER_SEGMENT_MIN, JournalError, SEGMENT_GRANULE_BYTES};
 
 use super::embedded::{BLOCK_BYTES_MIN, StoreConfig};
-use crate::settings::{SettingError, bytes_text, serialize_bytes};
+use crate::settings::{SettingError, bytes_text, range_text, serialize_bytes};
 
 /// The section `store` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ impl StoreSettings {
         let refused = |key: &str, value: ByteSize, bound: String| {
             SettingError::new(format!("store.{key}"), bytes_text(value.0), bound)
         };
+        if self.data.as_os_str().is_empty() {
+            return Err(SettingError::new("store.data", "", "the path of a directory"));
+        }
         let segment = self.segment_bytes;
         if !SEGMENT_BYTES_BOUNDS.contains(&segment.0)
             || !segment.0.is_multiple_of(SEGMENT_GRANULE_BYTES.into())
@@ -84,10 +87,8 @@ impl StoreSettings {
         }
         let block_max = segment.0 / u64::from(BLOCKS_PER_SEGMENT_MIN);
         if !(u64::from(BLOCK_BYTES_MIN)..=block_max).contains(&self.block_bytes_max.0) {
-            let bound = format!(
-                "2MiB to {}, a quarter of store.segment_bytes",
-                bytes_text(block_max)
-            );
+            let sizes = range_text(&bytes_text(BLOCK_BYTES_MIN.into()), &bytes_text(block_max));
+            let bound = format!("{sizes}, a quarter of store.segment_bytes");
             return Err(refused("block_bytes_max", self.block_bytes_max, bound));
         }
         if !CHECKPOINT_BYTES_BOUNDS.contains(&self.checkpoint_bytes.0) {

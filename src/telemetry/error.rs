@@ -45,6 +45,16 @@ pub enum FilterError {
         /// The crate that the operator probably meant.
         meant: String,
     },
+    /// A target is in a crate of Tally, but no event has it.
+    #[error("unknown target {target:?}; the targets in {module} are {known}")]
+    Module {
+        /// The target.
+        target: String,
+        /// The innermost module of the target that exists.
+        module: String,
+        /// The names of the targets in this module.
+        known: String,
+    },
     /// A rule is malformed.
     #[error("a rule has another form")]
     Syntax,

@@ -13,6 +13,7 @@ mod log_level;
 mod metrics;
 mod otlp_metrics;
 mod panics;
+mod plain;
 mod process;
 mod propagation;
 pub mod settings;
@@ -25,7 +26,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use tracing_subscriber::{
     Layer,
-    filter::{FilterExt, Targets},
+    filter::{FilterExt, LevelFilter, Targets},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -51,6 +52,21 @@ use self::{
     targets::EXPORTED_TARGETS,
 };
 
+/// Writes warnings to standard error, as one line for people each, until the process ends. For a subcommand that checks
+/// what a service would warn of.
+///
+/// # Errors
+/// [`TelemetryError::Twice`] if logs are already set up.
+pub fn warnings_to_standard_error() -> Result<(), TelemetryError> {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .with_ansi(false)
+        .event_format(plain::WarningLine)
+        .with_filter(LevelFilter::WARN);
+    Ok(tracing_subscriber::registry().with(lines).try_init()?)
+}
+
 /// Sets up logs and traces for the process. If `telemetry.otlp_endpoint` is set, call this function within a tokio
 /// runtime.
 ///
@@ -68,7 +84,12 @@ pub fn init(config: &TelemetrySettings) -> Result<(Telemetry, LogLevel), Telemet
     let logs = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .log_internal_errors(false);
-    let logs = if json { logs.json().boxed() } else { logs.boxed() };
+    let logs = match (json, std::io::stderr().is_terminal()) {
+        (true, _) => logs.json().boxed(),
+        (false, true) => logs.boxed(),
+        // Only a terminal understands the codes for colours.
+        (false, false) => logs.with_ansi(false).boxed(),
+    };
     // Audit events pass whatever the filter says. The check costs little: `tracing` evaluates a filter by target once
     // for each callsite and caches the result.
     let audit = Targets::new().with_target(AUDIT_TARGET, tracing::Level::TRACE);

@@ -17,7 +17,7 @@ use crate::settings::{HOUR, SECOND, SettingError, check, check_time};
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetrySettings {
     /// Which events are logged: a level (`off`, `error`, `warn`, `info`, `debug` or `trace`), or rules with commas
-    /// between them, such as `tally=debug,warn`.
+    /// between them, such as `tally=debug,warn`. Without a level alone, the other targets have the level `info`.
     pub log: String,
     /// The format of the log.
     pub format: LogFormat,
@@ -145,8 +145,9 @@ mod tests {
             assert_eq!(
                 refusal(&with(endpoint)),
                 format!(
-                    "telemetry.otlp_endpoint = {endpoint}: must be http://HOST:PORT, such as http://127.0.0.1:4317; the \
-                     export has no TLS"
+                    "telemetry.otlp_endpoint = {}: must be http://HOST:PORT, such as http://127.0.0.1:4317; the \
+                     export has no TLS",
+                    crate::settings::in_one_line(endpoint)
                 )
             );
         }

@@ -173,11 +173,11 @@ impl CircuitBreakerConfig {
         if self.slow_threshold > floor {
             return Ok(());
         }
-        let bound = "longer than the batch's linger plus the median commit time";
         Err(ConfigError {
             field: "slow_threshold",
             value: ConfigValue::Time(self.slow_threshold),
-            bound,
+            bound: format!("longer than {floor:?}, the batch's linger plus the median commit time"),
+            related: None,
         })
     }
 
@@ -187,29 +187,24 @@ impl CircuitBreakerConfig {
             self.slow_threshold,
             SLOW_THRESHOLD_MIN,
             MINUTE,
-            "from 8us to 60s",
+            "8us to 60s",
         )?;
         share("slow_rate", self.slow_rate)?;
         share("failure_rate", self.failure_rate)?;
-        count("min_calls", self.min_calls, 1, 1_000_000, "from 1 to 1000000")?;
-        count("min_batches", self.min_batches, 1, 10_000, "from 1 to 10000")?;
-        count(
-            "overdue_rounds",
-            self.overdue_rounds,
-            1,
-            ROUNDS_MAX,
-            "from 1 to 7",
-        )?;
+        count("min_calls", self.min_calls, 1, 1_000_000, "1 to 1000000")?;
+        count("min_batches", self.min_batches, 1, 10_000, "1 to 10000")?;
+        count("overdue_rounds", self.overdue_rounds, 1, ROUNDS_MAX, "1 to 7")?;
         share("stall_rate", self.stall_rate)?;
-        count("min_overdue", self.min_overdue, 1, 1_000_000, "from 1 to 1000000")?;
+        count("min_overdue", self.min_overdue, 1, 1_000_000, "1 to 1000000")?;
         if let Some(stall_after) = self.stall_after {
             time(
                 "stall_after",
                 stall_after,
                 self.slow_threshold,
                 10 * MINUTE,
-                "from slow_threshold to 10min, or absent",
-            )?;
+                &at_least(self.slow_threshold, 10 * MINUTE, "10min"),
+            )
+            .map_err(of("slow_threshold"))?;
         }
         if let Some(failures) = self.consecutive_failures {
             count(
@@ -217,7 +212,7 @@ impl CircuitBreakerConfig {
                 failures,
                 1,
                 u32::MAX,
-                "from 1 to 4294967295, or absent",
+                "1 to 4294967295, or absent",
             )?;
         }
         if let Some(violations) = self.violations {
@@ -226,7 +221,7 @@ impl CircuitBreakerConfig {
                 violations,
                 1,
                 u32::MAX,
-                "from 1 to 4294967295, or absent",
+                "1 to 4294967295, or absent",
             )?;
         }
         if let Some(p99) = self.p99_threshold {
@@ -235,27 +230,28 @@ impl CircuitBreakerConfig {
                 p99,
                 Duration::from_micros(1),
                 MINUTE,
-                "from 1us to 60s, or absent",
+                "1us to 60s, or absent",
             )?;
         }
         Ok(())
     }
 
     fn validate_window(&self) -> Result<(), ConfigError> {
-        count("window_buckets", self.window_buckets, 2, 60, "from 2 to 60")?;
+        count("window_buckets", self.window_buckets, 2, 60, "2 to 60")?;
         time(
             "bucket",
             self.bucket,
             Duration::from_millis(10),
             MINUTE,
-            "from 10ms to 60s",
+            "10ms to 60s",
         )?;
         if !self.bucket.subsec_nanos().is_multiple_of(1_000_000) {
             let value = ConfigValue::Time(self.bucket);
             return Err(ConfigError {
                 field: "bucket",
                 value,
-                bound: "a whole number of milliseconds",
+                bound: "a whole number of milliseconds, 10ms to 60s".to_owned(),
+                related: None,
             });
         }
         time(
@@ -263,69 +259,65 @@ impl CircuitBreakerConfig {
             self.tick_interval,
             Duration::from_millis(1),
             Duration::from_secs(1),
-            "from 1ms to 1s",
+            "1ms to 1s",
         )?;
-        count("shards", self.shards, 1, 64, "from 1 to 64")
+        count("shards", self.shards, 1, 64, "1 to 64")
     }
 
     fn validate_recovery(&self) -> Result<(), ConfigError> {
         let (zero, tick) = (Duration::ZERO, Duration::from_millis(1));
-        time("open_base", self.open_base, tick, DAY, "from 1ms to 1 day")?;
+        time("open_base", self.open_base, tick, DAY, "1ms to 1 day")?;
         time(
             "open_max",
             self.open_max,
             self.open_base,
             DAY,
-            "from open_base to 1 day",
-        )?;
-        ratio("open_jitter", self.open_jitter, 0.0, 0.9, "from 0 to 0.9")?;
-        count(
-            "half_open_permits",
-            self.half_open_permits,
-            1,
-            1024,
-            "from 1 to 1024",
-        )?;
+            &at_least(self.open_base, DAY, "1 day"),
+        )
+        .map_err(of("open_base"))?;
+        ratio("open_jitter", self.open_jitter, 0.0, 0.9, "0 to 0.9")?;
+        count("half_open_permits", self.half_open_permits, 1, 1024, "1 to 1024")?;
         let permits = self.half_open_permits;
+        let ok_bound = if permits == 1 {
+            "1".to_owned()
+        } else {
+            format!("1 to {permits}")
+        };
         count(
             "half_open_ok_needed",
             self.half_open_ok_needed,
             1,
             permits,
-            "from 1 to half_open_permits",
-        )?;
+            &ok_bound,
+        )
+        .map_err(of("half_open_permits"))?;
         let timeout = self.effective_probe_timeout();
-        let timeout_bound = "from slow_threshold to 10min";
         time(
             "probe_timeout",
             timeout,
             self.slow_threshold,
             10 * MINUTE,
-            timeout_bound,
-        )?;
+            &at_least(self.slow_threshold, 10 * MINUTE, "10min"),
+        )
+        .map_err(of("slow_threshold"))?;
         time(
             "half_open_max_wait",
             self.half_open_max_wait,
             timeout,
             DAY,
-            "from probe_timeout to 1 day",
-        )?;
-        time("ramp", self.ramp, zero, 60 * MINUTE, "from 0s to 1 hour")?;
+            &at_least(timeout, DAY, "1 day"),
+        )
+        .map_err(of("probe_timeout"))?;
+        time("ramp", self.ramp, zero, 60 * MINUTE, "0s to 1 hour")?;
         share("ramp_min", self.ramp_min)?;
-        ratio(
-            "ramp_aggression",
-            self.ramp_aggression,
-            0.1,
-            10.0,
-            "from 0.1 to 10",
-        )?;
-        time("stable_for", self.stable_for, zero, DAY, "from 0s to 1 day")?;
+        ratio("ramp_aggression", self.ramp_aggression, 0.1, 10.0, "0.1 to 10")?;
+        time("stable_for", self.stable_for, zero, DAY, "0s to 1 day")?;
         time(
             "forced_open_retry_after",
             self.forced_open_retry_after,
             tick,
             DAY,
-            "from 1ms to 1 day",
+            "1ms to 1 day",
         )
     }
 }
@@ -368,13 +360,7 @@ impl Default for CircuitBreakerConfig {
     }
 }
 
-fn count(
-    field: &'static str,
-    value: u32,
-    min: u32,
-    max: u32,
-    bound: &'static str,
-) -> Result<(), ConfigError> {
+fn count(field: &'static str, value: u32, min: u32, max: u32, bound: &str) -> Result<(), ConfigError> {
     let given = ConfigValue::Count(u64::from(value));
     if (min..=max).contains(&value) {
         Ok(())
@@ -382,7 +368,8 @@ fn count(
         Err(ConfigError {
             field,
             value: given,
-            bound,
+            bound: bound.to_owned(),
+            related: None,
         })
     }
 }
@@ -392,7 +379,7 @@ fn time(
     value: Duration,
     min: Duration,
     max: Duration,
-    bound: &'static str,
+    bound: &str,
 ) -> Result<(), ConfigError> {
     let given = ConfigValue::Time(value);
     if (min..=max).contains(&value) {
@@ -401,18 +388,13 @@ fn time(
         Err(ConfigError {
             field,
             value: given,
-            bound,
+            bound: bound.to_owned(),
+            related: None,
         })
     }
 }
 
-fn ratio(
-    field: &'static str,
-    value: f64,
-    min: f64,
-    max: f64,
-    bound: &'static str,
-) -> Result<(), ConfigError> {
+fn ratio(field: &'static str, value: f64, min: f64, max: f64, bound: &str) -> Result<(), ConfigError> {
     let given = ConfigValue::Ratio(value);
     // NaN is in no range, so it is rejected, too.
     if (min..=max).contains(&value) {
@@ -421,11 +403,29 @@ fn ratio(
         Err(ConfigError {
             field,
             value: given,
-            bound,
+            bound: bound.to_owned(),
+            related: None,
         })
     }
 }
 
 fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
     ratio(field, value, f64::MIN_POSITIVE, 1.0, "above 0 and at most 1")
+}
+
+/// Describes the times from `min` to `max`. `max_words` is `max` in words.
+fn at_least(min: Duration, max: Duration, max_words: &str) -> String {
+    if min < max {
+        format!("{min:?} to {max_words}")
+    } else {
+        max_words.to_owned()
+    }
+}
+
+/// Returns a function that adds the field whose value is one of the bounds to an error.
+fn of(field: &'static str) -> impl Fn(ConfigError) -> ConfigError {
+    move |error| ConfigError {
+        related: Some(field),
+        ..error
+    }
 }

@@ -30,16 +30,18 @@ pub enum CircuitBreakerError<E> {
 }
 
 /// A field of a [`CircuitBreakerConfig`](super::CircuitBreakerConfig) that is out of bounds.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("breaker.{field} = {value}: must be {bound}")]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("breaker.{field} = {value}: must be {bound}{}", related_note(*related))]
 #[non_exhaustive]
 pub struct ConfigError {
     /// The field's name.
     pub field: &'static str,
     /// The field's value.
     pub value: ConfigValue,
-    /// The bounds that the value violates.
-    pub bound: &'static str,
+    /// The bounds that the value violates, as figures.
+    pub bound: String,
+    /// The field whose value is one of the bounds.
+    pub related: Option<&'static str>,
 }
 
 /// The value of a configuration field.
@@ -76,4 +78,9 @@ impl fmt::Display for ConfigValue {
             Self::Time(time) => write!(f, "{time:?}"),
         }
     }
+}
+
+/// Returns the end of an error text that names the field whose value is one of the bounds.
+fn related_note(related: Option<&str>) -> String {
+    related.map_or_else(String::new, |field| format!(" (breaker.{field})"))
 }

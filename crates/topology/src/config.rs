@@ -172,12 +172,6 @@ impl RoleCpus {
             Role::Aux => self.aux.as_ref(),
         }
     }
-
-    /// Whether no role has a list.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        Role::ALL.into_iter().all(|role| self.get(role).is_none())
-    }
 }
 
 // ===== impl FifoConfig =====

@@ -22,10 +22,12 @@ pub enum AffinityError {
         bound: &'static str,
     },
     /// `strict`: an explicit list contains CPUs that the process may not use.
-    #[error("{field}: CPUs {offending} are not allowed (allowed: {allowed})")]
+    #[error("{field} = {list}: CPUs {offending} are not allowed (allowed: {allowed})")]
     CpusNotAllowed {
         /// Full name of the field.
         field: &'static str,
+        /// The list as configured.
+        list: CpuSet,
         /// The ids that are not allowed.
         offending: CpuSet,
         /// The ids that are allowed.

@@ -105,11 +105,14 @@ impl Plan {
                 needed: STRICT_CPUS_MIN,
             });
         }
-        let (placement, why) = decide(machine, config);
+        // A list that can't be used must not decide about the placement, so the lists are checked first.
+        let (lists, ignored) = usable_lists(machine, config)?;
+        let (placement, why) = decide(machine, config, &lists);
         let mut plan = Self::unpinned(machine, config, placement, why);
+        plan.warnings = ignored;
         if placement == Placement::Pin {
-            plan.pin(machine, config)?;
-        } else if !config.cpus.is_empty() {
+            plan.pin(machine, config, &lists);
+        } else if !lists.is_empty() {
             plan.warn(
                 WarningCode::ListIgnored,
                 format!("explicit CPU lists are not used: {}", plan.why),
@@ -211,18 +214,17 @@ impl Plan {
     }
 
     /// Places the roles by the explicit lists and, for roles without a list, by the table of roles.
-    fn pin(&mut self, machine: &Machine, config: &AffinityConfig) -> Result<(), AffinityError> {
-        let lists = self.usable_lists(config)?;
+    fn pin(&mut self, machine: &Machine, config: &AffinityConfig, lists: &[(Role, CpuSet)]) {
         let layout = if lists.is_empty() {
             Layout::by_table(machine, config.net_threads_max)
         } else {
-            Layout::with_lists(&lists, machine, config.net_threads_max)
+            Layout::with_lists(lists, machine, config.net_threads_max)
         };
         for entry in &mut self.roles {
             let Assignment { cpus, why } = layout.role(entry.role).clone();
             (entry.cpus, entry.why) = (cpus, why);
         }
-        self.warn_of_overlaps(&lists);
+        self.warn_of_overlaps(lists);
         self.cap_net(config.net_threads_max);
         let used = self
             .roles
@@ -230,38 +232,6 @@ impl Plan {
             .fold(CpuSet::new(), |all, role| all.union(&role.cpus));
         self.spare = machine.allowed.difference(&used);
         self.single_cpu_aux = machine.isolated_allowed().intersects(&self.role(Role::Aux).cpus);
-        Ok(())
-    }
-
-    /// Returns the explicit lists. If a list has a CPU that is not allowed, returns an error in mode `strict`, and
-    /// ignores the list with a warning in the other modes.
-    fn usable_lists(&mut self, config: &AffinityConfig) -> Result<Vec<(Role, CpuSet)>, AffinityError> {
-        let mut lists = Vec::new();
-        for role in Role::ALL {
-            let Some(list) = config.cpus.get(role) else {
-                continue;
-            };
-            let offending = list.difference(&self.allowed);
-            if offending.is_empty() {
-                lists.push((role, list.clone()));
-            } else if config.mode == Mode::Strict {
-                return Err(AffinityError::CpusNotAllowed {
-                    field: role.cpus_field(),
-                    offending,
-                    allowed: self.allowed.clone(),
-                });
-            } else {
-                self.warn(
-                    WarningCode::ListIgnored,
-                    format!(
-                        "{} = {list}: CPUs {offending} are not allowed (allowed: {}), so the list is ignored",
-                        role.cpus_field(),
-                        self.allowed
-                    ),
-                );
-            }
-        }
-        Ok(lists)
     }
 
     fn warn_of_overlaps(&mut self, lists: &[(Role, CpuSet)]) {
@@ -432,8 +402,42 @@ impl fmt::Display for Plan {
 
 // ===== helpers =====
 
-/// Chooses the placement, and states the reason.
-fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
+/// Returns the explicit lists that can be used, and a warning for each list that has a CPU that is not allowed. In mode
+/// `strict`, such a list is an error.
+fn usable_lists(
+    machine: &Machine,
+    config: &AffinityConfig,
+) -> Result<(Vec<(Role, CpuSet)>, Vec<Warning>), AffinityError> {
+    let (mut lists, mut ignored) = (Vec::new(), Vec::new());
+    let allowed = &machine.allowed;
+    for role in Role::ALL {
+        let Some(list) = config.cpus.get(role) else {
+            continue;
+        };
+        let offending = list.difference(allowed);
+        if offending.is_empty() {
+            lists.push((role, list.clone()));
+            continue;
+        }
+        let field = role.cpus_field();
+        if config.mode == Mode::Strict {
+            return Err(AffinityError::CpusNotAllowed {
+                field,
+                list: list.clone(),
+                offending,
+                allowed: allowed.clone(),
+            });
+        }
+        let detail = format!(
+            "{field} = {list}: CPUs {offending} are not allowed (allowed: {allowed}), so the list is ignored"
+        );
+        ignored.push(Warning::new(WarningCode::ListIgnored, detail));
+    }
+    Ok((lists, ignored))
+}
+
+/// Chooses the placement, and states the reason. `lists` are the explicit lists that can be used.
+fn decide(machine: &Machine, config: &AffinityConfig, lists: &[(Role, CpuSet)]) -> (Placement, String) {
     let allowed = machine.allowed.len();
     let because = |placement, why: &str| (placement, why.to_owned());
     match config.mode {
@@ -441,7 +445,11 @@ fn decide(machine: &Machine, config: &AffinityConfig) -> (Placement, String) {
         _ if allowed == 1 => because(Placement::Fence, "degraded: single_cpu"),
         Mode::Fence => because(Placement::Fence, "as configured"),
         Mode::Pin | Mode::Strict => because(Placement::Pin, "as configured"),
-        Mode::Auto if !config.cpus.is_empty() => because(Placement::Pin, "explicit CPU lists"),
+        Mode::Auto if !lists.is_empty() => {
+            let roles: Vec<String> = lists.iter().map(|(role, _)| role.to_string()).collect();
+            let why = format!("explicit CPU lists for {}", roles.join(", "));
+            (Placement::Pin, why)
+        }
         // If threads were not pinned, the kernel would leave them all on one isolated CPU. That is worse than sharing
         // CPUs with other processes.
         Mode::Auto if !machine.isolated_allowed().is_empty() => because(

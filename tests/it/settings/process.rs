@@ -35,6 +35,7 @@ fn the_settings_in_force_are_shown_with_their_origin() {
     let variables = [
         ("TALLY__BATCH__SIBLINGS", "9"),
         ("TALLY__AFFINITY__CPUS__EXEC", "0"),
+        ("TALLY__STORE__DATA", "2024"),
         ("TALLY_LISTEN", "127.0.0.1:0"),
         (
             "TALLY__TELEMETRY__OTLP_ENDPOINT",
@@ -43,13 +44,14 @@ fn the_settings_in_force_are_shown_with_their_origin() {
         ("TALLY_SERVICE_HOST", "10.0.0.1"),
         ("TALLY_PORT", "tcp://10.0.0.1:50051"),
         ("TALLY_PORT_50051_TCP_ADDR", "10.0.0.1"),
-        ("TALLY_PROFILE", "of another program"),
+        ("TALLY_COMMIT", "of the build"),
     ];
     let in_file = format!("{}, line 2", file.display());
     let expected = [
         ("server.drain", "20s", &*in_file),
         ("batch.siblings", "9", "TALLY__BATCH__SIBLINGS"),
         ("affinity.cpus.exec", "0", "TALLY__AFFINITY__CPUS__EXEC"),
+        ("store.data", "2024", "TALLY__STORE__DATA"),
         ("server.listen", "127.0.0.1:0", "TALLY_LISTEN"),
         ("admin.listen", "127.0.0.1:0", "--admin"),
         ("store.segment_bytes", "64MiB", "default"),
@@ -62,7 +64,13 @@ fn the_settings_in_force_are_shown_with_their_origin() {
     ];
     for command in [&["config"][..], &["serve", "--check"]] {
         let (code, output, error) = tally(&[command, &arguments].concat(), &variables);
-        assert_eq!((code, error.as_str()), (Some(0), ""), "{command:?}");
+        assert_eq!(code, Some(0), "{command:?}: {error}");
+        // A check also prints warnings that depend on the machine.
+        let is_check = command.contains(&"--check");
+        let of_variables = error
+            .lines()
+            .filter(|line| !is_check || line.contains("variable"));
+        assert_eq!(of_variables.count(), 0, "{command:?}: {error}");
         for (key, value, origin) in expected {
             assert_eq!(row(&output, key), [key, value, origin], "{command:?}");
         }
@@ -90,7 +98,38 @@ fn errors_name_the_variable_or_the_option_and_the_probable_name() {
         (
             &[][..],
             ("TALLY__SERVER__LISTN", "127.0.0.1:1"),
-            "TALLY__SERVER__LISTN is not a setting; did you mean TALLY__SERVER__LISTEN?",
+            "the environment variable TALLY__SERVER__LISTN is not known; did you mean TALLY__SERVER__LISTEN?",
+        ),
+        (
+            &[],
+            ("TALLY__STORE__DATA", ""),
+            "store.data = \"\": must be the path of a directory (from TALLY__STORE__DATA)",
+        ),
+        (
+            &[],
+            ("TALLY_LISTEN", "abc"),
+            "TALLY_LISTEN = abc: must be an IP address with a port, for example 127.0.0.1:50051 or [::1]:50051",
+        ),
+        (
+            &[],
+            ("TALLY_DATA", ""),
+            "TALLY_DATA = \"\": must be a value that is not empty",
+        ),
+        (
+            &[],
+            ("TALLY__BREAKER__STRICT", "no"),
+            "breaker.strict = no: must be true or false (from TALLY__BREAKER__STRICT)",
+        ),
+        (
+            &[],
+            ("TALLY__BREAKER__METHODS__NOBODY__RAMP", "1s"),
+            "(from TALLY__BREAKER__METHODS__NOBODY__RAMP)",
+        ),
+        (
+            &["--listen", "127.0.0.1:0"],
+            ("TALLY__SERVER__LISTEN", "here"),
+            "server.listen = here: must be an IP address with a port, for example 127.0.0.1:50051 (from \
+             TALLY__SERVER__LISTEN)",
         ),
         (
             &[],
@@ -126,4 +165,123 @@ fn errors_name_the_variable_or_the_option_and_the_probable_name() {
             assert!(error.trim_end().ends_with(expected), "{command:?}: {error}");
         }
     }
+}
+
+#[test]
+fn every_subcommand_follows_the_same_rule_for_unknown_variables() {
+    // These fail without a service, a file or a token, but only after the check of the variables.
+    let subcommands: [&[&str]; 8] = [
+        &["config"],
+        &["serve", "--check"],
+        &["topology"],
+        &["health", "--endpoint", "http://127.0.0.1:9"],
+        &["stats", "--endpoint", "http://127.0.0.1:9"],
+        &["circuit", "show", "--endpoint", "http://127.0.0.1:9"],
+        &["verify", "nowhere"],
+        &["import", "nowhere.csv"],
+    ];
+    for subcommand in subcommands {
+        for (variable, expected) in [
+            (
+                "TALLY_ENDPONT",
+                "tally: the environment variable TALLY_ENDPONT is not known; did you mean TALLY_ENDPOINT?\n",
+            ),
+            (
+                "TALLY_ALLOW_INSECURE",
+                "tally: the environment variable TALLY_ALLOW_INSECURE is not known; did you mean \
+                 TALLY__SECURITY__ALLOW_INSECURE?\n",
+            ),
+            (
+                "TALLY__",
+                "tally: the environment variable TALLY__ is not known\n",
+            ),
+            (
+                "TALLY__SERVER__",
+                "tally: the environment variable TALLY__SERVER__ is not known\n",
+            ),
+        ] {
+            let (code, _, error) = tally(subcommand, &[(variable, "x")]);
+            assert_eq!((code, &*error), (Some(78), expected), "{subcommand:?}");
+        }
+        let (_, _, error) = tally(subcommand, &[("TALLY_FOO", "1")]);
+        let warning = "tally: warning: the environment variable TALLY_FOO is not known, so it is ignored\n";
+        assert!(error.starts_with(warning), "{subcommand:?}: {error}");
+    }
+    for subcommand in [&["completions", "bash"][..], &["man"]] {
+        let (code, _, error) = tally(subcommand, &[("TALLY_ENDPONT", "x")]);
+        assert_eq!((code, &*error), (Some(0), ""), "{subcommand:?}");
+    }
+}
+
+#[test]
+fn a_variable_of_an_option_is_named_in_its_error() {
+    for (subcommand, variables, expected) in [
+        (
+            &["import", "nowhere.csv"][..],
+            &[("TALLY_IMPORT_BATCH", "0")][..],
+            "TALLY_IMPORT_BATCH = 0: must be 1 to 8192",
+        ),
+        (
+            &["import", "nowhere.csv"],
+            &[("TALLY_IMPORT_BATCH", "many")],
+            "TALLY_IMPORT_BATCH = many: must be a whole number",
+        ),
+        (
+            &["import", "nowhere.csv"],
+            &[("TALLY_IMPORT_CREATE_ACCOUNTS", "perhaps")],
+            "TALLY_IMPORT_CREATE_ACCOUNTS = perhaps: must be one of true, false",
+        ),
+        (
+            &["stats"],
+            &[("TALLY_TOKEN", "secret\u{7}")],
+            "TALLY_TOKEN: must be printable ASCII",
+        ),
+        (
+            &["stats"],
+            &[("TALLY_CLIENT_CERTIFICATE", "a.crt")],
+            "TALLY_CLIENT_CERTIFICATE is set, so --client-key <FILE> must be set, too",
+        ),
+        (
+            &["stats"],
+            &[("TALLY_TOKEN", "a"), ("TALLY_TOKEN_FILE", "b")],
+            "TALLY_TOKEN and TALLY_TOKEN_FILE are set, but exclude each other: set only one of them",
+        ),
+    ] {
+        let (code, _, error) = tally(subcommand, variables);
+        assert_eq!(
+            (code, error),
+            (Some(78), format!("tally: {expected}\n")),
+            "{variables:?}"
+        );
+    }
+    // A wrong option is an error of the command line, even if there is a variable.
+    let (code, _, error) = tally(&["config", "--listen", "abc"], &[("TALLY_LISTEN", "127.0.0.1:0")]);
+    assert_eq!(code, Some(64), "{error}");
+}
+
+#[test]
+fn a_check_prints_the_warnings_of_the_service() {
+    let variables = [
+        ("TALLY__AFFINITY__CPUS__EXEC", "4000"),
+        ("TALLY__SECURITY__ALLOW_INSECURE", "true"),
+    ];
+    let (code, _, error) = tally(&["serve", "--check", "--listen", "0.0.0.0:50051"], &variables);
+    assert_eq!(code, Some(0), "{error}");
+    for warning in [
+        "tally: warning: list_ignored: affinity.cpus.exec = 4000: CPUs 4000 are not allowed",
+        "tally: warning: anybody who can reach this address can move money (security.allow_insecure is set) \
+         listen=0.0.0.0:50051",
+    ] {
+        assert!(error.contains(warning), "{error}");
+    }
+    let (_, output, _) = tally(&["topology"], &variables[..1]);
+    assert!(!output.contains("explicit CPU lists"), "{output}");
+}
+
+#[test]
+fn a_plan_is_made_only_with_valid_settings_of_its_section() {
+    let (code, _, error) = tally(&["topology"], &[("TALLY__AFFINITY__NET_THREADS_MAX", "65")]);
+    let expected =
+        "tally: affinity.net_threads_max = 65: must be 1 to 64 (from TALLY__AFFINITY__NET_THREADS_MAX)\n";
+    assert_eq!((code, &*error), (Some(78), expected));
 }

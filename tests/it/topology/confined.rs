@@ -400,7 +400,8 @@ fn forbidden_cpus_prevent_the_start_in_mode_strict_and_are_warnings_in_other_mod
     let list = ("TALLY__AFFINITY__CPUS__EXEC", "4000-4001");
     let strict = [list, ("TALLY__AFFINITY__MODE", "strict")];
     let expected = format!(
-        "affinity.cpus.exec: CPUs 4000-4001 are not allowed (allowed: {})",
+        "affinity.cpus.exec = 4000-4001: must be within {}, the CPUs that the process may use; 4000-4001 are not in \
+         this list (from TALLY__AFFINITY__CPUS__EXEC)",
         startup_mask().unwrap()
     );
     for words in [&["serve", "--check"][..], &["topology"]] {

@@ -74,10 +74,7 @@ fn the_error_names_field_value_and_bound() {
         ..CircuitBreakerConfig::default()
     };
     let error = config.validate().unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "breaker.min_calls = 0: must be from 1 to 1000000"
-    );
+    assert_eq!(error.to_string(), "breaker.min_calls = 0: must be 1 to 1000000");
     assert_eq!((error.field, error.value), ("min_calls", ConfigValue::Count(0)));
 }
 
@@ -87,4 +84,43 @@ fn a_threshold_below_linger_plus_commit_is_an_error() {
     let error = seed.check_latency_floor(Duration::from_millis(1)).unwrap_err();
     assert_eq!(error.field, "slow_threshold");
     seed.check_latency_floor(Duration::from_micros(999)).unwrap();
+}
+
+#[test]
+fn a_bound_that_another_field_gives_is_a_figure_with_the_name_of_the_field() {
+    let cases: &[(Change, &str)] = &[
+        (
+            |config| config.half_open_ok_needed = 11,
+            "breaker.half_open_ok_needed = 11: must be 1 to 10 (breaker.half_open_permits)",
+        ),
+        (
+            |config| (config.half_open_permits, config.half_open_ok_needed) = (1, 2),
+            "breaker.half_open_ok_needed = 2: must be 1 (breaker.half_open_permits)",
+        ),
+        (
+            |config| config.open_max = Duration::from_secs(4),
+            "breaker.open_max = 4s: must be 5s to 1 day (breaker.open_base)",
+        ),
+        (
+            |config| config.stall_after = Some(Duration::from_millis(49)),
+            "breaker.stall_after = 49ms: must be 50ms to 10min (breaker.slow_threshold)",
+        ),
+        (
+            |config| config.half_open_max_wait = Duration::from_millis(99),
+            "breaker.half_open_max_wait = 99ms: must be 100ms to 1 day (breaker.probe_timeout)",
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut config = CircuitBreakerConfig::default();
+        change(&mut config);
+        assert_eq!(config.validate().unwrap_err().to_string(), *expected);
+    }
+    let floor = Duration::from_millis(3);
+    assert_eq!(
+        CircuitBreakerConfig::seed()
+            .check_latency_floor(floor)
+            .unwrap_err()
+            .to_string(),
+        "breaker.slow_threshold = 1ms: must be longer than 3ms, the batch's linger plus the median commit time"
+    );
 }

@@ -1,6 +1,8 @@
 //! Tests of the table of roles. Each test makes plans for simulated machines, and compares each plan as one line.
 
-use tally_topology::{AffinityConfig, AffinityError, CpuSet, Mode, Plan, PodHints, RoleCpus, WarningCode};
+use tally_topology::{
+    AffinityConfig, AffinityError, CpuSet, Mode, Placement, Plan, PodHints, RoleCpus, WarningCode,
+};
 
 use super::support::tree::{Tree, set};
 
@@ -301,7 +303,7 @@ fn explicit_lists_come_first_and_other_roles_get_the_rest() {
     };
     let plan = Tree::cores(4).plan_with(&wishes);
     assert_eq!(plan.summary(), "pin exec=1 wal=0 net=2-3(2) aux=0 spare= spin");
-    assert_eq!(plan.why, "explicit CPU lists");
+    assert_eq!(plan.why, "explicit CPU lists for exec, net");
 
     // NET's list has the core that EXEC would get without the list. EXEC and WAL still get separate CPUs.
     wishes.cpus = RoleCpus {
@@ -358,8 +360,27 @@ fn a_list_outside_the_allowed_cpus_is_ignored_and_an_error_in_strict() {
     let error = Plan::new(&tree.machine(), &wishes).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "affinity.cpus.exec: CPUs 7-9 are not allowed (allowed: 0-3)"
+        "affinity.cpus.exec = 3,7-9: CPUs 7-9 are not allowed (allowed: 0-3)"
     );
+}
+
+#[test]
+fn an_ignored_list_does_not_decide_about_the_placement() {
+    let mut wishes = config(Mode::Auto);
+    wishes.cpus.exec = Some(set("99"));
+    // Without a list, `auto` does not pin on a whole machine with few CPUs.
+    let tree = Tree::cores(2);
+    let plan = tree.plan_with(&wishes);
+    assert_eq!((plan.placement, &plan.why), (Placement::Fence, &tree.plan().why));
+    assert_eq!(codes(&plan), [WarningCode::ListIgnored]);
+
+    wishes.cpus.wal = Some(set("1"));
+    let plan = tree.plan_with(&wishes);
+    assert_eq!(
+        (plan.placement, &*plan.why),
+        (Placement::Pin, "explicit CPU lists for wal")
+    );
+    assert_eq!(plan.role(tally_topology::Role::Wal).cpus, set("1"));
 }
 
 #[test]
