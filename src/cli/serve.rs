@@ -28,7 +28,7 @@ use super::{
     values::socket_address,
 };
 use crate::{
-    admin::{self, Admin, AdminError, AdminHandle, Readiness},
+    admin::{self, Admin, AdminConnections, AdminError, AdminHandle, Readiness},
     config::{self, CheckedConfig, Config, ConfigError, Loaded, Override},
     engine::{CallKind, Condition, EngineConfig, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
@@ -213,10 +213,12 @@ impl Running {
         let Service { config, security, .. } = service;
         let draining = CancellationToken::new();
         let (services, reporter) = grpc::services(engine, security, &draining).await?;
+        let own_connections = AdminConnections::default();
         let metrics: MetricSources = Arc::new([
             Arc::new(engine.clone()),
             Arc::<Security>::clone(security),
             Arc::new(services.connections().clone()),
+            Arc::new(own_connections.clone()),
             Arc::new(ErrorMetrics),
             Arc::new(service.process),
             Arc::new(SpanMetrics),
@@ -238,6 +240,7 @@ impl Running {
                     readiness: readiness.clone(),
                     log_level,
                     connections: services.connections().clone(),
+                    own_connections,
                     process: service.process,
                     metrics,
                 };
@@ -382,9 +385,30 @@ fn warn_of_variables(ignored: &[String]) {
 
 fn log_placement(affinity: &CpuAffinityManager) {
     let plan = affinity.plan();
-    tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "placement");
+    let [exec, wal, net, aux] = &plan.roles;
+    tracing::info!(
+        mode = plan.requested.as_str(),
+        placement = plan.placement.as_str(),
+        why = %plan.why,
+        allowed = %plan.allowed,
+        exec = %exec.cpus,
+        wal = %wal.cpus,
+        net = %net.cpus,
+        aux = %aux.cpus,
+        spare = %plan.spare,
+        net_threads = plan.net_threads,
+        shared_core = plan.shared_core,
+        spin_allowed = plan.spin_allowed,
+        "threads placed"
+    );
     for warning in &plan.warnings {
-        tracing::warn!("{warning}");
+        let code = warning.code;
+        tracing::warn!(
+            warning = code.as_str(),
+            detail = %warning.detail,
+            remedy = code.remedy(),
+            "the placement of the threads costs speed or predictability"
+        );
     }
 }
 
