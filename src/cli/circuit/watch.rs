@@ -146,7 +146,7 @@ impl View<'_> {
     /// Returns the end of a call that failed with `status`. Before the first snapshot, every failure is final.
     fn ended(&self, engine: &Engine, status: &Status) -> End {
         if self.is_service && is_lost(status) {
-            End::Lost(Fault::of_call(status).within(TIMEOUT).to_string())
+            End::Lost(Fault::of_call(status).to_string())
         } else {
             End::Failed(engine.failure(status))
         }
