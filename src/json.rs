@@ -1,13 +1,20 @@
 //! Converts the protobuf messages of the API to their canonical JSON form and back. Uses the message descriptors that
 //! the build has compiled into the program.
 
+mod rounded;
+
 use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Serialize,
+    de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use thiserror::Error;
 
+use self::rounded::Rounded;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
 /// Why a message could not be converted.
@@ -60,14 +67,12 @@ pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
 }
 
 /// Converts message `name` of package `tally.v1` to indented JSON. The field names are those of the `.proto` files. The
-/// result also contains the fields that have their default value.
+/// result also contains the fields that have their default value. Numbers have at most six decimals.
 ///
 /// # Errors
 /// [`JsonError`] if the API has no message `name`, or the encoding of `message` is not an encoding of `name`.
 pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
-    let mut out = Vec::new();
-    write_json(name, message, &mut serde_json::Serializer::pretty(&mut out))?;
-    Ok(String::from_utf8_lossy(&out).into_owned())
+    write_json(name, message, PrettyFormatter::new())
 }
 
 /// Does the same as [`to_json`], but on one line.
@@ -75,22 +80,38 @@ pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError>
 /// # Errors
 /// [`JsonError`].
 pub fn to_json_line<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
+    write_json(name, message, CompactFormatter)
+}
+
+/// Converts a value that is not a message of the API to indented JSON. As in [`to_json`], numbers have at most six decimals.
+///
+/// # Errors
+/// The errors of `value`.
+pub fn to_pretty<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
+    text(PrettyFormatter::new(), |serializer| value.serialize(serializer))
+}
+
+/// A serializer that rounds numbers.
+type Serializer<'a, F> = serde_json::Serializer<&'a mut Vec<u8>, Rounded<F>>;
+
+/// Returns the text that `write` writes.
+fn text<F: Formatter>(
+    formatter: F,
+    write: impl FnOnce(&mut Serializer<'_, F>) -> serde_json::Result<()>,
+) -> serde_json::Result<String> {
     let mut out = Vec::new();
-    write_json(name, message, &mut serde_json::Serializer::new(&mut out))?;
+    write(&mut Serializer::with_formatter(&mut out, Rounded(formatter)))?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-fn write_json<M: Message, F: serde_json::ser::Formatter>(
-    name: &str,
-    message: &M,
-    serializer: &mut serde_json::Serializer<&mut Vec<u8>, F>,
-) -> Result<(), JsonError> {
+fn write_json<M: Message, F: Formatter>(name: &str, message: &M, formatter: F) -> Result<String, JsonError> {
     let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
         .skip_default_fields(false);
-    dynamic.serialize_with_options(serializer, &options)?;
-    Ok(())
+    Ok(text(formatter, |serializer| {
+        dynamic.serialize_with_options(serializer, &options).map(|_| ())
+    })?)
 }
 
 /// Reads message `name` of package `tally.v1` from its JSON form.

@@ -17,7 +17,7 @@ use std::{io, net::SocketAddr};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{readiness::Readiness, routes::Admin};
+pub use self::{places::AdminConnections, readiness::Readiness, routes::Admin};
 use crate::grpc::Listener;
 use tally_topology::{AffinityError, Role, RoleHandle};
 
@@ -68,7 +68,8 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
         let _guard = guard;
-        server::run(listener.into_std(), routes::router(admin), stopped).await;
+        let places = admin.own_connections.places().clone();
+        server::run(listener.into_std(), routes::router(admin), places, stopped).await;
     })?;
     Ok(AdminHandle { thread, stop })
 }

@@ -14,6 +14,18 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::{Families, MetricSource};
+
+/// Maximum number of connections at the same time. For a further connection, an older connection is closed.
+const CONNECTIONS_MAX: usize = 64;
+/// Maximum number of connections of one client at the same time. For a further connection, the client's oldest connection is
+/// closed.
+const CONNECTIONS_OF_CLIENT_MAX: usize = 16;
+
+/// The open connections of the operators' port. Clones share them.
+#[derive(Debug, Clone)]
+pub struct AdminConnections(Places);
+
 /// The open connections. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
@@ -41,6 +53,33 @@ pub(super) struct Place {
     places: Places,
     number: u64,
     evicted: CancellationToken,
+}
+
+// ===== impl AdminConnections =====
+
+impl Default for AdminConnections {
+    fn default() -> Self {
+        AdminConnections(Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_CLIENT_MAX))
+    }
+}
+
+impl AdminConnections {
+    /// Returns the number of open connections.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.0.table.lock().open.len()
+    }
+
+    /// Returns the places of the connections.
+    pub(super) const fn places(&self) -> &Places {
+        &self.0
+    }
+}
+
+impl MetricSource for AdminConnections {
+    fn collect(&self, families: &mut Families) {
+        families.connections("admin", self.open(), self.0.all_max);
+    }
 }
 
 // ===== impl Places =====

@@ -5,12 +5,13 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
 
 use super::{
+    places::AdminConnections,
     readiness::{Phase, Readiness},
     stats::{self, Shown},
 };
@@ -34,6 +35,8 @@ pub struct Admin {
     pub log_level: LogLevel,
     /// The connections to the gRPC port.
     pub connections: ConnectionMetrics,
+    /// The connections to the operators' port.
+    pub own_connections: AdminConnections,
     /// The start and the memory of the process.
     pub process: ProcessMetrics,
     /// The sources of the metrics.
@@ -44,6 +47,8 @@ pub struct Admin {
 const PAGE: &str = include_str!("page.html");
 /// The page loads nothing from other servers, and no other page may embed it.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
+/// Number of characters of a path or a method that an error shows.
+const SHOWN_CHARS_MAX: usize = 100;
 /// Largest accepted request body, which is a log filter.
 const BODY_BYTES_MAX: usize = 4096;
 
@@ -55,8 +60,27 @@ pub(super) fn router(admin: Admin) -> Router {
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/log-level", get(log_level).put(set_log_level))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
+}
+
+async fn not_found(uri: Uri) -> (StatusCode, String) {
+    let path: String = uri.path().chars().take(SHOWN_CHARS_MAX).collect();
+    let text =
+        format!("there is no {path}; the paths are /, /live, /log-level, /metrics, /ready and /stats.json\n");
+    (StatusCode::NOT_FOUND, text)
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> (StatusCode, String) {
+    // A method is a word of any length.
+    let method: String = method.as_str().chars().take(SHOWN_CHARS_MAX).collect();
+    let text = format!(
+        "{} does not accept {method}; every path accepts GET, and /log-level also PUT\n",
+        uri.path()
+    );
+    (StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
 async fn page() -> impl IntoResponse {
@@ -95,13 +119,15 @@ async fn stats(State(admin): State<Admin>) -> Response {
         security: &admin.security,
         readiness: &admin.readiness,
         connections: &admin.connections,
+        own_connections: &admin.own_connections,
         process: &admin.process,
     };
     let body = match stats::stats(shown) {
         Ok(body) => body,
         Err(error) => {
             tracing::error!(%error, "stats.json could not be encoded");
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            let text = "the figures could not be encoded; see the log of the service\n";
+            return (StatusCode::INTERNAL_SERVER_ERROR, text).into_response();
         }
     };
     (

@@ -23,11 +23,6 @@ use tower_service::Service;
 use super::{places::Places, write_limit::WriteLimit};
 use crate::{security::client_of, terminal::units};
 
-/// Maximum number of connections at the same time. For a further connection, an older connection is closed.
-const CONNECTIONS_MAX: usize = 64;
-/// Maximum number of connections of one client at the same time. For a further connection, the client's oldest connection is
-/// closed.
-const CONNECTIONS_OF_CLIENT_MAX: usize = 16;
 /// Time limit for the head of a request to arrive, and for a connection to be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for the body of a request and its answer, after the head.
@@ -44,13 +39,17 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Pause after an error of `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves `router` until `stop`.
-pub(super) async fn run(listener: std::net::TcpListener, router: Router, stop: CancellationToken) {
+/// Serves `router` until `stop`. Every connection takes one of `places`.
+pub(super) async fn run(
+    listener: std::net::TcpListener,
+    router: Router,
+    places: Places,
+    stop: CancellationToken,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the operators' port could not be served"),
     };
-    let places = Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_CLIENT_MAX);
     loop {
         let accepted = tokio::select! {
             biased;

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::readiness::{Phase, Readiness};
+use super::{
+    places::AdminConnections,
+    readiness::{Phase, Readiness},
+};
 use crate::{
     engine::{Condition, TallyEngine},
     grpc::{self, ConnectionMetrics, ErrorMetrics},
@@ -18,6 +21,7 @@ pub(super) struct Shown<'a> {
     pub(super) security: &'a Security,
     pub(super) readiness: &'a Readiness,
     pub(super) connections: &'a ConnectionMetrics,
+    pub(super) own_connections: &'a AdminConnections,
     pub(super) process: &'a ProcessMetrics,
 }
 
@@ -34,6 +38,7 @@ struct ServiceStats {
     connections: usize,
     connections_max: usize,
     connections_rejected: u64,
+    operators_connections: usize,
     certificate_expires_unix_seconds: Option<f64>,
     /// How often calls and the scrub found damage in the journal.
     journal_damages: u64,
@@ -94,6 +99,7 @@ fn service(shown: Shown<'_>) -> ServiceStats {
         security,
         readiness,
         connections,
+        own_connections,
         process,
     } = shown;
     let space = engine.disk_space();
@@ -112,6 +118,7 @@ fn service(shown: Shown<'_>) -> ServiceStats {
         connections: connections.open(),
         connections_max: connections.open_max(),
         connections_rejected: connections.rejected(),
+        operators_connections: own_connections.open(),
         certificate_expires_unix_seconds: security.certificate_expires_unix_seconds(),
         journal_damages: engine
             .journal_condition()

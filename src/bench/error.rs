@@ -1,6 +1,6 @@
 //! Why a benchmark has no result.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use tally_journal::DiskError;
 use tally_topology::AffinityError;
@@ -25,12 +25,14 @@ pub enum BenchError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A call failed.
-    #[error("{call} failed: {}", Fault::of_call(status))]
+    #[error("{call} failed: {}", fault(status, *timeout))]
     Call {
         /// The method.
         call: &'static str,
         /// The status of the answer.
         status: tonic::Status,
+        /// The timeout of the call. The calls of the load have none, because the benchmark measures how long they take.
+        timeout: Option<Duration>,
     },
     /// A client thread could not be set up.
     #[error("can't set up a client thread: {0}")]
@@ -83,4 +85,33 @@ pub enum BenchError {
     /// The echo server failed.
     #[error("the echo server failed: {0}")]
     Echo(#[source] io::Error),
+}
+
+fn fault(status: &tonic::Status, timeout: Option<Duration>) -> Fault {
+    let fault = Fault::of_call(status);
+    match timeout {
+        Some(limit) => fault.within(limit),
+        None => fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::{Status, TimeoutExpired};
+
+    use super::*;
+
+    #[test]
+    fn a_missing_answer_is_described_with_the_time() {
+        let mut status = Status::cancelled("Timeout expired");
+        status.set_source(Arc::new(TimeoutExpired(())));
+        let error = BenchError::Call {
+            call: "GetBatchStats",
+            status,
+            timeout: Some(Duration::from_secs(60)),
+        };
+        assert_eq!(error.to_string(), "GetBatchStats failed: no answer within 1 min");
+    }
 }

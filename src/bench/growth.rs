@@ -9,7 +9,7 @@ use super::{
     error::BenchError,
     load::Load,
     settings::TRANSACTIONS_MAX,
-    stats::{Round, median},
+    stats::{Round, median, rounded},
     target::Target,
 };
 
@@ -78,9 +78,9 @@ pub(super) async fn run(
         let stats = service.stats().await?.ledger.unwrap_or_default();
         let step = Step {
             transactions: sent,
-            transactions_per_second: round.rate(),
+            transactions_per_second: rounded(round.rate(), 0),
             rss_bytes: service.rss_bytes(),
-            bytes_per_transaction_id: stats.bytes_per_transaction_id,
+            bytes_per_transaction_id: rounded(stats.bytes_per_transaction_id, 1),
         };
         print_progress(&step);
         steps.push(step);
@@ -90,14 +90,14 @@ pub(super) async fn run(
     let full = service.rss_bytes();
     let growth_per = |after: Option<u64>, before: Option<u64>, count: i64| {
         let (after, before) = (after? as f64, before? as f64);
-        Some((after - before) / (count.max(1) as f64))
+        Some(rounded((after - before) / (count.max(1) as f64), 1))
     };
     let growth = Growth {
         accounts: ledger.accounts,
         last_to_first: last_to_first(&steps),
         steps,
-        bytes_per_account: ledger.account_bytes as f64 / (ledger.accounts.max(1) as f64),
-        bytes_per_transaction_id: ledger.bytes_per_transaction_id,
+        bytes_per_account: rounded(ledger.account_bytes as f64 / (ledger.accounts.max(1) as f64), 0),
+        bytes_per_transaction_id: rounded(ledger.bytes_per_transaction_id, 1),
         rss_bytes_per_account: growth_per(with_accounts, empty_bytes, ledger.accounts),
         rss_bytes_per_transaction_id: growth_per(full, with_accounts, ledger.transaction_ids),
         journal_bytes: ledger.journal_bytes,
@@ -123,7 +123,7 @@ fn last_to_first(steps: &[Step]) -> f64 {
     let rate = |step: &Step| step.transactions_per_second;
     let first = median(steps.iter().take(END_STEPS).map(rate).collect());
     let last = median(steps.iter().rev().take(END_STEPS).map(rate).collect());
-    last / first.max(f64::EPSILON)
+    rounded(last / first.max(f64::EPSILON), 2)
 }
 
 /// Prints a line per step, because a run takes minutes.

@@ -26,7 +26,7 @@ use super::{
     pace::{Pace, Pacer},
     settings::{BenchSettings, Mode},
     stats::{LoadStats, Outcomes, Round},
-    target::{Target, TargetKind, connect},
+    target::{Target, TargetKind, call_failed, connect, in_time},
 };
 use crate::{
     client::{ClientConfig, Connection},
@@ -123,12 +123,11 @@ impl Load {
             async move {
                 let last = first.saturating_add(CREATE_ACCOUNTS).min(accounts);
                 let request = create_request(first..last);
-                let created = client.batch_create_accounts(request).await;
+                let created = client.batch_create_accounts(in_time(request)).await;
                 progress.inc(u64::from(last - first));
-                created.map(|_| ()).map_err(|status| BenchError::Call {
-                    call: "BatchCreateAccounts",
-                    status,
-                })
+                created
+                    .map(|_| ())
+                    .map_err(|status| call_failed("BatchCreateAccounts", status))
             }
         });
         let created = stream::iter(calls)
@@ -286,7 +285,7 @@ impl Load {
         let codec = LoadCodec::new(self.generator.clone(), method.message_type);
         self.repeat(pace, per_call, stats, async |numbers| {
             let sent = numbers.end - numbers.start;
-            client.ready().await.map_err(|error| method.not_ready(&error))?;
+            client.ready().await.map_err(|error| method.not_ready(error))?;
             let path = PathAndQuery::from_static(method.path);
             match client.unary(Request::new(numbers), path, codec.clone()).await {
                 Ok(response) => self.outcomes(response.into_inner()),
@@ -337,7 +336,7 @@ impl Load {
             }
         });
         let failed = |status| STREAM.failed(status);
-        client.ready().await.map_err(|error| STREAM.not_ready(&error))?;
+        client.ready().await.map_err(|error| STREAM.not_ready(error))?;
         let codec = LoadCodec::new(self.generator.clone(), STREAM.message_type);
         let mut answers = client
             .streaming(
@@ -417,14 +416,15 @@ impl Load {
 // ===== impl Method =====
 
 impl Method {
-    fn not_ready(&self, error: &tonic::transport::Error) -> BenchError {
-        self.failed(Status::unavailable(error.to_string()))
+    fn not_ready(&self, error: tonic::transport::Error) -> BenchError {
+        self.failed(Status::from_error(error.into()))
     }
 
     const fn failed(&self, status: Status) -> BenchError {
         BenchError::Call {
             call: self.name,
             status,
+            timeout: None,
         }
     }
 }
@@ -459,5 +459,6 @@ fn create_request(numbers: Range<u32>) -> BatchCreateAccountsRequest {
     });
     BatchCreateAccountsRequest {
         requests: requests.collect(),
+        skip_existing: false,
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     growth::Growth,
     settings::BenchSettings,
-    stats::{Round, median},
+    stats::{Round, median, rounded},
 };
 use crate::{
     terminal::{table, units},
@@ -48,14 +48,14 @@ struct Latency {
 /// How well an open loop kept its schedule: numbers of transactions in all rounds.
 #[derive(Debug, Clone, Serialize)]
 struct Schedule {
-    /// Scheduled: the sum of `transactions`, `refused` and `missed`.
+    /// Scheduled: the sum of `transactions`, `rejected` and `missed`.
     due: u64,
     /// Sent more than 1 ms after their scheduled time. The latencies include the delay.
     late: u64,
     /// Never sent, because all calls were in flight until the round ended.
     missed: u64,
     /// Rejected by the service because of overload.
-    refused: u64,
+    rejected: u64,
 }
 
 /// The whole result, with the settings that repeat the run.
@@ -114,11 +114,12 @@ impl Figures {
         let sum = |field: fn(&Round) -> u64| rounds.iter().map(field).sum();
         let due = sum(|round| round.load.due);
         Figures {
-            transactions_per_second: median(rates.clone()),
+            transactions_per_second: rounded(median(rates.clone()), 0),
             transactions_per_second_range: [
                 rates.iter().copied().fold(f64::INFINITY, f64::min),
                 rates.iter().copied().fold(0.0, f64::max),
-            ],
+            ]
+            .map(|rate| rounded(rate, 0)),
             latency_us: Latency {
                 p50: at(0.5),
                 p90: at(0.9),
@@ -126,14 +127,14 @@ impl Figures {
                 p999: at(0.999),
                 max: at(1.0),
             },
-            server_cpu_us_per_transaction: (!costs.is_empty()).then(|| median(costs.clone())),
+            server_cpu_us_per_transaction: (!costs.is_empty()).then(|| rounded(median(costs.clone()), 3)),
             transactions: sum(|round| round.load.transactions),
             replayed: sum(|round| round.load.replayed),
             schedule: (due > 0).then(|| Schedule {
                 due,
                 late: sum(|round| round.load.late),
                 missed: sum(|round| round.load.missed),
-                refused: sum(|round| round.load.overloaded),
+                rejected: sum(|round| round.load.overloaded),
             }),
             rates,
             costs,
@@ -147,7 +148,7 @@ fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
         .zip(theirs)
         .map(|(ours, theirs)| ours / theirs)
         .collect();
-    (!ratios.is_empty()).then(|| median(ratios))
+    (!ratios.is_empty()).then(|| rounded(median(ratios), 2))
 }
 
 // ===== impl Report =====
@@ -252,11 +253,11 @@ impl Report {
         for (name, figures) in [("tally", &self.figures)].into_iter().chain(baseline) {
             if let Some(schedule) = &figures.schedule {
                 crate::terminal::outln!(
-                    "schedule         {name}: {} due, {} late, {} missed, {} refused",
+                    "schedule         {name}: {} due, {} late, {} missed, {} rejected",
                     schedule.due,
                     schedule.late,
                     schedule.missed,
-                    schedule.refused
+                    schedule.rejected
                 );
             }
         }
@@ -290,7 +291,7 @@ impl Report {
             growth.bytes_per_transaction_id,
             rss(growth.rss_bytes_per_transaction_id)
         );
-        crate::terminal::outln!("journal          {} B", growth.journal_bytes);
+        crate::terminal::outln!("journal          {}", units::bytes(growth.journal_bytes));
         let restarts = (growth.restart_seconds, growth.restart_after_kill_seconds);
         if let (Some(stopped), Some(killed)) = restarts {
             let time = |seconds: f64| micros(seconds * 1e6);

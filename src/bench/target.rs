@@ -10,6 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
+use tonic::{Request, Status};
 
 use super::error::BenchError;
 use crate::{
@@ -23,6 +24,9 @@ const LISTENING: &str = "listening on ";
 const TICKS_PER_SECOND: u64 = 100;
 /// Longest time to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time to wait for the answer of a call that prepares or reads the service. The creation of 1000 accounts on a slow disk
+/// is the longest of these calls.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between two checks whether a server has stopped.
 const STOP_POLL: Duration = Duration::from_millis(5);
 /// Longest time to wait for a server to stop.
@@ -58,6 +62,22 @@ pub(super) enum TargetKind {
 /// Connects to the server at `client`.
 pub(super) async fn connect(client: &ClientConfig) -> Result<Connection, BenchError> {
     Ok(client.connect(CONNECT_TIMEOUT).await?)
+}
+
+/// Returns a request that fails if no answer arrives within [`CALL_TIMEOUT`].
+pub(super) fn in_time<M>(message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// Returns the error of a call whose request was made by [`in_time`].
+pub(super) const fn call_failed(call: &'static str, status: Status) -> BenchError {
+    BenchError::Call {
+        call,
+        status,
+        timeout: Some(CALL_TIMEOUT),
+    }
 }
 
 // ===== impl Target =====
@@ -156,12 +176,9 @@ impl Target {
     /// Calls `GetBatchStats`.
     pub(super) async fn stats(&self) -> Result<GetBatchStatsResponse, BenchError> {
         let mut client = EngineServiceClient::new(connect(&self.client).await?);
-        let stats = client.get_batch_stats(GetBatchStatsRequest {}).await;
+        let stats = client.get_batch_stats(in_time(GetBatchStatsRequest {})).await;
         Ok(stats
-            .map_err(|status| BenchError::Call {
-                call: "GetBatchStats",
-                status,
-            })?
+            .map_err(|status| call_failed("GetBatchStats", status))?
             .into_inner())
     }
 }

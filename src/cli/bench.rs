@@ -13,6 +13,7 @@ use super::{
 use crate::{
     bench::{self, BenchError, BenchSettings},
     client::ClientConfig,
+    json,
 };
 
 /// Options of `tally bench`.
@@ -55,7 +56,7 @@ pub(super) fn run(args: &BenchArgs) -> ExitCode {
     // A signal drops the future, which kills the service and removes its temporary directory.
     match until_signal(bench::run(&args.settings, remote.clone())) {
         Ok(Ok(report)) if args.json || args.output == OutputFormat::Json => {
-            print_or_fail(serde_json::to_string_pretty(&report))
+            print_or_fail(json::to_pretty(&report))
         }
         Ok(Ok(report)) => {
             report.print_table();
@@ -76,8 +77,19 @@ pub(super) fn run_echo(args: &EchoArgs) -> ExitCode {
 /// Returns the failure to report. For a failed call to a service that the benchmark did not start, the text says what to do.
 fn failure(error: &BenchError, remote: Option<&ClientConfig>) -> Failure {
     match (error, remote) {
-        (BenchError::Call { call, status }, Some(config)) => {
-            let text = format!("{call} failed: {}", config.explain(status));
+        (
+            BenchError::Call {
+                call,
+                status,
+                timeout,
+            },
+            Some(config),
+        ) => {
+            let text = match timeout {
+                Some(timeout) => config.explain_within(status, *timeout),
+                None => config.explain(status),
+            };
+            let text = format!("{call} failed: {text}");
             Failure::with_message(exit_code(error), text)
         }
         (error, _) => Failure::new(exit_code(error), error),

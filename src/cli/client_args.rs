@@ -138,10 +138,9 @@ impl Engine {
         Failure::call(&self.config, status, TIMEOUT)
     }
 
-    /// Returns the failure of a call that had no answer within [`TIMEOUT`].
-    pub(super) fn unanswered(&self) -> Failure {
-        let fault = Fault::TimedOut(Some(TIMEOUT));
-        Failure::with_message(exit::UNAVAILABLE, self.config.explain_fault(&fault))
+    /// Returns the failure of a call that ended with `fault` instead of an answer.
+    pub(super) fn faulty(&self, fault: &Fault) -> Failure {
+        Failure::with_message(exit::UNAVAILABLE, self.config.explain_fault(fault))
     }
 }
 

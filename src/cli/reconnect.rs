@@ -5,16 +5,23 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use super::{client_args::Engine, exit::Failure};
-use crate::client::{ClientConfig, ConnectError, Fault};
+use crate::client::{ClientConfig, ConnectError, Fault, RetryPolicy};
 
-/// Delay before the first attempt.
-const DELAY_MIN: Duration = Duration::from_millis(500);
-/// Longest delay between two attempts.
-const DELAY_MAX: Duration = Duration::from_secs(10);
+/// The delays between attempts: up to 500 ms before the first attempt, and up to 10 s after many attempts. The subcommands
+/// try until they are interrupted, so the other bounds do not apply.
+const POLICY: RetryPolicy = RetryPolicy {
+    attempts_max: u32::MAX,
+    total_max: Duration::MAX,
+    backoff_base: Duration::from_millis(500),
+    backoff_max: Duration::from_secs(10),
+};
 
-/// The delays between attempts: each delay is twice as long as the previous delay, up to [`DELAY_MAX`].
-#[derive(Debug)]
-pub(super) struct Backoff(Duration);
+/// The delays between attempts. Their bound doubles with each attempt, and every delay has a random part, so that many watchers do
+/// not all return at once.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    attempts: u32,
+}
 
 /// Why an attempt did not connect.
 #[derive(Debug)]
@@ -27,18 +34,11 @@ pub(super) enum AttemptError {
 
 // ===== impl Backoff =====
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Backoff(DELAY_MIN)
-    }
-}
-
 impl Backoff {
     /// Returns the next delay.
     pub(super) fn next(&mut self) -> Duration {
-        let delay = self.0;
-        self.0 = (delay * 2).min(DELAY_MAX);
-        delay
+        self.attempts = self.attempts.saturating_add(1);
+        POLICY.backoff(self.attempts)
     }
 }
 
@@ -63,8 +63,10 @@ mod tests {
     #[test]
     fn delays_double_up_to_their_bound() {
         let mut backoff = Backoff::default();
-        let delays: Vec<u128> = (0..7).map(|_| backoff.next().as_millis()).collect();
-        assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
+        for bound in [500, 1000, 2000, 4000, 8000, 10_000, 10_000].map(Duration::from_millis) {
+            let delay = backoff.next();
+            assert!(delay >= bound / 2 && delay <= bound, "{delay:?} of {bound:?}");
+        }
     }
 
     #[test]

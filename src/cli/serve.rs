@@ -27,7 +27,7 @@ use super::{
     settings_args::SettingsArgs,
 };
 use crate::{
-    admin::{self, Admin, AdminError, AdminHandle, Readiness},
+    admin::{self, Admin, AdminConnections, AdminError, AdminHandle, Readiness},
     config::{CheckedConfig, Config, IgnoredVariables, Loaded},
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
@@ -202,10 +202,12 @@ impl Running {
         let Service { config, security, .. } = service;
         let draining = CancellationToken::new();
         let (services, reporter) = grpc::services(engine, security, &draining).await?;
+        let own_connections = AdminConnections::default();
         let metrics: MetricSources = Arc::new([
             Arc::new(engine.clone()),
             Arc::<Security>::clone(security),
             Arc::new(services.connections().clone()),
+            Arc::new(own_connections.clone()),
             Arc::new(ErrorMetrics),
             Arc::new(service.process),
             Arc::new(SpanMetrics),
@@ -227,6 +229,7 @@ impl Running {
                     readiness: readiness.clone(),
                     log_level,
                     connections: services.connections().clone(),
+                    own_connections,
                     process: service.process,
                     metrics,
                 };
@@ -316,7 +319,13 @@ fn placement_error(loaded: &Loaded, error: AffinityError) -> ServeError {
 /// if the process may not open enough files.
 fn warn(config: &mut Config, affinity: &CpuAffinityManager, security: &Security) {
     for warning in &affinity.plan().warnings {
-        tracing::warn!("{}", without_error_numbers(warning.to_string()));
+        let code = warning.code;
+        tracing::warn!(
+            warning = code.as_str(),
+            detail = without_error_numbers(warning.detail.clone()),
+            remedy = code.remedy(),
+            "the placement of the threads costs speed or predictability"
+        );
     }
     warn_if_open(config);
     security.warn_of_faults();
@@ -325,7 +334,22 @@ fn warn(config: &mut Config, affinity: &CpuAffinityManager, security: &Security)
 
 fn log_placement(affinity: &CpuAffinityManager) {
     let plan = affinity.plan();
-    tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "placement");
+    let [exec, wal, net, aux] = &plan.roles;
+    tracing::info!(
+        mode = plan.requested.as_str(),
+        placement = plan.placement.as_str(),
+        why = %plan.why,
+        allowed = %plan.allowed,
+        exec = %exec.cpus,
+        wal = %wal.cpus,
+        net = %net.cpus,
+        aux = %aux.cpus,
+        spare = %plan.spare,
+        net_threads = plan.net_threads,
+        shared_core = plan.shared_core,
+        spin_allowed = plan.spin_allowed,
+        "threads placed"
+    );
 }
 
 /// Prints an address on standard output, for scripts that start the service with port 0. Ignores a failure: the service does not

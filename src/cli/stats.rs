@@ -8,7 +8,7 @@ use super::{
     circuit::text::circuit_text,
     client_args::{ClientArgs, TIMEOUT, within},
     exit::{Failure, block_on, finish},
-    output::{OutputFormat, json_document, percentiles},
+    output::{OutputFormat, json_document, named, percentiles},
 };
 use crate::{
     proto::{
@@ -72,45 +72,10 @@ fn print_table(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
     for circuit in &circuits.circuits {
         outln!("{}", circuit_text(circuit));
     }
-    let ledger = batches.ledger.unwrap_or_default();
-    outln!(
-        "queue         {} of {} requests, {} of {}",
-        number(batches.queue_depth),
-        number(batches.queue_capacity),
-        bytes(batches.queue_bytes),
-        bytes(batches.queue_bytes_capacity)
-    );
-    outln!(
-        "journal       {}, durable up to block {}",
-        bytes(ledger.journal_bytes),
-        number(ledger.durable_block)
-    );
-    outln!(
-        "transactions  last sequence {}; since the service started: {} committed, {} rejected, {} replayed",
-        number(ledger.last_sequence),
-        number(ledger.committed),
-        number(ledger.rejected),
-        number(ledger.replayed)
-    );
-    outln!(
-        "accounts      {} ({} of memory)",
-        number(ledger.accounts),
-        bytes(ledger.account_bytes)
-    );
-    outln!(
-        "ids           {} ({} of memory, {:.1} B each)",
-        number(ledger.transaction_ids),
-        bytes(ledger.transaction_id_bytes),
-        ledger.bytes_per_transaction_id
-    );
-    outln!(
-        "not executed  {} expired, {} cancelled, {} rejected because the queue was full; {} replies missing",
-        number(batches.expired),
-        number(batches.cancelled),
-        number(batches.full),
-        number(batches.replies_missing)
-    );
-    let mut times = table(&["since the start", "p50", "p90", "p99", "p99.9", "max", "count"]);
+    for (name, text) in figures(batches) {
+        outln!("{}", named(name, &text));
+    }
+    let mut times = table(&["since start", "p50", "p90", "p99", "p99.9", "max", "count"]);
     for (name, summary) in [
         ("queue wait", &batches.queue_wait),
         ("commit", &batches.commit),
@@ -119,6 +84,56 @@ fn print_table(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
         times.add_row(latency_row(name, summary.as_ref()));
     }
     outln!("{times}");
+}
+
+/// Returns the figures of the queue, the journal and the ledger, with their names.
+fn figures(batches: &GetBatchStatsResponse) -> [(&'static str, String); 7] {
+    let ledger = batches.ledger.unwrap_or_default();
+    let queue = format!(
+        "{} of {} requests, {} of {}",
+        number(batches.queue_depth),
+        number(batches.queue_capacity),
+        bytes(batches.queue_bytes),
+        bytes(batches.queue_bytes_capacity)
+    );
+    let journal = format!(
+        "{}, durable up to block {}",
+        bytes(ledger.journal_bytes),
+        number(ledger.durable_block)
+    );
+    let since_start = format!(
+        "{} committed, {} rejected, {} replayed",
+        number(ledger.committed),
+        number(ledger.rejected),
+        number(ledger.replayed)
+    );
+    let accounts = format!(
+        "{} ({} of memory)",
+        number(ledger.accounts),
+        bytes(ledger.account_bytes)
+    );
+    let ids = format!(
+        "{} ({} of memory, {:.1} B each)",
+        number(ledger.transaction_ids),
+        bytes(ledger.transaction_id_bytes),
+        ledger.bytes_per_transaction_id
+    );
+    let not_executed = format!(
+        "{} expired, {} cancelled, {} rejected because the queue was full; {} replies missing",
+        number(batches.expired),
+        number(batches.cancelled),
+        number(batches.full),
+        number(batches.replies_missing)
+    );
+    [
+        ("queue", queue),
+        ("journal", journal),
+        ("last sequence", number(ledger.last_sequence)),
+        ("since start", since_start),
+        ("accounts", accounts),
+        ("ids", ids),
+        ("not executed", not_executed),
+    ]
 }
 
 fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
@@ -132,6 +147,37 @@ fn latency_row(name: &str, summary: Option<&LatencySummary>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::LedgerStats;
+
+    #[test]
+    fn the_figures_of_a_busy_service_fit_into_80_columns() {
+        let many = 123_456_789;
+        let batches = GetBatchStatsResponse {
+            queue_depth: 16_384,
+            queue_capacity: 16_384,
+            queue_bytes: many,
+            queue_bytes_capacity: many,
+            expired: many,
+            cancelled: many,
+            full: many,
+            replies_missing: many,
+            ledger: Some(LedgerStats {
+                last_sequence: many,
+                committed: many,
+                rejected: many,
+                replayed: many,
+                accounts: many,
+                transaction_ids: many,
+                ..LedgerStats::default()
+            }),
+            ..GetBatchStatsResponse::default()
+        };
+        for (name, text) in figures(&batches) {
+            for line in named(name, &text).lines() {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+        }
+    }
 
     #[test]
     fn documents_are_members_of_one_object() {

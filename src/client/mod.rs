@@ -161,13 +161,18 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn batch_create_accounts(&self, accounts: Vec<Account>) -> Result<Vec<Account>, CallError> {
-        let requests = accounts
-            .into_iter()
-            .map(|account| CreateAccountRequest {
-                account: Some(account),
-            })
-            .collect();
-        let request = BatchCreateAccountsRequest { requests };
+        let request = batch_of(accounts, false);
+        call!(self.accounts.batch_create_accounts, request).map(|response| response.accounts)
+    }
+
+    /// Creates those of up to [`CREATE_ACCOUNTS_MAX`] accounts whose ids do not exist, all or none, and returns them. Existing
+    /// accounts stay unchanged, whatever their content. A retry after a lost answer does not return the accounts that the lost call
+    /// created.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn create_missing_accounts(&self, accounts: Vec<Account>) -> Result<Vec<Account>, CallError> {
+        let request = batch_of(accounts, true);
         call!(self.accounts.batch_create_accounts, request).map(|response| response.accounts)
     }
 
@@ -222,6 +227,16 @@ impl Client {
     /// [`CallError`].
     pub async fn batch_stats(&self) -> Result<GetBatchStatsResponse, CallError> {
         call!(self.engine.get_batch_stats, GetBatchStatsRequest {})
+    }
+}
+
+fn batch_of(accounts: Vec<Account>, skip_existing: bool) -> BatchCreateAccountsRequest {
+    let request = |account| CreateAccountRequest {
+        account: Some(account),
+    };
+    BatchCreateAccountsRequest {
+        requests: accounts.into_iter().map(request).collect(),
+        skip_existing,
     }
 }
 

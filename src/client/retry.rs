@@ -162,16 +162,25 @@ impl RetryPolicy {
         match decide(status) {
             Decision::GiveUp => None,
             Decision::After(delay) => Some(delay.mul_f64(1.0 + DELAY_SPREAD * random)),
-            Decision::Backoff => {
-                let doublings = attempts.saturating_sub(1).min(31);
-                let ceiling = self
-                    .backoff_base
-                    .saturating_mul(1 << doublings)
-                    .min(self.backoff_max);
-                // At least half of the ceiling, so that the delay is never close to zero.
-                Some(ceiling.mul_f64(0.5 + 0.5 * random))
-            }
+            Decision::Backoff => Some(self.backoff_at(attempts, random)),
         }
+    }
+
+    /// Returns the delay after `attempts` failed attempts, if no server has sent a delay: a random time between half of the bound
+    /// and the bound. The bound doubles with every attempt, from [`RetryPolicy::backoff_base`] to [`RetryPolicy::backoff_max`].
+    #[must_use]
+    pub fn backoff(&self, attempts: u32) -> Duration {
+        self.backoff_at(attempts, random_share())
+    }
+
+    fn backoff_at(&self, attempts: u32, random: f64) -> Duration {
+        let doublings = attempts.saturating_sub(1).min(31);
+        let ceiling = self
+            .backoff_base
+            .saturating_mul(1 << doublings)
+            .min(self.backoff_max);
+        // At least half of the ceiling, so that the delay is never close to zero.
+        ceiling.mul_f64(0.5 + 0.5 * random)
     }
 }
 

@@ -29,7 +29,7 @@ pub enum Command {
     /// the ids for the response.
     Transactions(Arc<TransactionBatch>, Option<TraceLink>),
     /// Creates all of these accounts, or none.
-    CreateAccounts(Vec<NewAccount>),
+    CreateAccounts(Vec<NewAccount>, Existing),
     /// Reads an account.
     Account(String),
     /// Reads a page of accounts, in the order of their creation.
@@ -80,10 +80,19 @@ pub enum CommandReply {
     Probed,
 }
 
+/// What happens to an account of a request to create accounts if its id exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// The contents are compared. If they differ, no account is created.
+    Compare,
+    /// The account is left out of the request.
+    Skip,
+}
+
 /// The result of a request to create accounts.
 #[derive(Debug)]
 pub enum CreatedAccounts {
-    /// All accounts exist now.
+    /// All accounts exist now. With [`Existing::Skip`], these are the accounts that did not exist before.
     All(Vec<AccountSnapshot>),
     /// An account with one of the ids exists, but with other content. No account was created.
     Reused {
@@ -251,7 +260,7 @@ impl BatchItem for Command {
     fn items(&self) -> usize {
         match self {
             Command::Transactions(batch, _) => batch.len(),
-            Command::CreateAccounts(accounts) => accounts.len(),
+            Command::CreateAccounts(accounts, _) => accounts.len(),
             Command::AccountIds(indexes) => indexes.len(),
             Command::Accounts { limit, .. } => *limit,
             Command::Account(_) | Command::Locate(_) | Command::CheckpointChunk(_) | Command::Probe => 1,
@@ -261,7 +270,7 @@ impl BatchItem for Command {
     fn bytes(&self) -> usize {
         let held = match self {
             Command::Transactions(batch, _) => batch.memory_bytes(),
-            Command::CreateAccounts(accounts) => accounts.iter().map(account_bytes_max).sum(),
+            Command::CreateAccounts(accounts, _) => accounts.iter().map(account_bytes_max).sum(),
             Command::AccountIds(indexes) => size_of_val(indexes.as_slice()),
             Command::Account(id) | Command::Locate(id) => id.len(),
             Command::Accounts { .. } | Command::CheckpointChunk(_) | Command::Probe => 0,

@@ -2,7 +2,7 @@
 //! EXEC does I/O in two cases: it commits a small block itself when no block is in flight, and it reads an old record
 //! when a transaction id is used again.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use smallvec::SmallVec;
 use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake};
@@ -12,7 +12,7 @@ use tally_ledger::{
 
 use super::{
     command::{
-        Command, CommandReply, CreatedAccounts, Outcomes, PAGE_ACCOUNTS_MAX, TransactionBatch,
+        Command, CommandReply, CreatedAccounts, Existing, Outcomes, PAGE_ACCOUNTS_MAX, TransactionBatch,
         account_bytes_max,
     },
     counters::EngineCounters,
@@ -181,9 +181,9 @@ impl Exec {
                 self.open.link(link);
                 self.transactions(&batch).map(CommandReply::Transactions)
             }
-            Command::CreateAccounts(accounts) => {
-                self.create_accounts(accounts).map(CommandReply::CreateAccounts)
-            }
+            Command::CreateAccounts(accounts, existing) => self
+                .create_accounts(accounts, existing)
+                .map(CommandReply::CreateAccounts),
             Command::Account(id) => Ok(CommandReply::Account(
                 self.book.ledger().account(&id).map(Box::new),
             )),
@@ -292,7 +292,16 @@ impl Exec {
         }
     }
 
-    fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> Result<CreatedAccounts, StoreFault> {
+    fn create_accounts(
+        &mut self,
+        mut accounts: Vec<NewAccount>,
+        existing: Existing,
+    ) -> Result<CreatedAccounts, StoreFault> {
+        if existing == Existing::Skip {
+            let known = self.book.ledger().accounts();
+            let mut seen = HashSet::with_capacity(accounts.len());
+            accounts.retain(|account| known.find(&account.id).is_none() && seen.insert(account.id.clone()));
+        }
         // All accounts must be in one block. So after a crash, either all of them exist or none of them.
         if !self
             .book

@@ -45,7 +45,7 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, MemoryCharge, Outcomes,
+        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Existing, MemoryCharge, Outcomes,
         PAGE_ACCOUNTS_MAX, TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},

@@ -17,7 +17,7 @@ use super::{
     call_kind::CallKind,
     circuits::{CircuitReport, Circuits, TransitionKind},
     classify::EngineClassifier,
-    command::{Command, CommandReply, CreatedAccounts, Outcomes, TransactionBatch},
+    command::{Command, CommandReply, CreatedAccounts, Existing, Outcomes, TransactionBatch},
     counters::{EngineCounters, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
@@ -143,16 +143,17 @@ impl TallyEngine {
         }
     }
 
-    /// Creates all of the accounts, or none.
+    /// Creates all of the accounts, or none. `existing` decides what happens to an account whose id exists.
     ///
     /// # Errors
     /// [`EngineError`]. Its method `is_not_executed` returns whether it is certain that no account was created.
     pub async fn create_accounts(
         &self,
         accounts: Vec<NewAccount>,
+        existing: Existing,
         deadline: Option<Instant>,
     ) -> Result<CreatedAccounts, EngineError> {
-        let submission = Submission::new(Command::CreateAccounts(accounts), deadline);
+        let submission = Submission::new(Command::CreateAccounts(accounts, existing), deadline);
         let CommandReply::CreateAccounts(created) = self.write(CallKind::Accounts, submission).await? else {
             return Err(unexpected());
         };

@@ -76,6 +76,22 @@ impl Families {
         self.gauges(name, help, [(Vec::new(), value)]);
     }
 
+    /// Adds the open connections of a port, and the largest number that the port allows. Every port adds its values to the same
+    /// two families.
+    pub fn connections(&mut self, port: &str, open: usize, open_max: usize) {
+        let labels = || vec![("port", port)];
+        self.gauges(
+            "tally_connections",
+            "Open connections, by port: grpc is the port of the API, admin the operators' port.",
+            [(labels(), open as f64)],
+        );
+        self.gauges(
+            "tally_connections_max",
+            "Largest allowed number of open connections, by port.",
+            [(labels(), open_max as f64)],
+        );
+    }
+
     /// Adds a histogram. `scale` converts the values to the unit in the name: 1e-9 converts nanoseconds to seconds.
     pub fn histogram(&mut self, name: &str, help: &str, scale: f64, values: &Cumulative) {
         let buckets = values.buckets.iter().map(|(bound, count)| {
@@ -127,9 +143,14 @@ impl Families {
         self.family(name, help, kind, metrics.collect());
     }
 
-    /// Adds a family. Omits a family without values, because the format of Prometheus does not allow it.
+    /// Adds a family, or more values to the family of this name. Omits a family without values, because the format of Prometheus
+    /// does not allow it.
     fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
+            return;
+        }
+        if let Some(family) = self.0.iter_mut().find(|family| family.name() == name) {
+            family.mut_metric().extend(metrics);
             return;
         }
         let mut family = MetricFamily::default();

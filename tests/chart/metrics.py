@@ -16,6 +16,8 @@ METRICS = {
     "tally_build_info": {"version", "commit"},
     "tally_certificate_not_after_timestamp_seconds": set(),
     "tally_commit_seconds_bucket": {"le"},
+    "tally_connections": {"port"},
+    "tally_connections_max": {"port"},
     "tally_cpu_throttled_seconds_total": set(),
     "tally_disk_free_bytes": set(),
     "tally_disk_total_bytes": set(),

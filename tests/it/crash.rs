@@ -361,7 +361,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     );
     let done: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
-        (&done["transactions"], &done["refused"]),
+        (&done["transactions"], &done["rejected"]),
         (&rows.into(), &0.into())
     );
     assert_eq!(done["last_sequence"], rows, "no sequence was skipped");

@@ -97,7 +97,11 @@ async fn an_import_of_the_example_gives_the_balances_of_the_generator() {
     assert_eq!(expected.values().sum::<i128>(), 0);
     let report = import(&server, &statement);
     assert_eq!(
-        (&report["committed"], &report["refused"], &report["last_sequence"]),
+        (
+            &report["committed"],
+            &report["rejected"],
+            &report["last_sequence"]
+        ),
         (&1000.into(), &0.into(), &1000.into())
     );
     let client = server.client().await;

@@ -4,14 +4,23 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     path::Path,
     process::{Child, ChildStderr, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use serde_json::Value;
+use tally::proto::{Account, BalanceRule};
 
-use crate::support::server::TestServer;
+use crate::support::{
+    operators::get,
+    server::{BINARY, TestServer},
+};
 
 const HEADER: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";
 const OPTIONS: [&str; 5] = ["--create-accounts", "--asset", "EUR", "--output", "json"];
@@ -104,7 +113,7 @@ async fn every_line_is_counted() {
         ("transactions", 4),
         ("committed", 2),
         ("replayed", 1),
-        ("refused", 1),
+        ("rejected", 1),
     ] {
         assert_eq!(report[what], count, "{what} in {report}");
     }
@@ -287,6 +296,8 @@ async fn a_signal_stops_an_import_which_says_how_far_it_came() {
         assert!(one_of(2, 3) || one_of(4, 5), "{words}");
         let report: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(report["answered_through"]["file"], "standard input", "{out}");
+        // The files were not read to their ends, so the number of lines is unknown.
+        assert!(report["lines"].is_null(), "{out}");
     }
 }
 
@@ -402,6 +413,98 @@ async fn other_names_of_columns_and_kinds_are_mapped() {
         assert_eq!(output.status.code(), Some(exit_code), "{arguments:?}: {words}");
         assert!(words.contains(expected), "{arguments:?}: {words}");
     }
+}
+
+/// Imports `file` at `endpoint`, which is not a service. Returns the exit code and standard error.
+fn import_at(endpoint: &str, file: &str, give_up_after: &str) -> (Option<i32>, String) {
+    let output = Command::new(BINARY)
+        .args([
+            "import",
+            file,
+            "--give-up-after",
+            give_up_after,
+            "--endpoint",
+            endpoint,
+        ])
+        .args(OPTIONS)
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// 2,000 accounts, so that an import that makes a call for each account makes many calls at the same time.
+fn many_accounts(dir: &Path) -> String {
+    let rows: String = (0..1000)
+        .map(|number| format!("t{number},a{number},b{number},1\n"))
+        .collect();
+    csv(dir, "a.csv", &format!("{HEADER}\n{rows}"))
+}
+
+/// An importer that looks up accounts before it creates them would count an error for each account.
+#[tokio::test]
+async fn an_import_that_creates_accounts_counts_no_errors() {
+    let server = TestServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let client = server.client().await;
+    // An account that exists keeps its balance rule.
+    let existing = Account {
+        id: "b1".to_owned(),
+        asset: "EUR".to_owned(),
+        balance_rule: BalanceRule::CreditBalance.into(),
+        ..Account::default()
+    };
+    client.batch_create_accounts(vec![existing]).await.unwrap();
+    let file = many_accounts(dir.path());
+    let first = report(&import(&server, &file));
+    let again = report(&import(&server, &file));
+    assert_eq!(
+        (&first["accounts_created"], &again["accounts_created"]),
+        (&1999.into(), &0.into())
+    );
+    assert_eq!(
+        (&first["committed"], &again["replayed"]),
+        (&1000.into(), &1000.into())
+    );
+    let kept = client.get_account("b1").await.unwrap().unwrap();
+    assert_eq!(kept.balance_rule(), BalanceRule::CreditBalance);
+    let metrics = get(&server, "/metrics").await.2;
+    let errors: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.starts_with("tally_errors_total{") && !line.ends_with(" 0"))
+        .collect();
+    assert_eq!(errors, [""; 0]);
+}
+
+#[test]
+fn an_import_opens_few_connections_to_a_port_that_closes_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&opened);
+    // The thread ends with the process of the test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(stream);
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (code, words) = import_at(&endpoint, &many_accounts(dir.path()), "2s");
+    assert_eq!(code, Some(69), "{words}");
+    // The delays of the client are at least 25, 50, 100, 200, 400, 800 and 1000 ms, so at most 7 attempts begin within 2 s.
+    let opened = opened.load(Ordering::Relaxed);
+    assert!((1..=14).contains(&opened), "{opened} connections: {words}");
+}
+
+#[test]
+fn an_import_names_the_time_in_which_no_answer_arrived() {
+    // The system accepts connections to this port, but nobody answers.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let (code, words) = import_at(&endpoint, &many_accounts(dir.path()), "300ms");
+    assert_eq!(code, Some(69), "{words}");
+    assert!(words.contains("no answer within 300 ms"), "{words}");
 }
 
 #[test]

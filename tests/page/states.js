@@ -35,7 +35,7 @@ const STATES = {
     change(stats) {
       Object.assign(stats.service, {
         uptime_seconds: 266_520, resident_bytes: 123_456_789, disk_free_bytes: 61e9, disk_total_bytes: 98e9, connections: 3,
-        connections_max: 9000, connections_rejected: 12, certificate_expires_unix_seconds: Date.now() / 1000 + 100 * 86_400 + 19_800,
+        connections_max: 9000, connections_rejected: 12, operators_connections: 2, certificate_expires_unix_seconds: Date.now() / 1000 + 100 * 86_400 + 19_800,
         errors: [["INSUFFICIENT_FUNDS", 1_234_567], ["COMPRESSION_NOT_SUPPORTED", 2]],
         auth_failures: [["client_certificate", 12_345], ["missing_token", 1]],
       });
@@ -45,8 +45,9 @@ const STATES = {
     header: "SERVING · breaker closed",
     // 1,234 are the committed, replayed and rejected transactions together.
     shows: ["1,234 transactions/s answered, last second", "1,000 committed/s, 200 replayed/s, 34 rejected/s", "Uptime", "3 d 2 h", "since 20",
-      "Connections", "3 open", "of at most 9,000; 12 rejected since start", "Journal", "2.1 GB", "Disk free", "61 GB", "of 98 GB (62.2 %)",
-      "Memory", "123 MB", "expires in 100 d 5 h", "By reason, since start", "INSUFFICIENT_FUNDS", "1,234,567", "COMPRESSION_NOT_SUPPORTED",
+      "Connections", "3 open", "of at most 9,000; 12 rejected since start; 2 to the operators' port", "Journal", "1.96 GiB", "Disk free", "56.8 GiB",
+      "of 91.3 GiB (62.2 %)",
+      "Memory", "118 MiB", "expires in 100 d 5 h", "By reason, since start", "INSUFFICIENT_FUNDS", "1,234,567", "COMPRESSION_NOT_SUPPORTED",
       "client certificate missing or not accepted", "12,345", "last 10 s", "Parts of a call, since start", "Blocks of the journal, since start", "records in a block",
       "2 min ago", "1 min ago", "100 µs", "10 ms", "1 s", "/s"],
     hides: ["No block was written", "No commit.", "RUNBOOK"],
@@ -57,6 +58,18 @@ const STATES = {
     header: "SERVING · breaker open",
     shows: ["Breaker ProcessTransaction is open: calls are rejected with CIRCUIT_OPEN", "docs/runbooks/TallyBreakerOpen.md", "next probe in 4.2 s",
       "for 3 min 20 s", "closed → open", "reason: slow_rate; 73.4 % slow, 17 overdue", "mode: automatic"],
+  },
+  forced_open: {
+    data: BUSY,
+    change: stats => {
+      set(stats, "OPEN", { mode: "CIRCUIT_MODE_FORCED_OPEN", state: "CIRCUIT_STATE_CLOSED", next_probe: "0s", open_remaining: "0s" });
+      Object.assign(circuit(stats, 1), { state: "CIRCUIT_STATE_OPEN", effective_state: "CIRCUIT_STATE_OPEN", reason_opened: "forced", in_state: "3s" });
+    },
+    header: "SERVING · breaker open",
+    shows: ["An operator holds breaker ProcessTransaction open (mode forced open): calls are rejected with CIRCUIT_OPEN",
+      "An operator has opened breaker ProcessTransactions for a limited time: calls are rejected with CIRCUIT_OPEN",
+      "held by an operator (stored state closed)", "mode: forced open", "docs/runbooks/TallyBreakerOpen.md"],
+    hides: ["for 3 min 20 s"],
   },
   half_open: {
     data: BUSY,
@@ -106,7 +119,7 @@ const STATES = {
       Object.assign(stats.batches, { queue_depth: "1", queue_capacity: "4", full: "7", expired: "1234567" });
     },
     header: "SERVING · breaker closed",
-    shows: ["Damage was found in the journal (2 findings since start)", "Only 1.23 GB of the disk are free.", "The certificate expires in 3 d 5 h.",
+    shows: ["Damage was found in the journal (2 findings since start)", "Only 1.15 GiB of the disk are free.", "The certificate expires in 3 d 5 h.",
       "The process may use 2 of 8 CPUs. Allow more.", "not on its CPUs (1)", "not allowed", "Now: 1 request of at most 4.",
       "the queue was full", "the deadline passed in the queue"],
   },

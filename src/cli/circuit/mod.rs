@@ -13,7 +13,7 @@ use super::{
     client_args::{ClientArgs, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     output::{OutputFormat, json_document},
-    values::duration,
+    values::{interval, open_time},
 };
 use crate::{
     proto::{
@@ -46,7 +46,7 @@ enum Action {
     /// Print one line for each circuit now, and one line for each change of state or mode, until interrupted.
     Watch {
         /// Also print one line for each circuit at this interval, 100ms to 1h.
-        #[arg(long, value_parser = duration)]
+        #[arg(long, value_parser = interval)]
         interval: Option<Duration>,
     },
     /// Set the mode: the breaker opens and closes the circuit, or an operator overrides it.
@@ -66,7 +66,7 @@ enum Action {
     /// Open the circuit for a limited time. Afterwards it admits probe calls, and closes if they succeed.
     OpenFor {
         /// How long the circuit stays open, 1ms to 1day.
-        #[arg(value_parser = duration)]
+        #[arg(value_parser = open_time)]
         time: Duration,
         /// The reason for the change. It is recorded in the audit log.
         #[arg(long, default_value = "", hide_default_value = true)]

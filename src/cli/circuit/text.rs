@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prost_types::Timestamp;
 
 use crate::{
-    cli::output::{mode_name, rejected_calls, state_name},
+    cli::output::{mode_name, named, rejected_calls, state_name},
     proto::{CircuitMode, CircuitState, CircuitStats, CircuitTransition},
     terminal::units::{counted, number, percent, proto_time},
 };
@@ -23,8 +23,8 @@ struct Shown {
 
 /// Returns a circuit as lines of text: its state, its window and counts, its history.
 pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
-    let mut lines = vec![format!("circuit       {}", circuit.key)];
-    let mut line = |name: &str, text: String| lines.push(format!("  {name:<12}{text}"));
+    let mut lines = vec![named("circuit", &circuit.key)];
+    let mut line = |name: &str, text: String| lines.push(named(&format!("  {name}"), &text));
     line("state", state_text(circuit));
     line(
         "mode",
@@ -43,12 +43,18 @@ pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
     line(
         "window",
         format!(
-            "last {}: {} in {}, {} slow, {} failed; {} in flight, {} overdue",
+            "last {}: {} in {}, {} slow, {} failed",
             proto_time(window.length),
             counted(window.calls, "call"),
             counted(window.batches, "block"),
             percent(window.slow_rate),
-            percent(window.failure_rate),
+            percent(window.failure_rate)
+        ),
+    );
+    line(
+        "now",
+        format!(
+            "{} in flight, {} overdue",
             number(circuit.in_flight),
             number(circuit.overdue_in_flight)
         ),
@@ -78,8 +84,9 @@ pub(crate) fn circuit_text(circuit: &CircuitStats) -> String {
     for change in &circuit.history {
         line(
             "change",
-            format!("{}  {}", time_text(change.time), change_text(change)),
+            format!("{}  {}", time_text(change.time), states_text(change)),
         );
+        line("", cause_text(change));
     }
     lines.join("\n")
 }
@@ -113,9 +120,17 @@ pub(crate) fn state_text(circuit: &CircuitStats) -> String {
         text.push_str(&format!(", {} left", proto_time(circuit.open_remaining)));
     }
     if state != CircuitState::Closed && !circuit.reason_opened.is_empty() {
-        text.push_str(&format!(", opened by {}", circuit.reason_opened));
+        text.push_str(&format!(", opened by {}", opener(&circuit.reason_opened)));
     }
     text
+}
+
+/// Returns who or what opened a circuit. The API calls the command of an operator `forced`.
+fn opener(reason: &str) -> &str {
+    match reason {
+        "forced" => "an operator",
+        other => other,
+    }
 }
 
 const fn mode_effect(mode: CircuitMode) -> &'static str {
@@ -128,21 +143,30 @@ const fn mode_effect(mode: CircuitMode) -> &'static str {
     }
 }
 
+/// Returns a change on one line.
 fn change_text(change: &CircuitTransition) -> String {
-    let mut text = format!(
-        "{} to {}: {} ({}, {} slow, {} failed, {} overdue)",
-        state_name(change.from()),
-        state_name(change.to()),
+    format!("{}; {}", states_text(change), cause_text(change))
+}
+
+/// Returns the states of a change, and for how long the circuit is open.
+fn states_text(change: &CircuitTransition) -> String {
+    let mut text = format!("{} to {}", state_name(change.from()), state_name(change.to()));
+    if change.to() == CircuitState::Open {
+        text.push_str(&format!(" for {}", proto_time(change.open_for)));
+    }
+    text
+}
+
+/// Returns the reason of a change, and the calls of the window.
+fn cause_text(change: &CircuitTransition) -> String {
+    format!(
+        "{}: {}, {} slow, {} failed, {} overdue",
         change.reason,
         counted(change.calls, "call"),
         percent(change.slow_rate),
         percent(change.failure_rate),
         number(change.overdue)
-    );
-    if change.to() == CircuitState::Open {
-        text.push_str(&format!(", open for {}", proto_time(change.open_for)));
-    }
-    text
+    )
 }
 
 /// Returns a time in UTC with milliseconds.
@@ -276,11 +300,12 @@ circuit       ProcessTransaction
   state       OPEN for 2 s, 3 s left, opened by slow_rate
   mode        AUTO: the breaker opens and closes the circuit
   slow        calls of 1 s or more (configured)
-  window      last 10 s: 1,234 calls in 2 blocks, 60.0 % slow, 0.0 % failed; 0 in flight, 0 overdue
+  window      last 10 s: 1,234 calls in 2 blocks, 60.0 % slow, 0.0 % failed
+  now         0 in flight, 0 overdue
   rates apply not yet: 1,234 of at least 100 calls, 2 of at least 5 blocks
   calls       0 admitted, 0 rejected; opened 0 times
-  change      1970-01-01T00:00:00.123Z  CLOSED to OPEN: slow_rate (1,234 calls, 60.0 % slow, 0.0 % failed, 0 overdue), \
-             open for 5 s"
+  change      1970-01-01T00:00:00.123Z  CLOSED to OPEN for 5 s
+              slow_rate: 1,234 calls, 60.0 % slow, 0.0 % failed, 0 overdue"
         );
     }
 
@@ -331,8 +356,8 @@ circuit       ProcessTransaction
         assert_eq!(
             lines(&opened(), false),
             [
-                "1970-01-01T00:00:00.123Z  ProcessTransaction  CLOSED to OPEN: slow_rate (1,234 calls, 60.0 % slow, 0.0 % failed, \
-              0 overdue), open for 5 s"
+                "1970-01-01T00:00:00.123Z  ProcessTransaction  CLOSED to OPEN for 5 s; slow_rate: 1,234 calls, 60.0 % slow, \
+              0.0 % failed, 0 overdue"
             ]
         );
         assert_eq!(lines(&opened(), false), [""; 0]);

@@ -25,6 +25,12 @@ struct View<'a> {
     output: OutputFormat,
     request: WatchCircuitStatsRequest,
     printed: Printed,
+    /// Whether the service has ever sent a snapshot. Until then, the endpoint may be wrong, so a lost connection is an error.
+    is_service: bool,
+    /// Whether the current connection has delivered a snapshot.
+    connected: bool,
+    /// The delays between attempts to connect again, since the last snapshot.
+    backoff: Backoff,
 }
 
 /// Why a stream of snapshots ended.
@@ -53,6 +59,9 @@ pub(super) async fn watch(
         output,
         request: WatchCircuitStatsRequest { interval },
         printed: Printed::default(),
+        is_service: false,
+        connected: false,
+        backoff: Backoff::default(),
     };
     let mut engine = Engine::connect(config.clone()).await?;
     loop {
@@ -64,15 +73,17 @@ pub(super) async fn watch(
             End::NoReader => return Ok(()),
             End::Failed(failure) => return Err(failure),
             End::Lost(why) => {
-                errln!(
-                    "tally: lost the connection to {}: {why}; connecting again",
-                    config.endpoint
-                );
+                // An attempt that connects to the port but gets no snapshot is not reported, because the line of the loss still holds.
+                if std::mem::take(&mut view.connected) {
+                    errln!(
+                        "tally: lost the connection to {}: {why}; connecting again",
+                        config.endpoint
+                    );
+                }
                 engine = tokio::select! {
-                    engine = reconnect(&config) => engine?,
+                    engine = reconnect(&config, &mut view.backoff) => engine?,
                     () = reader_gone() => return Ok(()),
                 };
-                errln!("tally: connected to {} again", config.endpoint);
                 // A restarted service counts its changes from the beginning, so the counts printed so far do not apply.
                 view.printed = Printed::default();
             }
@@ -81,8 +92,7 @@ pub(super) async fn watch(
 }
 
 /// Tries to connect until an attempt succeeds.
-async fn reconnect(config: &ClientConfig) -> Result<Engine, Failure> {
-    let mut backoff = Backoff::default();
+async fn reconnect(config: &ClientConfig, backoff: &mut Backoff) -> Result<Engine, Failure> {
     loop {
         tokio::time::sleep(backoff.next()).await;
         match attempt(config).await {
@@ -98,13 +108,6 @@ async fn reconnect(config: &ClientConfig) -> Result<Engine, Failure> {
 impl View<'_> {
     /// Prints the changes that the service sends, until the stream ends.
     async fn follow(&mut self, engine: &mut Engine) -> End {
-        let ended = |engine: &Engine, status: &Status| {
-            if is_lost(status) {
-                End::Lost(Fault::of_call(status).to_string())
-            } else {
-                End::Failed(engine.failure(status))
-            }
-        };
         // The service sends the first snapshot at once, so a service that sends nothing for this time is not a Tally service,
         // or does not work. Later snapshots have no deadline, because they follow changes.
         let first = async {
@@ -118,12 +121,13 @@ impl View<'_> {
         };
         let (mut snapshots, mut next) = match tokio::time::timeout(TIMEOUT, first).await {
             Ok(Ok(first)) => first,
-            Ok(Err(status)) => return ended(engine, &status),
-            Err(_elapsed) => return End::Failed(engine.unanswered()),
+            Ok(Err(status)) => return self.ended(engine, &status),
+            Err(_elapsed) => return self.cut(engine, &Fault::TimedOut(Some(TIMEOUT))),
         };
         loop {
             match next {
                 Ok(Some(snapshot)) => {
+                    self.note_connection(&engine.config);
                     if let Err(failure) = self.print(snapshot) {
                         return End::Failed(failure);
                     }
@@ -131,11 +135,40 @@ impl View<'_> {
                         return End::NoReader;
                     }
                 }
-                Ok(None) => return End::Lost("the service ended the call".to_owned()),
-                Err(status) => return ended(engine, &status),
+                Ok(None) if self.is_service => return End::Lost("the service ended the call".to_owned()),
+                Ok(None) => return self.cut(engine, &Fault::Closed),
+                Err(status) => return self.ended(engine, &status),
             }
             next = snapshots.message().await;
         }
+    }
+
+    /// Returns the end of a call that failed with `status`. Before the first snapshot, every failure is final.
+    fn ended(&self, engine: &Engine, status: &Status) -> End {
+        if self.is_service && is_lost(status) {
+            End::Lost(Fault::of_call(status).to_string())
+        } else {
+            End::Failed(engine.failure(status))
+        }
+    }
+
+    /// Returns the end of a call that `fault` cut off without a status. Before the first snapshot, the fault is final.
+    fn cut(&self, engine: &Engine, fault: &Fault) -> End {
+        if self.is_service {
+            End::Lost(fault.to_string())
+        } else {
+            End::Failed(engine.faulty(fault))
+        }
+    }
+
+    /// Notes that the connection has delivered a snapshot. Says so if the connection before was lost.
+    fn note_connection(&mut self, config: &ClientConfig) {
+        if self.is_service && !self.connected {
+            errln!("tally: connected to {} again", config.endpoint);
+        }
+        self.is_service = true;
+        self.connected = true;
+        self.backoff = Backoff::default();
     }
 
     fn print(&mut self, mut snapshot: WatchCircuitStatsResponse) -> Result<(), Failure> {

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use clap::ValueEnum;
-use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::source::Batch;
 use crate::{
@@ -11,8 +10,6 @@ use crate::{
     proto::{self, Account},
 };
 
-/// Maximum number of account look-ups in flight.
-const LOOKUPS_IN_FLIGHT: usize = 64;
 /// Maximum number of existing accounts to remember, which take about 100 MB. The set is cleared when it is full.
 const KNOWN_MAX: usize = 1 << 20;
 
@@ -28,7 +25,7 @@ pub(super) enum BalanceRule {
     DebitBalance,
 }
 
-/// Remembers which accounts exist, and creates the accounts that do not exist.
+/// Creates the accounts that do not exist, and remembers which accounts exist.
 #[derive(Debug)]
 pub(super) struct AccountCreator {
     rule: BalanceRule,
@@ -62,7 +59,7 @@ impl AccountCreator {
         }
     }
 
-    /// Returns the number of created accounts.
+    /// Returns the number of created accounts. If an answer was lost, the accounts that its call created are not counted.
     pub(super) const fn created(&self) -> u64 {
         self.created
     }
@@ -70,29 +67,22 @@ impl AccountCreator {
     /// Creates the accounts of the batch that do not exist. Existing accounts stay unchanged, even if their asset or rule differs.
     ///
     /// # Errors
-    /// [`CallError`] if an account can't be read or created.
+    /// [`CallError`] if an account can't be created.
     pub(super) async fn ensure(&mut self, client: &Client, batch: &Batch) -> Result<(), CallError> {
         if self.known.len() > KNOWN_MAX {
             self.known.clear();
         }
-        let missing: Vec<String> = stream::iter(self.unknown(batch))
-            .map(|id| async move { Ok(client.get_account(&id).await?.is_none().then_some(id)) })
-            // `buffered` keeps the order of the accounts, so the same file always gives the same journal.
-            .buffered(LOOKUPS_IN_FLIGHT)
-            .try_filter_map(|missing| std::future::ready(Ok(missing)))
-            .try_collect()
-            .await?;
-        for ids in missing.chunks(CREATE_ACCOUNTS_MAX) {
+        // The service leaves out the accounts that exist. A look-up before would count an error for each account that does not exist
+        // yet. The calls keep the order of the file, so the same file always gives the same journal.
+        for ids in self.unknown(batch).chunks(CREATE_ACCOUNTS_MAX) {
             let account = |id: &String| Account {
                 id: id.clone(),
                 asset: self.asset.clone(),
                 balance_rule: proto::BalanceRule::from(self.rule).into(),
                 ..Account::default()
             };
-            client
-                .batch_create_accounts(ids.iter().map(account).collect())
-                .await?;
-            self.created += ids.len() as u64;
+            let accounts = ids.iter().map(account).collect();
+            self.created += client.create_missing_accounts(accounts).await?.len() as u64;
         }
         Ok(())
     }

@@ -97,7 +97,7 @@ pub(super) enum ImportError {
     Reader,
     /// The number of rows and the number of answers differ: a bug.
     #[error(
-        "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {refused} rejected)"
+        "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {rejected} rejected)"
     )]
     Unaccounted {
         /// Rows in the files.
@@ -109,13 +109,13 @@ pub(super) enum ImportError {
         /// Committed before this import.
         replayed: u64,
         /// Rejected.
-        refused: u64,
+        rejected: u64,
     },
     /// Some transactions were rejected. The others are durable.
-    #[error("{refused} of {transactions} transactions were rejected")]
-    Refused {
+    #[error("{rejected} of {transactions} transactions were rejected")]
+    Rejected {
         /// Rejected transactions.
-        refused: u64,
+        rejected: u64,
         /// All transactions.
         transactions: u64,
     },
@@ -154,7 +154,7 @@ impl ImportError {
             ImportError::Accounts { source, .. } | ImportError::Process { source, .. } => {
                 exit::call_code(source.status())
             }
-            ImportError::Refused { .. } => exit::FAILED,
+            ImportError::Rejected { .. } => exit::FAILED,
         }
     }
 }

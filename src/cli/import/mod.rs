@@ -192,22 +192,26 @@ fn failure(args: &ImportArgs, error: &ImportError) -> Failure {
         1 => String::new(),
         attempts => format!(" ({attempts} attempts)"),
     };
-    let advice = args.client.config().explain(source.status());
+    // The retries of a call end after this time, and so does the last attempt.
+    let advice = args
+        .client
+        .config()
+        .explain_within(source.status(), args.give_up_after);
     Failure::with_message(error.exit_code(), format!("{error}{attempts}: {advice}"))
 }
 
 /// Returns an error if transactions were rejected and the options do not allow that.
 fn check_rejected(args: &ImportArgs, summary: &Summary) -> Result<(), ImportError> {
     let Summary {
-        refused,
+        rejected,
         transactions,
         ..
     } = *summary;
-    if refused == 0 || args.allow_rejected {
+    if rejected == 0 || args.allow_rejected {
         return Ok(());
     }
-    Err(ImportError::Refused {
-        refused,
+    Err(ImportError::Rejected {
+        rejected,
         transactions,
     })
 }
@@ -215,7 +219,7 @@ fn check_rejected(args: &ImportArgs, summary: &Summary) -> Result<(), ImportErro
 /// Imports the files and updates `summary`. After an error, and if the future is dropped, `summary` describes what was imported.
 ///
 /// # Errors
-/// [`ImportError`] except [`ImportError::Refused`]: rejected transactions are only counted.
+/// [`ImportError`] except [`ImportError::Rejected`]: rejected transactions are only counted.
 async fn import(args: &ImportArgs, summary: &mut Summary, progress: &ProgressBar) -> Result<(), ImportError> {
     let CheckedFiles {
         files,
@@ -340,7 +344,7 @@ impl Sender<'_> {
             progress.set_position(batch.bytes_read);
             progress.set_message(format!(
                 "{} committed, {} replayed, {} rejected",
-                summary.committed, summary.replayed, summary.refused
+                summary.committed, summary.replayed, summary.rejected
             ));
         }
         settle(reader.await.map_err(|_| ImportError::Reader)?, summary)
@@ -381,7 +385,7 @@ fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
         answered: summary.transactions,
         committed: summary.committed,
         replayed: summary.replayed,
-        refused: summary.refused,
+        rejected: summary.rejected,
     })
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{row::LineCounts, source::Batch};
 use crate::{
+    json,
     proto::{ProcessTransactionResponse, TransactionResult, transaction_result},
     terminal::units,
 };
@@ -27,12 +28,13 @@ pub(super) const OTHER: &str = "OTHER";
 /// The result of an import, or its state so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
-    /// Lines of the files: headers, blank lines and transactions. 0 unless all files were read to their ends.
-    pub(super) lines: u64,
+    /// Lines of the files: headers, blank lines and transactions. `None` unless all files were read to their ends; the same
+    /// holds for the next two counts.
+    pub(super) lines: Option<u64>,
     /// Header lines.
-    pub(super) header_lines: u64,
+    pub(super) header_lines: Option<u64>,
     /// Blank lines.
-    pub(super) blank_lines: u64,
+    pub(super) blank_lines: Option<u64>,
     /// Transactions that were answered.
     pub(super) transactions: u64,
     /// Committed by this import.
@@ -40,11 +42,11 @@ pub(super) struct Summary {
     /// Committed before this import, with the same id and content.
     pub(super) replayed: u64,
     /// Rejected by this import, or by the service before this import.
-    pub(super) refused: u64,
+    pub(super) rejected: u64,
     /// Number of rejected transactions by reason.
-    pub(super) refused_by_reason: BTreeMap<String, u64>,
+    pub(super) rejected_by_reason: BTreeMap<String, u64>,
     /// The first rejected transactions.
-    pub(super) refused_examples: Vec<Example>,
+    pub(super) rejected_examples: Vec<Example>,
     /// The last answered row; `None` before the first answer. All earlier rows, in the order of the files, were
     /// answered, too.
     pub(super) answered_through: Option<Place>,
@@ -52,8 +54,8 @@ pub(super) struct Summary {
     pub(super) rejects_file: Option<String>,
     /// Created accounts.
     pub(super) accounts_created: u64,
-    /// The highest sequence of the committed and replayed transactions; 0 if there are none.
-    pub(super) last_sequence: i64,
+    /// The highest sequence of the committed and replayed transactions; `None` if there are none.
+    pub(super) last_sequence: Option<i64>,
     /// Duration of the import, in seconds.
     pub(super) elapsed_seconds: f64,
     /// Answered transactions per second.
@@ -125,11 +127,11 @@ impl Summary {
                 Some(transaction_result::Outcome::Committed(committed)) => self.count_committed(&committed),
                 Some(transaction_result::Outcome::Error(status)) => {
                     let reason = reason_of(&status);
-                    self.count_refused(batch, row.line, result.transaction_id, reason, status.message);
+                    self.count_rejected(batch, row.line, result.transaction_id, reason, status.message);
                 }
                 None => {
                     let message = "the answer has no outcome".to_owned();
-                    self.count_refused(batch, row.line, result.transaction_id, OTHER.to_owned(), message);
+                    self.count_rejected(batch, row.line, result.transaction_id, OTHER.to_owned(), message);
                 }
             }
         }
@@ -142,10 +144,10 @@ impl Summary {
 
     /// Stores the line counts, and returns whether every row was answered and counted exactly once.
     pub(super) const fn settle(&mut self, read: LineCounts) -> bool {
-        self.lines = read.lines();
-        self.header_lines = read.headers;
-        self.blank_lines = read.blank;
-        read.rows == self.transactions && self.transactions == self.committed + self.replayed + self.refused
+        self.lines = Some(read.lines());
+        self.header_lines = Some(read.headers);
+        self.blank_lines = Some(read.blank);
+        read.rows == self.transactions && self.transactions == self.committed + self.replayed + self.rejected
     }
 
     fn count_committed(&mut self, committed: &ProcessTransactionResponse) {
@@ -155,10 +157,10 @@ impl Summary {
             &mut self.committed
         };
         *count += 1;
-        self.last_sequence = self.last_sequence.max(committed.sequence);
+        self.last_sequence = self.last_sequence.max(Some(committed.sequence));
     }
 
-    fn count_refused(
+    fn count_rejected(
         &mut self,
         batch: &Batch,
         line: u64,
@@ -166,11 +168,11 @@ impl Summary {
         reason: String,
         message: String,
     ) {
-        self.refused += 1;
-        if self.refused_examples.len() < EXAMPLES_MAX {
+        self.rejected += 1;
+        if self.rejected_examples.len() < EXAMPLES_MAX {
             let file = batch.file.display().to_string();
             let reason = reason.clone();
-            self.refused_examples.push(Example {
+            self.rejected_examples.push(Example {
                 file,
                 line,
                 transaction_id,
@@ -178,9 +180,10 @@ impl Summary {
                 message,
             });
         }
-        let room = self.refused_by_reason.len() < REASONS_MAX || self.refused_by_reason.contains_key(&reason);
+        let room =
+            self.rejected_by_reason.len() < REASONS_MAX || self.rejected_by_reason.contains_key(&reason);
         *self
-            .refused_by_reason
+            .rejected_by_reason
             .entry(if room { reason } else { OTHER.to_owned() })
             .or_default() += 1;
     }
@@ -204,8 +207,9 @@ impl Summary {
         self.elapsed_seconds = elapsed.as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a rate that is shown to people")]
         let transactions = self.transactions as f64;
+        // A whole number, as in the table.
         self.transactions_per_second = if self.elapsed_seconds > 0.0 {
-            transactions / self.elapsed_seconds
+            (transactions / self.elapsed_seconds).round()
         } else {
             0.0
         };
@@ -216,8 +220,7 @@ impl Summary {
     /// # Errors
     /// The errors of `out`.
     pub(super) fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
+        writeln!(out, "{}", json::to_pretty(self)?)
     }
 
     /// Writes the summary as a table.
@@ -228,22 +231,20 @@ impl Summary {
         let mut rows = vec![
             ("committed".to_owned(), self.committed.to_string()),
             ("replayed".to_owned(), self.replayed.to_string()),
-            ("rejected".to_owned(), self.refused.to_string()),
+            ("rejected".to_owned(), self.rejected.to_string()),
         ];
         rows.extend(
-            self.refused_by_reason
+            self.rejected_by_reason
                 .iter()
                 .map(|(reason, count)| (format!("  {reason}"), count.to_string())),
         );
-        if self.blank_lines > 0 {
-            rows.push(("blank lines".to_owned(), self.blank_lines.to_string()));
+        if let Some(blank @ 1..) = self.blank_lines {
+            rows.push(("blank lines".to_owned(), blank.to_string()));
         }
         rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
-        // Sequences start at 1. 0 means that no transaction was committed.
-        let last_sequence = match self.last_sequence {
-            0 => "-".to_owned(),
-            sequence => sequence.to_string(),
-        };
+        let last_sequence = self
+            .last_sequence
+            .map_or_else(|| "-".to_owned(), |sequence| sequence.to_string());
         rows.push(("last sequence".to_owned(), last_sequence));
         let elapsed = Duration::try_from_secs_f64(self.elapsed_seconds).unwrap_or_default();
         rows.push(("elapsed".to_owned(), units::time(elapsed)));
@@ -253,7 +254,7 @@ impl Summary {
         for (name, value) in rows {
             writeln!(out, "{name:width$}  {value}")?;
         }
-        if !self.refused_examples.is_empty() {
+        if !self.rejected_examples.is_empty() {
             writeln!(out, "\nthe first rejected:")?;
         }
         for Example {
@@ -262,14 +263,14 @@ impl Summary {
             transaction_id,
             reason,
             message,
-        } in &self.refused_examples
+        } in &self.rejected_examples
         {
             writeln!(out, "{file}:{line}: {transaction_id}: {reason}: {message}")?;
         }
-        if let (Some(file), 1..) = (&self.rejects_file, self.refused) {
+        if let (Some(file), 1..) = (&self.rejects_file, self.rejected) {
             writeln!(out, "\nall rejected transactions are in {file}")?;
         }
-        if self.refused_by_reason.contains_key("ACCOUNT_NOT_FOUND") {
+        if self.rejected_by_reason.contains_key("ACCOUNT_NOT_FOUND") {
             writeln!(
                 out,
                 "\nto create missing accounts, import again with --create-accounts; committed transactions are not applied again"
@@ -310,7 +311,7 @@ mod tests {
         }
     }
 
-    fn refused(reason: &str) -> TransactionResult {
+    fn rejected(reason: &str) -> TransactionResult {
         let details = ErrorDetails::with_error_info(reason, "tally.v1", []);
         let status = tonic::Status::with_error_details(tonic::Code::FailedPrecondition, "no", details);
         let error = tonic_types::Status::decode(status.details()).unwrap();
@@ -341,7 +342,7 @@ mod tests {
         let results = vec![
             committed(7, false),
             committed(3, true),
-            refused("INSUFFICIENT_FUNDS"),
+            rejected("INSUFFICIENT_FUNDS"),
         ];
         summary.count(&batch(3), results).unwrap();
         let silent = TransactionResult {
@@ -364,13 +365,16 @@ mod tests {
                 summary.transactions,
                 summary.committed,
                 summary.replayed,
-                summary.refused
+                summary.rejected
             ),
             (5, 1, 1, 3)
         );
-        assert_eq!((summary.last_sequence, summary.transactions_per_second), (7, 2.5));
+        assert_eq!(
+            (summary.last_sequence, summary.transactions_per_second),
+            (Some(7), 3.0)
+        );
         let reasons: Vec<_> = summary
-            .refused_by_reason
+            .rejected_by_reason
             .iter()
             .map(|(reason, count)| (reason.as_str(), *count))
             .collect();
@@ -379,8 +383,8 @@ mod tests {
         assert_eq!((through.file.as_str(), through.line), ("a.csv", 3));
         assert_eq!(
             (
-                summary.refused_examples[0].line,
-                summary.refused_examples[0].reason.as_str()
+                summary.rejected_examples[0].line,
+                summary.rejected_examples[0].reason.as_str()
             ),
             (4, "INSUFFICIENT_FUNDS")
         );
@@ -399,7 +403,7 @@ mod tests {
         assert!(summary.settle(rows(1)));
         assert_eq!(
             (summary.lines, summary.header_lines, summary.blank_lines),
-            (4, 1, 2)
+            (Some(4), Some(1), Some(2))
         );
         assert!(!summary.settle(rows(0)), "an answer has no row");
         // An answer is missing.
@@ -421,13 +425,13 @@ mod tests {
     fn examples_and_reasons_are_bounded() {
         let mut summary = Summary::default();
         let results = (0..100)
-            .map(|number| refused(&format!("REASON_{number}")))
+            .map(|number| rejected(&format!("REASON_{number}")))
             .collect();
         summary.count(&batch(100), results).unwrap();
-        assert_eq!(summary.refused_examples.len(), EXAMPLES_MAX);
-        assert_eq!(summary.refused_by_reason.len(), REASONS_MAX + 1);
-        assert_eq!(summary.refused_by_reason.values().sum::<u64>(), 100);
-        assert_eq!(summary.refused_by_reason[OTHER], 36);
+        assert_eq!(summary.rejected_examples.len(), EXAMPLES_MAX);
+        assert_eq!(summary.rejected_by_reason.len(), REASONS_MAX + 1);
+        assert_eq!(summary.rejected_by_reason.values().sum::<u64>(), 100);
+        assert_eq!(summary.rejected_by_reason[OTHER], 36);
     }
 
     #[test]
@@ -438,7 +442,7 @@ mod tests {
             ..Summary::default()
         };
         summary
-            .count(&batch(1), vec![refused("ACCOUNT_NOT_FOUND")])
+            .count(&batch(1), vec![rejected("ACCOUNT_NOT_FOUND")])
             .unwrap();
         let mut table = Vec::new();
         summary.write_table(&mut table).unwrap();
@@ -455,10 +459,14 @@ mod tests {
         let mut json = Vec::new();
         summary.write_json(&mut json).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        // Unknown values are null, not 0: the files were not read to their ends, and no transaction was committed.
+        for unknown in ["lines", "header_lines", "blank_lines", "last_sequence"] {
+            assert!(json[unknown].is_null(), "{unknown} in {json}");
+        }
         assert_eq!(
             (
                 &json["accounts_created"],
-                &json["refused_by_reason"]["ACCOUNT_NOT_FOUND"]
+                &json["rejected_by_reason"]["ACCOUNT_NOT_FOUND"]
             ),
             (&9.into(), &1.into())
         );

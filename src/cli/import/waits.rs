@@ -9,14 +9,10 @@ use tonic::Status;
 use tonic_types::StatusExt;
 
 use crate::{
-    client::{Client, ClientConfig, ConnectError, code_name},
+    client::{Client, ClientConfig, ConnectError, RetryPolicy, code_name},
     terminal::units,
 };
 
-/// Delay after the first attempt to connect. The delay doubles with each attempt.
-const DELAY_MIN: Duration = Duration::from_millis(50);
-/// Longest delay between two attempts to connect.
-const DELAY_MAX: Duration = Duration::from_secs(2);
 /// The reason for a wait while there is no connection.
 const NO_CONNECTION: &str = "no connection to the service";
 
@@ -69,8 +65,8 @@ impl Waits {
         *self.printed.lock() = None;
     }
 
-    /// Connects to the service. While no service answers, tries again until `give_up_after` has passed. The delay doubles with
-    /// each attempt.
+    /// Connects to the service. While no service answers, tries again until `give_up_after` has passed, with the delays of the
+    /// client's retries.
     ///
     /// # Errors
     /// [`ConnectError`] of the last attempt, or of the first attempt whose error another attempt can't cure.
@@ -80,7 +76,7 @@ impl Waits {
         give_up_after: Duration,
     ) -> Result<Client, ConnectError> {
         let begin = Instant::now();
-        let mut delay = DELAY_MIN;
+        let (delays, mut attempts) = (RetryPolicy::default(), 0_u32);
         loop {
             let error = match Client::connect_with(config).await {
                 Err(error @ ConnectError::Unreachable { .. }) if error.is_temporary() => error,
@@ -90,10 +86,10 @@ impl Waits {
             if left.is_zero() {
                 return Err(error);
             }
-            let wait = delay.min(left);
+            attempts = attempts.saturating_add(1);
+            let wait = delays.backoff(attempts).min(left);
             self.report(NO_CONNECTION, wait);
             tokio::time::sleep(wait).await;
-            delay = delay.saturating_mul(2).min(DELAY_MAX);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     client_args::{ClientArgs, Engine, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     reconnect::{AttemptError, Backoff, attempt, is_lost},
-    values::duration,
+    values::interval,
 };
 use crate::{
     client::{ClientConfig, Fault},
@@ -29,8 +29,8 @@ use crate::{
 pub struct TopArgs {
     #[command(flatten)]
     client: ClientArgs,
-    /// Time between two updates, at least 100ms.
-    #[arg(long, default_value = "1s", value_parser = duration)]
+    /// Time between two updates, 100ms to 1h.
+    #[arg(long, default_value = "1s", value_parser = interval)]
     interval: Duration,
     /// Print the view once as text and exit. Waits for one interval, because a rate needs two readings.
     #[arg(long)]
@@ -60,15 +60,13 @@ enum Keys {
     Quit,
 }
 
-/// Shortest time between two updates.
-const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Time between two checks for a pressed key.
 const KEY_POLL: Duration = Duration::from_millis(50);
 /// Width of the view of `--once`, in characters.
 const ONCE_WIDTH: u16 = 100;
 
 pub(super) fn run(args: &TopArgs) -> ExitCode {
-    let interval = args.interval.max(INTERVAL_MIN);
+    let interval = args.interval;
     let config = args.client.config();
     block_on(async {
         finish(if args.once {
@@ -246,7 +244,10 @@ impl Source {
                 self.engine = Some(engine);
                 Ok(answers)
             }
-            Err(status) if is_lost(&status) => Err(FetchError::Lost(Fault::of_call(&status).to_string())),
+            Err(status) if is_lost(&status) => {
+                let fault = Fault::of_call(&status).within(TIMEOUT);
+                Err(FetchError::Lost(fault.to_string()))
+            }
             Err(status) => Err(FetchError::Failed(engine.failure(&status))),
         }
     }

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{decode, encode::from_account};
 use crate::{
-    engine::{CreatedAccounts, TallyEngine},
+    engine::{CreatedAccounts, Existing, TallyEngine},
     grpc::{
         fields::Violations,
         limits::QUERY_BYTES_MAX,
@@ -76,10 +76,11 @@ impl AccountService {
     async fn create(
         &self,
         accounts: Vec<NewAccount>,
+        existing: Existing,
         deadline: Option<Instant>,
     ) -> Result<Vec<proto::Account>, Status> {
         let ids: Vec<String> = accounts.iter().map(|account| account.id.clone()).collect();
-        match self.engine.create_accounts(accounts, deadline).await? {
+        match self.engine.create_accounts(accounts, existing, deadline).await? {
             CreatedAccounts::All(accounts) => Ok(accounts.into_iter().map(from_account).collect()),
             CreatedAccounts::Reused { place, field } => {
                 let id = ids.get(place).map_or("", String::as_str);
@@ -102,7 +103,7 @@ impl AccountService {
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
         inbound.finish().await?;
         let mut accounts = self
-            .create(account.into_iter().collect(), inbound.deadline)
+            .create(account.into_iter().collect(), Existing::Compare, inbound.deadline)
             .await?;
         Ok(inbound.answer(&CreateAccountResponse {
             account: accounts.pop(),
@@ -111,17 +112,22 @@ impl AccountService {
 
     async fn batch_create_accounts(&self, call: AdmittedCall) -> AnswerResult {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNTS_BYTES_MAX)?;
-        let accounts = {
+        let (accounts, existing) = {
             let message = inbound.only().await?;
             // A decoded message can take a thousand times as much memory as its bytes. So the accounts are counted
             // first, and their memory is reserved before the message is decoded.
             let count = decode::count_accounts(&message)?;
             inbound.hold(count * NEW_ACCOUNT_BYTES + message.len() * NEW_ACCOUNT_COPIES)?;
             let request = BatchCreateAccountsRequest::decode(message).map_err(status::malformed_message)?;
-            decode::new_accounts(request)?
+            let existing = if request.skip_existing {
+                Existing::Skip
+            } else {
+                Existing::Compare
+            };
+            (decode::new_accounts(request)?, existing)
         };
         inbound.finish().await?;
-        let accounts = self.create(accounts, inbound.deadline).await?;
+        let accounts = self.create(accounts, existing, inbound.deadline).await?;
         Ok(inbound.answer(&BatchCreateAccountsResponse { accounts }))
     }
 

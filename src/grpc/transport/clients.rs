@@ -102,16 +102,7 @@ impl ConnectionMetrics {
 
 impl MetricSource for ConnectionMetrics {
     fn collect(&self, families: &mut Families) {
-        families.gauge(
-            "tally_connections",
-            "Open connections to the gRPC port.",
-            self.open() as f64,
-        );
-        families.gauge(
-            "tally_connections_max",
-            "Largest allowed number of open connections to the gRPC port.",
-            self.open_max() as f64,
-        );
+        families.connections("grpc", self.open(), self.open_max());
         families.counter(
             "tally_connections_rejected_total",
             "Connections that the gRPC port rejected, because one client or all clients together had too many connections.",

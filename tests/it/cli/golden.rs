@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Command};
 use trycmd::TestCases;
 
 use crate::{
-    security::{READ, authority::Authority, token_lines, with_tokens},
+    security::{READ, WRITE, authority::Authority, token_lines, with_tokens},
     store::process::{damage_blocks, small_segments},
     support::server::{BINARY, ServerOptions, TestServer},
 };
@@ -239,6 +239,11 @@ fn with_tls_and_tokens() {
         .env("TALLY_CA", ca)
         .env("TALLY_TOKEN", READ)
         .run();
+    cases_with_files("bench-tls", &endpoint, |directory| {
+        fs::copy(ca, directory.join("ca.pem")).unwrap();
+        fs::write(directory.join("write.token"), WRITE).unwrap();
+        fs::write(directory.join("read.token"), READ).unwrap();
+    });
 }
 
 #[test]

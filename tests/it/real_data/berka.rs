@@ -208,7 +208,7 @@ async fn an_import_gives_the_final_balances_and_a_second_import_changes_nothing(
 
     let first = import(&server, &file);
     assert_eq!(
-        (&first["committed"], &first["replayed"], &first["refused"]),
+        (&first["committed"], &first["replayed"], &first["rejected"]),
         (&rows.into(), &0.into(), &0.into())
     );
     assert_eq!(first["last_sequence"], rows);
@@ -218,7 +218,7 @@ async fn an_import_gives_the_final_balances_and_a_second_import_changes_nothing(
 
     let second = import(&server, &file);
     assert_eq!(
-        (&second["committed"], &second["replayed"], &second["refused"]),
+        (&second["committed"], &second["replayed"], &second["rejected"]),
         (&0.into(), &rows.into(), &0.into())
     );
     assert_eq!(

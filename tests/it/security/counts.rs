@@ -118,12 +118,32 @@ async fn rejections_are_counted_by_reason_and_committed_transactions_are_not() {
     assert_eq!(service(&server).await["errors"], errors);
 }
 
+const GRPC_CONNECTIONS: &str = "tally_connections{port=\"grpc\"}";
+const GRPC_CONNECTIONS_MAX: &str = "tally_connections_max{port=\"grpc\"}";
+
+#[tokio::test]
+async fn the_connections_to_the_operators_port_are_counted_with_their_own_label() {
+    let server = TestServer::start();
+    // The request for the metrics is one connection.
+    assert!(metric(&server, "tally_connections{port=\"admin\"}").await >= 1.0);
+    assert_eq!(
+        metric(&server, "tally_connections_max{port=\"admin\"}").await,
+        64.0
+    );
+    assert_eq!(metric(&server, GRPC_CONNECTIONS).await, 0.0);
+    assert!(
+        service(&server).await["operators_connections"]
+            .as_u64()
+            .is_some_and(|open| open >= 1)
+    );
+}
+
 #[tokio::test]
 async fn open_and_rejected_connections_are_counted() {
     let server = ServerOptions::default()
         .env("TALLY__SERVER__CONNECTIONS_PER_CLIENT_MAX", "3")
         .start();
-    assert!(metric(&server, "tally_connections_max").await >= 1.0);
+    assert!(metric(&server, GRPC_CONNECTIONS_MAX).await >= 1.0);
     let open: Vec<TcpStream> = {
         let mut open = Vec::new();
         for _ in 0..3 {
@@ -132,7 +152,7 @@ async fn open_and_rejected_connections_are_counted() {
         open
     };
     // The service accepts connections after the system has.
-    while metric(&server, "tally_connections").await < 3.0 {
+    while metric(&server, GRPC_CONNECTIONS).await < 3.0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(service(&server).await["connections"], json!(3));
@@ -143,7 +163,7 @@ async fn open_and_rejected_connections_are_counted() {
     assert_eq!(metric(&server, "tally_connections_rejected_total").await, 1.0);
     assert_eq!(service(&server).await["connections_rejected"], json!(1));
     drop(open);
-    while metric(&server, "tally_connections").await > 0.0 {
+    while metric(&server, GRPC_CONNECTIONS).await > 0.0 {
         tokio::task::yield_now().await;
     }
 }

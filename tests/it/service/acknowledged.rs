@@ -65,6 +65,7 @@ fn many_accounts(name: &str) -> BatchCreateAccountsRequest {
     };
     BatchCreateAccountsRequest {
         requests: (0..1000).map(request).collect(),
+        skip_existing: false,
     }
 }
 

@@ -337,9 +337,17 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         "{status}"
     );
 
-    let requests = vec![create("x1"), CreateAccountRequest { account: Some(other) }];
+    let requests = vec![
+        create("x1"),
+        CreateAccountRequest {
+            account: Some(other.clone()),
+        },
+    ];
     let status = client
-        .batch_create_accounts(BatchCreateAccountsRequest { requests })
+        .batch_create_accounts(BatchCreateAccountsRequest {
+            requests,
+            skip_existing: false,
+        })
         .await
         .unwrap_err();
     assert_eq!(info(&status).metadata["account_id"], "a");
@@ -354,9 +362,42 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         expected(Code::NotFound, "ACCOUNT_NOT_FOUND", "false")
     );
 
+    // An existing account is skipped, whatever its content, and so is a second account with the same id.
+    let requests = vec![
+        create("x1"),
+        CreateAccountRequest {
+            account: Some(other.clone()),
+        },
+        create("x1"),
+    ];
+    for expected in [vec!["x1"], vec![]] {
+        let request = BatchCreateAccountsRequest {
+            requests: requests.clone(),
+            skip_existing: true,
+        };
+        let created = client.batch_create_accounts(request).await.unwrap().into_inner();
+        let ids: Vec<&str> = created
+            .accounts
+            .iter()
+            .map(|account| account.id.as_str())
+            .collect();
+        assert_eq!(ids, expected);
+    }
+    let unchanged = client
+        .get_account(GetAccountRequest {
+            account_id: "a".into(),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(unchanged.account.unwrap().asset, account("a").asset);
+
     let requests = (0..250).map(|number| create(&format!("n{number}"))).collect();
     client
-        .batch_create_accounts(BatchCreateAccountsRequest { requests })
+        .batch_create_accounts(BatchCreateAccountsRequest {
+            requests,
+            skip_existing: false,
+        })
         .await
         .unwrap();
     let mut listed = Vec::new();
@@ -373,7 +414,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         }
         page_token = page.next_page_token;
     }
-    let created = ["a", "b"]
+    let created = ["a", "b", "x1"]
         .map(str::to_owned)
         .into_iter()
         .chain((0..250).map(|number| format!("n{number}")));

@@ -65,7 +65,10 @@ async fn round(service: &Service, number: usize) {
             .collect();
         let mut accounts = service.accounts().await;
         accounts
-            .batch_create_accounts(BatchCreateAccountsRequest { requests })
+            .batch_create_accounts(BatchCreateAccountsRequest {
+                requests,
+                skip_existing: false,
+            })
             .await
             .unwrap();
     }

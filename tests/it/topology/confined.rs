@@ -172,6 +172,15 @@ async fn under_taskset_the_service_runs_on_one_cpu_and_reports_it() {
         (decision.effect.as_str(), decision.why.as_str()),
         ("fence", "degraded: single_cpu")
     );
+    // The log has the placement and its warning as fields.
+    for field in [
+        "\"placement\":\"fence\"".to_owned(),
+        format!("\"exec\":\"{last}\""),
+        "\"warning\":\"single_cpu\"".to_owned(),
+        "\"remedy\":\"give the process two CPUs or more\"".to_owned(),
+    ] {
+        server.wait_for_stderr(&field).await;
+    }
 }
 
 #[tokio::test]
