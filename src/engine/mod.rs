@@ -15,6 +15,7 @@
 
 pub mod breaker_settings;
 mod call_kind;
+mod checkpointing;
 mod circuits;
 mod classify;
 mod command;
@@ -50,10 +51,12 @@ pub use self::{
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig},
+    exec::{ExecStep, Until},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
     pending::EngineReply,
+    pipeline::PipelineStep,
     scrubbing::ScrubRate,
-    start::StartError,
+    start::{Cores, StartError},
     tally_engine::{EngineStats, TallyEngine},
 };
