@@ -426,15 +426,13 @@ impl Exec {
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
             self.next_block(FlushReason::Items)?;
         }
-        self.book
-            .process(transaction, tags)
-            .map_err(|error| match error {
-                // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
-                // its record, to compare the ids, only when the block is durable. The wait costs other transactions
-                // little, because blocks become durable in order.
-                RecordError::NotYetDurable(_) => Halt::Blocked(Until::Empty),
-                error => Halt::Fault(StoreFault::from_read_error(&error, &self.counters)),
-            })
+        self.book.process(transaction, tags).map_err(|error| match error {
+            // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
+            // its record, to compare the ids, only when the block is durable. The wait costs other transactions
+            // little, because blocks become durable in order.
+            RecordError::NotYetDurable(_) => Halt::Blocked(Until::Empty),
+            error => Halt::Fault(StoreFault::from_read_error(&error, &self.counters)),
+        })
     }
 
     fn create_accounts(&mut self, accounts: Vec<NewAccount>) -> Executed {

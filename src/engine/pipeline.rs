@@ -247,7 +247,11 @@ impl CommitPipeline {
     pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> PipelineStep {
         let mut state = self.state.lock();
         let Some((job, committer)) = state.next_job(self.depth) else {
-            return if state.is_ended() { PipelineStep::Ended } else { PipelineStep::Idle };
+            return if state.is_ended() {
+                PipelineStep::Ended
+            } else {
+                PipelineStep::Idle
+            };
         };
         // If the job is the submission of a waiting batch, another batch can wait now.
         self.progress.notify_all();

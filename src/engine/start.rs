@@ -18,7 +18,7 @@ use super::{
     counters::EngineCounters,
     engine_config::EngineConfig,
     exec::{Exec, ExecStep},
-    health::Health,
+    health::{Condition, Health},
     maintenance::{Maintenance, Stop},
     pending::EngineReply,
     pipeline::{CommitPipeline, PipelineStep},
@@ -78,8 +78,7 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
     ) -> Result<Self, StartError> {
-        let (engine, cores) =
-            TallyEngine::without_threads(config, disk, dir, clock, affinity, |log| Box::new(log))?;
+        let (engine, cores) = assemble(config, disk, dir, clock, affinity, |log| Box::new(log), false)?;
         let threads = cores.spawn(affinity)?;
         *engine.shared.threads.lock() = Some(threads);
         Ok(engine)
@@ -98,81 +97,95 @@ impl TallyEngine {
         affinity: &CpuAffinityManager,
         wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
     ) -> Result<(Self, Cores), StartError> {
-        let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
-        let trial_disk = Arc::clone(&disk);
-        let store = embedded::open(disk, dir, &config.store, clock)?;
-        let times = commit_times(&*trial_disk, dir, &config.circuits)?;
-        let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
-        let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
-            ServiceBuilder::new()
-                .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
-                .service(processor.clone())
-        }));
-        let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
-        counters.publish(&store.ledger);
-        let sync_times = Arc::new(Distribution::new());
-        let log = EmbeddedLog::new(store.writer, Arc::clone(&store.directory));
-        let pipeline = Arc::new(CommitPipeline::new(
-            wrap(log),
-            store.durable,
-            intake.answerer(),
+        assemble(config, disk, dir, clock, affinity, wrap, true)
+    }
+}
+
+/// Opens the store, and makes the engine and its cores. Starts no thread.
+fn assemble(
+    config: &EngineConfig,
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    clock: Arc<dyn WallClock>,
+    affinity: &CpuAffinityManager,
+    wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+    threadless: bool,
+) -> Result<(TallyEngine, Cores), StartError> {
+    let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
+    let trial_disk = Arc::clone(&disk);
+    let store = embedded::open(disk, dir, &config.store, clock)?;
+    let times = commit_times(&*trial_disk, dir, &config.circuits)?;
+    let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
+    let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
+        ServiceBuilder::new()
+            .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
+            .service(processor.clone())
+    }));
+    let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
+    counters.publish(&store.ledger);
+    let sync_times = Arc::new(Distribution::new());
+    let log = EmbeddedLog::new(store.writer, Arc::clone(&store.directory));
+    let pipeline = Arc::new(CommitPipeline::new(
+        wrap(log),
+        store.durable,
+        intake.answerer(),
+        Arc::clone(&health),
+        Arc::clone(&counters),
+        Arc::clone(&sync_times),
+    ));
+    let shared = Shared {
+        batch: processor.clone(),
+        circuits,
+        self_probes: SelfProbes::default(),
+        affinity: affinity.clone(),
+        records: store.records,
+        pipeline: Arc::clone(&pipeline),
+        health: Arc::clone(&health),
+        counters: Arc::clone(&counters),
+        sync_times,
+        recovery: store.report,
+        segment_bytes: store.directory.geometry().segment_bytes(),
+        directory: dir.to_owned(),
+        hash_seed: store.directory.hash_seed(),
+        threads: Mutex::new(None),
+        threadless,
+    };
+    let cores = Cores {
+        wal: Wal {
+            pipeline: Arc::clone(&pipeline),
+            exec: processor.notifier(),
+            health: Arc::clone(&health),
+        },
+        exec: Exec::new(
+            store.ledger,
+            intake,
+            Arc::clone(&pipeline),
             Arc::clone(&health),
             Arc::clone(&counters),
-            Arc::clone(&sync_times),
-        ));
-        let shared = Shared {
-            batch: processor.clone(),
-            circuits,
-            self_probes: SelfProbes::default(),
-            affinity: affinity.clone(),
-            records: store.records,
-            pipeline: Arc::clone(&pipeline),
-            health: Arc::clone(&health),
-            counters: Arc::clone(&counters),
-            sync_times,
-            recovery: store.report,
-            segment_bytes: store.directory.geometry().segment_bytes(),
-            directory: dir.to_owned(),
-            hash_seed: store.directory.hash_seed(),
-            threads: Mutex::new(None),
-        };
-        let cores = Cores {
-            wal: Wal {
-                pipeline: Arc::clone(&pipeline),
-                exec: processor.notifier(),
-                health: Arc::clone(&health),
-            },
-            exec: Exec::new(
-                store.ledger,
-                intake,
-                Arc::clone(&pipeline),
-                Arc::clone(&health),
-                Arc::clone(&counters),
-            ),
-            maintenance: Maintenance {
-                batch: processor,
-                pipeline,
-                health,
-                preparer: store.preparer,
-                walk: store.walk,
-                checkpoints: store.checkpoints,
-                id_files: store.id_files,
-                directory: store.directory,
-                checkpoint_bytes: config.checkpoint.0,
-                last_checkpoint_bytes: 0,
-                last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
-                next_id_file: 0,
-                scrubber: Scrubber::new(store.scrub, config.scrub, counters),
-                checkpoint: None,
-                paused_until: None,
-            },
-        };
-        let engine = TallyEngine {
-            shared: Arc::new(shared),
-            services,
-        };
-        Ok((engine, cores))
-    }
+        ),
+        maintenance: Maintenance {
+            batch: processor,
+            pipeline,
+            health,
+            preparer: store.preparer,
+            walk: store.walk,
+            checkpoints: store.checkpoints,
+            id_files: store.id_files,
+            directory: store.directory,
+            checkpoint_bytes: config.checkpoint.0,
+            last_checkpoint_bytes: 0,
+            last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
+            next_id_file: 0,
+            scrubber: Scrubber::new(store.scrub, config.scrub, counters),
+            checkpoint: None,
+            paused_until: None,
+        },
+    };
+    let engine = TallyEngine {
+        shared: Arc::new(shared),
+        services,
+    };
+    Ok((engine, cores))
 }
 
 // ===== impl Cores =====
@@ -196,6 +209,17 @@ impl Cores {
             })?,
             stop,
         })
+    }
+
+    /// Ends the cores after [`TallyEngine::drain`], and marks a clean stop if everything is durable. Call this when
+    /// [`Cores::step_exec`] has returned [`ExecStep::Ended`].
+    pub fn end(self) {
+        let pipeline = Arc::clone(&self.wal.pipeline);
+        let healthy = self.wal.health.condition() == Condition::Running;
+        drop(self);
+        if healthy {
+            pipeline.finish();
+        }
     }
 
     /// Lets EXEC do one piece of work.
@@ -222,6 +246,9 @@ fn commit_times(
     dir: &Path,
     circuits: &CircuitOptions,
 ) -> Result<Option<CommitTimes>, StartError> {
+    if circuits.untimed {
+        return Ok(None);
+    }
     match time_commits(disk, dir, circuits.trial()) {
         Ok(times) => {
             tracing::info!(

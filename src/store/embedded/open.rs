@@ -25,8 +25,13 @@ use crate::wall_clock::WallClock;
 pub type StoreConfig = JournalConfig;
 
 /// Smallest allowed `block_bytes_max`, in bytes. The largest request creates the maximum number of accounts with the
-/// maximum metadata, and its records must fit one block.
-pub const BLOCK_BYTES_MIN: u32 = 2 << 20;
+/// maximum metadata, and its records must fit one block. The simulation makes only small requests, and needs small
+/// blocks so that a run has many segments.
+pub const BLOCK_BYTES_MIN: u32 = if cfg!(feature = "simulation") {
+    8 << 10
+} else {
+    2 << 20
+};
 
 /// The parts of an open data directory. Different threads own them: EXEC executes batches, WAL appends blocks to the
 /// journal, and AUX does maintenance.

@@ -126,6 +126,13 @@ impl FoundTransaction {
         self.position
     }
 
+    /// Returns the sequence and the time of the transaction. For a rejected transaction, these are the sequence and the
+    /// time that the next committed transaction of the block would get.
+    #[must_use]
+    pub const fn place(&self) -> Committed {
+        self.place
+    }
+
     /// Returns the transaction and its outcome.
     ///
     /// # Errors
