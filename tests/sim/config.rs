@@ -98,6 +98,8 @@ config! {
     journal_damage: 0,
     /// One in so many steps the wall clock jumps; 0 if it never does.
     clock_jumps_one_in: 0,
+    /// Whether the service probes a half-open circuit itself: 1 or 0.
+    self_probe: 0,
     /// Percentage of the scheduler's choices that go to the engine rather than to the clients.
     engine_share: 50,
 }
@@ -145,6 +147,7 @@ impl Config {
             derived_damage: some(r, 60),
             journal_damage: some(r, 40),
             clock_jumps_one_in: if r.percent(25) { r.within(&(50..2000)) } else { 0 },
+            self_probe: r.within(&(0..2)),
             engine_share: r.within(&(20..90)),
         };
         // Large batches of large transactions would make a few seeds much slower than the others.

@@ -43,6 +43,8 @@ pub(crate) struct World {
     clients: Vec<Client>,
     pub(crate) flights: Vec<Flight>,
     pub(crate) calls: CallId,
+    /// Calls that the clients still make.
+    calls_left: u64,
     streams: u64,
     /// Whether no more faults happen, so that everything must come to an end.
     pub(crate) healed: bool,
@@ -81,6 +83,8 @@ enum Turn {
 pub(crate) const DATA: &str = "/data";
 /// A stall of at least this length opens the circuit of a call that waits for it.
 const HANG: Duration = Duration::from_secs(10);
+/// The pauses of the clients while circuits close, in microseconds. A circuit may stay open for some seconds.
+const PATIENT_PAUSE_US: u64 = 500_000;
 /// When everything is healthy, no call takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -165,6 +169,7 @@ impl World {
             clients: Client::all(config),
             flights: Vec::new(),
             calls: 0,
+            calls_left: config.calls,
             streams: 0,
             healed: false,
             turns: 0,
@@ -176,7 +181,7 @@ impl World {
     /// Runs the simulation from the first start to the last examination.
     pub(crate) async fn run(&mut self) -> Result<(), Failure> {
         self.start().await?;
-        while self.calls < self.config.calls {
+        while self.calls_left > 0 {
             self.turn().await?;
             self.die_if_due().await?;
         }
@@ -184,6 +189,7 @@ impl World {
         self.finish_calls().await?;
         self.examine().await?;
         self.circuits_close().await?;
+        self.finish_calls().await?;
         self.stop().await?;
         self.start().await?;
         Ok(())
@@ -212,9 +218,11 @@ impl World {
         Ok(())
     }
 
-    /// On a healthy disk, every circuit closes again.
+    /// On a healthy disk, every circuit closes again, because the clients' calls serve as probes.
     async fn circuits_close(&mut self) -> Result<(), Failure> {
         let begun = self.clock.elapsed();
+        self.calls_left = u64::MAX;
+        self.config.pause_us = self.config.pause_us.max(PATIENT_PAUSE_US);
         loop {
             let engine = &self.service.as_ref().unwrap().engine;
             let open = engine
@@ -222,6 +230,7 @@ impl World {
                 .iter()
                 .find(|circuit| circuit.state() != CircuitState::Closed);
             let Some(circuit) = open else {
+                self.calls_left = 0;
                 return Ok(());
             };
             let (key, state) = (circuit.key().to_owned(), circuit.state());
@@ -293,7 +302,6 @@ impl World {
     fn choose(&mut self) -> Option<Turn> {
         let now = Instant::now();
         let service = self.service.as_ref().unwrap();
-        let calls_left = self.calls < self.config.calls;
         let engine = [
             (service.exec_ready, Turn::Exec),
             (service.wal_ready, Turn::Wal),
@@ -303,7 +311,7 @@ impl World {
         let outside = [
             (self.flights.iter().any(Flight::is_woken), Turn::Poll),
             (
-                calls_left && self.clients.iter().any(|client| client.is_ready(&self.config, now)),
+                self.calls_left > 0 && self.clients.iter().any(|client| client.is_ready(&self.config, now)),
                 Turn::Call,
             ),
             (self.flights.iter().any(|flight| flight.leaves.is_some_and(|at| at <= now)), Turn::Leave),
@@ -363,7 +371,7 @@ impl World {
             let deadline = flight.deadline.map(|at| at + Duration::from_millis(1));
             next = next.min(flight.leaves.unwrap_or(next)).min(deadline.unwrap_or(next));
         }
-        if self.calls < self.config.calls {
+        if self.calls_left > 0 {
             for client in &self.clients {
                 if client.in_flight == 0 {
                     next = next.min(client.rests_until);
@@ -433,6 +441,7 @@ impl World {
         };
         let id = self.calls;
         self.calls += 1;
+        self.calls_left -= 1;
         client.in_flight += 1;
         if client.habit == Habit::Stream {
             client.rests_until = now + random.up_to(Duration::from_micros(config.pause_us));
@@ -484,6 +493,7 @@ impl World {
         config.checkpoint.0 = self.config.checkpoint_kib << 10;
         config.circuits.clock = Some(Arc::new(self.clock.clone()));
         config.circuits.untimed = true;
+        config.breaker.self_probe = self.config.self_probe > 0;
         config
     }
 
