@@ -151,8 +151,12 @@ impl Exec {
             {
                 turn.executed();
             }
-            self.open
-                .push(PendingAnswer::new(reply, result, self.last_block()));
+            let answer = PendingAnswer::new(reply, result, self.last_block());
+            #[cfg(feature = "mutations")]
+            let Some(answer) = answer.unless_given_at_once(&mut self.answerer) else {
+                continue;
+            };
+            self.open.push(answer);
             if self.open.is_full() {
                 self.flush(FlushReason::Items);
             }
