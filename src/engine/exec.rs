@@ -25,6 +25,7 @@ use super::{
     open_batch::OpenBatch,
     pending::{EngineReply, PendingAnswer},
     pipeline::{CommitPipeline, Progress},
+    prefetch,
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts};
 
@@ -37,12 +38,6 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// EXEC prefetches the accounts of a transaction while it executes the transaction that is this many places earlier. It
-/// prefetches the entries of the hash indexes of ids twice as early, because the entries name the accounts. One access
-/// to main memory takes about as long as EXEC needs for this many transactions. Within a batch, EXEC prefetches for
-/// this many transactions at a time.
-const PREFETCH_DISTANCE: usize = 8;
-
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
@@ -219,10 +214,10 @@ impl Exec {
         // EXEC asks the pipeline before it executes the first command. So if the log has failed, EXEC executes none of
         // the commands, and the answers say so.
         self.catch_up();
-        self.prefetch_first(&claimed);
+        prefetch::first(&self.book, &claimed);
         let mut commands = claimed.drain(..);
         while let Some(Claimed { item, reply, turn }) = commands.next() {
-            self.prefetch_behind(commands.as_slice());
+            prefetch::behind(&self.book, commands.as_slice());
             if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
                 reply.interrupted();
                 continue;
@@ -292,8 +287,12 @@ impl Exec {
         {
             turn.executed();
         }
-        self.open
-            .push(PendingAnswer::new(reply, result, self.last_block()));
+        let answer = PendingAnswer::new(reply, result, self.last_block());
+        #[cfg(feature = "mutations")]
+        let Some(answer) = answer.unless_given_at_once(&mut self.answerer) else {
+            return Ok(());
+        };
+        self.open.push(answer);
         if self.open.is_full() && !self.flush(FlushReason::Items) {
             return Err(Until::Room);
         }
@@ -356,35 +355,11 @@ impl Exec {
         }
     }
 
-    /// Prefetches the memory that the first commands need, before any of them is executed.
-    fn prefetch_first(&self, commands: &[Claimed<Command, EngineReply>]) {
-        for tags in commands.iter().take(2 * PREFETCH_DISTANCE).filter_map(first_tags) {
-            self.book.prefetch_names(tags);
-        }
-        for tags in commands.iter().take(PREFETCH_DISTANCE).filter_map(first_tags) {
-            self.book.prefetch_accounts(tags);
-        }
-    }
-
-    /// Prefetches memory for `commands`, which are the commands after the one that EXEC is about to execute.
-    /// [`Exec::prefetch_within`] does the same for the transactions of a batch.
-    fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
-        let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
-        if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
-            self.book.prefetch_names(tags);
-        }
-        if let Some(tags) = tags(PREFETCH_DISTANCE) {
-            self.book.prefetch_accounts(tags);
-        }
-    }
-
     /// Executes the transactions of a batch from the first one that has no outcome.
     fn transactions(&mut self, batch: Arc<TransactionBatch>, mut outcomes: Outcomes) -> Executed {
         outcomes.reserve_exact(batch.len() - outcomes.len());
         for place in outcomes.len()..batch.len() {
-            if place.is_multiple_of(PREFETCH_DISTANCE) {
-                self.prefetch_within(&batch, place);
-            }
+            prefetch::within(&self.book, &batch, place);
             let (transaction, tags) = batch.transaction(place);
             match self.transaction(&transaction, tags) {
                 Ok(outcome) => outcomes.push(outcome),
@@ -396,24 +371,6 @@ impl Exec {
         }
         self.counters.outcomes(&outcomes);
         Executed::Done(Ok(CommandReply::Transactions(outcomes)))
-    }
-
-    /// Prefetches the memory that later transactions of the batch need, before the transaction at `place` is executed.
-    /// The entries of the hash indexes of ids come first, and then the accounts that these entries name. One call
-    /// prefetches for [`PREFETCH_DISTANCE`] transactions, because a CPU translates several addresses at a time only if
-    /// their loads are close together in the program.
-    fn prefetch_within(&self, batch: &TransactionBatch, place: usize) {
-        // At place 0, only the memory of the first transaction was prefetched so far, by `prefetch_first` or
-        // `prefetch_behind`.
-        let from = |distance: usize| if place == 0 { 1 } else { place + distance };
-        let names = from(2 * PREFETCH_DISTANCE)..place + 3 * PREFETCH_DISTANCE;
-        for tags in names.map_while(|place| batch.tags(place)) {
-            self.book.prefetch_names(tags);
-        }
-        let accounts = from(PREFETCH_DISTANCE)..place + 2 * PREFETCH_DISTANCE;
-        for tags in accounts.map_while(|place| batch.tags(place)) {
-            self.book.prefetch_accounts(tags);
-        }
     }
 
     fn transaction(
@@ -568,16 +525,6 @@ const fn fault_at(place: usize, fault: StoreFault) -> StoreFault {
         fault
     } else {
         fault.after_partial_execution()
-    }
-}
-
-/// Returns the hashes of the ids in the first transaction of a command. Prefetching for later commands matters only for
-/// commands with a single transaction, so the hashes of the other transactions are not needed.
-fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
-    if let Command::Transactions(batch, _) = &command.item {
-        batch.tags(0)
-    } else {
-        None
     }
 }
 

@@ -31,6 +31,7 @@ mod pending;
 mod pipeline;
 #[cfg(test)]
 mod pipeline_tests;
+mod prefetch;
 mod scrubbing;
 mod self_probe;
 pub mod settings;

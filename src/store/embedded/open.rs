@@ -19,7 +19,7 @@ use super::{
     record_reader::RecordReader,
     replay::{Replay, replay},
 };
-use crate::wall_clock::WallClock;
+use crate::{mutation::planted, wall_clock::WallClock};
 
 /// The sizes of a new data directory. An existing data directory keeps the sizes with which it was made.
 pub type StoreConfig = JournalConfig;
@@ -129,8 +129,14 @@ pub fn open(
     let opened = journal.resume(tail)?;
 
     let Replay {
-        ledger, ids, order, ..
+        ledger,
+        ids,
+        mut order,
+        ..
     } = replay;
+    if planted("sequence_gap") && report.torn_tail {
+        order.next_sequence += 1;
+    }
     let durable = DurablePoint {
         chain: opened.writer.end(),
         order,
@@ -187,11 +193,15 @@ fn ids_before(
     };
     ids.reserve(committed);
     let last = start.chain.position.segment();
-    for number in 0..last {
-        let segment = walk.full_segment(number, &start.chain)?;
-        walk.load(files, &segment, &mut ids)?;
+    for number in 0..last.saturating_sub(u32::from(planted("skip_segment"))) {
+        match walk.full_segment(number, &start.chain) {
+            Err(_) if planted("pass_over_damaged_segment") => {}
+            segment => walk.load(files, &segment?, &mut ids)?,
+        }
     }
     let last_start = walk.segment_start(last, &start.chain)?;
-    walk.ids_between(last_start, &start.chain, &mut ids)?;
+    if !planted("forget_id_at_checkpoint") {
+        walk.ids_between(last_start, &start.chain, &mut ids)?;
+    }
     Ok(ids)
 }
