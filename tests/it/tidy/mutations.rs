@@ -16,10 +16,10 @@ fn every_mutation_of_the_table_is_planted_in_the_code_and_every_planted_one_is_i
     let planted: BTreeSet<&str> = files
         .iter()
         .filter(|(path, _)| path.ends_with(".rs"))
-        .flat_map(|(_, text)| names(text, "planted(\""))
+        .flat_map(|(_, text)| names(text, "planted("))
         .collect();
     let table = fs::read_to_string(root.join(TABLE)).expect("the table of mutations");
-    let listed: Vec<&str> = names(&table, "mutation(\"").collect();
+    let listed: Vec<&str> = names(&table, "mutation(").collect();
     assert_eq!(
         planted,
         listed.iter().copied().collect(),
@@ -28,7 +28,8 @@ fn every_mutation_of_the_table_is_planted_in_the_code_and_every_planted_one_is_i
     assert_eq!(listed.len(), planted.len(), "{TABLE} lists a mutation twice");
 }
 
-/// Returns the string literals that follow `call` in `text`.
+/// Returns the string literals that are the first argument of `call` in `text`.
 fn names<'a>(text: &'a str, call: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(call).skip(1).filter_map(|rest| rest.split('"').next())
+    let literal = |rest: &'a str| rest.trim_start().strip_prefix('"')?.split('"').next();
+    text.split(call).skip(1).filter_map(literal)
 }
