@@ -67,4 +67,3 @@ fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
         None
     }
 }
-

@@ -279,12 +279,10 @@ async fn answer(
             let (accounts, _) = engine.accounts(AccountIndex(0), limit, deadline).await?;
             Answer::Accounts(accounts)
         }
-        Request::Transaction(id) => {
-            Answer::Transaction(match engine.transaction(id, deadline).await? {
-                None => None,
-                Some(found) => Some(recorded(engine, &found, deadline).await?),
-            })
-        }
+        Request::Transaction(id) => Answer::Transaction(match engine.transaction(id, deadline).await? {
+            None => None,
+            Some(found) => Some(recorded(engine, &found, deadline).await?),
+        }),
     })
 }
 

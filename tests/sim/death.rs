@@ -42,6 +42,8 @@ enum Death {
     SyncFails(u64),
 }
 
+/// Number of transactions that the examination reads at the same time.
+const READS_AT_A_TIME: usize = 500;
 /// A start is tried this often while the power fails again and again.
 const STARTS_MAX: usize = 20;
 
@@ -70,7 +72,12 @@ impl Deaths {
 
 impl Death {
     fn choose(config: &Config, random: &mut Random) -> Self {
-        let weights = [config.power_cuts, config.kills, config.stops, config.disk_failures];
+        let weights = [
+            config.power_cuts,
+            config.kills,
+            config.stops,
+            config.disk_failures,
+        ];
         let total: u64 = weights.iter().sum();
         let mut choice = if total == 0 { 0 } else { random.within(&(0..total)) };
         for (kind, weight) in weights.into_iter().enumerate() {
@@ -141,7 +148,9 @@ impl World {
             return Ok(());
         }
         if !self.deaths.faulty {
-            return Err(Failure(format!("the service is {condition:?}, but nothing had failed")));
+            return Err(Failure(format!(
+                "the service is {condition:?}, but nothing had failed"
+            )));
         }
         // The process ends some time after the failure.
         if self.random.percent(90) && !self.healed {
@@ -230,6 +239,7 @@ impl World {
 
     /// Starts the service, sometimes on a damaged disk, and examines what it knows.
     pub(crate) async fn start(&mut self) -> Result<(), Failure> {
+        self.journal_damage_is_seen()?;
         for _ in 0..STARTS_MAX {
             self.damage_derived_files();
             if !self.healed && self.random.percent(self.config.cuts_at_start) {
@@ -255,7 +265,10 @@ impl World {
             return self.examine().await;
         }
         // The power stays on at last.
-        self.service = Some(self.open().map_err(|error| Failure(format!("the service can't start: {error}")))?);
+        self.service = Some(
+            self.open()
+                .map_err(|error| Failure(format!("the service can't start: {error}")))?,
+        );
         self.examine().await
     }
 
@@ -278,6 +291,10 @@ impl World {
 
     /// Reads everything that the service knows, and lets the oracle judge it.
     pub(crate) async fn examine(&mut self) -> Result<(), Failure> {
+        self.examine_now()
+    }
+
+    fn examine_now(&mut self) -> Result<(), Failure> {
         let Some(state) = self.read_state()? else {
             // The disk failed meanwhile.
             return Ok(());
@@ -311,14 +328,16 @@ impl World {
         }
         let mut transactions = Vec::new();
         let ids: Vec<String> = self.workload.ids().cloned().collect();
-        let reads = ids
-            .iter()
-            .map(|id| Box::pin(examine_transaction(engine.clone(), id.clone())))
-            .collect();
-        for (id, found) in ids.into_iter().zip(self.complete(reads)?) {
-            transactions.push((id, found));
+        for ids in ids.chunks(READS_AT_A_TIME) {
+            let reads = ids
+                .iter()
+                .map(|id| Box::pin(examine_transaction(engine.clone(), id.clone())))
+                .collect();
+            transactions.extend(ids.iter().cloned().zip(self.complete(reads)?));
         }
-        if self.disk.is_powered_off() || (self.deaths.faulty && transactions.iter().any(|(_, found)| found.is_err())) {
+        if self.disk.is_powered_off()
+            || (self.deaths.faulty && transactions.iter().any(|(_, found)| found.is_err()))
+        {
             return Ok(None);
         }
         Ok(Some(State {
@@ -352,7 +371,55 @@ impl World {
                 service.step_wal();
             }
         }
-        Err(Failure("the engine does not answer the reads of the examination".to_owned()))
+        Err(Failure(
+            "the engine does not answer the reads of the examination".to_owned(),
+        ))
+    }
+
+    /// Flips a bit of a block that was durable and is not the last one. A start must refuse it and name the place, or
+    /// every answer must still be right, or refused because of the damage.
+    fn journal_damage_is_seen(&mut self) -> Result<(), Failure> {
+        let blocks = self.pace.durable_blocks();
+        if self.healed || blocks.len() < 2 || !self.random.percent(self.config.journal_damage) {
+            return Ok(());
+        }
+        let whole = self.disk.snapshot();
+        let block = blocks[self.random.below(blocks.len() - 1)];
+        let bit = self.random.below(block.bytes * 8);
+        let path = PathBuf::from(format!("{DATA}/journal/{:010}.wal", block.segment));
+        let mut damaged = whole.clone();
+        let Some(file) = damaged.get_mut(&path) else {
+            return Err(Failure(format!("{} is missing", path.display())));
+        };
+        file[usize::try_from(block.offset).unwrap() + bit / 8] ^= 1 << (bit % 8);
+        self.note(format_args!(
+            "bit {bit} of the block at {}, {} is flipped",
+            block.segment, block.offset
+        ));
+        let oracle = self.oracle.clone();
+        self.disk = SimDisk::holding(self.random.next(), &damaged);
+        match self.open() {
+            Err(error) => {
+                self.note(format_args!("the start is refused: {error}"));
+                if !error.contains("segment") && !error.contains(".wal") {
+                    return Err(Failure(format!(
+                        "the damage is refused without its place: {error}"
+                    )));
+                }
+            }
+            Ok(service) => {
+                self.service = Some(service);
+                self.oracle.damage_planted();
+                self.examine_now()?;
+                self.service = None;
+                self.pace.reset();
+            }
+        }
+        // Back to the whole disk.
+        self.oracle = oracle;
+        self.pace.keep_blocks(blocks);
+        self.disk = SimDisk::holding(self.random.next(), &whole);
+        Ok(())
     }
 
     /// Removes or damages checkpoints and id files, which a start must survive.
@@ -363,7 +430,11 @@ impl World {
         let mut files: BTreeMap<PathBuf, Vec<u8>> = self.disk.snapshot();
         let derived: Vec<PathBuf> = files
             .keys()
-            .filter(|path| ["checkpoint", "index"].iter().any(|part| path.starts_with(format!("{DATA}/{part}"))))
+            .filter(|path| {
+                ["checkpoint", "index"]
+                    .iter()
+                    .any(|part| path.starts_with(format!("{DATA}/{part}")))
+            })
             .cloned()
             .collect();
         if derived.is_empty() {

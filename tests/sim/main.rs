@@ -13,6 +13,7 @@ mod clients;
 mod clock;
 mod config;
 mod death;
+mod hunt;
 mod oracle;
 mod random;
 mod runs;
@@ -50,11 +51,27 @@ pub(crate) struct Options {
     /// Runs every seed twice, and compares the runs event by event.
     #[arg(long)]
     twice: bool,
+    /// Plants a deliberate bug (src/mutation.rs), which the simulation must find.
+    #[arg(long)]
+    mutation: Option<String>,
+    /// Plants every deliberate bug in turn, and prints after how many seeds each was found. Each must be found within
+    /// `--runs` seeds, from each of `--rounds` first seeds.
+    #[arg(long)]
+    mutations: bool,
+    /// How often `--mutations` searches for each bug, each time from other seeds.
+    #[arg(long, default_value_t = 1)]
+    rounds: u64,
     /// Does not search for a smaller configuration that still fails.
     #[arg(long)]
     no_shrink: bool,
 }
 
 fn main() -> ExitCode {
-    runs::run(&Options::parse())
+    let options = Options::parse();
+    runs::remember_panics();
+    if options.mutations {
+        hunt::run(&options)
+    } else {
+        runs::run(&options)
+    }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tally::mutation;
 use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
 use tokio::{runtime::Builder, task::unconstrained};
 
@@ -39,12 +40,7 @@ thread_local! {
 
 /// Runs the seeds of `options`.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    remember_panics();
-    let affinity = CpuAffinityManager::detect(AffinityConfig {
-        mode: Mode::Off,
-        ..AffinityConfig::default()
-    })
-    .unwrap();
+    let affinity = affinity();
     let begun = Instant::now();
     let next = AtomicU64::new(options.seed);
     let end = options.seed + options.runs;
@@ -53,6 +49,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..options.threads.min(options.runs) {
             scope.spawn(|| {
+                mutation::plant(options.mutation.as_deref()).unwrap();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end || failed.lock().len() >= 3 {
@@ -93,6 +90,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !options.no_shrink {
+        mutation::plant(options.mutation.as_deref()).unwrap();
         for config in failed.iter().take(1) {
             shrink(config, &affinity);
         }
@@ -100,8 +98,17 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// A placement of threads that pins none.
+pub(crate) fn affinity() -> CpuAffinityManager {
+    CpuAffinityManager::detect(AffinityConfig {
+        mode: Mode::Off,
+        ..AffinityConfig::default()
+    })
+    .unwrap()
+}
+
 /// The configuration of a seed, with the changes of the command line.
-fn configure(seed: u64, set: &[String]) -> Config {
+pub(crate) fn configure(seed: u64, set: &[String]) -> Config {
     let mut config = Config::from_seed(seed);
     for change in set {
         let (name, value) = change.split_once('=').expect("--set needs NAME=VALUE");
@@ -137,12 +144,12 @@ pub(crate) fn simulate(config: &Config, affinity: &CpuAffinityManager, verbose: 
 /// Runs the world. A panic is a failure.
 async fn catch(world: &mut World) -> Result<(), Failure> {
     let mut run = Box::pin(world.run());
-    std::future::poll_fn(|context| {
-        match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context))) {
+    std::future::poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context))) {
             Ok(poll) => poll,
             Err(panic) => std::task::Poll::Ready(Err(Failure(panic_text(&*panic)))),
-        }
-    })
+        },
+    )
     .await
 }
 
@@ -156,7 +163,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Keeps the places of panics instead of printing them.
-fn remember_panics() {
+pub(crate) fn remember_panics() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, ToString::to_string);
         PANIC.with_borrow_mut(|last| *last = place);

@@ -15,7 +15,7 @@ use tally::store::{
     block_log::{BlockLog, Commit, EmbeddedLog, LogFault, Submitted},
     embedded::SealedBlock,
 };
-use tally_journal::BlockBuffer;
+use tally_journal::{BlockBuffer, HEADER_BYTES};
 use tokio::time::Instant;
 
 use crate::{config::Config, random::Random};
@@ -43,8 +43,17 @@ struct Pace {
     /// When the block in flight is to be written.
     due: Option<Instant>,
     waker: Option<Waker>,
-    blocks: u64,
-    stalls: u64,
+    /// Where the durable blocks are, in order.
+    durable: Vec<BlockPlace>,
+}
+
+/// Where a block is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockPlace {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+    /// Length with the header, in bytes.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -69,8 +78,7 @@ impl LogPace {
             submitted: None,
             due: None,
             waker: None,
-            blocks: 0,
-            stalls: 0,
+            durable: Vec::new(),
         })))
     }
 
@@ -116,10 +124,14 @@ impl LogPace {
         waker.map(Waker::wake).is_some()
     }
 
-    /// The number of blocks so far, and how many of them stalled.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let pace = self.0.lock();
-        (pace.blocks, pace.stalls)
+    /// Forgets all durable blocks except these.
+    pub(crate) fn keep_blocks(&self, blocks: Vec<BlockPlace>) {
+        self.0.lock().durable = blocks;
+    }
+
+    /// Where the blocks are that were durable when they were answered, in order.
+    pub(crate) fn durable_blocks(&self) -> Vec<BlockPlace> {
+        self.0.lock().durable.clone()
     }
 }
 
@@ -127,12 +139,10 @@ impl LogPace {
 
 impl Pace {
     fn latency(&mut self) -> Duration {
-        self.blocks += 1;
         if self.commit_max.is_zero() {
             return Duration::ZERO;
         }
         if self.random.one_in(self.stall_one_in) {
-            self.stalls += 1;
             return Duration::from_secs(1) + self.random.up_to(STALL_MAX - Duration::from_secs(1));
         }
         let max = if self.random.one_in(self.spike_one_in) {
@@ -156,18 +166,39 @@ impl SlowLog {
     }
 }
 
+impl SlowLog {
+    fn write(&mut self, block: &mut SealedBlock) -> Result<Commit, LogFault> {
+        let position = block.meta.position;
+        let place = BlockPlace {
+            segment: position.segment(),
+            offset: position.offset(),
+            bytes: HEADER_BYTES + block.buffer.body_bytes(),
+        };
+        match self.journal.submit(block)? {
+            Submitted::Durable(commit) => {
+                self.pace.0.lock().durable.push(place);
+                Ok(commit)
+            }
+            Submitted::Pending => unreachable!("the journal has no block in flight"),
+        }
+    }
+}
+
 impl BlockLog for SlowLog {
     fn depth(&self) -> usize {
         self.journal.depth()
     }
 
     fn submit(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
-        assert!(self.pending.is_none(), "two blocks are in flight, but the depth is 1");
+        assert!(
+            self.pending.is_none(),
+            "two blocks are in flight, but the depth is 1"
+        );
         let mut pace = self.pace.0.lock();
         let latency = pace.latency();
         if latency.is_zero() {
             drop(pace);
-            return self.journal.submit(block);
+            return self.write(block).map(Submitted::Durable);
         }
         let submitted = Instant::now();
         let due = submitted + latency;
@@ -197,14 +228,10 @@ impl BlockLog for SlowLog {
         pace.due = None;
         drop(pace);
         debug_assert!(pending.submitted <= pending.due, "time went back");
-        Poll::Ready(match self.journal.submit(&mut pending.block) {
-            Ok(Submitted::Durable(commit)) => Ok(Commit {
-                latency: now - pending.submitted,
-                ..commit
-            }),
-            Ok(Submitted::Pending) => unreachable!("the journal has no block in flight"),
-            Err(fault) => Err(fault),
-        })
+        Poll::Ready(self.write(&mut pending.block).map(|commit| Commit {
+            latency: now - pending.submitted,
+            ..commit
+        }))
     }
 
     fn finish(&mut self) -> Result<(), LogFault> {

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use tally::engine::{TallyEngine, TransactionBatch};
-use tally_ledger::{
-    AccountStatus, Amount, BalanceRule, Heading, Metadata, NewAccount, Phase, Transfer,
-};
+use tally_ledger::{AccountStatus, Amount, BalanceRule, Heading, Metadata, NewAccount, Phase, Transfer};
 
 use crate::{
     calls::{Leg, Transaction},
@@ -31,7 +29,10 @@ impl Workload {
     pub(crate) fn transaction(&mut self, config: &Config, random: &mut Random) -> Transaction {
         if !self.sent.is_empty() && random.percent(config.repeats) {
             // Recent ids are the more interesting ones, because their blocks may still be in flight.
-            let recent = self.sent.len().min(if random.percent(70) { 16 } else { usize::MAX });
+            let recent = self
+                .sent
+                .len()
+                .min(if random.percent(70) { 16 } else { usize::MAX });
             let place = self.sent.len() - 1 - random.below(recent);
             let mut transaction = self.sent[place].clone();
             if random.percent(config.changes) {
@@ -74,11 +75,21 @@ fn legs(config: &Config, random: &mut Random) -> Vec<Leg> {
         }
     };
     (0..count)
-        .map(|_| Leg {
-            debit: account_id(random.within(&(0..config.accounts))),
-            credit: account_id(random.within(&(0..config.accounts))),
-            amount: amount(random),
-            code: u32::try_from(random.within(&(0..4))).unwrap(),
+        .map(|_| {
+            let debit = random.within(&(0..config.accounts));
+            let other = random.within(&(1..config.accounts));
+            // The two accounts are the same only rarely.
+            let credit = if random.percent(2) {
+                debit
+            } else {
+                (debit + other) % config.accounts
+            };
+            Leg {
+                debit: account_id(debit),
+                credit: account_id(credit),
+                amount: amount(random),
+                code: u32::try_from(random.within(&(0..4))).unwrap(),
+            }
         })
         .collect()
 }

@@ -10,11 +10,12 @@ use std::{
 
 use tally::engine::{CallKind, Cores, EngineConfig, ExecStep, PipelineStep, TallyEngine};
 use tally_breaker::CircuitState;
+use tally_ledger::Outcome;
 use tally_topology::CpuAffinityManager;
 use tokio::time::Instant;
 
 use crate::{
-    calls::{Call, CallId, Reply, Request},
+    calls::{Answer, Call, CallId, Reply, Request},
     clients::{Client, Flag, Flight, Habit, kind_of},
     clock::SimClock,
     config::Config,
@@ -45,6 +46,8 @@ pub(crate) struct World {
     pub(crate) calls: CallId,
     /// Calls that the clients still make.
     calls_left: u64,
+    /// Whether the clients pause longer than the configuration says.
+    patient: bool,
     streams: u64,
     /// Whether no more faults happen, so that everything must come to an end.
     pub(crate) healed: bool,
@@ -83,8 +86,8 @@ enum Turn {
 pub(crate) const DATA: &str = "/data";
 /// A stall of at least this length opens the circuit of a call that waits for it.
 const HANG: Duration = Duration::from_secs(10);
-/// The pauses of the clients while circuits close, in microseconds. A circuit may stay open for some seconds.
-const PATIENT_PAUSE_US: u64 = 500_000;
+/// The pauses of the clients while circuits close. A circuit may stay open for some seconds.
+const PATIENT_PAUSE: Duration = Duration::from_millis(500);
 /// When everything is healthy, no call takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -170,6 +173,7 @@ impl World {
             flights: Vec::new(),
             calls: 0,
             calls_left: config.calls,
+            patient: false,
             streams: 0,
             healed: false,
             turns: 0,
@@ -222,7 +226,7 @@ impl World {
     async fn circuits_close(&mut self) -> Result<(), Failure> {
         let begun = self.clock.elapsed();
         self.calls_left = u64::MAX;
-        self.config.pause_us = self.config.pause_us.max(PATIENT_PAUSE_US);
+        self.patient = true;
         loop {
             let engine = &self.service.as_ref().unwrap().engine;
             let open = engine
@@ -235,7 +239,9 @@ impl World {
             };
             let (key, state) = (circuit.key().to_owned(), circuit.state());
             if self.clock.elapsed() > begun + PATIENCE {
-                return Err(Failure(format!("the circuit {key} stays {state:?} on a healthy disk")));
+                return Err(Failure(format!(
+                    "the circuit {key} stays {state:?} on a healthy disk"
+                )));
             }
             self.turn().await?;
         }
@@ -311,16 +317,30 @@ impl World {
         let outside = [
             (self.flights.iter().any(Flight::is_woken), Turn::Poll),
             (
-                self.calls_left > 0 && self.clients.iter().any(|client| client.is_ready(&self.config, now)),
+                self.calls_left > 0
+                    && self
+                        .clients
+                        .iter()
+                        .any(|client| client.is_ready(&self.config, now)),
                 Turn::Call,
             ),
-            (self.flights.iter().any(|flight| flight.leaves.is_some_and(|at| at <= now)), Turn::Leave),
+            (
+                self.flights
+                    .iter()
+                    .any(|flight| flight.leaves.is_some_and(|at| at <= now)),
+                Turn::Leave,
+            ),
         ];
         let engine_first = self.random.percent(self.config.engine_share);
         let mut pick = |group: &[(bool, Turn)]| {
             let ready = group.iter().filter(|(ready, _)| *ready);
             let count = ready.clone().count();
-            (count > 0).then(|| ready.map(|(_, turn)| *turn).nth(self.random.below(count)).unwrap())
+            (count > 0).then(|| {
+                ready
+                    .map(|(_, turn)| *turn)
+                    .nth(self.random.below(count))
+                    .unwrap()
+            })
         };
         if engine_first {
             pick(&engine).or_else(|| pick(&outside))
@@ -369,7 +389,9 @@ impl World {
         for flight in &self.flights {
             // The granularity of tokio's timers is 1 ms.
             let deadline = flight.deadline.map(|at| at + Duration::from_millis(1));
-            next = next.min(flight.leaves.unwrap_or(next)).min(deadline.unwrap_or(next));
+            next = next
+                .min(flight.leaves.unwrap_or(next))
+                .min(deadline.unwrap_or(next));
         }
         if self.calls_left > 0 {
             for client in &self.clients {
@@ -408,7 +430,11 @@ impl World {
 
     /// The client pauses before its next call.
     fn rest(&mut self, client: usize) {
-        let pause = self.random.up_to(Duration::from_micros(self.config.pause_us));
+        let pause = if self.patient {
+            PATIENT_PAUSE
+        } else {
+            self.random.up_to(Duration::from_micros(self.config.pause_us))
+        };
         let client = &mut self.clients[client];
         client.in_flight -= 1;
         client.rests_until = Instant::now() + pause;
@@ -526,9 +552,30 @@ fn brief_call(call: &Call) -> String {
     words
 }
 
+fn brief_outcome(outcome: &Outcome) -> String {
+    let (text, replayed) = match outcome {
+        Outcome::Committed { committed, replayed } => (format!("sequence {}", committed.sequence), *replayed),
+        Outcome::Rejected { rejection, replayed } => (
+            format!(
+                "{} at leg {}, available {}",
+                rejection.reason,
+                rejection.transfer,
+                rejection.available().minor_units()
+            ),
+            *replayed,
+        ),
+        Outcome::Reused { field } => (format!("id reused, {field:?} differs"), false),
+    };
+    text + if replayed { " (replayed)" } else { "" }
+}
+
 /// Describes a reply in a few words.
 fn brief(reply: &Reply) -> String {
     match reply {
+        Ok(Answer::Outcomes(outcomes)) => {
+            let words: Vec<_> = outcomes.iter().map(brief_outcome).collect();
+            words.join(", ")
+        }
         Ok(answer) => {
             let mut words = format!("{answer:?}");
             if words.len() > 300 {

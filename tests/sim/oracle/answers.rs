@@ -15,14 +15,14 @@ use super::{
 };
 
 /// What the simulator has done to the disk, which excuses some errors.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Planted {
     pub(super) damage: bool,
     pub(super) faults: bool,
 }
 
 /// What clients were told about recorded transactions.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Acknowledgements {
     pub(super) by_id: HashMap<String, Acknowledgement>,
     by_sequence: HashMap<u64, String>,

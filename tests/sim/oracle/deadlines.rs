@@ -12,7 +12,7 @@ use super::{
 const SLACK: Duration = Duration::from_millis(1);
 
 /// What is known about the simulated time.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
     /// When EXEC was blocked, in order.
     blocked: Vec<Timestamp>,

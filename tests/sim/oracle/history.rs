@@ -67,7 +67,7 @@ pub(super) enum Effect {
 }
 
 /// All calls, in the order of their beginning.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct History {
     pub(super) calls: BTreeMap<CallId, Invocation>,
     pub(super) events: Vec<Event>,

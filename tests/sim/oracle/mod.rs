@@ -54,7 +54,7 @@ pub(crate) struct Violation {
 }
 
 /// Judges one run of the simulation.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Oracle {
     history: History,
     acknowledgements: Acknowledgements,

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// What the last examination has found.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     /// When it was.
     pub(super) examined: Tick,

@@ -10,7 +10,7 @@ use tally_ledger::{
 use super::{calls::Leg, window::Window};
 
 /// All accounts, with their columns after each committed transaction.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reference<'a> {
     accounts: HashMap<&'a str, ReferenceAccount<'a>>,
     /// The number of committed transactions.
