@@ -386,7 +386,7 @@ impl World {
         let whole = self.disk.snapshot();
         let block = blocks[self.random.below(blocks.len() - 1)];
         let bit = self.random.below(block.bytes * 8);
-        let path = PathBuf::from(format!("{DATA}/journal/{:010}.wal", block.segment));
+        let path = PathBuf::from(format!("{DATA}/journal/{:010}.segment", block.segment));
         let mut damaged = whole.clone();
         let Some(file) = damaged.get_mut(&path) else {
             return Err(Failure(format!("{} is missing", path.display())));
@@ -401,7 +401,7 @@ impl World {
         match self.open() {
             Err(error) => {
                 self.note(format_args!("the start is refused: {error}"));
-                if !error.contains("segment") && !error.contains(".wal") {
+                if !error.contains("segment") && !error.contains(".segment") {
                     return Err(Failure(format!(
                         "the damage is refused without its place: {error}"
                     )));

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// An account that an examination has found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SeenAccount {
     pub(super) new: NewAccount,
     created: Timestamp,
@@ -22,14 +22,14 @@ pub(super) struct SeenAccount {
 }
 
 /// All accounts of an examination, in the order of creation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Accounts<'a> {
     pub(super) all: Vec<FoundAccount<'a>>,
     numbers: HashMap<&'a str, usize>,
 }
 
 /// An account of the service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FoundAccount<'a> {
     pub(super) snapshot: &'a AccountSnapshot,
     absent: Tick,

@@ -29,7 +29,7 @@ pub(super) struct Acknowledgements {
 }
 
 /// The first answer that showed the outcome of a transaction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Acknowledgement {
     pub(super) call: CallId,
     pub(super) transaction: Transaction,

@@ -22,7 +22,7 @@ pub(super) type Tick = u64;
 pub(super) const NEVER: Tick = Tick::MAX;
 
 /// A call and what is known about its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Invocation {
     pub(super) id: CallId,
     pub(super) call: Call,

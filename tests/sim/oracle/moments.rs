@@ -29,7 +29,7 @@ const PAGE_MAX: usize = tally::engine::PAGE_ACCOUNTS_MAX;
 pub(super) type Floors = HashMap<CallId, u64>;
 
 /// Everything that is needed to find the moments of answers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Moments<'a> {
     history: &'a History,
     records: &'a Records<'a>,

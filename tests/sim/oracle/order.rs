@@ -18,7 +18,7 @@ use super::{
 };
 
 /// A record or an account, with its place in time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Effected<'a> {
     kind: &'static str,
     id: &'a str,
@@ -129,7 +129,7 @@ fn check_floor(
 }
 
 /// One transaction of a stream or of a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Step<'a> {
     attempt: Attempt,
     invocation: &'a Invocation,

@@ -26,7 +26,7 @@ pub(super) struct Seen {
 }
 
 /// A record that an examination has found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SeenRecord {
     pub(super) recorded: Recorded,
     /// The last examination that did not find the record.
@@ -34,7 +34,7 @@ pub(super) struct SeenRecord {
 }
 
 /// All recorded transactions of an examination.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Records<'a> {
     by_id: HashMap<&'a str, Found<'a>>,
     /// The ids of all records, by their places.
@@ -44,7 +44,7 @@ pub(super) struct Records<'a> {
 }
 
 /// A recorded transaction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Found<'a> {
     pub(super) recorded: Cow<'a, Recorded>,
     absent: Tick,

@@ -18,7 +18,7 @@ pub(super) struct Reference<'a> {
 }
 
 /// An account of the reference ledger.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ReferenceAccount<'a> {
     pub(super) new: &'a NewAccount,
     pub(super) created: Timestamp,
