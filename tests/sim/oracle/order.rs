@@ -44,9 +44,9 @@ pub(super) fn check_real_time(
         let id = found.recorded.transaction.id.as_str();
         effects.push(Effected {
             kind: if found.place().is_commit {
-                "transaction"
+                COMMIT
             } else {
-                REJECTION
+                "rejection"
             },
             id,
             time: found.recorded.place.time,
@@ -68,9 +68,9 @@ pub(super) fn check_real_time(
     check_times(&effects)
 }
 
-/// The kind of a rejection. The time of a rejection can equal that of an effect in the next block, because it is the time
-/// that the next commit of its own block would get.
-const REJECTION: &str = "rejection";
+/// The kind of a committed transaction. The time of a rejection or an account can equal that of an effect in the next
+/// block if the clock goes back: it is the time that the next commit of its own block would get.
+const COMMIT: &str = "transaction";
 
 /// An effect that was known before another one's first attempt began has the smaller time.
 fn check_times(effects: &[Effected<'_>]) -> Result<(), Violation> {
@@ -79,7 +79,7 @@ fn check_times(effects: &[Effected<'_>]) -> Result<(), Violation> {
         let before = youngest;
         youngest = same.iter().chain(youngest).max_by_key(|effect| effect.begun);
         for effect in same {
-            let earlier = if effect.kind == REJECTION {
+            let earlier = if effect.kind != COMMIT {
                 before
             } else {
                 youngest
