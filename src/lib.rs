@@ -21,6 +21,10 @@ pub mod config;
 pub mod engine;
 pub mod grpc;
 pub mod json;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 pub mod proto;
 pub mod security;
 pub mod settings;

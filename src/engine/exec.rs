@@ -1,11 +1,15 @@
 //! EXEC: the one thread that changes the ledger. It runs no async code, and takes no lock to execute a transaction.
 //! EXEC does I/O in two cases: it commits a small block itself when no block is in flight, and it reads an old record
 //! when a transaction id is used again.
+//!
+//! A step never waits for another thread, so that the simulation can drive EXEC from a single thread. If a command
+//! needs room in the commit pipeline, or a record whose block is still in flight, the step keeps the command and
+//! returns what it waits for. The thread waits, and the next step continues the command at the same transaction.
 
 use std::{collections::HashSet, sync::Arc};
 
 use smallvec::SmallVec;
-use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake};
+use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake, Reply, Turn};
 use tally_ledger::{
     AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView,
 };
@@ -21,6 +25,7 @@ use super::{
     open_batch::OpenBatch,
     pending::{EngineReply, PendingAnswer},
     pipeline::{CommitPipeline, Progress},
+    prefetch,
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts};
 
@@ -33,12 +38,6 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// EXEC prefetches the accounts of a transaction while it executes the transaction that is this many places earlier. It
-/// prefetches the entries of the hash indexes of ids twice as early, because the entries name the accounts. One access
-/// to main memory takes about as long as EXEC needs for this many transactions. Within a batch, EXEC prefetches for
-/// this many transactions at a time.
-const PREFETCH_DISTANCE: usize = 8;
-
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
@@ -52,21 +51,71 @@ pub(super) struct Exec {
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
     open: OpenBatch,
-    /// An empty vector, which keeps its memory between two calls of [`Exec::execute_waiting`].
+    /// Commands that EXEC has claimed, and executes after the suspended command. Empty if no command is suspended.
     claimed: Vec<Claimed<Command, EngineReply>>,
+    /// The command that the last step could not complete.
+    suspended: Option<Suspended>,
     /// Whether the log has failed. A failed log takes no more blocks.
     failed: bool,
 }
 
 /// What a call of [`Exec::step`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+pub enum ExecStep {
     /// There was work. There may be more work.
     Worked,
     /// There is no work until `wake_at` requests wait in the queue, or a block in flight is durable.
-    Idle { wake_at: usize },
-    /// The queue is closed and empty.
+    Idle {
+        /// A number of requests.
+        wake_at: usize,
+    },
+    /// EXEC can do nothing until the commit pipeline gets there.
+    Blocked(Until),
+    /// The queue is closed and empty, and everything is answered.
     Ended,
+}
+
+/// What EXEC waits for in the commit pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// One more batch can wait in the pipeline.
+    Room,
+    /// The pipeline is empty, so every block that EXEC has handed over is durable.
+    Empty,
+}
+
+/// Why a command can't be executed now.
+#[derive(Debug)]
+enum Halt {
+    /// It never will be.
+    Fault(StoreFault),
+    /// It must wait. Nothing of the current transaction was executed.
+    Blocked(Until),
+}
+
+/// A command that waits for the commit pipeline.
+#[derive(Debug)]
+struct Suspended {
+    rest: Rest,
+    reply: Reply<EngineReply>,
+    turn: Option<Turn>,
+    until: Until,
+}
+
+/// The part of a command that EXEC has not executed yet.
+#[derive(Debug)]
+enum Rest {
+    /// The command is to be executed from its start.
+    Whole(Command),
+    /// The transactions after those with these outcomes.
+    Transactions(Arc<TransactionBatch>, Outcomes),
+}
+
+/// The end of an attempt to execute a command.
+#[derive(Debug)]
+enum Executed {
+    Done(Result<CommandReply, StoreFault>),
+    Blocked(Rest, Until),
 }
 
 // ===== impl Exec =====
@@ -88,6 +137,7 @@ impl Exec {
             counters,
             open: OpenBatch::default(),
             claimed: Vec::new(),
+            suspended: None,
             failed: false,
         }
     }
@@ -96,18 +146,21 @@ impl Exec {
     pub(super) fn run(mut self) {
         loop {
             match self.step() {
-                Step::Worked => {}
-                Step::Idle { wake_at } => self.intake.sleep(wake_at),
-                Step::Ended => break,
+                ExecStep::Worked => {}
+                ExecStep::Idle { wake_at } => self.intake.sleep(wake_at),
+                ExecStep::Blocked(Until::Room) => self.pipeline.wait_for_room(),
+                ExecStep::Blocked(Until::Empty) => self.pipeline.wait_idle(),
+                ExecStep::Ended => break,
             }
         }
-        self.flush(FlushReason::Drain);
-        self.pipeline.wait_idle();
     }
 
-    /// Executes the commands in the queue, and then hands the open block over if the block is due.
-    fn step(&mut self) -> Step {
-        let taken = self.execute_waiting();
+    /// Executes the commands in the queue, and then hands the open block over if the block is due. Never waits.
+    pub(super) fn step(&mut self) -> ExecStep {
+        let taken = match self.execute_waiting() {
+            Ok(taken) => taken,
+            Err(until) => return ExecStep::Blocked(until),
+        };
         let progress = self.catch_up();
         let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
         let due = if self.open.is_empty() {
@@ -120,46 +173,130 @@ impl Exec {
             self.flush(reason);
         } else if taken == 0 {
             if self.intake.is_drained() {
-                return Step::Ended;
+                return self.end();
             }
             self.counters.publish(&self.book);
             let wake_at = if progress.idle { 1 } else { BUSY_WAKE_REQUESTS };
-            return Step::Idle { wake_at };
+            return ExecStep::Idle { wake_at };
         }
-        Step::Worked
+        ExecStep::Worked
     }
 
-    /// Takes commands from the queue and executes them. Returns the number of their items.
-    fn execute_waiting(&mut self) -> usize {
+    /// Hands over what is left after the last command. Ends when it is durable.
+    fn end(&mut self) -> ExecStep {
+        if !self.flush(FlushReason::Drain) {
+            ExecStep::Blocked(Until::Room)
+        } else if self.catch_up().idle {
+            ExecStep::Ended
+        } else {
+            ExecStep::Blocked(Until::Empty)
+        }
+    }
+
+    /// Completes the suspended command if there is one. Then executes the commands that it delayed, or else takes
+    /// commands from the queue. Returns 0 only if there was no command.
+    ///
+    /// # Errors
+    /// What EXEC waits for, if a command had to be suspended.
+    fn execute_waiting(&mut self) -> Result<usize, Until> {
+        if self.open.is_full() && !self.flush(FlushReason::Items) {
+            return Err(Until::Room);
+        }
+        if let Some(suspended) = self.suspended.take() {
+            self.resume(suspended)?;
+        }
         let mut claimed = std::mem::take(&mut self.claimed);
-        let taken = self.intake.take(TAKE_ITEMS, &mut claimed);
+        let taken = if claimed.is_empty() {
+            self.intake.take(TAKE_ITEMS, &mut claimed)
+        } else {
+            claimed.len()
+        };
         // EXEC asks the pipeline before it executes the first command. So if the log has failed, EXEC executes none of
         // the commands, and the answers say so.
         self.catch_up();
-        self.prefetch_first(&claimed);
+        prefetch::first(&self.book, &claimed);
         let mut commands = claimed.drain(..);
         while let Some(Claimed { item, reply, turn }) = commands.next() {
-            self.prefetch_behind(commands.as_slice());
+            prefetch::behind(&self.book, commands.as_slice());
             if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
                 reply.interrupted();
                 continue;
             }
             self.open.count(item.items());
-            let result = self.execute(item);
-            if result.is_ok()
-                && let Some(turn) = turn
-            {
-                turn.executed();
-            }
-            self.open
-                .push(PendingAnswer::new(reply, result, self.last_block()));
-            if self.open.is_full() {
-                self.flush(FlushReason::Items);
+            let executed = self.execute(item);
+            if let Err(until) = self.settle(executed, reply, turn) {
+                self.claimed = commands.collect();
+                return Err(until);
             }
         }
         drop(commands);
         self.claimed = claimed;
-        taken
+        Ok(taken)
+    }
+
+    /// Continues the command that was suspended.
+    ///
+    /// # Errors
+    /// What EXEC waits for, if the command still can't be completed.
+    fn resume(&mut self, suspended: Suspended) -> Result<(), Until> {
+        let Suspended {
+            rest,
+            reply,
+            turn,
+            until,
+        } = suspended;
+        self.catch_up();
+        let executed = match rest {
+            Rest::Whole(command) => self.execute(command),
+            // The first transaction of the rest has the same id as a transaction whose outcome is unknown now.
+            Rest::Transactions(_, outcomes) if self.failed && until == Until::Empty => {
+                Executed::Done(Err(fault_at(outcomes.len(), StoreFault::WriteFailed)))
+            }
+            Rest::Transactions(_, outcomes) if self.failed => {
+                Executed::Done(Err(fault_at(outcomes.len(), StoreFault::Failed)))
+            }
+            Rest::Transactions(batch, outcomes) => self.transactions(batch, outcomes),
+        };
+        self.settle(executed, reply, turn)
+    }
+
+    /// Keeps the answer to a command until it is durable, or keeps the command if it could not be completed.
+    ///
+    /// # Errors
+    /// What EXEC waits for before it can execute another command.
+    fn settle(
+        &mut self,
+        executed: Executed,
+        reply: Reply<EngineReply>,
+        turn: Option<Turn>,
+    ) -> Result<(), Until> {
+        let result = match executed {
+            Executed::Done(result) => result,
+            Executed::Blocked(rest, until) => {
+                self.suspended = Some(Suspended {
+                    rest,
+                    reply,
+                    turn,
+                    until,
+                });
+                return Err(until);
+            }
+        };
+        if result.is_ok()
+            && let Some(turn) = turn
+        {
+            turn.executed();
+        }
+        let answer = PendingAnswer::new(reply, result, self.last_block());
+        #[cfg(feature = "mutations")]
+        let Some(answer) = answer.unless_given_at_once(&mut self.answerer) else {
+            return Ok(());
+        };
+        self.open.push(answer);
+        if self.open.is_full() && !self.flush(FlushReason::Items) {
+            return Err(Until::Room);
+        }
+        Ok(())
     }
 
     /// Returns the number of the last block that the answer to the latest command depends on. A read depends on the
@@ -172,18 +309,28 @@ impl Exec {
         }
     }
 
-    fn execute(&mut self, command: Command) -> Result<CommandReply, StoreFault> {
+    fn execute(&mut self, command: Command) -> Executed {
         if self.failed {
-            return Err(StoreFault::Failed);
+            return Executed::Done(Err(StoreFault::Failed));
         }
         match command {
             Command::Transactions(batch, link) => {
                 self.open.link(link);
-                self.transactions(&batch).map(CommandReply::Transactions)
+                self.transactions(batch, SmallVec::new())
             }
-            Command::CreateAccounts(accounts, existing) => self
-                .create_accounts(accounts, existing)
-                .map(CommandReply::CreateAccounts),
+            Command::CreateAccounts(accounts, existing) => self.create_accounts(accounts, existing),
+            Command::Account(_)
+            | Command::Accounts { .. }
+            | Command::Locate(_)
+            | Command::AccountIds(_)
+            | Command::CheckpointChunk(_)
+            | Command::Probe => Executed::Done(self.read(command)),
+        }
+    }
+
+    /// Executes a command that writes no record.
+    fn read(&mut self, command: Command) -> Result<CommandReply, StoreFault> {
+        match command {
             Command::Account(id) => Ok(CommandReply::Account(
                 self.book.ledger().account(&id).map(Box::new),
             )),
@@ -202,120 +349,75 @@ impl Exec {
                 self.open.set_probe();
                 Ok(CommandReply::Probed)
             }
-        }
-    }
-
-    /// Prefetches the memory that the first commands need, before any of them is executed.
-    fn prefetch_first(&self, commands: &[Claimed<Command, EngineReply>]) {
-        for tags in commands.iter().take(2 * PREFETCH_DISTANCE).filter_map(first_tags) {
-            self.book.prefetch_names(tags);
-        }
-        for tags in commands.iter().take(PREFETCH_DISTANCE).filter_map(first_tags) {
-            self.book.prefetch_accounts(tags);
-        }
-    }
-
-    /// Prefetches memory for `commands`, which are the commands after the one that EXEC is about to execute.
-    /// [`Exec::prefetch_within`] does the same for the transactions of a batch.
-    fn prefetch_behind(&self, commands: &[Claimed<Command, EngineReply>]) {
-        let tags = |distance: usize| commands.get(distance - 1).and_then(first_tags);
-        if let Some(tags) = tags(2 * PREFETCH_DISTANCE) {
-            self.book.prefetch_names(tags);
-        }
-        if let Some(tags) = tags(PREFETCH_DISTANCE) {
-            self.book.prefetch_accounts(tags);
-        }
-    }
-
-    fn transactions(&mut self, batch: &TransactionBatch) -> Result<Outcomes, StoreFault> {
-        let mut outcomes = SmallVec::with_capacity(batch.len());
-        for place in 0..batch.len() {
-            if place.is_multiple_of(PREFETCH_DISTANCE) {
-                self.prefetch_within(batch, place);
+            Command::Transactions(..) | Command::CreateAccounts(..) => {
+                unreachable!("the command writes records")
             }
+        }
+    }
+
+    /// Executes the transactions of a batch from the first one that has no outcome.
+    fn transactions(&mut self, batch: Arc<TransactionBatch>, mut outcomes: Outcomes) -> Executed {
+        outcomes.reserve_exact(batch.len() - outcomes.len());
+        for place in outcomes.len()..batch.len() {
+            prefetch::within(&self.book, &batch, place);
             let (transaction, tags) = batch.transaction(place);
-            let outcome = self.transaction(&transaction, tags);
-            outcomes.push(outcome.map_err(|fault| {
-                if place == 0 {
-                    fault
-                } else {
-                    fault.after_partial_execution()
+            match self.transaction(&transaction, tags) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(Halt::Fault(fault)) => return Executed::Done(Err(fault_at(place, fault))),
+                Err(Halt::Blocked(until)) => {
+                    return Executed::Blocked(Rest::Transactions(batch, outcomes), until);
                 }
-            })?);
+            }
         }
         self.counters.outcomes(&outcomes);
-        Ok(outcomes)
-    }
-
-    /// Prefetches the memory that later transactions of the batch need, before the transaction at `place` is executed.
-    /// The entries of the hash indexes of ids come first, and then the accounts that these entries name. One call
-    /// prefetches for [`PREFETCH_DISTANCE`] transactions, because a CPU translates several addresses at a time only if
-    /// their loads are close together in the program.
-    fn prefetch_within(&self, batch: &TransactionBatch, place: usize) {
-        // At place 0, only the memory of the first transaction was prefetched so far, by `prefetch_first` or
-        // `prefetch_behind`.
-        let from = |distance: usize| if place == 0 { 1 } else { place + distance };
-        let names = from(2 * PREFETCH_DISTANCE)..place + 3 * PREFETCH_DISTANCE;
-        for tags in names.map_while(|place| batch.tags(place)) {
-            self.book.prefetch_names(tags);
-        }
-        let accounts = from(PREFETCH_DISTANCE)..place + 2 * PREFETCH_DISTANCE;
-        for tags in accounts.map_while(|place| batch.tags(place)) {
-            self.book.prefetch_accounts(tags);
-        }
+        Executed::Done(Ok(CommandReply::Transactions(outcomes)))
     }
 
     fn transaction(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
-    ) -> Result<Outcome, StoreFault> {
+    ) -> Result<Outcome, Halt> {
         if !self.book.has_room(1) {
             self.next_block(FlushReason::Bytes)?;
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
             self.next_block(FlushReason::Items)?;
         }
-        loop {
-            match self.book.process(transaction, tags) {
-                Ok(outcome) => return Ok(outcome),
-                // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
-                // its record, to compare the ids, only when the block is durable. The wait costs other transactions
-                // little, because blocks become durable in order.
-                Err(RecordError::NotYetDurable(_)) => {
-                    self.pipeline.wait_idle();
-                    if self.catch_up().failed {
-                        return Err(StoreFault::WriteFailed);
-                    }
-                }
-                Err(error) => return Err(StoreFault::from_read_error(&error, &self.counters)),
-            }
-        }
+        self.book.process(transaction, tags).map_err(|error| match error {
+            // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
+            // its record, to compare the ids, only when the block is durable. The wait costs other transactions
+            // little, because blocks become durable in order.
+            RecordError::NotYetDurable(_) => Halt::Blocked(Until::Empty),
+            error => Halt::Fault(StoreFault::from_read_error(&error, &self.counters)),
+        })
     }
 
-    fn create_accounts(
-        &mut self,
-        mut accounts: Vec<NewAccount>,
-        existing: Existing,
-    ) -> Result<CreatedAccounts, StoreFault> {
+    fn create_accounts(&mut self, mut accounts: Vec<NewAccount>, existing: Existing) -> Executed {
         if existing == Existing::Skip {
             let known = self.book.ledger().accounts();
             let mut seen = HashSet::with_capacity(accounts.len());
             accounts.retain(|account| known.find(&account.id).is_none() && seen.insert(account.id.clone()));
         }
         // All accounts must be in one block. So after a crash, either all of them exist or none of them.
-        if !self
-            .book
-            .has_room_for_bytes(accounts.iter().map(account_bytes_max).sum())
+        let bytes = accounts.iter().map(account_bytes_max).sum();
+        if !self.book.has_room_for_bytes(bytes)
+            && let Err(halt) = self.next_block(FlushReason::Bytes)
         {
-            self.next_block(FlushReason::Bytes)?;
+            return match halt {
+                Halt::Fault(fault) => Executed::Done(Err(fault)),
+                Halt::Blocked(until) => {
+                    Executed::Blocked(Rest::Whole(Command::CreateAccounts(accounts, existing)), until)
+                }
+            };
         }
-        Ok(match self.book.create_accounts(accounts) {
+        let created = match self.book.create_accounts(accounts) {
             AccountOutcome::Created(indexes) => {
                 CreatedAccounts::All(indexes.into_iter().map(|index| self.snapshot(index)).collect())
             }
             AccountOutcome::Reused { place, field } => CreatedAccounts::Reused { place, field },
             AccountOutcome::Full(full) => CreatedAccounts::Full(full),
-        })
+        };
+        Executed::Done(Ok(CommandReply::CreateAccounts(created)))
     }
 
     fn accounts(&self, from: AccountIndex, limit: usize) -> CommandReply {
@@ -371,11 +473,12 @@ impl Exec {
     /// Hands the open block over to the pipeline in the middle of a command. The next record goes into a new block.
     ///
     /// # Errors
-    /// [`StoreFault::Failed`] if the log has failed.
-    fn next_block(&mut self, reason: FlushReason) -> Result<(), StoreFault> {
-        self.flush(reason);
-        if self.failed {
-            Err(StoreFault::Failed)
+    /// [`StoreFault::Failed`] if the log has failed. [`Until::Room`] if the pipeline has no room.
+    fn next_block(&mut self, reason: FlushReason) -> Result<(), Halt> {
+        if !self.flush(reason) {
+            Err(Halt::Blocked(Until::Room))
+        } else if self.failed {
+            Err(Halt::Fault(StoreFault::Failed))
         } else {
             Ok(())
         }
@@ -392,20 +495,24 @@ impl Exec {
     }
 
     /// Hands the open block over to the pipeline, together with the answers that wait for the block. If there is
-    /// nothing to write and nothing is in flight, or if the log has failed, EXEC gives the answers itself.
-    fn flush(&mut self, reason: FlushReason) {
+    /// nothing to write and nothing is in flight, or if the log has failed, EXEC gives the answers itself. Returns
+    /// `false`, and changes nothing, if the pipeline has no room.
+    fn flush(&mut self, reason: FlushReason) -> bool {
         let progress = self.catch_up();
+        if !progress.has_room && !self.failed {
+            return false;
+        }
         let block = if self.failed { None } else { self.seal(reason) };
         if block.is_none() {
             if self.open.is_empty() {
-                return;
+                return true;
             }
             if self.failed || progress.idle {
                 let (durable, failed, counters) = (&progress.durable, self.failed, &self.counters);
                 let answers = self.open.drain();
                 let released = answers.map(|answer| answer.release(durable, failed, counters));
                 self.answerer.answer_untimed(released);
-                return;
+                return true;
             }
         }
         let batch = self.open.seal(block);
@@ -413,16 +520,16 @@ impl Exec {
         self.counters.publish(&self.book);
         let spare = self.pipeline.commit(batch);
         self.open.reuse(spare);
+        true
     }
 }
 
-/// Returns the hashes of the ids in the first transaction of a command. Prefetching for later commands matters only for
-/// commands with a single transaction, so the hashes of the other transactions are not needed.
-fn first_tags(command: &Claimed<Command, EngineReply>) -> Option<Tags<'_>> {
-    if let Command::Transactions(batch, _) = &command.item {
-        batch.tags(0)
+/// Returns the fault of a command whose transaction at `place` met `fault`. The transactions before it were executed.
+const fn fault_at(place: usize, fault: StoreFault) -> StoreFault {
+    if place == 0 {
+        fault
     } else {
-        None
+        fault.after_partial_execution()
     }
 }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::counters::{EngineCounters, FoundBy};
-use crate::store::embedded::RecordError;
+use crate::{mutation::planted, store::embedded::RecordError};
 
 /// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -98,14 +98,15 @@ impl StoreFault {
 impl EngineError {
     /// Returns whether it is certain that no part of the command was executed.
     #[must_use]
-    pub const fn is_not_executed(&self) -> bool {
+    pub fn is_not_executed(&self) -> bool {
         match self {
             EngineError::CircuitOpen(_) => true,
             EngineError::Batch(error) => error.is_not_executed(),
             EngineError::Store(fault) => match fault {
                 // `ReadFailed` and `Damaged` mean that one transaction of the request needed a record that could not be
                 // read. The earlier transactions of the request may be committed.
-                StoreFault::WriteFailed | StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
+                StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
+                StoreFault::WriteFailed => planted("failed_write_not_executed"),
                 StoreFault::Failed => true,
             },
         }

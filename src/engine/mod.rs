@@ -15,6 +15,7 @@
 
 pub mod breaker_settings;
 mod call_kind;
+mod checkpointing;
 mod circuits;
 mod classify;
 mod command;
@@ -30,6 +31,7 @@ mod pending;
 mod pipeline;
 #[cfg(test)]
 mod pipeline_tests;
+mod prefetch;
 mod scrubbing;
 mod self_probe;
 pub mod settings;
@@ -50,10 +52,12 @@ pub use self::{
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig},
+    exec::{ExecStep, Until},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
     pending::EngineReply,
+    pipeline::PipelineStep,
     scrubbing::ScrubRate,
-    start::StartError,
+    start::{Cores, StartError},
     tally_engine::{EngineStats, TallyEngine},
 };

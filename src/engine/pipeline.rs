@@ -116,7 +116,7 @@ struct Submission {
 
 /// What a call of [`CommitPipeline::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum PipelineStep {
     /// It did one piece of work. There may be more work.
     Worked,
     /// It did nothing, because there is no work now.
@@ -225,6 +225,14 @@ impl CommitPipeline {
         state.spare()
     }
 
+    /// Waits until one more batch can wait, or the pipeline is closed.
+    pub(super) fn wait_for_room(&self) {
+        let mut state = self.state.lock();
+        while !state.closed && !state.has_room() {
+            self.progress.wait(&mut state);
+        }
+    }
+
     /// Waits until no batch waits or is in flight.
     pub(super) fn wait_idle(&self) {
         let mut state = self.state.lock();
@@ -236,10 +244,14 @@ impl CommitPipeline {
     /// Does one piece of work, if there is any. The log calls `waker` when it has something to report. The step calls
     /// `notify` after it has used the log, and before it releases the answers of the batches that have left the
     /// pipeline.
-    pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> Step {
+    pub(super) fn step(&self, waker: &Waker, notify: impl FnOnce()) -> PipelineStep {
         let mut state = self.state.lock();
         let Some((job, committer)) = state.next_job(self.depth) else {
-            return if state.is_ended() { Step::Ended } else { Step::Idle };
+            return if state.is_ended() {
+                PipelineStep::Ended
+            } else {
+                PipelineStep::Idle
+            };
         };
         // If the job is the submission of a waiting batch, another batch can wait now.
         self.progress.notify_all();
@@ -248,7 +260,7 @@ impl CommitPipeline {
             Job::Submit(submission) => self.submit(committer, submission, notify),
             Job::Poll => self.poll(committer, waker, notify),
         }
-        Step::Worked
+        PipelineStep::Worked
     }
 
     /// Waits until [`CommitPipeline::step`] has something to do or the pipeline has ended.

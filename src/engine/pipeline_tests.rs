@@ -31,7 +31,7 @@ use super::{
     health::{Condition, Health},
     open_batch::SealedBatch,
     pending::{EngineReply, PendingAnswer},
-    pipeline::{CommitPipeline, Step},
+    pipeline::{CommitPipeline, PipelineStep},
     wal::Wal,
 };
 use crate::store::{
@@ -263,11 +263,11 @@ impl Rig {
     }
 
     /// Does the work of WAL on this thread until there is none left. Returns the result of the last step.
-    fn work(&self) -> Step {
+    fn work(&self) -> PipelineStep {
         let waker = Waker::from(Arc::clone(&self.pipeline));
         loop {
             let step = self.pipeline.step(&waker, || ());
-            if step != Step::Worked {
+            if step != PipelineStep::Worked {
                 return step;
             }
         }
@@ -364,7 +364,7 @@ fn after_a_failure_only_what_is_durable_is_confirmed() {
         "nothing is submitted after a failure"
     );
     rig.pipeline.close();
-    assert_eq!(rig.work(), Step::Ended);
+    assert_eq!(rig.work(), PipelineStep::Ended);
     rig.pipeline.finish();
     assert!(!rig.log.0.lock().finished, "a failed log has no clean end");
 }
@@ -374,12 +374,12 @@ fn a_closed_pipeline_ends_when_everything_is_durable() {
     let mut rig = Rig::new();
     let mut responses: Vec<_> = (1..=4).map(|block| rig.commit(block)).collect();
     rig.pipeline.close();
-    assert_eq!(rig.work(), Step::Idle, "blocks are in flight");
+    assert_eq!(rig.work(), PipelineStep::Idle, "blocks are in flight");
     rig.log.report(Ok(2));
-    assert_eq!(rig.work(), Step::Idle);
+    assert_eq!(rig.work(), PipelineStep::Idle);
     assert_eq!(rig.log.submitted(), [1, 2, 3, 4]);
     rig.log.report(Ok(4));
-    assert_eq!(rig.work(), Step::Ended);
+    assert_eq!(rig.work(), PipelineStep::Ended);
     for response in &mut responses {
         assert_eq!(answered(response), Ok(Ok(())));
     }

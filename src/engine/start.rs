@@ -1,10 +1,10 @@
 //! Starts the engine: opens the store, makes the circuits, and starts the threads.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, task::Waker, time::Duration};
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
-use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
+use tally_batch::{BatchConfigError, batch, distribution::Distribution};
 use tally_breaker::{CircuitBreakerLayer, ConfigError};
 use tally_journal::{CommitTimes, Disk, DiskError, Position, time_commits};
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
@@ -17,11 +17,11 @@ use super::{
     command::Command,
     counters::EngineCounters,
     engine_config::EngineConfig,
-    exec::Exec,
-    health::Health,
+    exec::{Exec, ExecStep},
+    health::{Condition, Health},
     maintenance::{Maintenance, Stop},
     pending::EngineReply,
-    pipeline::CommitPipeline,
+    pipeline::{CommitPipeline, PipelineStep},
     scrubbing::Scrubber,
     self_probe::SelfProbes,
     tally_engine::{CircuitServices, Shared, TallyEngine, Threads},
@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     store::{
-        block_log::EmbeddedLog,
-        embedded::{self, OpenError, OpenStore},
+        block_log::{BlockLog, EmbeddedLog},
+        embedded::{self, OpenError},
     },
     telemetry::millis,
     wall_clock::WallClock,
@@ -57,13 +57,13 @@ pub enum StartError {
     Affinity(#[from] AffinityError),
 }
 
-/// The state that the threads share with the code that reports statistics and health.
+/// The parts of the engine that do its work. The service gives each a thread ([`TallyEngine::start`]). The simulation
+/// calls their steps from a single thread.
 #[derive(Debug)]
-struct Vitals {
-    pipeline: Arc<CommitPipeline>,
-    health: Arc<Health>,
-    counters: Arc<EngineCounters>,
-    sync_times: Arc<Distribution>,
+pub struct Cores {
+    exec: Exec,
+    wal: Wal,
+    maintenance: Maintenance,
 }
 
 impl TallyEngine {
@@ -78,106 +78,165 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
     ) -> Result<Self, StartError> {
-        let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
-        let trial_disk = Arc::clone(&disk);
-        let store = embedded::open(disk, dir, &config.store, clock)?;
-        let times = commit_times(&*trial_disk, dir, &config.circuits)?;
-        let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
-        let (records, recovery) = (store.records.clone(), store.report);
-        let segment_bytes = store.directory.geometry().segment_bytes();
-        let hash_seed = store.directory.hash_seed();
-        let (threads, vitals) = spawn(config, store, intake, &processor, affinity)?;
-        let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
-            ServiceBuilder::new()
-                .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
-                .service(processor.clone())
-        }));
-        let shared = Shared {
-            batch: processor,
-            circuits,
-            self_probes: SelfProbes::default(),
-            affinity: affinity.clone(),
-            records,
-            pipeline: vitals.pipeline,
-            health: vitals.health,
-            counters: vitals.counters,
-            sync_times: vitals.sync_times,
-            recovery,
-            segment_bytes,
-            directory: dir.to_owned(),
-            hash_seed,
-            threads: Mutex::new(Some(threads)),
-        };
-        Ok(TallyEngine {
-            shared: Arc::new(shared),
-            services,
-        })
+        let (engine, cores) = assemble(config, disk, dir, clock, affinity, |log| Box::new(log), false)?;
+        let threads = cores.spawn(affinity)?;
+        *engine.shared.threads.lock() = Some(threads);
+        Ok(engine)
+    }
+
+    /// Opens the data directory `dir` on `disk`, but starts no thread: the caller calls the steps of the [`Cores`].
+    /// `wrap` may put another log in front of the journal.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn without_threads(
+        config: &EngineConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        clock: Arc<dyn WallClock>,
+        affinity: &CpuAffinityManager,
+        wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+    ) -> Result<(Self, Cores), StartError> {
+        assemble(config, disk, dir, clock, affinity, wrap, true)
     }
 }
 
-/// Makes the commit pipeline and starts the threads. WAL starts before EXEC, because EXEC hands batches over to WAL.
-fn spawn(
+/// Opens the store, and makes the engine and its cores. Starts no thread.
+fn assemble(
     config: &EngineConfig,
-    store: OpenStore,
-    intake: Intake<Command, EngineReply>,
-    processor: &BatchProcessor<Command, EngineReply>,
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    clock: Arc<dyn WallClock>,
     affinity: &CpuAffinityManager,
-) -> Result<(Threads, Vitals), StartError> {
+    wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+    threadless: bool,
+) -> Result<(TallyEngine, Cores), StartError> {
+    let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
+    let trial_disk = Arc::clone(&disk);
+    let store = embedded::open(disk, dir, &config.store, clock)?;
+    let times = commit_times(&*trial_disk, dir, &config.circuits)?;
+    let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
+    let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
+        ServiceBuilder::new()
+            .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
+            .service(processor.clone())
+    }));
     let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
     counters.publish(&store.ledger);
     let sync_times = Arc::new(Distribution::new());
+    let log = EmbeddedLog::new(store.writer, Arc::clone(&store.directory));
     let pipeline = Arc::new(CommitPipeline::new(
-        Box::new(EmbeddedLog::new(store.writer, Arc::clone(&store.directory))),
+        wrap(log),
         store.durable,
         intake.answerer(),
         Arc::clone(&health),
         Arc::clone(&counters),
         Arc::clone(&sync_times),
     ));
-    let wal = Wal {
-        pipeline: Arc::clone(&pipeline),
-        exec: processor.notifier(),
-        health: Arc::clone(&health),
-    };
-    let exec = Exec::new(
-        store.ledger,
-        intake,
-        Arc::clone(&pipeline),
-        Arc::clone(&health),
-        Arc::clone(&counters),
-    );
-    let parker = Parker::new();
-    let stop = Stop::new(&parker);
-    let maintenance = Maintenance {
+    let shared = Shared {
         batch: processor.clone(),
+        circuits,
+        self_probes: SelfProbes::default(),
+        affinity: affinity.clone(),
+        records: store.records,
         pipeline: Arc::clone(&pipeline),
         health: Arc::clone(&health),
-        preparer: store.preparer,
-        walk: store.walk,
-        checkpoints: store.checkpoints,
-        id_files: store.id_files,
-        directory: store.directory,
-        checkpoint_bytes: config.checkpoint.0,
-        last_checkpoint_bytes: 0,
-        last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
-        next_id_file: 0,
-        scrubber: Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters)),
-        parker,
-        stop: stop.clone(),
-    };
-    let threads = Threads {
-        wal: affinity.spawn(Role::Wal, 0, "tally-wal", move || wal.run())?,
-        exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
-        maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || maintenance.run())?,
-        stop,
-    };
-    let vitals = Vitals {
-        pipeline,
-        health,
-        counters,
+        counters: Arc::clone(&counters),
         sync_times,
+        recovery: store.report,
+        segment_bytes: store.directory.geometry().segment_bytes(),
+        directory: dir.to_owned(),
+        hash_seed: store.directory.hash_seed(),
+        threads: Mutex::new(None),
+        threadless,
     };
-    Ok((threads, vitals))
+    let cores = Cores {
+        wal: Wal {
+            pipeline: Arc::clone(&pipeline),
+            exec: processor.notifier(),
+            health: Arc::clone(&health),
+        },
+        exec: Exec::new(
+            store.ledger,
+            intake,
+            Arc::clone(&pipeline),
+            Arc::clone(&health),
+            Arc::clone(&counters),
+        ),
+        maintenance: Maintenance {
+            batch: processor,
+            pipeline,
+            health,
+            preparer: store.preparer,
+            walk: store.walk,
+            checkpoints: store.checkpoints,
+            id_files: store.id_files,
+            directory: store.directory,
+            checkpoint_bytes: config.checkpoint.0,
+            last_checkpoint_bytes: 0,
+            last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
+            next_id_file: 0,
+            scrubber: Scrubber::new(store.scrub, config.scrub, counters),
+            checkpoint: None,
+            paused_until: None,
+        },
+    };
+    let engine = TallyEngine {
+        shared: Arc::new(shared),
+        services,
+    };
+    Ok((engine, cores))
+}
+
+// ===== impl Cores =====
+
+impl Cores {
+    /// Starts a thread for each core. WAL starts before EXEC, because EXEC hands batches over to WAL.
+    fn spawn(self, affinity: &CpuAffinityManager) -> Result<Threads, AffinityError> {
+        let Cores {
+            exec,
+            wal,
+            maintenance,
+        } = self;
+        let parker = Parker::new();
+        let stop = Stop::new(&parker);
+        let stopped = stop.clone();
+        Ok(Threads {
+            wal: affinity.spawn(Role::Wal, 0, "tally-wal", move || wal.run())?,
+            exec: affinity.spawn(Role::Exec, 0, "tally-exec", move || exec.run())?,
+            maintenance: affinity.spawn(Role::Aux, 0, "tally-maint", move || {
+                maintenance.run(&stopped, &parker);
+            })?,
+            stop,
+        })
+    }
+
+    /// Ends the cores after [`TallyEngine::drain`], and marks a clean stop if everything is durable. Call this when
+    /// [`Cores::step_exec`] has returned [`ExecStep::Ended`].
+    pub fn end(self) {
+        let pipeline = Arc::clone(&self.wal.pipeline);
+        let healthy = self.wal.health.condition() == Condition::Running;
+        drop(self);
+        if healthy {
+            pipeline.finish();
+        }
+    }
+
+    /// Lets EXEC do one piece of work.
+    pub fn step_exec(&mut self) -> ExecStep {
+        self.exec.step()
+    }
+
+    /// Lets the commit pipeline do one piece of work.
+    pub fn step_wal(&mut self) -> PipelineStep {
+        self.wal.step()
+    }
+
+    /// Lets the maintenance do one piece of each kind of work. Returns the time until the next step is due; the next
+    /// step is due earlier if `waker` is called.
+    pub fn step_maintenance(&mut self, waker: &Waker) -> Duration {
+        self.maintenance.step(waker)
+    }
 }
 
 /// Measures how long commits in `dir` take. A disk error prevents the start only if a slow threshold depends on the
@@ -187,6 +246,9 @@ fn commit_times(
     dir: &Path,
     circuits: &CircuitOptions,
 ) -> Result<Option<CommitTimes>, StartError> {
+    if circuits.untimed {
+        return Ok(None);
+    }
     match time_commits(disk, dir, circuits.trial()) {
         Ok(times) => {
             tracing::info!(

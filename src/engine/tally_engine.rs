@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub(super) hash_seed: u64,
     /// `None` after [`TallyEngine::drain`] has taken the threads to join them.
     pub(super) threads: Mutex<Option<Threads>>,
+    /// Whether the engine must not use other threads, because a single thread calls the steps of its cores.
+    pub(super) threadless: bool,
 }
 
 /// The engine's threads.
@@ -209,13 +211,18 @@ impl TallyEngine {
             return Err(unexpected());
         };
         let records = self.shared.records.clone();
-        let search = tokio::task::spawn_blocking(move || {
+        let search = move || {
             candidates
                 .into_iter()
                 .find_map(|position| records.find(position, &id).transpose())
                 .transpose()
-        });
-        match search.await {
+        };
+        let found = if self.shared.threadless {
+            Ok(search())
+        } else {
+            tokio::task::spawn_blocking(search).await
+        };
+        match found {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => Err(StoreFault::from_read_error(&error, &self.shared.counters).into()),
             Err(_) => Err(EngineError::Store(StoreFault::ReadFailed)),

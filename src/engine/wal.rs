@@ -6,7 +6,7 @@ use tally_batch::Notifier;
 
 use super::{
     health::{Condition, Health},
-    pipeline::{CommitPipeline, Step},
+    pipeline::{CommitPipeline, PipelineStep},
 };
 
 /// The state of the thread.
@@ -23,14 +23,19 @@ pub(super) struct Wal {
 impl Wal {
     /// Works until the pipeline is closed and empty.
     pub(super) fn run(self) {
-        let waker = Waker::from(Arc::clone(&self.pipeline));
         loop {
-            match self.pipeline.step(&waker, || self.exec.notify()) {
-                Step::Worked => {}
-                Step::Idle => self.pipeline.wait_for_work(),
-                Step::Ended => break,
+            match self.step() {
+                PipelineStep::Worked => {}
+                PipelineStep::Idle => self.pipeline.wait_for_work(),
+                PipelineStep::Ended => break,
             }
         }
+    }
+
+    /// Does one piece of work, if there is any. Never waits.
+    pub(super) fn step(&self) -> PipelineStep {
+        let waker = Waker::from(Arc::clone(&self.pipeline));
+        self.pipeline.step(&waker, || self.exec.notify())
     }
 }
 

@@ -1,6 +1,7 @@
 //! House rules that neither the compiler nor clippy checks, among them the direction of imports.
 
 mod cycles;
+mod mutations;
 mod self_test;
 mod text;
 
@@ -11,7 +12,7 @@ use text::{blanked, functions, location, paths, without_inline_tests, words};
 
 /// The modules of the service, lowest first. A module imports only from modules before it in this list, without
 /// exceptions.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 19] = [
     "proto",
     "version",
     "terminal",
@@ -20,6 +21,7 @@ const MODULES: [&str; 18] = [
     "settings",
     "json",
     "certificates",
+    "mutation",
     "store",
     "telemetry",
     "client",

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     error::BatchError,
+    mutation::planted,
     reply_pools::ReplyPools,
     slot::{Lost, Receiver},
     submission::{Answer, SlotContent},
@@ -119,6 +120,9 @@ impl<R> Future for ResponseFuture<R> {
                 // outcome is unknown.
                 match receiver.poll_answer(context) {
                     Poll::Ready(answer) => Poll::Ready(flatten(answer)),
+                    Poll::Pending if planted("not_executed_after_execution") => {
+                        Poll::Ready(Err(BatchError::ExpiredInQueue))
+                    }
                     Poll::Pending => Poll::Ready(Err(BatchError::ExpiredInExecution)),
                 }
             }

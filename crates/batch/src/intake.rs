@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     backlog::Backlog,
     error::BatchError,
+    mutation::planted,
     pace::{Pace, Situation},
     queue::{Queue, Queued},
     sequence::Turn,
@@ -219,14 +220,15 @@ impl<T: BatchItem, R> Intake<T, R> {
         } = queued;
         // If the claim fails, the caller withdrew the request: it dropped its future, or the deadline passed. The
         // caller's future counts the withdrawal.
-        if !responder.claim() {
+        let is_withdrawn = !responder.claim();
+        if is_withdrawn && !planted("claim_after_withdrawal") {
             return None;
         }
         if turn.as_ref().is_some_and(|turn| !turn.is_open()) {
             responder.answer(Err(BatchError::Interrupted));
             return None;
         }
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = deadline.filter(|_| !is_withdrawn && !planted("execute_expired_deadline")) {
             let counters = &self.queue.counters;
             let is_past = now >= deadline;
             if is_past || now + counters.commit_average() >= deadline {

@@ -57,6 +57,10 @@ pub mod distribution;
 mod error;
 mod future;
 mod intake;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 mod pace;
 mod pool;
 mod processor;

@@ -17,7 +17,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::caller::UNKNOWN;
+use super::{caller::UNKNOWN, mutation::planted};
 
 /// The value of `lowest_unexecuted` while no request of the sequence is known to be unexecuted.
 const NO_POSITION: u64 = u64::MAX;
@@ -90,7 +90,7 @@ impl Turn {
     pub fn is_open(&self) -> bool {
         // Relaxed is enough, because no other thread drops the earlier turn at the same time. Either this thread has
         // dropped the turn, or the task that submitted both requests dropped it before it submitted this request.
-        self.lowest_unexecuted.load(Ordering::Relaxed) > self.position
+        self.lowest_unexecuted.load(Ordering::Relaxed) > self.position || planted("turn_executes_after_hole")
     }
 
     /// Reports that the request was executed, so later requests of the sequence may be executed, too.

@@ -12,7 +12,10 @@
 
 use std::task::{Context, Poll, Waker};
 
-use super::sync::{Arc, AtomicU8, AtomicWaker, Mutex, Ordering};
+use super::{
+    mutation::planted,
+    sync::{Arc, AtomicU8, AtomicWaker, Mutex, Ordering},
+};
 
 const QUEUED: u8 = 0;
 const CLAIMED: u8 = 1;
@@ -160,7 +163,7 @@ impl<R> Receiver<R> {
     /// answer yet, because the executor still uses the slot.
     #[must_use]
     pub(crate) fn retire(&self) -> Option<Spare<R>> {
-        if self.shared.state.load(Ordering::Acquire) != ANSWERED {
+        if self.shared.state.load(Ordering::Acquire) != ANSWERED && !planted("reuse_reply_slot_early") {
             return None;
         }
         // An unused slot must not keep an answer or a task alive.
@@ -198,7 +201,9 @@ impl<R> Spare<R> {
     #[must_use]
     pub(crate) fn reuse(mut self) -> Option<(Responder<R>, Receiver<R>)> {
         // `get_mut` succeeds only if both old ends were dropped. All their memory accesses happen before this line.
-        Arc::get_mut(&mut self.shared)?;
+        if !planted("reuse_reply_slot_early") {
+            Arc::get_mut(&mut self.shared)?;
+        }
         // Relaxed is enough: the push into the ring buffer publishes the state to the executor.
         self.shared.state.store(QUEUED, Ordering::Relaxed);
         Some(ends(self.shared))

@@ -65,6 +65,10 @@ mod histogram;
 mod inflight;
 mod layer;
 mod machine;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 mod permit;
 mod policy;
 mod service;

@@ -32,6 +32,7 @@ use thiserror::Error;
 
 use crate::{
     layout::{checksum_before_last_field, field, put, write_hex},
+    mutation::planted,
     position::Position,
 };
 
@@ -214,6 +215,11 @@ impl BlockHeader {
             return Err(HeaderDefect::BodyTooLong(self.body_bytes));
         }
         Ok(())
+    }
+
+    /// Returns whether the block's body has the checksum in this header.
+    pub(super) fn is_body(&self, body: &[u8]) -> bool {
+        crc32c::crc32c(body) == self.body_crc || planted("ignore_block_crc") || planted("accept_torn_block")
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     disk::{Disk, DiskFile, FileAccess},
     error::{ChunkDefect, JournalError},
     layout::{checksum_before_last_field, field, put},
+    mutation::planted,
 };
 
 /// A family of numbered chunked files in one directory: `<directory>/<prefix><number>.<suffix>`.
@@ -430,7 +431,8 @@ impl ChunkedFileReader {
         into.clear();
         into.resize(entry.length as usize, 0);
         let bytes_read = self.file.read_at(*offset, into)?;
-        if bytes_read == into.len() && crc32c::crc32c(into) == entry.checksum {
+        let is_whole = crc32c::crc32c(into) == entry.checksum || planted("ignore_chunk_crc");
+        if bytes_read == into.len() && is_whole {
             Ok(())
         } else {
             Err(self.refuse(ChunkDefect::Chunk { index }))
@@ -467,7 +469,7 @@ impl ChunkedFileReader {
         for (_, entry) in &self.table {
             hasher.update(&entry.encode());
         }
-        if *hasher.finalize().as_bytes() == self.hash {
+        if *hasher.finalize().as_bytes() == self.hash || planted("ignore_chunk_crc") {
             Ok(())
         } else {
             Err(self.refuse(ChunkDefect::Hash))

@@ -70,6 +70,10 @@ mod error;
 mod geometry;
 mod journal;
 mod layout;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 mod position;
 mod prepare;
 mod read_only;

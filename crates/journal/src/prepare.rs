@@ -13,6 +13,7 @@ use crate::{
     disk::{Disk, DiskFile, FileAccess, remove_if_present},
     error::{Corruption, CorruptionKind, JournalError},
     geometry::Geometry,
+    mutation::planted,
     position::Position,
     segment_file::{segment_after, segment_name},
 };
@@ -191,7 +192,9 @@ impl SegmentPool {
         file.write_at(u64::from(self.geometry.segment_bytes()) - 1, &[0])?;
         file.sync_all()?;
         self.disk.rename(&unfinished, &self.path(number))?;
-        self.disk.sync_dir(&self.journal)?;
+        if !planted("skip_directory_sync") {
+            self.disk.sync_dir(&self.journal)?;
+        }
         self.open_existing(number)
     }
 
@@ -224,7 +227,9 @@ impl SegmentPool {
         }
         self.disk
             .rename(&self.unfinished_path(number), &self.path(number))?;
-        if let Err(error) = self.disk.sync_dir(&self.journal) {
+        if !planted("skip_directory_sync")
+            && let Err(error) = self.disk.sync_dir(&self.journal)
+        {
             state.failed = true;
             return Err(error.into());
         }

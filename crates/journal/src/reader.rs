@@ -129,7 +129,7 @@ impl JournalReader {
         body.resize(header.body_bytes as usize, 0);
         let start = Position::new(position.segment(), position.offset() + HEADER_BYTES_U32);
         self.read_at(start, body)?;
-        if crc32c::crc32c(body) == header.body_crc {
+        if header.is_body(body) {
             Ok(())
         } else {
             Err(self.no_block(position, header.block_sequence, BlockDefect::BodyChecksum))

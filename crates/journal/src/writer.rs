@@ -7,9 +7,10 @@ use crate::{
     chain_point::ChainPoint,
     clean_stop::{self, MarkerState},
     directory::DataDirectory,
-    disk::DiskFile,
+    disk::{DiskError, DiskFile},
     error::JournalError,
     geometry::{Geometry, block_span_bytes},
+    mutation::planted,
     prepare::SegmentPool,
     segment_file::segment_after,
     stopwatch::now,
@@ -97,12 +98,15 @@ impl JournalWriter {
         self.poisoned = true;
         let header = self.header(meta, block)?;
         self.check_follows_end(&header);
-        if self.marker != MarkerState::Absent {
+        if self.marker != MarkerState::Absent && !planted("keep_clean_marker") {
             clean_stop::remove(self.pool.disk(), self.pool.journal())?;
             self.marker = MarkerState::Absent;
         }
         let block_hash = block.seal(&header);
         let next = self.end.after(&header, block_hash, self.geometry);
+        if planted("answer_before_sync") {
+            self.active.sync_data()?;
+        }
         let segment_started = header.position.segment() != self.active_segment;
         if segment_started {
             self.active = self.pool.activate(header.position.segment())?;
@@ -112,16 +116,19 @@ impl JournalWriter {
         let span_bytes = block_span_bytes(header.body_bytes);
         let offset = u64::from(header.position.offset());
         let started = now();
-        block.with_padding(|bytes| {
+        let result = block.with_padding(|bytes| {
             assert_eq!(
                 bytes.len(),
                 span_bytes as usize,
                 "the written bytes must be as long as the space that was computed for the block"
             );
             self.active.write_at(offset, bytes)
-        })?;
+        });
+        if !planted("ignore_write_error") {
+            result?;
+        }
         let written = now();
-        self.active.sync_data()?;
+        self.sync()?;
         let sync_duration = written.elapsed();
 
         self.end = next;
@@ -191,6 +198,17 @@ impl JournalWriter {
             previous_hash: self.end.previous_hash,
             body_crc: crc32c::crc32c(block.body()),
         })
+    }
+
+    /// Makes the block that was written last durable.
+    fn sync(&self) -> Result<(), DiskError> {
+        if planted("skip_fsync") || planted("answer_before_sync") {
+            return Ok(());
+        }
+        match self.active.sync_data() {
+            Err(_) if planted("retry_failed_fsync") => self.active.sync_data(),
+            synced => synced,
+        }
     }
 
     /// Asserts that the block's position is directly after the last durable block. At another position, the block would

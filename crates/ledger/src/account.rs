@@ -6,7 +6,7 @@ use super::{
     codec::{Malformed, Reader, put_long_str, put_short_str, put_varint},
     reject::{Reason, Side},
 };
-use crate::{money::Amount, time::Timestamp};
+use crate::{money::Amount, mutation::planted, time::Timestamp};
 
 /// Maximum number of metadata entries of an account or a transaction.
 pub const METADATA_ENTRIES_MAX: usize = 16;
@@ -274,6 +274,7 @@ impl Account {
     fn exceeds(&self, total: Amount, other: Amount) -> bool {
         other
             .checked_add(self.overdraft_limit)
+            .and_then(|bound| bound.checked_add(Amount::new(u128::from(planted("overdraw_by_one")))))
             .is_some_and(|bound| total > bound)
     }
 }

@@ -25,6 +25,10 @@ pub mod id;
 mod log;
 mod machine;
 pub mod money;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
+#[cfg(feature = "mutations")]
+pub mod mutation;
 pub mod record;
 pub mod reject;
 mod sys;

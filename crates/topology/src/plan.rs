@@ -402,12 +402,15 @@ impl fmt::Display for Plan {
 
 // ===== helpers =====
 
+/// The roles that have an explicit list of CPUs, each with its list.
+type ExplicitLists = Vec<(Role, CpuSet)>;
+
 /// Returns the explicit lists that can be used, and a warning for each list that has a CPU that is not allowed. In mode
 /// `strict`, such a list is an error.
 fn usable_lists(
     machine: &Machine,
     config: &AffinityConfig,
-) -> Result<(Vec<(Role, CpuSet)>, Vec<Warning>), AffinityError> {
+) -> Result<(ExplicitLists, Vec<Warning>), AffinityError> {
     let (mut lists, mut ignored) = (Vec::new(), Vec::new());
     let allowed = &machine.allowed;
     for role in Role::ALL {

@@ -26,6 +26,7 @@ use tally_ledger::{
 };
 
 use super::point::{DurablePoint, OrderPoint};
+use crate::mutation::planted;
 
 const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
@@ -170,7 +171,14 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
 /// [`JournalError::UnsupportedVersion`] if a checkpoint has a format version that this program does not support,
 /// [`JournalError::Disk`] if the directory of checkpoints cannot be listed.
 pub fn load(files: &ChunkedFiles, seed: u64) -> Result<Option<LoadedCheckpoint>, JournalError> {
-    files.newest(|_, file| read(file, seed))
+    let mut loaded = files.newest(|_, file| read(file, seed))?;
+    if planted("stale_checkpoint_for_newer")
+        && let Some(newest) = &mut loaded
+        && let Some(oldest) = files.numbers()?.first()
+    {
+        newest.ledger = read(&files.open_checked(*oldest)?, seed)?.ledger;
+    }
+    Ok(loaded)
 }
 
 /// Reads a checkpoint file whose checksums have been verified.

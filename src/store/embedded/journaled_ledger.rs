@@ -23,7 +23,7 @@ use super::{
     },
     record_reader::{RecordReader, place_in_block},
 };
-use crate::wall_clock::WallClock;
+use crate::{mutation::planted, wall_clock::WallClock};
 
 /// The positions of the records that may belong to a transaction id. There is almost always no position or one
 /// position.
@@ -357,7 +357,12 @@ impl RecordLog {
     /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
     fn start_block(&mut self) {
         if self.block.records == 0 {
-            self.block.base_time = self.clock.now().max(self.order.last_time.plus_nanos(1));
+            let now = self.clock.now();
+            self.block.base_time = if planted("commit_time_goes_back") {
+                now
+            } else {
+                now.max(self.order.last_time.plus_nanos(1))
+            };
             self.order.last_time = self.block.base_time;
         }
     }

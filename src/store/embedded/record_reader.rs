@@ -11,6 +11,7 @@ use super::{
     error::RecordError,
     record::{BLOCK_HEADER_BYTES, id_tag, indexed_record, not_a_transaction, parse_record, transaction_of},
 };
+use crate::mutation::planted;
 
 /// Number of bytes that the first read of a record requests. Almost all records are shorter.
 const FIRST_READ_BYTES: usize = 512;
@@ -126,6 +127,13 @@ impl FoundTransaction {
         self.position
     }
 
+    /// Returns the sequence and the time of the transaction. For a rejected transaction, these are the sequence and the
+    /// time that the next committed transaction of the block would get.
+    #[must_use]
+    pub const fn place(&self) -> Committed {
+        self.place
+    }
+
     /// Returns the transaction and its outcome.
     ///
     /// # Errors
@@ -151,7 +159,11 @@ pub(super) fn place_in_block(
     position: Position,
 ) -> Result<Committed, RecordError> {
     start
-        .checked_after(ordinal)
+        .checked_after(if planted("repeat_gets_first_place") {
+            0
+        } else {
+            ordinal
+        })
         .ok_or_else(|| not_in_a_block(position))
 }
 

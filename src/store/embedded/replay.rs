@@ -9,6 +9,7 @@ use super::{
     point::OrderPoint,
     record::{BlockRecords, id_tag, transaction_of},
 };
+use crate::mutation::planted;
 
 /// The state that a replay builds.
 pub(super) struct Replay {
@@ -32,7 +33,10 @@ pub(super) fn replay(
     ids: TagIndex,
 ) -> Result<(Replay, Tail), OpenError> {
     let last_entry = checkpoint.last_entry;
-    let (replay, scanned) = scan(journal, checkpoint, ids);
+    let (mut replay, scanned) = scan(journal, checkpoint, ids);
+    if planted("sequence_gap") && scanned.as_ref().is_ok_and(|tail| tail.torn.is_some()) {
+        replay.order.next_sequence += 1;
+    }
     match scanned {
         // The journal must contain every record whose changes the checkpoint contains. Otherwise new records would get the
         // numbers of the missing records.
@@ -106,6 +110,9 @@ impl Replay {
 
         let mut records = 0_u64;
         for record in BlockRecords::new(position, body) {
+            if record.is_err() && planted("accept_torn_block") {
+                return Ok(());
+            }
             let (position, framed) = record?;
             let committed = self.order.next_sequence - header.first_sequence;
             expect("ordinal", u64::from(framed.ordinal), committed)?;
@@ -113,8 +120,10 @@ impl Replay {
                 .checked_add_nanos(committed)
                 .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
             if let Some((transaction, rejection)) = transaction_of(&framed) {
-                self.ids
-                    .insert(id_tag(transaction.id_bytes(), self.seed), position.as_u64());
+                if rejection.is_none() || !planted("forget_rejection_at_start") {
+                    self.ids
+                        .insert(id_tag(transaction.id_bytes(), self.seed), position.as_u64());
+                }
                 if rejection.is_none() {
                     self.order.next_sequence += 1;
                     self.order.last_time = time;

@@ -4,6 +4,8 @@
 mod damage;
 mod files;
 mod invariants;
+#[cfg(feature = "mutations")]
+mod mutations;
 pub(crate) mod process;
 mod verify;
 

@@ -17,6 +17,9 @@ use sync::{Arc, AtomicUsize, Ordering};
 use tally_testing::explore::explore;
 use waker_list::WakerList;
 
+#[path = "../../src/mutation.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the models plant no bug")]
+mod mutation;
 #[path = "../../src/pool.rs"]
 mod pool;
 #[path = "../../src/ring.rs"]

@@ -7,6 +7,7 @@ use super::{
         classify::{Outcome, Verdict},
         clock::nanos,
         gate::{BreakerMode, CircuitState, ProbeOutcome, StateWord},
+        mutation::planted,
         signals::{HighWater, ShardCounters},
         stats::TransitionReason,
         window::Sample,
@@ -236,6 +237,9 @@ impl Core {
     /// call is not a probe, does nothing and returns true.
     fn settle(&self, word: StateWord, ticket: &Ticket, outcome: ProbeOutcome, now_ns: u64) -> bool {
         let Some(probe) = ticket.probe else { return true };
+        if outcome == ProbeOutcome::Withdrawn && planted("leak_half_open_permit") {
+            return true;
+        }
         match self.gate.settle_probe(ticket.generation, probe, outcome) {
             Some(probes) => {
                 self.decide(word, probes, TransitionReason::ProbeFailed, now_ns);

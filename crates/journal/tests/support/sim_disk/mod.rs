@@ -158,6 +158,11 @@ impl SimDisk {
         self.shared.state.lock().faults.operations_before_power_off = Some(operations);
     }
 
+    /// Whether the power is out.
+    pub(crate) fn is_powered_off(&self) -> bool {
+        self.shared.state.lock().faults.powered_off
+    }
+
     /// Stalls every sync of a file until [`SimDisk::release_syncs`].
     pub(crate) fn stall_syncs(&self) {
         self.shared.state.lock().faults.stalled = Some(Stall::All);

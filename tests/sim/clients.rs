@@ -1,0 +1,370 @@
+//! The simulated clients. A client makes one call after the other, or several at a time in a stream. Some give up
+//! before the answer, and some repeat what they have sent.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use tally::{
+    engine::{CallKind, CreatedAccounts, EngineError, Existing, TallyEngine},
+    store::embedded::FoundTransaction,
+};
+use tally_batch::{Caller, Sequence};
+use tally_ledger::AccountIndex;
+use tokio::time::Instant;
+
+use crate::{
+    calls::{Answer, Call, CallId, Leg, Recorded, Reply, Request, Transaction},
+    config::Config,
+    random::Random,
+    workload::{Workload, account, account_id, encode, metadata},
+};
+
+/// How a client behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Habit {
+    Single,
+    Batch,
+    Stream,
+    Reader,
+    Creator,
+}
+
+/// A client. It survives the deaths of the service, and connects anew.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) habit: Habit,
+    /// The connection and its stream; `None` before the first call after a start of the service.
+    connection: Option<Connection>,
+    /// Calls that have no answer yet.
+    pub(crate) in_flight: usize,
+    /// The client makes no call before this time.
+    pub(crate) rests_until: Instant,
+}
+
+#[derive(Debug)]
+struct Connection {
+    caller: Caller,
+    stream: Option<Stream>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    sequence: Sequence,
+    number: u64,
+    messages: u64,
+}
+
+/// A call that has no answer yet.
+pub(crate) struct Flight {
+    pub(crate) id: CallId,
+    pub(crate) client: usize,
+    pub(crate) kind: Option<CallKind>,
+    pub(crate) begun: Instant,
+    /// When the client leaves without an answer.
+    pub(crate) leaves: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
+    future: Pin<Box<dyn Future<Output = Reply>>>,
+    woken: Arc<Flag>,
+}
+
+/// Remembers that a task was woken.
+#[derive(Debug)]
+pub(crate) struct Flag(AtomicBool);
+
+/// The longest deadline.
+const DEADLINE_MAX: Duration = Duration::from_secs(5);
+
+// ===== impl Flag =====
+
+impl Flag {
+    pub(crate) fn raised() -> Arc<Self> {
+        Arc::new(Flag(AtomicBool::new(true)))
+    }
+
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn lower(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+// ===== impl Client =====
+
+impl Client {
+    pub(crate) fn new(habit: Habit) -> Self {
+        Client {
+            habit,
+            connection: None,
+            in_flight: 0,
+            rests_until: Instant::now(),
+        }
+    }
+
+    /// All clients of a simulation.
+    pub(crate) fn all(config: &Config) -> Vec<Self> {
+        let groups = [
+            (Habit::Creator, config.creators),
+            (Habit::Single, config.single_clients),
+            (Habit::Batch, config.batch_clients),
+            (Habit::Stream, config.stream_clients),
+            (Habit::Reader, config.readers),
+        ];
+        groups
+            .into_iter()
+            .flat_map(|(habit, count)| (0..count).map(move |_| Client::new(habit)))
+            .collect()
+    }
+
+    /// The service died.
+    pub(crate) fn disconnect(&mut self) {
+        self.connection = None;
+        self.in_flight = 0;
+    }
+
+    /// Ends the stream of the client. Its next message begins another one.
+    pub(crate) fn end_stream(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.stream = None;
+        }
+    }
+
+    /// Whether the client can make another call now.
+    pub(crate) fn is_ready(&self, config: &Config, now: Instant) -> bool {
+        let room = match self.habit {
+            Habit::Stream => usize::try_from(config.window).unwrap(),
+            Habit::Single | Habit::Batch | Habit::Reader | Habit::Creator => 1,
+        };
+        self.in_flight < room && self.rests_until <= now
+    }
+
+    /// Chooses the next request.
+    pub(crate) fn request(&self, workload: &mut Workload, config: &Config, random: &mut Random) -> Request {
+        match self.habit {
+            Habit::Single | Habit::Stream => {
+                Request::Transactions(vec![workload.transaction(config, random)])
+            }
+            Habit::Batch => {
+                let count = random.within(&(1..config.batch_max + 1));
+                Request::Transactions((0..count).map(|_| workload.transaction(config, random)).collect())
+            }
+            Habit::Reader => match random.below(4) {
+                0 => Request::Accounts(usize::try_from(config.accounts).unwrap()),
+                1 => Request::Transaction(workload.some_id(random)),
+                _ => Request::Account(account_id(random.within(&(0..config.accounts + 1)))),
+            },
+            Habit::Creator => {
+                let count = random.within(&(1..5));
+                let mut accounts: Vec<_> = (0..count)
+                    .map(|_| account(random.within(&(0..config.accounts))))
+                    .collect();
+                if random.percent(5) {
+                    "other".clone_into(&mut accounts[0].asset);
+                }
+                Request::CreateAccounts(accounts)
+            }
+        }
+    }
+
+    /// Chooses until when the client waits for the answer, if not for ever.
+    pub(crate) fn deadline(config: &Config, random: &mut Random, now: Duration) -> Option<Duration> {
+        random
+            .percent(config.deadlines)
+            .then(|| now + random.up_to(DEADLINE_MAX))
+    }
+
+    /// Describes the next call: the message of its stream, if it is one. `next_stream` is the number for another
+    /// stream.
+    pub(crate) fn message(&mut self, engine: &TallyEngine, next_stream: &mut u64) -> Option<(u64, u64)> {
+        let connection = self.connection.get_or_insert_with(|| Connection {
+            caller: engine.caller(),
+            stream: None,
+        });
+        if self.habit != Habit::Stream {
+            return None;
+        }
+        let stream = connection.stream.get_or_insert_with(|| {
+            *next_stream += 1;
+            Stream {
+                sequence: begin_stream(engine, &connection.caller),
+                number: *next_stream,
+                messages: 0,
+            }
+        });
+        let message = (stream.number, stream.messages);
+        stream.messages += 1;
+        Some(message)
+    }
+
+    /// Begins a call.
+    pub(crate) fn call(
+        &mut self,
+        engine: &TallyEngine,
+        call: &Call,
+        deadline: Option<Instant>,
+    ) -> Pin<Box<dyn Future<Output = Reply>>> {
+        let connection = self.connection.as_mut().unwrap();
+        let engine = engine.clone();
+        if let (Request::Transactions(transactions), Some(stream)) = (&call.request, &mut connection.stream) {
+            let batch = encode(&engine, transactions);
+            // The message is submitted now, before the future is polled.
+            let outcomes = engine.process_next(&mut stream.sequence, CallKind::Stream, &batch, deadline);
+            return Box::pin(async { Ok(Answer::Outcomes(outcomes.await?.into_vec())) });
+        }
+        let request = call.request.clone();
+        let kind = call.kind;
+        Box::pin(
+            connection
+                .caller
+                .calling(async move { answer(&engine, request, kind, deadline).await }),
+        )
+    }
+}
+
+/// The circuit that guards a request.
+pub(crate) fn kind_of(habit: Habit, request: &Request) -> Option<CallKind> {
+    match request {
+        Request::Transactions(_) => Some(match habit {
+            Habit::Batch => CallKind::Bulk,
+            Habit::Stream => CallKind::Stream,
+            Habit::Single | Habit::Reader | Habit::Creator => CallKind::Unary,
+        }),
+        Request::CreateAccounts(_) => Some(CallKind::Accounts),
+        Request::Account(_) | Request::Accounts(_) | Request::Transaction(_) => None,
+    }
+}
+
+fn begin_stream(engine: &TallyEngine, caller: &Caller) -> Sequence {
+    let mut begin = Box::pin(caller.calling(async { engine.sequence() }));
+    let Poll::Ready(sequence) = begin.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        unreachable!("nothing is awaited");
+    };
+    sequence
+}
+
+async fn answer(
+    engine: &TallyEngine,
+    request: Request,
+    kind: Option<CallKind>,
+    deadline: Option<Instant>,
+) -> Reply {
+    Ok(match request {
+        Request::Transactions(transactions) => {
+            let batch = encode(engine, &transactions);
+            let outcomes = engine.process(kind.unwrap(), &batch, deadline).await?;
+            Answer::Outcomes(outcomes.into_vec())
+        }
+        Request::CreateAccounts(accounts) => match engine
+            .create_accounts(accounts, Existing::Compare, deadline)
+            .await?
+        {
+            CreatedAccounts::All(accounts) => Answer::Created(accounts),
+            CreatedAccounts::Reused { place, field } => Answer::Reused { place, field },
+            CreatedAccounts::Full(full) => panic!("the ledger is full: {full:?}"),
+        },
+        Request::Account(id) => Answer::Account(engine.account(id, deadline).await?.map(|account| *account)),
+        Request::Accounts(limit) => {
+            let (accounts, _) = engine.accounts(AccountIndex(0), limit, deadline).await?;
+            Answer::Accounts(accounts)
+        }
+        Request::Transaction(id) => Answer::Transaction(match engine.transaction(id, deadline).await? {
+            None => None,
+            Some(found) => Some(recorded(engine, &found, deadline).await?),
+        }),
+    })
+}
+
+/// Reads a transaction for the examination.
+pub(crate) async fn examine_transaction(
+    engine: TallyEngine,
+    id: String,
+) -> Result<Option<Recorded>, EngineError> {
+    match engine.transaction(id, None).await? {
+        None => Ok(None),
+        Some(found) => recorded(&engine, &found, None).await.map(Some),
+    }
+}
+
+/// Translates a record into what a client sees.
+async fn recorded(
+    engine: &TallyEngine,
+    found: &FoundTransaction,
+    deadline: Option<Instant>,
+) -> Result<Recorded, EngineError> {
+    let (view, outcome) = found.view().unwrap();
+    let transfers: Vec<_> = view.transfers().map(Result::unwrap).collect();
+    let indexes = transfers
+        .iter()
+        .flat_map(|transfer| [transfer.debit, transfer.credit])
+        .collect();
+    let ids = engine.account_ids(indexes, deadline).await?;
+    let id = view.id().to_owned();
+    assert_eq!(
+        view.metadata().unwrap(),
+        metadata(&id),
+        "the metadata of {id} changed"
+    );
+    let legs = transfers.iter().zip(ids.chunks(2)).map(|(transfer, ids)| Leg {
+        debit: ids[0].clone(),
+        credit: ids[1].clone(),
+        amount: transfer.amount.minor_units(),
+        code: transfer.code,
+    });
+    Ok(Recorded {
+        transaction: Transaction {
+            id,
+            legs: legs.collect(),
+        },
+        rejection: outcome.err(),
+        place: found.place(),
+    })
+}
+
+// ===== impl Flight =====
+
+impl Flight {
+    pub(crate) fn new(
+        id: CallId,
+        client: usize,
+        kind: Option<CallKind>,
+        times: (Option<Instant>, Option<Instant>),
+        future: Pin<Box<dyn Future<Output = Reply>>>,
+    ) -> Self {
+        Flight {
+            id,
+            client,
+            kind,
+            begun: Instant::now(),
+            deadline: times.0,
+            leaves: times.1,
+            future,
+            woken: Flag::raised(),
+        }
+    }
+
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.is_raised()
+    }
+
+    /// Lets the client look for its answer.
+    pub(crate) fn poll(&mut self) -> Poll<Reply> {
+        self.woken.lower();
+        let waker = Waker::from(Arc::clone(&self.woken));
+        self.future.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+}

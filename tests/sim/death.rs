@@ -1,0 +1,459 @@
+//! How the service dies, what happens to its disk then, and how it starts again.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll};
+
+use tally::{
+    engine::{Condition, ExecStep, PipelineStep, TallyEngine},
+    store::block_log::BlockLog,
+};
+use tally_ledger::AccountIndex;
+
+use crate::{
+    calls::State,
+    clients::examine_transaction,
+    config::Config,
+    random::Random,
+    sim_disk::SimDisk,
+    slow_log::SlowLog,
+    world::{DATA, Failure, Service, World},
+};
+
+/// The deaths that are planned.
+#[derive(Debug)]
+pub(crate) struct Deaths {
+    /// Each with the number of the call before which it happens, the next one last.
+    planned: Vec<(u64, Death)>,
+    /// The power is out at the next operation of the disk, or some operations later.
+    armed: bool,
+    /// An operation of the disk may fail.
+    faulty: bool,
+}
+
+/// A way to die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// The power fails between two steps.
+    PowerCut,
+    /// The power fails at this many operations of the disk later.
+    PowerCutAfter(u64),
+    Kill,
+    Stop,
+    /// The sync after this many syncs fails.
+    SyncFails(u64),
+}
+
+/// Number of transactions that the examination reads at the same time.
+const READS_AT_A_TIME: usize = 500;
+/// A start is tried this often while the power fails again and again.
+const STARTS_MAX: usize = 20;
+
+// ===== impl Deaths =====
+
+impl Deaths {
+    pub(crate) fn plan(config: &Config, random: &mut Random) -> Self {
+        let mut planned: Vec<_> = (0..config.deaths)
+            .map(|_| {
+                let at = random.within(&(1..config.calls.max(2)));
+                (at, Death::choose(config, random))
+            })
+            .collect();
+        planned.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Deaths {
+            planned,
+            armed: false,
+            faulty: false,
+        }
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.planned.clear();
+    }
+}
+
+impl Death {
+    fn choose(config: &Config, random: &mut Random) -> Self {
+        let weights = [
+            config.power_cuts,
+            config.kills,
+            config.stops,
+            config.disk_failures,
+        ];
+        let total: u64 = weights.iter().sum();
+        let mut choice = if total == 0 { 0 } else { random.within(&(0..total)) };
+        for (kind, weight) in weights.into_iter().enumerate() {
+            if choice < weight {
+                return match kind {
+                    0 if random.percent(30) => Death::PowerCut,
+                    0 => Death::PowerCutAfter(random.within(&(0..60))),
+                    1 => Death::Kill,
+                    2 => Death::Stop,
+                    _ => Death::SyncFails(random.within(&(0..10))),
+                };
+            }
+            choice -= weight;
+        }
+        Death::PowerCut
+    }
+}
+
+// ===== impl World: deaths =====
+
+impl World {
+    /// Lets the service die if it is time, or if a fault has broken it.
+    pub(crate) async fn die_if_due(&mut self) -> Result<(), Failure> {
+        self.kill_if_faulty().await?;
+        let Some((at, death)) = self.deaths.planned.last().copied() else {
+            return Ok(());
+        };
+        if self.calls < at {
+            return Ok(());
+        }
+        self.deaths.planned.pop();
+        self.note(format_args!("{death:?}"));
+        match death {
+            Death::PowerCut => self.cut_power().await,
+            Death::PowerCutAfter(operations) => {
+                self.disk.power_off_after(operations);
+                self.deaths.armed = true;
+                Ok(())
+            }
+            Death::Kill => {
+                self.bury();
+                self.disk.restart();
+                self.start().await
+            }
+            Death::Stop => {
+                self.stop().await?;
+                self.start().await
+            }
+            Death::SyncFails(syncs) => {
+                self.disk.fail_sync_after(syncs);
+                self.deaths.faulty = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Buries the service if the power is out or the service has failed, and starts it again.
+    pub(crate) async fn kill_if_faulty(&mut self) -> Result<(), Failure> {
+        if self.healed && (self.deaths.armed || self.deaths.faulty) {
+            return self.cut_power().await;
+        }
+        if self.disk.is_powered_off() {
+            self.note(format_args!("the power is out"));
+            return self.cut_power().await;
+        }
+        let condition = self.service.as_ref().unwrap().engine.health().condition();
+        if condition == Condition::Running {
+            return Ok(());
+        }
+        if !self.deaths.faulty {
+            return Err(Failure(format!(
+                "the service is {condition:?}, but nothing had failed"
+            )));
+        }
+        // The process ends some time after the failure.
+        if self.random.percent(90) && !self.healed {
+            return Ok(());
+        }
+        self.note(format_args!("the service ends because its disk failed"));
+        self.bury();
+        if self.random.percent(50) {
+            self.disk.crash();
+        } else {
+            self.disk.restart();
+        }
+        self.start().await
+    }
+
+    async fn cut_power(&mut self) -> Result<(), Failure> {
+        if !self.disk.is_powered_off() && self.pace.due().is_some() && self.random.percent(50) {
+            // The power fails while the block in flight is written.
+            let operations = self.random.within(&(0..3));
+            self.disk.power_off_after(operations);
+            self.pace.hurry();
+            self.pace.wake_if_due();
+            self.service.as_mut().unwrap().step_wal();
+        }
+        // The disk loses power before the process ends, so that nothing the process does then reaches it.
+        self.disk.crash();
+        self.bury();
+        self.start().await
+    }
+
+    /// Ends the process without any last step.
+    fn bury(&mut self) {
+        self.forget_calls();
+        self.pace.reset();
+        self.service = None;
+        (self.deaths.armed, self.deaths.faulty) = (false, false);
+    }
+
+    /// Stops the service in good order.
+    pub(crate) async fn stop(&mut self) -> Result<(), Failure> {
+        self.note(format_args!("the service stops"));
+        let service = self.service.as_mut().unwrap();
+        service.engine.drain();
+        let mut steps = 0;
+        loop {
+            self.pace.hurry();
+            self.pace.wake_if_due();
+            let service = self.service.as_mut().unwrap();
+            let exec = service.step_exec();
+            let wal = service.step_wal();
+            if exec == ExecStep::Ended && wal != PipelineStep::Worked {
+                break;
+            }
+            steps += 1;
+            if steps > 100_000 {
+                return Err(Failure("the service does not stop".to_owned()));
+            }
+            if self.disk.is_powered_off() {
+                self.disk.crash();
+                self.bury();
+                return Ok(());
+            }
+        }
+        self.collect_answers()?;
+        let service = self.service.take().unwrap();
+        service.cores.end();
+        drop(service.engine);
+        let powered_off = self.disk.is_powered_off();
+        self.bury();
+        if powered_off {
+            self.disk.crash();
+        } else {
+            self.disk.restart();
+        }
+        Ok(())
+    }
+
+    /// The clients get the answers that the service gave before it stopped.
+    fn collect_answers(&mut self) -> Result<(), Failure> {
+        for mut flight in std::mem::take(&mut self.flights) {
+            // A call that reads twice, or has not begun, gets no further.
+            if let Poll::Ready(reply) = flight.poll() {
+                self.oracle.answered(flight.id, &reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the service, sometimes on a damaged disk, and examines what it knows.
+    pub(crate) async fn start(&mut self) -> Result<(), Failure> {
+        self.journal_damage_is_seen()?;
+        for _ in 0..STARTS_MAX {
+            self.damage_derived_files();
+            if !self.healed && self.random.percent(self.config.cuts_at_start) {
+                let operations = self.random.within(&(0..80));
+                self.disk.power_off_after(operations);
+                self.deaths.armed = true;
+            }
+            match self.open() {
+                Ok(service) => self.service = Some(service),
+                Err(_) if self.disk.is_powered_off() => {
+                    self.note(format_args!("the power is out during the start"));
+                    self.disk.crash();
+                    self.deaths.armed = false;
+                    continue;
+                }
+                Err(error) => return Err(Failure(format!("the service can't start: {error}"))),
+            }
+            let report = *self.service.as_ref().unwrap().engine.recovery();
+            self.note(format_args!(
+                "the service started: checkpoint {:?}, {} blocks, {} records, torn {}",
+                report.checkpoint, report.blocks_replayed, report.entries_replayed, report.torn_tail
+            ));
+            return self.examine().await;
+        }
+        // The power stays on at last.
+        self.service = Some(
+            self.open()
+                .map_err(|error| Failure(format!("the service can't start: {error}")))?,
+        );
+        self.examine().await
+    }
+
+    fn open(&self) -> Result<Service, String> {
+        let pace = self.pace.clone();
+        let wrap = |journal| -> Box<dyn BlockLog> { Box::new(SlowLog::new(journal, pace)) };
+        let opened = TallyEngine::without_threads(
+            &self.engine_config(),
+            self.disk.handle(),
+            World::directory(),
+            Arc::new(self.clock.clone()),
+            &self.affinity,
+            wrap,
+        );
+        match opened {
+            Ok((engine, cores)) => Ok(Service::new(engine, cores)),
+            Err(error) => Err(format!("{error}: {error:?}")),
+        }
+    }
+
+    /// Reads everything that the service knows, and lets the oracle judge it.
+    pub(crate) async fn examine(&mut self) -> Result<(), Failure> {
+        self.examine_now()
+    }
+
+    fn examine_now(&mut self) -> Result<(), Failure> {
+        let Some(state) = self.read_state()? else {
+            // The disk failed meanwhile.
+            return Ok(());
+        };
+        self.note(format_args!(
+            "examined: {} accounts, {} ids",
+            state.accounts.len(),
+            state.transactions.len()
+        ));
+        self.oracle.examine(&state)?;
+        Ok(())
+    }
+
+    fn read_state(&mut self) -> Result<Option<State>, Failure> {
+        let engine = self.service.as_ref().unwrap().engine.clone();
+        let mut accounts = Vec::new();
+        let mut from = Some(AccountIndex(0));
+        while let Some(start) = from {
+            let page = Box::pin({
+                let engine = engine.clone();
+                async move { engine.accounts(start, 1000, None).await }
+            });
+            match self.complete(vec![page])?.pop() {
+                Some(Ok((page, next))) => {
+                    accounts.extend(page);
+                    from = next;
+                }
+                Some(Err(_)) if self.deaths.armed || self.deaths.faulty => return Ok(None),
+                other => return Err(Failure(format!("the accounts can't be listed: {other:?}"))),
+            }
+        }
+        let mut transactions = Vec::new();
+        let ids: Vec<String> = self.workload.ids().cloned().collect();
+        for ids in ids.chunks(READS_AT_A_TIME) {
+            let reads = ids
+                .iter()
+                .map(|id| Box::pin(examine_transaction(engine.clone(), id.clone())))
+                .collect();
+            transactions.extend(ids.iter().cloned().zip(self.complete(reads)?));
+        }
+        if self.disk.is_powered_off()
+            || (self.deaths.faulty && transactions.iter().any(|(_, found)| found.is_err()))
+        {
+            return Ok(None);
+        }
+        Ok(Some(State {
+            accounts,
+            transactions,
+        }))
+    }
+
+    /// Lets the engine work until all of `futures` are complete. No time passes.
+    fn complete<F: Future + Unpin>(&mut self, mut futures: Vec<F>) -> Result<Vec<F::Output>, Failure> {
+        let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        for _ in 0..100_000 {
+            let mut left = 0;
+            for (future, done) in futures.iter_mut().zip(&mut done) {
+                if done.is_none() {
+                    match std::pin::Pin::new(future).poll(&mut context) {
+                        Poll::Ready(output) => *done = Some(output),
+                        Poll::Pending => left += 1,
+                    }
+                }
+            }
+            if left == 0 {
+                return Ok(done.into_iter().flatten().collect());
+            }
+            self.pace.hurry();
+            self.pace.wake_if_due();
+            let service = self.service.as_mut().unwrap();
+            for _ in 0..10 {
+                service.step_exec();
+                service.step_wal();
+            }
+        }
+        Err(Failure(
+            "the engine does not answer the reads of the examination".to_owned(),
+        ))
+    }
+
+    /// Flips a bit of a block that was durable and is not the last one. A start must refuse it and name the place, or
+    /// every answer must still be right, or refused because of the damage.
+    fn journal_damage_is_seen(&mut self) -> Result<(), Failure> {
+        let blocks = self.pace.durable_blocks();
+        if self.healed || blocks.len() < 2 || !self.random.percent(self.config.journal_damage) {
+            return Ok(());
+        }
+        let whole = self.disk.snapshot();
+        let block = blocks[self.random.below(blocks.len() - 1)];
+        let bit = self.random.below(block.bytes * 8);
+        let path = PathBuf::from(format!("{DATA}/journal/{:010}.segment", block.segment));
+        let mut damaged = whole.clone();
+        let Some(file) = damaged.get_mut(&path) else {
+            return Err(Failure(format!("{} is missing", path.display())));
+        };
+        file[usize::try_from(block.offset).unwrap() + bit / 8] ^= 1 << (bit % 8);
+        self.note(format_args!(
+            "bit {bit} of the block at {}, {} is flipped",
+            block.segment, block.offset
+        ));
+        let oracle = self.oracle.clone();
+        self.disk = SimDisk::holding(self.random.next(), &damaged);
+        match self.open() {
+            Err(error) => {
+                self.note(format_args!("the start is refused: {error}"));
+                if !error.contains("segment") && !error.contains(".segment") {
+                    return Err(Failure(format!(
+                        "the damage is refused without its place: {error}"
+                    )));
+                }
+            }
+            Ok(service) => {
+                self.service = Some(service);
+                self.oracle.damage_planted();
+                self.examine_now()?;
+                self.service = None;
+                self.pace.reset();
+            }
+        }
+        // Back to the whole disk.
+        self.oracle = oracle;
+        self.pace.keep_blocks(blocks);
+        self.disk = SimDisk::holding(self.random.next(), &whole);
+        Ok(())
+    }
+
+    /// Removes or damages checkpoints and id files, which a start must survive.
+    fn damage_derived_files(&mut self) {
+        if self.healed || !self.random.percent(self.config.derived_damage) {
+            return;
+        }
+        let mut files: BTreeMap<PathBuf, Vec<u8>> = self.disk.snapshot();
+        let derived: Vec<PathBuf> = files
+            .keys()
+            .filter(|path| {
+                ["checkpoint", "index"]
+                    .iter()
+                    .any(|part| path.starts_with(format!("{DATA}/{part}")))
+            })
+            .cloned()
+            .collect();
+        if derived.is_empty() {
+            return;
+        }
+        let path = derived[self.random.below(derived.len())].clone();
+        let length = files[&path].len();
+        if length == 0 || self.random.percent(40) {
+            files.remove(&path);
+        } else if self.random.percent(50) {
+            let bit = self.random.below(length * 8);
+            files.get_mut(&path).unwrap()[bit / 8] ^= 1 << (bit % 8);
+        } else {
+            let keep = self.random.below(length);
+            files.get_mut(&path).unwrap().truncate(keep);
+        }
+        self.note(format_args!("{} is damaged or removed", path.display()));
+        self.disk = SimDisk::holding(self.random.next(), &files);
+    }
+}

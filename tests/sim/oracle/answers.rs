@@ -1,0 +1,243 @@
+//! Rule 1: an answer fits its request, and answers about the same id agree.
+
+use std::collections::HashMap;
+
+use tally::engine::{EngineError, StoreFault};
+use tally_batch::BatchError;
+use tally_ledger::{Committed, Outcome, Rejection};
+
+use super::{
+    Violation,
+    calls::{Answer, CallId, Recorded, Request, State, Transaction},
+    content::transaction_difference,
+    history::{Invocation, is_recorded},
+    violation,
+};
+
+/// What the simulator has done to the disk, which excuses some errors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Planted {
+    pub(super) damage: bool,
+    pub(super) faults: bool,
+}
+
+/// What clients were told about recorded transactions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Acknowledgements {
+    pub(super) by_id: HashMap<String, Acknowledgement>,
+    by_sequence: HashMap<u64, String>,
+}
+
+/// The first answer that showed the outcome of a transaction.
+#[derive(Debug, Clone)]
+pub(super) struct Acknowledgement {
+    pub(super) call: CallId,
+    pub(super) transaction: Transaction,
+    pub(super) outcome: Result<Committed, Rejection>,
+    /// The call whose answer said that it was not a replay.
+    executed_by: Option<CallId>,
+}
+
+// ===== impl Planted =====
+
+impl Planted {
+    /// Checks that an error can happen.
+    pub(super) fn check_error(&self, what: &str, error: &EngineError) -> Result<(), Violation> {
+        let impossible = match error {
+            EngineError::Batch(BatchError::Lost) => Some("the reply was lost"),
+            EngineError::Store(StoreFault::ReadFailed) if !self.faults => Some("the disk had no fault"),
+            EngineError::Store(StoreFault::Damaged { .. }) if !self.damage => Some("nothing was damaged"),
+            _ => None,
+        };
+        match impossible {
+            Some(why) => violation("errors", format!("{what} failed with \"{error}\", but {why}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that only what was damaged can't be read.
+    pub(super) fn check_state(&self, state: &State) -> Result<(), Violation> {
+        for (id, found) in &state.transactions {
+            if let Err(error) = found {
+                let what = format!("the examination of transaction {id}");
+                self.check_error(&what, error)?;
+                if !matches!(
+                    error,
+                    EngineError::Store(StoreFault::ReadFailed | StoreFault::Damaged { .. })
+                ) {
+                    return violation("errors", format!("{what} failed with \"{error}\""));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+// ===== impl Acknowledgements =====
+
+impl Acknowledgements {
+    /// Notes the outcomes of an answer.
+    ///
+    /// # Errors
+    /// A violation if an earlier answer said something else.
+    pub(super) fn note(&mut self, invocation: &Invocation, answer: &Answer) -> Result<(), Violation> {
+        let Answer::Outcomes(outcomes) = answer else {
+            return Ok(());
+        };
+        for (sent, outcome) in invocation.transactions().iter().zip(outcomes) {
+            match *outcome {
+                Outcome::Committed { committed, replayed } => {
+                    self.note_outcome(invocation.id, sent, Ok(committed), replayed)?;
+                }
+                Outcome::Rejected { rejection, replayed } if is_recorded(rejection) => {
+                    self.note_outcome(invocation.id, sent, Err(rejection), replayed)?;
+                }
+                Outcome::Rejected { rejection, replayed } => {
+                    if replayed {
+                        return violation(
+                            "acknowledged",
+                            format!(
+                                "call {}: transaction {} was rejected with {} as a replay, but this rejection is never \
+                                 recorded",
+                                invocation.id, sent.id, rejection.reason
+                            ),
+                        );
+                    }
+                }
+                Outcome::Reused { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn note_outcome(
+        &mut self,
+        call: CallId,
+        sent: &Transaction,
+        outcome: Result<Committed, Rejection>,
+        replayed: bool,
+    ) -> Result<(), Violation> {
+        if let Ok(committed) = outcome {
+            let owner = self
+                .by_sequence
+                .entry(committed.sequence)
+                .or_insert_with(|| sent.id.clone());
+            if *owner != sent.id {
+                return violation(
+                    "acknowledged",
+                    format!(
+                        "call {call}: transaction {} was answered with sequence {}, but so was transaction {owner}",
+                        sent.id, committed.sequence
+                    ),
+                );
+            }
+        }
+        let executed_by = (!replayed).then_some(call);
+        let Some(first) = self.by_id.get_mut(&sent.id) else {
+            let first = Acknowledgement {
+                call,
+                transaction: sent.clone(),
+                outcome,
+                executed_by,
+            };
+            self.by_id.insert(sent.id.clone(), first);
+            return Ok(());
+        };
+        if first.outcome != outcome {
+            return violation(
+                "acknowledged",
+                format!(
+                    "call {call}: transaction {} was answered with {}, but call {} was answered with {}",
+                    sent.id,
+                    shown(&outcome),
+                    first.call,
+                    shown(&first.outcome)
+                ),
+            );
+        }
+        if let Some(field) = transaction_difference(sent, &first.transaction) {
+            return violation(
+                "acknowledged",
+                format!(
+                    "call {call}: transaction {} was answered with the outcome of call {}, although they differ in {field}",
+                    sent.id, first.call
+                ),
+            );
+        }
+        match (first.executed_by, executed_by) {
+            (Some(before), Some(_)) => violation(
+                "acknowledged",
+                format!(
+                    "transaction {} was executed twice: calls {before} and {call} were both answered with replayed=false",
+                    sent.id
+                ),
+            ),
+            (None, Some(_)) => {
+                first.executed_by = executed_by;
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+// ===== impl Acknowledgement =====
+
+impl Acknowledgement {
+    /// The record of a committed transaction. `None` for a rejected one, because the answer does not name its place.
+    pub(super) fn to_record(&self) -> Option<Recorded> {
+        Some(Recorded {
+            transaction: self.transaction.clone(),
+            rejection: None,
+            place: self.outcome.ok()?,
+        })
+    }
+}
+
+/// Checks that the answer is of the kind that the request asks for, and has its size.
+pub(super) fn check_shape(invocation: &Invocation, answer: &Answer) -> Result<(), Violation> {
+    let call = invocation.id;
+    let fits = match (&invocation.call.request, answer) {
+        (Request::Transactions(sent), Answer::Outcomes(outcomes)) => sent.len() == outcomes.len(),
+        (Request::CreateAccounts(sent), Answer::Created(created)) => sent.len() == created.len(),
+        (Request::CreateAccounts(sent), Answer::Reused { place, .. }) => *place < sent.len(),
+        (Request::Account(id), Answer::Account(found)) => {
+            found.as_ref().is_none_or(|found| found.account.id == *id)
+        }
+        (Request::Accounts(limit), Answer::Accounts(accounts)) => accounts.len() <= *limit,
+        (Request::Transaction(id), Answer::Transaction(found)) => {
+            found.as_ref().is_none_or(|found| found.transaction.id == *id)
+        }
+        _ => false,
+    };
+    if fits {
+        Ok(())
+    } else {
+        violation(
+            "answers",
+            format!(
+                "call {call} asked {:?}, but was answered {answer:?}",
+                invocation.call.request
+            ),
+        )
+    }
+}
+
+/// An outcome as the text of a violation.
+pub(super) fn shown(outcome: &Result<Committed, Rejection>) -> String {
+    match outcome {
+        Ok(committed) => format!("sequence {} at {}", committed.sequence, committed.time),
+        Err(rejection) => shown_rejection(*rejection),
+    }
+}
+
+/// A rejection as the text of a violation.
+pub(super) fn shown_rejection(rejection: Rejection) -> String {
+    format!(
+        "{} at transfer {} side {:?} available {}",
+        rejection.reason,
+        rejection.transfer,
+        rejection.side,
+        rejection.available()
+    )
+}

@@ -1,0 +1,98 @@
+//! Rule 7: nothing is executed after its deadline, except for what EXEC had claimed before and could not complete.
+
+use std::time::Duration;
+
+use tally_ledger::Timestamp;
+
+use super::{
+    Violation, WALL_BASE, accounts::Accounts, history::Attempt, history::History, records::Records, violation,
+};
+
+/// The time of a record may be this much later than its deadline, because a block has one time for all its records.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// What is known about the simulated time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Clock {
+    /// When EXEC was blocked, in order.
+    blocked: Vec<Timestamp>,
+    /// Whether the wall clock was set, so that the times of records say nothing about deadlines.
+    stepped: bool,
+}
+
+// ===== impl Clock =====
+
+impl Clock {
+    pub(super) fn blocked(&mut self, now: Timestamp) {
+        if self.blocked.last() != Some(&now) {
+            self.blocked.push(now);
+        }
+    }
+
+    pub(super) fn stepped(&mut self) {
+        self.stepped = true;
+    }
+
+    /// Checks everything of which it is certain which call made it.
+    pub(super) fn check(
+        &self,
+        history: &History,
+        records: &Records<'_>,
+        accounts: &Accounts<'_>,
+    ) -> Result<(), Violation> {
+        if self.stepped {
+            return Ok(());
+        }
+        for found in records.in_order() {
+            if let [attempt] = found.executors[..] {
+                let (id, time) = (&found.recorded.transaction.id, found.recorded.place.time);
+                self.check_one(history, "transaction", id, attempt, time)?;
+            }
+        }
+        for found in &accounts.all {
+            if let [attempt] = found.creators[..] {
+                let (id, time) = (&found.snapshot.account.id, found.snapshot.create_time);
+                self.check_one(history, "account", id, attempt, time)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_one(
+        &self,
+        history: &History,
+        kind: &str,
+        id: &str,
+        attempt: Attempt,
+        time: Timestamp,
+    ) -> Result<(), Violation> {
+        let invocation = history.calls.get(&attempt.call);
+        let Some(deadline) = invocation.and_then(|invocation| invocation.call.deadline) else {
+            return Ok(());
+        };
+        let (Some(deadline), Some(latest)) = (after_base(deadline), after_base(deadline + SLACK)) else {
+            return Ok(());
+        };
+        if time <= latest || self.was_blocked(deadline, time) {
+            return Ok(());
+        }
+        violation(
+            "deadlines",
+            format!(
+                "{kind} {id} was executed at {time}, but the deadline of call {} was {deadline}, and EXEC was not blocked \
+                 in between",
+                attempt.call
+            ),
+        )
+    }
+
+    /// Whether EXEC was blocked in this time.
+    fn was_blocked(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.blocked.iter().any(|blocked| (from..=to).contains(blocked))
+    }
+}
+
+/// The time of the wall clock this long after the start of the simulation.
+fn after_base(elapsed: Duration) -> Option<Timestamp> {
+    WALL_BASE.checked_add_nanos(u64::try_from(elapsed.as_nanos()).ok()?)
+}

@@ -1,0 +1,36 @@
+//! A range of sequences, among which is the moment of an answer.
+
+/// The sequences `from..=to`. The moment with the sequence `s` is after the commit of `s`, and before that of `s + 1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+// ===== impl Window =====
+
+impl Window {
+    pub(super) fn and(self, other: Window) -> Window {
+        Window {
+            from: self.from.max(other.from),
+            to: self.to.min(other.to),
+        }
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        self.from > self.to
+    }
+
+    pub(super) const fn up_to(self, to: u64) -> Window {
+        Window {
+            from: self.from,
+            to: if to < self.to { to } else { self.to },
+        }
+    }
+}
+
+impl std::fmt::Display for Window {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}..={}", self.from, self.to)
+    }
+}

@@ -1,0 +1,56 @@
+//! Random decisions, all of which come from the seed of the simulation.
+
+use std::{ops::Range, time::Duration};
+
+/// A pseudorandom number generator: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+// ===== impl Random =====
+
+impl Random {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    /// Makes a generator whose numbers do not depend on how many numbers the others have given.
+    pub(crate) const fn fork(&mut self) -> Self {
+        Random(self.next())
+    }
+
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number of `range`, which must not be empty.
+    pub(crate) const fn within(&mut self, range: &Range<u64>) -> u64 {
+        range.start + self.next() % (range.end - range.start)
+    }
+
+    /// A number below `end`, which must be above 0.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).unwrap()
+    }
+
+    /// Whether an event of this probability, in percent, happens.
+    pub(crate) const fn percent(&mut self, percent: u64) -> bool {
+        self.next() % 100 < percent
+    }
+
+    /// Whether an event of this probability, one in `count`, happens; never if `count` is 0.
+    pub(crate) const fn one_in(&mut self, count: u64) -> bool {
+        count > 0 && self.next().is_multiple_of(count)
+    }
+
+    /// A duration up to `max`, whose order of magnitude is random, so that short ones are as frequent as long ones.
+    pub(crate) fn up_to(&mut self, max: Duration) -> Duration {
+        let max = u64::try_from(max.as_micros()).unwrap().max(2);
+        let bits = u64::from(max.ilog2());
+        let limit = 1 << self.within(&(1..bits + 1));
+        Duration::from_micros(self.within(&(1..limit + 1)).min(max))
+    }
+}

@@ -1,0 +1,229 @@
+//! Runs seeds on several threads, reports failures, and makes a failing configuration smaller.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    panic::{self, AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use tally::mutation;
+use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
+use tokio::{runtime::Builder, task::unconstrained};
+
+use crate::{
+    Options,
+    config::{Config, KNOBS},
+    world::{Failure, World},
+};
+
+/// The result of one run.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) failure: Option<Failure>,
+    pub(crate) digest: u64,
+    pub(crate) events: u64,
+    pub(crate) turns: u64,
+    pub(crate) last: Vec<String>,
+}
+
+/// Number of runs that the search for a smaller configuration may take.
+const SHRINK_RUNS_MAX: usize = 400;
+
+thread_local! {
+    /// The place of the panic that was caught last.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs the seeds of `options`.
+pub(crate) fn run(options: &Options) -> ExitCode {
+    let affinity = affinity();
+    let begun = Instant::now();
+    let next = AtomicU64::new(options.seed);
+    let end = options.seed + options.runs;
+    let failed: Mutex<Vec<Config>> = Mutex::new(Vec::new());
+    let (turns, events) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads.min(options.runs) {
+            scope.spawn(|| {
+                mutation::plant(options.mutation.as_deref()).unwrap();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || failed.lock().len() >= 3 {
+                        break;
+                    }
+                    let config = configure(seed, &options.set);
+                    let outcome = simulate(&config, &affinity, options.verbose);
+                    turns.fetch_add(outcome.turns, Ordering::Relaxed);
+                    events.fetch_add(outcome.events, Ordering::Relaxed);
+                    let different = options.twice && {
+                        let again = simulate(&config, &affinity, false);
+                        again.digest != outcome.digest
+                    };
+                    if different {
+                        println!("seed {seed}: two runs differ");
+                    }
+                    if outcome.failure.is_some() || different {
+                        report(&config, &outcome);
+                        failed.lock().push(config);
+                    }
+                }
+            });
+        }
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    let turns = turns.into_inner();
+    println!(
+        "{} seeds from {}, {} operations, {} events in {seconds:.1} s ({:.0} operations/s)",
+        options.runs,
+        options.seed,
+        turns,
+        events.into_inner(),
+        turns as f64 / seconds
+    );
+    let failed = failed.into_inner();
+    if failed.is_empty() {
+        println!("no failure");
+        return ExitCode::SUCCESS;
+    }
+    if !options.no_shrink {
+        mutation::plant(options.mutation.as_deref()).unwrap();
+        for config in failed.iter().take(1) {
+            shrink(config, &affinity);
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// A placement of threads that pins none.
+pub(crate) fn affinity() -> CpuAffinityManager {
+    CpuAffinityManager::detect(AffinityConfig {
+        mode: Mode::Off,
+        ..AffinityConfig::default()
+    })
+    .unwrap()
+}
+
+/// The configuration of a seed, with the changes of the command line.
+pub(crate) fn configure(seed: u64, set: &[String]) -> Config {
+    let mut config = Config::from_seed(seed);
+    for change in set {
+        let (name, value) = change.split_once('=').expect("--set needs NAME=VALUE");
+        let knob = KNOBS
+            .iter()
+            .find(|knob| knob.name == name)
+            .unwrap_or_else(|| panic!("there is no setting {name}"));
+        (knob.set)(&mut config, value.parse().expect("the value must be a number"));
+    }
+    config
+}
+
+/// Runs one simulation.
+pub(crate) fn simulate(config: &Config, affinity: &CpuAffinityManager, verbose: bool) -> Outcome {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(unconstrained(async {
+        let mut world = World::new(config, affinity, verbose);
+        let result = catch(&mut world).await;
+        Outcome {
+            failure: result.err(),
+            digest: world.trace.digest(),
+            events: world.trace.events(),
+            turns: world.turns,
+            last: world.trace.last().cloned().collect(),
+        }
+    }))
+}
+
+/// Runs the world. A panic is a failure.
+async fn catch(world: &mut World) -> Result<(), Failure> {
+    let mut run = Box::pin(world.run());
+    std::future::poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context))) {
+            Ok(poll) => poll,
+            Err(panic) => std::task::Poll::Ready(Err(Failure(panic_text(&*panic)))),
+        },
+    )
+    .await
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic");
+    PANIC.with_borrow(|place| format!("panic at {place}: {text}"))
+}
+
+/// Keeps the places of panics instead of printing them.
+pub(crate) fn remember_panics() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, ToString::to_string);
+        PANIC.with_borrow_mut(|last| *last = place);
+    }));
+}
+
+fn command(config: &Config) -> String {
+    format!(
+        "cargo test --features simulation --test sim -- --seed {} {}",
+        config.seed,
+        config.difference()
+    )
+}
+
+fn report(config: &Config, outcome: &Outcome) {
+    let mut text = format!("\nseed {} failed", config.seed);
+    for line in &outcome.last {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    if let Some(Failure(failure)) = &outcome.failure {
+        text.push_str(&format!("\nFAILURE: {failure}"));
+    }
+    text.push_str(&format!("\nrepeat it: {}\n", command(config)));
+    println!("{text}");
+}
+
+/// Makes every setting simpler as long as the run still fails.
+fn shrink(config: &Config, affinity: &CpuAffinityManager) {
+    println!("searching for a smaller configuration that still fails");
+    let mut smallest = config.clone();
+    let mut outcome = None;
+    let mut runs = 0;
+    let mut progress = true;
+    while progress && runs < SHRINK_RUNS_MAX {
+        progress = false;
+        for knob in KNOBS {
+            let value = (knob.get)(&smallest);
+            let half = knob.simplest + (value.max(knob.simplest) - knob.simplest) / 2;
+            for simpler in [knob.simplest, half] {
+                if simpler == value {
+                    continue;
+                }
+                let mut candidate = smallest.clone();
+                (knob.set)(&mut candidate, simpler);
+                runs += 1;
+                let result = simulate(&candidate, affinity, false);
+                if result.failure.is_some() {
+                    smallest = candidate;
+                    outcome = Some(result);
+                    progress = true;
+                    break;
+                }
+            }
+        }
+    }
+    println!("after {runs} runs, the smallest configuration that still fails:");
+    if let Some(outcome) = outcome {
+        report(&smallest, &outcome);
+    } else {
+        println!("{}", command(&smallest));
+    }
+}

@@ -1,0 +1,155 @@
+//! What the simulated clients ask for: accounts, transactions, and their encoding.
+
+use std::sync::Arc;
+
+use tally::engine::{TallyEngine, TransactionBatch};
+use tally_ledger::{AccountStatus, Amount, BalanceRule, Heading, Metadata, NewAccount, Phase, Transfer};
+
+use crate::{
+    calls::{Leg, Transaction},
+    config::Config,
+    random::Random,
+};
+
+/// The transactions that were sent so far, from which repeated ids are taken.
+#[derive(Debug, Default)]
+pub(crate) struct Workload {
+    sent: Vec<Transaction>,
+}
+
+/// Length of the metadata of a large transaction, in bytes.
+const LARGE_BYTES: usize = 3000;
+/// The metadata key of large transactions.
+const LARGE_KEY: &str = "note";
+
+// ===== impl Workload =====
+
+impl Workload {
+    /// Chooses a transaction: a new one, or one whose id was used before, sometimes with other content.
+    pub(crate) fn transaction(&mut self, config: &Config, random: &mut Random) -> Transaction {
+        if !self.sent.is_empty() && random.percent(config.repeats) {
+            // Recent ids are the more interesting ones, because their blocks may still be in flight.
+            let recent = self
+                .sent
+                .len()
+                .min(if random.percent(70) { 16 } else { usize::MAX });
+            let place = self.sent.len() - 1 - random.below(recent);
+            let mut transaction = self.sent[place].clone();
+            if random.percent(config.changes) {
+                let leg = random.below(transaction.legs.len());
+                transaction.legs[leg].amount += 1;
+            }
+            return transaction;
+        }
+        let large = random.percent(config.large);
+        let mark = if large { "large" } else { "t" };
+        let transaction = Transaction {
+            id: format!("{mark}{}", self.sent.len()),
+            legs: legs(config, random),
+        };
+        self.sent.push(transaction.clone());
+        transaction
+    }
+
+    /// Every id that was used.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &String> {
+        self.sent.iter().map(|transaction| &transaction.id)
+    }
+
+    /// An id that was used, or one that never will be.
+    pub(crate) fn some_id(&self, random: &mut Random) -> String {
+        if self.sent.is_empty() || random.percent(5) {
+            return "nobody".to_owned();
+        }
+        self.sent[random.below(self.sent.len())].id.clone()
+    }
+}
+
+fn legs(config: &Config, random: &mut Random) -> Vec<Leg> {
+    let count = random.within(&(1..config.legs_max + 1));
+    let amount = |random: &mut Random| {
+        if random.percent(config.greedy) {
+            u128::from(random.within(&(1000..100_000)))
+        } else {
+            u128::from(random.within(&(1..100)))
+        }
+    };
+    (0..count)
+        .map(|_| {
+            let debit = random.within(&(0..config.accounts));
+            let other = random.within(&(1..config.accounts));
+            // The two accounts are the same only rarely.
+            let credit = if random.percent(2) {
+                debit
+            } else {
+                (debit + other) % config.accounts
+            };
+            Leg {
+                debit: account_id(debit),
+                credit: account_id(credit),
+                amount: amount(random),
+                code: u32::try_from(random.within(&(0..4))).unwrap(),
+            }
+        })
+        .collect()
+}
+
+/// The id of an account.
+pub(crate) fn account_id(number: u64) -> String {
+    format!("a{number}")
+}
+
+/// The account with this number. Its content depends only on the number.
+pub(crate) fn account(number: u64) -> NewAccount {
+    NewAccount {
+        id: account_id(number),
+        asset: if number % 7 == 6 { "USD" } else { "EUR" }.to_owned(),
+        rule: match number % 3 {
+            0 => BalanceRule::Unlimited,
+            1 => BalanceRule::CreditBalance,
+            _ => BalanceRule::DebitBalance,
+        },
+        overdraft_limit: Amount::new(u128::from(number % 5) * 100),
+        status: match number % 11 {
+            9 => AccountStatus::Frozen,
+            10 => AccountStatus::Closed,
+            _ => AccountStatus::Open,
+        },
+        metadata: Metadata::new(),
+    }
+}
+
+/// The metadata of a transaction, which depends only on its id.
+pub(crate) fn metadata(id: &str) -> Metadata {
+    let mut metadata = Metadata::new();
+    if id.starts_with("large") {
+        metadata.insert(LARGE_KEY.to_owned(), id.repeat(LARGE_BYTES / id.len()));
+    }
+    metadata
+}
+
+/// Encodes transactions for the engine.
+pub(crate) fn encode(engine: &TallyEngine, transactions: &[Transaction]) -> Arc<TransactionBatch> {
+    let mut batch = engine.batch(256 * transactions.len());
+    for transaction in transactions {
+        let metadata = metadata(&transaction.id);
+        let heading = Heading {
+            id: transaction.id.as_bytes(),
+            phase: Phase::Posted,
+            effective_time: None,
+            metadata: &metadata,
+        };
+        let transfers: Vec<Transfer<&[u8]>> = transaction
+            .legs
+            .iter()
+            .map(|leg| Transfer {
+                debit: leg.debit.as_bytes(),
+                credit: leg.credit.as_bytes(),
+                amount: Amount::new(leg.amount),
+                code: leg.code,
+            })
+            .collect();
+        batch.push(&heading, &transfers);
+    }
+    Arc::new(batch)
+}

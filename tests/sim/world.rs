@@ -1,0 +1,589 @@
+//! The scheduler: one thread that lets EXEC, WAL, AUX, the clients and time take turns, as the seed decides.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use tally::engine::{CallKind, Cores, EngineConfig, ExecStep, PipelineStep, TallyEngine};
+use tally_breaker::CircuitState;
+use tally_ledger::Outcome;
+use tally_topology::CpuAffinityManager;
+use tokio::time::Instant;
+
+use crate::{
+    calls::{Answer, Call, CallId, Reply, Request},
+    clients::{Client, Flag, Flight, Habit, kind_of},
+    clock::SimClock,
+    config::Config,
+    death::Deaths,
+    oracle::{Oracle, Violation},
+    random::Random,
+    sim_disk::SimDisk,
+    slow_log::LogPace,
+    trace::Trace,
+    workload::Workload,
+};
+
+/// Everything of one simulation.
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) random: Random,
+    pub(crate) clock: SimClock,
+    pub(crate) disk: SimDisk,
+    pub(crate) pace: LogPace,
+    pub(crate) affinity: CpuAffinityManager,
+    pub(crate) service: Option<Service>,
+    pub(crate) oracle: Oracle,
+    pub(crate) workload: Workload,
+    pub(crate) trace: Trace,
+    pub(crate) deaths: Deaths,
+    clients: Vec<Client>,
+    pub(crate) flights: Vec<Flight>,
+    pub(crate) calls: CallId,
+    /// Calls that the clients still make.
+    calls_left: u64,
+    /// Whether the clients pause longer than the configuration says.
+    patient: bool,
+    streams: u64,
+    /// Whether no more faults happen, so that everything must come to an end.
+    pub(crate) healed: bool,
+    /// Operations of the scheduler so far.
+    pub(crate) turns: u64,
+}
+
+/// The service while it lives.
+pub(crate) struct Service {
+    pub(crate) engine: TallyEngine,
+    pub(crate) cores: Cores,
+    exec_ready: bool,
+    wal_ready: bool,
+    maintenance_due: Instant,
+    maintenance_woken: Arc<Flag>,
+    tick_due: Instant,
+}
+
+/// Why a simulation is a failure.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure(pub(crate) String);
+
+/// A choice of the scheduler.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Exec,
+    Wal,
+    Maintenance,
+    Tick,
+    Poll,
+    Call,
+    Leave,
+}
+
+/// Where the service keeps its data.
+pub(crate) const DATA: &str = "/data";
+/// A stall of at least this length opens the circuit of a call that waits for it.
+const HANG: Duration = Duration::from_secs(10);
+/// The pauses of the clients while circuits close. A circuit may stay open for some seconds.
+const PATIENT_PAUSE: Duration = Duration::from_millis(500);
+/// When everything is healthy, no call takes longer.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+impl From<Violation> for Failure {
+    fn from(violation: Violation) -> Self {
+        Failure(violation.to_string())
+    }
+}
+
+// ===== impl Service =====
+
+impl Service {
+    pub(crate) fn new(engine: TallyEngine, cores: Cores) -> Self {
+        let now = Instant::now();
+        Service {
+            engine,
+            cores,
+            exec_ready: true,
+            wal_ready: true,
+            maintenance_due: now,
+            maintenance_woken: Flag::raised(),
+            tick_due: now,
+        }
+    }
+
+    pub(crate) const fn wake(&mut self) {
+        self.exec_ready = true;
+        self.wal_ready = true;
+    }
+
+    fn maintenance_is_due(&self, now: Instant) -> bool {
+        self.maintenance_due <= now || self.maintenance_woken.is_raised()
+    }
+
+    /// Lets the pipeline do one piece of work.
+    pub(crate) fn step_wal(&mut self) -> PipelineStep {
+        let step = self.cores.step_wal();
+        self.wal_ready = step == PipelineStep::Worked;
+        self.exec_ready |= self.wal_ready;
+        step
+    }
+
+    /// Lets EXEC do one piece of work.
+    pub(crate) fn step_exec(&mut self) -> ExecStep {
+        let step = self.cores.step_exec();
+        self.exec_ready = step == ExecStep::Worked;
+        self.wal_ready = true;
+        step
+    }
+
+    fn step_maintenance(&mut self) {
+        self.maintenance_woken.lower();
+        let waker = Waker::from(Arc::clone(&self.maintenance_woken));
+        let rest = self.cores.step_maintenance(&waker);
+        self.maintenance_due = Instant::now() + rest;
+        self.exec_ready = true;
+    }
+
+    fn tick(&mut self) {
+        self.engine.tick();
+        self.tick_due = Instant::now() + self.engine.circuits()[0].config().tick_interval;
+        self.exec_ready = true;
+    }
+}
+
+// ===== impl World =====
+
+impl World {
+    pub(crate) fn new(config: &Config, affinity: &CpuAffinityManager, verbose: bool) -> Self {
+        let mut random = Random::new(config.seed);
+        let disk = SimDisk::new(random.next());
+        World {
+            clock: SimClock::new(),
+            disk,
+            pace: LogPace::new(config, random.fork()),
+            affinity: affinity.clone(),
+            service: None,
+            oracle: Oracle::new(),
+            workload: Workload::default(),
+            trace: Trace::new(verbose),
+            deaths: Deaths::plan(config, &mut random.fork()),
+            clients: Client::all(config),
+            flights: Vec::new(),
+            calls: 0,
+            calls_left: config.calls,
+            patient: false,
+            streams: 0,
+            healed: false,
+            turns: 0,
+            random,
+            config: config.clone(),
+        }
+    }
+
+    /// Runs the simulation from the first start to the last examination.
+    pub(crate) async fn run(&mut self) -> Result<(), Failure> {
+        self.start().await?;
+        while self.calls_left > 0 {
+            self.turn().await?;
+            self.die_if_due().await?;
+        }
+        self.heal().await?;
+        self.finish_calls().await?;
+        self.examine().await?;
+        self.circuits_close().await?;
+        self.finish_calls().await?;
+        self.stop().await?;
+        self.start().await?;
+        Ok(())
+    }
+
+    /// Ends all faults. What a fault has broken already may still kill the service once more.
+    async fn heal(&mut self) -> Result<(), Failure> {
+        self.note(format_args!("no more faults from here on"));
+        self.healed = true;
+        self.pace.heal();
+        self.deaths.end();
+        self.kill_if_faulty().await
+    }
+
+    /// Lets every call come to its end.
+    async fn finish_calls(&mut self) -> Result<(), Failure> {
+        let begun = self.clock.elapsed();
+        while !self.flights.is_empty() {
+            self.turn().await?;
+            self.kill_if_faulty().await?;
+            if self.clock.elapsed() > begun + PATIENCE {
+                let ids: Vec<_> = self.flights.iter().map(|flight| flight.id).collect();
+                return Err(Failure(format!("calls {ids:?} get no answer")));
+            }
+        }
+        Ok(())
+    }
+
+    /// On a healthy disk, every circuit closes again, because the clients' calls serve as probes.
+    async fn circuits_close(&mut self) -> Result<(), Failure> {
+        let begun = self.clock.elapsed();
+        self.calls_left = u64::MAX;
+        self.patient = true;
+        loop {
+            let engine = &self.service.as_ref().unwrap().engine;
+            let open = engine
+                .circuits()
+                .iter()
+                .find(|circuit| circuit.state() != CircuitState::Closed);
+            let Some(circuit) = open else {
+                self.calls_left = 0;
+                return Ok(());
+            };
+            let (key, state) = (circuit.key().to_owned(), circuit.state());
+            if self.clock.elapsed() > begun + PATIENCE {
+                return Err(Failure(format!(
+                    "the circuit {key} stays {state:?} on a healthy disk"
+                )));
+            }
+            self.turn().await?;
+        }
+    }
+
+    pub(crate) fn note(&mut self, event: fmt::Arguments<'_>) {
+        self.trace.note(self.clock.elapsed(), event);
+    }
+
+    /// Lets somebody do one piece of work. If nobody has work, moves the time on.
+    pub(crate) async fn turn(&mut self) -> Result<(), Failure> {
+        self.turns += 1;
+        if self.random.one_in(self.config.clock_jumps_one_in) && !self.healed {
+            let seconds = i64::try_from(self.random.below(20)).unwrap() - 10;
+            self.note(format_args!("the wall clock jumps by {seconds} s"));
+            self.oracle.clock_stepped();
+            self.clock.jump(seconds * 1_000_000_000);
+        }
+        self.wake_log()?;
+        match self.choose() {
+            Some(turn) => self.take(turn)?,
+            None => self.pass_time(None).await,
+        }
+        if self.random.percent(5) {
+            let time = self.random.up_to(Duration::from_millis(2));
+            self.pass_time(Some(time)).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the pipeline when the block in flight is to be written. Before that, checks that the circuits saw it hang.
+    fn wake_log(&mut self) -> Result<(), Failure> {
+        if self.pace.hung_for().is_some_and(|time| time >= HANG) {
+            self.circuits_saw_the_hang()?;
+        }
+        if self.pace.wake_if_due() {
+            self.service.as_mut().unwrap().wal_ready = true;
+        }
+        Ok(())
+    }
+
+    /// Calls that waited for a hanging disk have opened their circuit.
+    fn circuits_saw_the_hang(&self) -> Result<(), Failure> {
+        let engine = &self.service.as_ref().unwrap().engine;
+        let now = Instant::now();
+        for kind in CallKind::ALL {
+            let waited = self
+                .flights
+                .iter()
+                .filter(|flight| flight.kind == Some(kind) && flight.begun + HANG <= now);
+            let circuit = engine.breaker(kind);
+            if waited.count() >= 1 && circuit.state() == CircuitState::Closed {
+                let time = self.pace.hung_for();
+                return Err(Failure(format!(
+                    "the disk hung for {time:?} while calls waited, but the circuit {} is closed",
+                    circuit.key()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses who takes the next turn, among those who have work.
+    fn choose(&mut self) -> Option<Turn> {
+        let now = Instant::now();
+        let service = self.service.as_ref().unwrap();
+        let engine = [
+            (service.exec_ready, Turn::Exec),
+            (service.wal_ready, Turn::Wal),
+            (service.maintenance_is_due(now), Turn::Maintenance),
+            (service.tick_due <= now, Turn::Tick),
+        ];
+        let outside = [
+            (self.flights.iter().any(Flight::is_woken), Turn::Poll),
+            (
+                self.calls_left > 0
+                    && self
+                        .clients
+                        .iter()
+                        .any(|client| client.is_ready(&self.config, now)),
+                Turn::Call,
+            ),
+            (
+                self.flights
+                    .iter()
+                    .any(|flight| flight.leaves.is_some_and(|at| at <= now)),
+                Turn::Leave,
+            ),
+        ];
+        let engine_first = self.random.percent(self.config.engine_share);
+        let mut pick = |group: &[(bool, Turn)]| {
+            let ready = group.iter().filter(|(ready, _)| *ready);
+            let count = ready.clone().count();
+            (count > 0).then(|| {
+                ready
+                    .map(|(_, turn)| *turn)
+                    .nth(self.random.below(count))
+                    .unwrap()
+            })
+        };
+        if engine_first {
+            pick(&engine).or_else(|| pick(&outside))
+        } else {
+            pick(&outside).or_else(|| pick(&engine))
+        }
+    }
+
+    fn take(&mut self, turn: Turn) -> Result<(), Failure> {
+        let service = self.service.as_mut().unwrap();
+        match turn {
+            Turn::Exec => {
+                if let ExecStep::Blocked(_) = service.step_exec() {
+                    let now = tally::wall_clock::WallClock::now(&self.clock);
+                    self.oracle.exec_was_blocked(now);
+                }
+            }
+            Turn::Wal => {
+                service.step_wal();
+            }
+            Turn::Maintenance => service.step_maintenance(),
+            Turn::Tick => service.tick(),
+            Turn::Poll => self.poll()?,
+            Turn::Call => self.call(),
+            Turn::Leave => self.leave(),
+        }
+        Ok(())
+    }
+
+    /// Moves the time by `time`, or to the next event.
+    async fn pass_time(&mut self, time: Option<Duration>) {
+        let now = Instant::now();
+        let service = self.service.as_mut().unwrap();
+        service.wake();
+        let next = match time {
+            Some(time) => now + time,
+            None => self.next_event(now),
+        };
+        tokio::time::advance(next - now).await;
+    }
+
+    fn next_event(&self, now: Instant) -> Instant {
+        let service = self.service.as_ref().unwrap();
+        let mut next = service.tick_due.min(service.maintenance_due);
+        next = next.min(self.pace.due().unwrap_or(next));
+        for flight in &self.flights {
+            // The granularity of tokio's timers is 1 ms.
+            let deadline = flight.deadline.map(|at| at + Duration::from_millis(1));
+            next = next
+                .min(flight.leaves.unwrap_or(next))
+                .min(deadline.unwrap_or(next));
+        }
+        if self.calls_left > 0 {
+            for client in &self.clients {
+                if client.in_flight == 0 {
+                    next = next.min(client.rests_until);
+                }
+            }
+        }
+        next.max(now + Duration::from_micros(1))
+    }
+
+    /// Lets one of the woken clients look for its answer.
+    fn poll(&mut self) -> Result<(), Failure> {
+        let woken: Vec<usize> = (0..self.flights.len())
+            .filter(|place| self.flights[*place].is_woken())
+            .collect();
+        let place = woken[self.random.below(woken.len())];
+        let poll = self.flights[place].poll();
+        self.service.as_mut().unwrap().wake();
+        if let Poll::Ready(reply) = poll {
+            let flight = self.flights.swap_remove(place);
+            self.rest(flight.client);
+            self.answered(&flight, &reply)?;
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, flight: &Flight, reply: &Reply) -> Result<(), Failure> {
+        self.note(format_args!("call {} is answered: {}", flight.id, brief(reply)));
+        if reply.is_err() {
+            self.clients[flight.client].end_stream();
+        }
+        self.oracle.answered(flight.id, reply)?;
+        Ok(())
+    }
+
+    /// The client pauses before its next call.
+    fn rest(&mut self, client: usize) {
+        let pause = if self.patient {
+            PATIENT_PAUSE
+        } else {
+            self.random.up_to(Duration::from_micros(self.config.pause_us))
+        };
+        let client = &mut self.clients[client];
+        client.in_flight -= 1;
+        client.rests_until = Instant::now() + pause;
+    }
+
+    /// One of the clients makes a call.
+    fn call(&mut self) {
+        let now = Instant::now();
+        let ready: Vec<usize> = (0..self.clients.len())
+            .filter(|place| self.clients[*place].is_ready(&self.config, now))
+            .collect();
+        let place = ready[self.random.below(ready.len())];
+        let Self {
+            clients,
+            random,
+            config,
+            workload,
+            clock,
+            ..
+        } = self;
+        let client = &mut clients[place];
+        let request = client.request(workload, config, random);
+        let deadline = Client::deadline(config, random, clock.elapsed());
+        let service = self.service.as_mut().unwrap();
+        let call = Call {
+            kind: kind_of(client.habit, &request),
+            request,
+            message: client.message(&service.engine, &mut self.streams),
+            deadline,
+        };
+        let id = self.calls;
+        self.calls += 1;
+        self.calls_left -= 1;
+        client.in_flight += 1;
+        if client.habit == Habit::Stream {
+            client.rests_until = now + random.up_to(Duration::from_micros(config.pause_us));
+        }
+        self.oracle.invoked(id, &call);
+        let at = deadline.map(|elapsed| clock.at(elapsed));
+        let future = client.call(&service.engine, &call, at);
+        let leaves = random
+            .percent(config.impatient)
+            .then(|| now + random.up_to(Duration::from_secs(1)));
+        self.flights
+            .push(Flight::new(id, place, call.kind, (at, leaves), future));
+        service.wake();
+        self.note(format_args!("call {id} of client {place}: {}", brief_call(&call)));
+    }
+
+    /// A client leaves without its answer.
+    fn leave(&mut self) {
+        let now = Instant::now();
+        let place = self
+            .flights
+            .iter()
+            .position(|flight| flight.leaves.is_some_and(|at| at <= now))
+            .unwrap();
+        let flight = self.flights.swap_remove(place);
+        self.note(format_args!("client {} leaves call {}", flight.client, flight.id));
+        self.oracle.abandoned(flight.id);
+        self.rest(flight.client);
+        drop(flight);
+        self.service.as_mut().unwrap().wake();
+    }
+
+    /// Nobody who waited for the dead service gets an answer.
+    pub(crate) fn forget_calls(&mut self) {
+        self.flights.clear();
+        for client in &mut self.clients {
+            client.disconnect();
+        }
+        self.oracle.died();
+    }
+
+    /// The settings of the engine.
+    pub(crate) fn engine_config(&self) -> EngineConfig {
+        let mut config = EngineConfig::default();
+        let block = u32::try_from(self.config.block_kib << 10).unwrap();
+        config.store.block_bytes_max = block;
+        config.store.segment_bytes = (block * u32::try_from(self.config.segment_blocks).unwrap())
+            .next_multiple_of(tally_journal::SEGMENT_GRANULE_BYTES);
+        config.checkpoint.0 = self.config.checkpoint_kib << 10;
+        config.circuits.clock = Some(Arc::new(self.clock.clone()));
+        config.circuits.untimed = true;
+        config.breaker.self_probe = self.config.self_probe > 0;
+        config
+    }
+
+    pub(crate) fn directory() -> &'static Path {
+        Path::new(DATA)
+    }
+}
+
+/// Describes a call in a few words.
+fn brief_call(call: &Call) -> String {
+    let mut words = match &call.request {
+        Request::Transactions(transactions) => {
+            let ids: Vec<_> = transactions.iter().map(|transaction| &*transaction.id).collect();
+            format!("process {}", ids.join(" "))
+        }
+        Request::CreateAccounts(accounts) => {
+            let ids: Vec<_> = accounts.iter().map(|account| &*account.id).collect();
+            format!("create {}", ids.join(" "))
+        }
+        Request::Account(id) => format!("read account {id}"),
+        Request::Accounts(limit) => format!("list {limit} accounts"),
+        Request::Transaction(id) => format!("read transaction {id}"),
+    };
+    if let Some((stream, message)) = call.message {
+        words.push_str(&format!(", message {message} of stream {stream}"));
+    }
+    if let Some(deadline) = call.deadline {
+        words.push_str(&format!(", until {:.6} s", deadline.as_secs_f64()));
+    }
+    words
+}
+
+fn brief_outcome(outcome: &Outcome) -> String {
+    let (text, replayed) = match outcome {
+        Outcome::Committed { committed, replayed } => (format!("sequence {}", committed.sequence), *replayed),
+        Outcome::Rejected { rejection, replayed } => (
+            format!(
+                "{} at leg {}, available {}",
+                rejection.reason,
+                rejection.transfer,
+                rejection.available().minor_units()
+            ),
+            *replayed,
+        ),
+        Outcome::Reused { field } => (format!("id reused, {field:?} differs"), false),
+    };
+    text + if replayed { " (replayed)" } else { "" }
+}
+
+/// Describes a reply in a few words.
+fn brief(reply: &Reply) -> String {
+    match reply {
+        Ok(Answer::Outcomes(outcomes)) => {
+            let words: Vec<_> = outcomes.iter().map(brief_outcome).collect();
+            words.join(", ")
+        }
+        Ok(answer) => {
+            let mut words = format!("{answer:?}");
+            if words.len() > 300 {
+                words.truncate(300);
+                words.push('…');
+            }
+            words
+        }
+        Err(error) => format!("{error:?}"),
+    }
+}
