@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, thread};
 
 use tally::mutation::plant;
-use tally_journal::{BlockBuffer, Disk, HEADER_BYTES};
+use tally_journal::{BlockBuffer, HEADER_BYTES};
 use tally_ledger::{AccountIndex, Outcome};
 
 use super::{Store, data, id_file_path, make_history, name, segment_path};
