@@ -106,20 +106,21 @@ fn without_variable(command: clap::Command, name: &str) -> clap::Command {
 /// Describes `error`, which the variables `name` and `others` cause.
 fn described(error: &clap::Error, name: &str, others: &[String]) -> String {
     let value = env::var_os(name).unwrap_or_default();
-    match error.kind() {
-        ErrorKind::ArgumentConflict if !others.is_empty() => {
-            let names = others.join(" and ");
-            format!("{name} and {names} are set, but exclude each other: set only one of them")
-        }
-        ErrorKind::MissingRequiredArgument => {
-            let missing = match error.get(ContextKind::InvalidArg) {
-                Some(ContextValue::Strings(missing)) => missing.join(" and "),
-                _ => "another option".to_owned(),
-            };
-            format!("{name} is set, so {missing} must be set, too")
-        }
-        _ if SECRETS.contains(&name) => format!("{name}: must be {}", bound(error, &value)),
-        _ => SettingError::new(name, value.to_string_lossy(), bound(error, &value)).to_string(),
+    let kind = error.kind();
+    if kind == ErrorKind::ArgumentConflict && !others.is_empty() {
+        let names = others.join(" and ");
+        format!("{name} and {names} are set, but exclude each other: set only one of them")
+    } else if kind == ErrorKind::MissingRequiredArgument {
+        let missing = if let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) {
+            missing.join(" and ")
+        } else {
+            "another option".to_owned()
+        };
+        format!("{name} is set, so {missing} must be set, too")
+    } else if SECRETS.contains(&name) {
+        format!("{name}: must be {}", bound(error, &value))
+    } else {
+        SettingError::new(name, value.to_string_lossy(), bound(error, &value)).to_string()
     }
 }
 

@@ -117,9 +117,12 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
         };
         let result = service.run(log_level).await;
         telemetry.shutdown().await;
-        result.map_err(|error| match error {
-            ServeError::Start(StartError::Breaker(error)) => loaded.strict_error(error).into(),
-            other => other,
+        result.map_err(|error| {
+            if let ServeError::Start(StartError::Breaker(error)) = error {
+                loaded.strict_error(error).into()
+            } else {
+                error
+            }
         })
     })
 }

@@ -36,17 +36,15 @@ impl Form {
     /// of each form, one after the other.
     pub(super) fn of(key: &str) -> Self {
         let key = general_key(key);
-        let try_value = |value: Value| -> Result<Config, Error> {
-            Figment::from(Serialized::global(&key, value)).extract()
+        let try_value = |value: Value| -> Result<(), Kind> {
+            let extracted: Result<Config, Error> = Figment::from(Serialized::global(&key, value)).extract();
+            extracted.map(drop).map_err(|error| error.kind)
         };
         let accepts = |value: Value| try_value(value).is_ok();
         // No word of a setting is a question mark, so only a setting that takes any text accepts it.
         let words = match try_value("?".into()) {
-            Ok(_) => return Form::Text,
-            Err(Error {
-                kind: Kind::UnknownVariant(_, words),
-                ..
-            }) => Some(words),
+            Ok(()) => return Form::Text,
+            Err(Kind::UnknownVariant(_, words)) => Some(words),
             Err(_) => None,
         };
         if let Some(words) = words {

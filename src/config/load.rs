@@ -108,7 +108,11 @@ impl Loaded {
                 SettingError::new("affinity.mode", "strict", bound)
             }
             AffinityError::InvalidConfig { field, value, bound } => SettingError::new(field, value, bound),
-            other => return Err(other),
+            other @ (AffinityError::PinFailed { .. }
+            | AffinityError::FifoFailed { .. }
+            | AffinityError::SpawnFailed { .. }
+            | AffinityError::RuntimeFailed { .. }
+            | _) => return Err(other),
         };
         Ok(self.sources.with_origin(setting))
     }

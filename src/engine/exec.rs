@@ -388,7 +388,9 @@ impl Exec {
             // its record, to compare the ids, only when the block is durable. The wait costs other transactions
             // little, because blocks become durable in order.
             RecordError::NotYetDurable(_) => Halt::Blocked(Until::Empty),
-            error => Halt::Fault(StoreFault::from_read_error(&error, &self.counters)),
+            error @ (RecordError::Store(_) | RecordError::Malformed { .. } | _) => {
+                Halt::Fault(StoreFault::from_read_error(&error, &self.counters))
+            }
         })
     }
 
