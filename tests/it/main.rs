@@ -14,6 +14,7 @@ mod reference;
 mod security;
 mod service;
 mod settings;
+mod simulation;
 mod store;
 mod support;
 mod telemetry;

@@ -14,8 +14,8 @@ const SLACK: Duration = Duration::from_millis(1);
 /// What is known about the simulated time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
-    /// When EXEC was blocked, in order.
-    blocked: Vec<Timestamp>,
+    /// When EXEC was blocked, in order. The end is unknown while EXEC is blocked.
+    blocked: Vec<(Timestamp, Option<Timestamp>)>,
     /// Whether the wall clock was set, so that the times of records say nothing about deadlines.
     stepped: bool,
 }
@@ -24,8 +24,14 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn blocked(&mut self, now: Timestamp) {
-        if self.blocked.last() != Some(&now) {
-            self.blocked.push(now);
+        if self.blocked.last().is_none_or(|(_, until)| until.is_some()) {
+            self.blocked.push((now, None));
+        }
+    }
+
+    pub(super) fn resumed(&mut self, now: Timestamp) {
+        if let Some((_, until)) = self.blocked.last_mut() {
+            until.get_or_insert(now);
         }
     }
 
@@ -88,7 +94,9 @@ impl Clock {
 
     /// Whether EXEC was blocked in this time.
     fn was_blocked(&self, from: Timestamp, to: Timestamp) -> bool {
-        self.blocked.iter().any(|blocked| (from..=to).contains(blocked))
+        self.blocked
+            .iter()
+            .any(|(begin, end)| *begin <= to && end.is_none_or(|end| end >= from))
     }
 }
 

@@ -103,10 +103,15 @@ impl Oracle {
         self.history.die();
     }
 
-    /// EXEC waits for the commit pipeline or for the disk at the time `now` of the wall clock. Report the beginning and
-    /// the end of each wait: what EXEC has claimed may be executed late then.
+    /// EXEC waits for the commit pipeline from the time `now` of the wall clock on. What EXEC has claimed before may be
+    /// executed after its deadline.
     pub(crate) fn exec_was_blocked(&mut self, now: Timestamp) {
         self.clock.blocked(now);
+    }
+
+    /// EXEC has made a step, so it no longer waits. May be reported for each step.
+    pub(crate) fn exec_resumed(&mut self, now: Timestamp) {
+        self.clock.resumed(now);
     }
 
     /// The wall clock was set. From now on, deadlines are not checked.

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use tally_ledger::{AccountSnapshot, Outcome, Reason, Rejection, Side, Timestamp};
+use tally_ledger::{AccountSnapshot, Amount, Outcome, Reason, Rejection, Side, Timestamp};
 
 use super::{
     Violation,
@@ -391,6 +391,12 @@ impl Moments<'_> {
                 );
             }
             let balances = snapshot.balances;
+            if (balances.debits_pending, balances.credits_pending) != (Amount::ZERO, Amount::ZERO) {
+                return violation(
+                    "reads",
+                    format!("call {call} was shown account {id} with pending amounts: {balances:?}"),
+                );
+            }
             let (debits, credits) = (
                 balances.debits_posted.minor_units(),
                 balances.credits_posted.minor_units(),
@@ -402,7 +408,7 @@ impl Moments<'_> {
                 to: u64::MAX,
             };
             moments = shown.map_or(Window { from: 1, to: 0 }, |shown| before.and(shown).and(created));
-            if moments.is_empty() || balances.debits_pending != balances.credits_pending {
+            if moments.is_empty() {
                 let shown = shown.map_or("at no sequence".to_owned(), |shown| {
                     format!("at the sequences {shown}")
                 });
