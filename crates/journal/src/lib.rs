@@ -71,6 +71,7 @@ mod geometry;
 mod journal;
 mod layout;
 mod position;
+mod positioned_io;
 mod prepare;
 mod read_only;
 mod reader;
