@@ -1,4 +1,4 @@
-//! A checkpoint that is under way. The maintenance thread asks EXEC for the accounts in chunks, and writes the chunks
+//! An unfinished checkpoint. The maintenance thread asks EXEC for the accounts in chunks, and writes the chunks
 //! to a file. No call waits: each step writes the chunks that have arrived.
 
 use std::{
@@ -44,7 +44,7 @@ pub(super) enum CheckpointError {
     UnexpectedReply,
 }
 
-/// A checkpoint that is under way.
+/// An unfinished checkpoint.
 #[derive(Debug)]
 pub(super) struct Checkpointing {
     /// The point from which a start with this checkpoint replays blocks.

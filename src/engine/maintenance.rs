@@ -67,7 +67,7 @@ pub(super) struct Maintenance {
     /// The number of the first segment that may have no id file yet.
     pub(super) next_id_file: u32,
     pub(super) scrubber: Scrubber,
-    /// The checkpoint that is under way.
+    /// The unfinished checkpoint.
     pub(super) checkpoint: Option<Checkpointing>,
     /// No work is done before this time, because work failed.
     pub(super) paused_until: Option<Instant>,
@@ -172,7 +172,7 @@ impl Maintenance {
         self.walk.write(&self.id_files, &segment)
     }
 
-    /// Continues the checkpoint that is under way, or begins one if it is due.
+    /// Continues the unfinished checkpoint, or begins one if it is due.
     fn checkpoint(&mut self, durable: &DurablePoint, waker: &Waker, now: Instant) {
         if self.checkpoint.is_none() && !self.checkpoint_is_due(durable) {
             return;

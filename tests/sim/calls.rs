@@ -85,7 +85,7 @@ pub(crate) struct Recorded {
 pub(crate) type Reply = Result<Answer, EngineError>;
 
 /// Everything that the service knows, read through its own calls after a start or at the end, while no other call is
-/// under way.
+/// unanswered.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
     /// Every account, in the order of creation.

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tally::engine::{CallKind, Cores, EngineConfig, ExecStep, PipelineStep, TallyEngine};
+use tally::{
+    engine::{CallKind, Cores, EngineConfig, ExecStep, PipelineStep, TallyEngine},
+    wall_clock::WallClock,
+};
 use tally_breaker::CircuitState;
 use tally_ledger::Outcome;
 use tally_topology::CpuAffinityManager;
@@ -353,9 +356,12 @@ impl World {
         let service = self.service.as_mut().unwrap();
         match turn {
             Turn::Exec => {
-                if let ExecStep::Blocked(_) = service.step_exec() {
-                    let now = tally::wall_clock::WallClock::now(&self.clock);
+                let step = service.step_exec();
+                let now = self.clock.now();
+                if let ExecStep::Blocked(_) = step {
                     self.oracle.exec_was_blocked(now);
+                } else {
+                    self.oracle.exec_resumed(now);
                 }
             }
             Turn::Wal => {

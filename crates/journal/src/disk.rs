@@ -10,13 +10,15 @@ use std::{
     fmt,
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::io::Errno;
 use thiserror::Error;
+
+use crate::positioned_io;
 
 /// A file system.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
@@ -414,27 +416,12 @@ impl DiskFile for RealFile {
     }
 
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, DiskError> {
-        let mut unread = bytes;
-        let mut from = offset;
-        let mut bytes_read = 0;
-        while !unread.is_empty() {
-            match self.file.read_at(unread, from) {
-                Ok(0) => break,
-                Ok(count) => {
-                    unread = unread.split_at_mut(count).1;
-                    from = from.saturating_add(count as u64);
-                    bytes_read += count;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(DiskError::new(Operation::Read, &self.path, source)),
-            }
-        }
-        Ok(bytes_read)
+        positioned_io::read_until_full(&self.file, offset, bytes)
+            .map_err(|source| DiskError::new(Operation::Read, &self.path, source))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.file
-            .write_all_at(bytes, offset)
+        positioned_io::write_all(&self.file, offset, bytes)
             .map_err(|source| DiskError::new(Operation::Write, &self.path, source))
     }
 

@@ -75,6 +75,7 @@ mod mutation;
 #[cfg(feature = "mutations")]
 pub mod mutation;
 mod position;
+mod positioned_io;
 mod prepare;
 mod read_only;
 mod reader;

@@ -200,8 +200,8 @@ impl SegmentPool {
 
     fn write_zeros(&self, number: u32) -> Result<(), JournalError> {
         let file = create_unfinished(&*self.disk, &self.unfinished_path(number))?;
-        let zeros = vec![0; ZERO_STEP_BYTES];
         let mut unwritten = self.geometry.segment_bytes() as usize;
+        let zeros = vec![0; unwritten.min(ZERO_STEP_BYTES)];
         let mut offset = 0;
         let mut steps = 0_u32;
         while unwritten > 0 {

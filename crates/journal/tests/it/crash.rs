@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 use tally_journal::JournalError;
 
 use super::{Running, body, data, verify};
-use crate::support::sim_disk::SimDisk;
+use crate::support::sim_disk::{FaultPlan, FaultRates, SimDisk};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -29,6 +29,10 @@ enum Step {
     Fill {
         free_bytes: u64,
     },
+    /// From now on, operations of every kind fail by chance.
+    Faults {
+        per_million: u32,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -41,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0_u64..30).prop_map(|operations| Step::PowerOff { operations }),
         1 => (0_u64..10).prop_map(|syncs| Step::FailSync { syncs }),
         1 => (0_u64..20_000).prop_map(|free_bytes| Step::Fill { free_bytes }),
+        1 => prop_oneof![Just(0), Just(10_000), Just(100_000)].prop_map(|per_million| Step::Faults { per_million }),
     ]
 }
 
@@ -84,6 +89,11 @@ impl Model {
             Step::PowerOff { operations } => self.disk.power_off_after(operations),
             Step::FailSync { syncs } => self.disk.fail_sync_after(syncs),
             Step::Fill { free_bytes } => self.disk.set_free_bytes(free_bytes),
+            // Opens do not fail: if the marker of a clean stop cannot be opened, the start takes the stop for clean.
+            Step::Faults { per_million } => self.disk.set_fault_plan(FaultPlan {
+                open: FaultRates::default(),
+                ..FaultPlan::every(FaultRates::io_once(per_million))
+            }),
         }
     }
 
@@ -145,6 +155,7 @@ impl Model {
     }
 
     fn finish(mut self) {
+        self.disk.set_fault_plan(FaultPlan::default());
         self.stop(SimDisk::crash);
         self.open();
         let blocks = self.acknowledged.len() as u64;

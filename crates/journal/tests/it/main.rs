@@ -9,6 +9,7 @@ mod clean_stop;
 mod crash;
 mod damage;
 mod directory;
+mod disk_model;
 mod faults;
 mod fixture;
 mod real_disk;

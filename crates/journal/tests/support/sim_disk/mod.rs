@@ -1,27 +1,52 @@
-//! A simulated disk in memory. It loses and tears unsynced data, and fails when a test requests it. All random
-//! decisions come from a seed, so a test is repeatable.
+//! A simulated disk in memory. It loses and tears unsynced data, and fails when a test requests it or by chance. All
+//! random decisions come from a seed, so a test is repeatable: the same seed and the same calls have the same results,
+//! byte for byte ([`SimDisk::digest`]).
 //!
 //! - Bytes are durable after a sync of their file. The name of a file is durable after a sync of its directory. A crash
-//!   keeps a random part of the unsynced bytes, in sectors of 512 bytes. Of the unsynced changes of names in a
-//!   directory, a crash keeps a random number of the oldest changes and drops the newer changes.
+//!   keeps a random part of the unsynced bytes: it keeps, loses or tears each sector of 512 bytes. A lost sector in which
+//!   no byte was ever synced contains what it contained before, zeros, or on request stale bytes ([`CrashModel`]). Of the
+//!   unsynced changes of names in a directory, a crash keeps a random number of the oldest changes and drops the newer
+//!   changes.
 //! - A failed sync discards the bytes that it should have written, as on Linux: a process can still read the bytes and
 //!   a later sync succeeds, but the bytes are not on the disk.
-//! - A test can fill the disk, cut the power after a number of operations, flip bits, and delay syncs.
+//! - A test can fill the disk, cut the power after a number of operations, flip bits, and delay syncs. A simulator lets
+//!   operations fail by chance ([`FaultPlan`]).
+//! - Operations take no time, except for syncs that a test stalls. A simulator asks how long they would have taken
+//!   ([`SimDisk::take_latency`]).
 
+mod contents;
+mod disk;
+mod latency;
+mod names;
+mod plan;
+mod random;
 mod state;
+mod trace;
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-use tally_journal::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation};
+use parking_lot::{Condvar, Mutex};
+use tally_journal::{Disk, Operation};
 
-use self::state::{SimContents, Stall, State};
+#[allow(
+    unused_imports,
+    reason = "the tests that include this module each use a part of it"
+)]
+pub(crate) use self::{
+    latency::LatencyModel,
+    plan::{CrashModel, FaultPlan, FaultRates},
+    trace::TraceEvent,
+};
+use self::{
+    state::{Faults, Stall, State},
+    trace::Event,
+};
 
 /// The simulated disk. Clones share the same disk.
 #[derive(Clone)]
@@ -29,22 +54,38 @@ pub(crate) struct SimDisk {
     shared: Arc<Shared>,
 }
 
-/// An entry of the trace: an operation on the disk or a mark of a test.
+/// A bit of a file that [`SimDisk::flip_random_bit`] flipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TraceEvent {
-    Created(PathBuf),
-    Wrote {
-        path: PathBuf,
-        offset: u64,
-        length: usize,
-    },
-    SyncBegan(PathBuf),
-    Synced(PathBuf),
-    SyncedDir(PathBuf),
-    Renamed(PathBuf, PathBuf),
-    Removed(PathBuf),
-    /// A mark that the test added with [`SimDisk::mark`].
-    Mark(String),
+pub(crate) struct FlippedBit {
+    pub(crate) path: PathBuf,
+    /// The offset of the byte that contains the bit.
+    pub(crate) offset: u64,
+    /// The number of the bit in its byte, from 0 for the least significant bit.
+    pub(crate) bit: u32,
+}
+
+/// What happened to a disk since it was made, so that a simulator can tell which faults its seeds reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FaultCounts {
+    /// Operations that were started.
+    pub(crate) operations: u64,
+    /// Operations that change something: the unit of [`SimDisk::power_off_after`].
+    pub(crate) changes: u64,
+    /// Operations that failed with EIO because of the plan, or because a fault lasts for ever.
+    pub(crate) io_errors: u64,
+    /// Operations that failed with ENOSPC because of the plan.
+    pub(crate) full_errors: u64,
+    /// Syncs of files that failed and lost data, planned by chance or by a test.
+    pub(crate) failed_syncs: u64,
+    pub(crate) crashes: u64,
+    /// Unsynced parts of sectors that a crash or a failed sync tore at a byte.
+    pub(crate) torn_sectors: u64,
+    /// Unsynced parts of sectors that a crash or a failed sync lost.
+    pub(crate) lost_sectors: u64,
+    /// Lost sectors that a crash filled with bytes of an earlier life of the disk.
+    pub(crate) stale_sectors: u64,
+    /// Bits that [`SimDisk::flip_random_bit`] flipped.
+    pub(crate) flipped_bits: u64,
 }
 
 struct Shared {
@@ -53,31 +94,8 @@ struct Shared {
     changed: Condvar,
 }
 
-struct SimFile {
-    disk: SimDisk,
-    path: PathBuf,
-    file: u64,
-    access: FileAccess,
-    /// The [`State::run`] in which the file was opened.
-    run: u64,
-}
-
-struct SimLock {
-    disk: SimDisk,
-    path: PathBuf,
-    kind: LockKind,
-    /// The [`State::run`] in which the lock was acquired.
-    run: u64,
-}
-
 /// Longest time that a test waits for a sync to stall. After this time the test fails.
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
-/// The error number of an input/output error on Linux and other systems.
-const EIO: i32 = 5;
-/// The error number for a file that is not open for the operation.
-const EBADF: i32 = 9;
-/// The error number for a process that has no free file descriptor.
-const EMFILE: i32 = 24;
 
 // ===== impl SimDisk: control by tests =====
 
@@ -134,17 +152,19 @@ impl SimDisk {
 
     /// Fails every sync of this file from now on. Syncs of other files, which another thread may make, succeed.
     pub(crate) fn fail_syncs_of(&self, path: &Path) {
-        self.shared.state.lock().faults.failing = Some(path.to_path_buf());
+        self.fail_for_ever(Operation::Sync, path);
     }
 
     /// Fails every read of this file from now on.
     pub(crate) fn fail_reads_of(&self, path: &Path) {
-        self.shared
-            .state
-            .lock()
-            .faults
-            .unreadable
-            .insert(path.to_path_buf());
+        self.fail_for_ever(Operation::Read, path);
+    }
+
+    /// Fails every operation of this kind on this path from now on, with EIO.
+    pub(crate) fn fail_for_ever(&self, operation: Operation, path: &Path) {
+        let mut state = self.shared.state.lock();
+        let path = state.paths.id(path);
+        state.faults.break_for_ever(operation, path);
     }
 
     /// While `is_out` is true, fails every open of a file, as if no file descriptor were left.
@@ -158,11 +178,6 @@ impl SimDisk {
         self.shared.state.lock().faults.operations_before_power_off = Some(operations);
     }
 
-    /// Whether the power is out.
-    pub(crate) fn is_powered_off(&self) -> bool {
-        self.shared.state.lock().faults.powered_off
-    }
-
     /// Stalls every sync of a file until [`SimDisk::release_syncs`].
     pub(crate) fn stall_syncs(&self) {
         self.shared.state.lock().faults.stalled = Some(Stall::All);
@@ -170,7 +185,9 @@ impl SimDisk {
 
     /// Stalls the syncs of one file until [`SimDisk::release_syncs`].
     pub(crate) fn stall_syncs_of(&self, path: &Path) {
-        self.shared.state.lock().faults.stalled = Some(Stall::Of(path.to_path_buf()));
+        let mut state = self.shared.state.lock();
+        let path = state.paths.id(path);
+        state.faults.stalled = Some(Stall::Of(path));
     }
 
     /// Lets all stalled syncs continue.
@@ -208,325 +225,137 @@ impl SimDisk {
     /// Changes the durable bytes of a file without an operation of the disk.
     pub(crate) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.shared.state.lock();
-        let file = state.names[path];
-        let contents = state.files.get_mut(&file).unwrap();
+        let file = state.existing(path);
+        let contents = state.file_mut(file);
         assert!(
-            contents.unsynced.is_empty(),
+            !contents.has_unsynced_writes(),
             "there are unsynced writes to {}",
             path.display()
         );
-        change(&mut contents.durable);
-        contents.view = contents.durable.clone();
+        contents.change(change);
     }
 
     /// Returns the content of a file, as a process reads it.
     pub(crate) fn contents(&self, path: &Path) -> Vec<u8> {
         let state = self.shared.state.lock();
-        state.files[&state.names[path]].view.clone()
+        state.file(state.existing(path)).view().to_vec()
     }
 
     /// Returns all files and their contents, as a process reads them.
     pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.shared.state.lock();
-        state
-            .names
-            .iter()
-            .map(|(path, file)| (path.clone(), state.files[file].view.clone()))
-            .collect()
+        let files = state.names.iter().map(|(path, file)| {
+            let path = Path::to_path_buf(state.paths.path(path));
+            (path, state.file(file).view().to_vec())
+        });
+        files.collect()
     }
 
-    /// Returns the operations so far.
+    /// Returns the last operations, at most 100,000 or the number of [`SimDisk::set_trace_length`].
     pub(crate) fn trace(&self) -> Vec<TraceEvent> {
-        self.shared.state.lock().trace.iter().cloned().collect()
+        let state = self.shared.state.lock();
+        state.trace.events(&state.paths)
     }
 
     /// Adds a mark to the trace, so that a test can check the order of operations and its own events.
     pub(crate) fn mark(&self, text: &str) {
-        self.shared.state.lock().note(TraceEvent::Mark(text.to_owned()));
+        self.shared.state.lock().note(Event::Mark(Arc::from(text)));
+    }
+}
+
+// ===== impl SimDisk: control by a simulator =====
+
+impl SimDisk {
+    /// Lets operations fail by chance from now on, also after crashes and restarts. These end the faults that last for
+    /// ever, as if the disk was mended before the next start.
+    pub(crate) fn set_fault_plan(&self, plan: FaultPlan) {
+        self.shared.state.lock().set_plan(plan);
+    }
+
+    /// Sets what crashes and failed syncs do to unsynced bytes from now on.
+    pub(crate) fn set_crash_model(&self, model: CrashModel) {
+        self.shared.state.lock().crash_model = model;
+    }
+
+    /// Sets how long operations take from now on. Operations of a new disk take no time.
+    pub(crate) fn set_latency_model(&self, model: LatencyModel) {
+        self.shared.state.lock().latency.set_model(model);
+    }
+
+    /// Returns how long the operations since the last call would have taken. No operation waits for this time.
+    pub(crate) fn take_latency(&self) -> Duration {
+        self.shared.state.lock().latency.take()
+    }
+
+    /// Lets each of the next `syncs` syncs take from `least` to `greatest` longer, in simulated time.
+    pub(crate) fn delay_syncs(&self, syncs: u32, least: Duration, greatest: Duration) {
+        self.shared.state.lock().latency.stall(syncs, least, greatest);
+    }
+
+    /// Ends all faults that are active: the disk has space and power again, and no operation fails for ever. The plan
+    /// stays, see [`SimDisk::set_fault_plan`].
+    pub(crate) fn clear_faults(&self) {
+        self.shared.state.lock().faults = Faults::default();
+        self.shared.changed.notify_all();
+    }
+
+    /// Returns whether the power is off because of [`SimDisk::power_off_after`]. The next step is [`SimDisk::crash`].
+    pub(crate) fn is_powered_off(&self) -> bool {
+        self.shared.state.lock().faults.powered_off
+    }
+
+    /// Returns what happened to the disk so far.
+    pub(crate) fn counts(&self) -> FaultCounts {
+        self.shared.state.lock().counts
+    }
+
+    /// Adds bytes of an earlier life of the disk. With [`CrashModel::STALE`], a crash may show them, or the bytes of removed files, in sectors that
+    /// were never synced. The disk keeps the 16 newest of these files.
+    pub(crate) fn bury(&self, bytes: &[u8]) {
+        self.shared.state.lock().bury(bytes.to_vec());
+    }
+
+    /// Flips a random bit of one of the files whose paths match. Returns `None` if no such file contains a byte.
+    pub(crate) fn flip_random_bit(&self, matches: impl Fn(&Path) -> bool) -> Option<FlippedBit> {
+        let mut state = self.shared.state.lock();
+        let candidates: Vec<_> = state
+            .names
+            .iter()
+            .filter(|(path, file)| {
+                matches(state.paths.path(*path)) && !state.file(*file).durable().is_empty()
+            })
+            .collect();
+        if candidates.is_empty() {
+            return None;
+        }
+        let (path, file) = candidates[state.random.length_below(candidates.len())];
+        let length = state.file(file).durable().len();
+        let byte = state.random.length_below(length);
+        let bit = u32::try_from(state.random.below(8)).unwrap();
+        state.file_mut(file).flip(byte, bit);
+        state.counts.flipped_bits += 1;
+        state.digest.add(byte as u64);
+        Some(FlippedBit {
+            path: Path::to_path_buf(state.paths.path(path)),
+            offset: byte as u64,
+            bit,
+        })
+    }
+
+    /// Keeps the last `events` events of the trace from now on; with 0, none.
+    pub(crate) fn set_trace_length(&self, events: usize) {
+        self.shared.state.lock().trace.set_length(events);
+    }
+
+    /// Returns a hash of all operations so far: their order, what they wrote, their faults, and the outcomes of crashes.
+    /// Two runs of a deterministic program on disks of the same seed return the same hash.
+    pub(crate) fn digest(&self) -> u64 {
+        self.shared.state.lock().digest.value()
     }
 }
 
 impl fmt::Debug for SimDisk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimDisk").finish_non_exhaustive()
-    }
-}
-
-// ===== impl Disk for SimDisk =====
-
-impl Disk for SimDisk {
-    fn create_dir_all(&self, dir: &Path) -> Result<(), DiskError> {
-        let mut state = self.begin(Operation::CreateDir, dir)?;
-        state.directories.extend(dir.ancestors().map(Path::to_path_buf));
-        Ok(())
-    }
-
-    fn create_new(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
-        let mut state = self.begin_change(Operation::Create, path)?;
-        if state.names.contains_key(path) {
-            return Err(DiskError::new(
-                Operation::Create,
-                path,
-                io::ErrorKind::AlreadyExists.into(),
-            ));
-        }
-        let file = state.next_file;
-        state.next_file += 1;
-        state.files.insert(file, SimContents::default());
-        state.change_names(path, vec![(path.to_path_buf(), Some(file))]);
-        state.note(TraceEvent::Created(path.to_path_buf()));
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            path: path.to_path_buf(),
-            file,
-            access: FileAccess::ReadWrite,
-            run: state.run,
-        }))
-    }
-
-    fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
-        let state = self.begin(Operation::Open, path)?;
-        if state.faults.out_of_descriptors {
-            let source = io::Error::from_raw_os_error(EMFILE);
-            return Err(DiskError::new(Operation::Open, path, source));
-        }
-        let file = state.find(Operation::Open, path)?;
-        Ok(Arc::new(SimFile {
-            disk: self.clone(),
-            path: path.to_path_buf(),
-            file,
-            access,
-            run: state.run,
-        }))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
-        assert_eq!(from.parent(), to.parent(), "a rename must stay in its directory");
-        let mut state = self.begin_change(Operation::Rename, from)?;
-        let file = state.find(Operation::Rename, from)?;
-        state.change_names(
-            from,
-            vec![(from.to_path_buf(), None), (to.to_path_buf(), Some(file))],
-        );
-        state.note(TraceEvent::Renamed(from.to_path_buf(), to.to_path_buf()));
-        Ok(())
-    }
-
-    fn remove(&self, path: &Path) -> Result<(), DiskError> {
-        let mut state = self.begin_change(Operation::Remove, path)?;
-        let file = state.find(Operation::Remove, path)?;
-        let freed = state.files[&file].view.len() as u64;
-        state.change_names(path, vec![(path.to_path_buf(), None)]);
-        state.faults.free_bytes = state.faults.free_bytes.map(|free| free + freed);
-        state.note(TraceEvent::Removed(path.to_path_buf()));
-        Ok(())
-    }
-
-    fn list(&self, dir: &Path) -> Result<Vec<String>, DiskError> {
-        let state = self.begin(Operation::List, dir)?;
-        if !state.directories.contains(dir) {
-            return Err(DiskError::new(
-                Operation::List,
-                dir,
-                io::ErrorKind::NotFound.into(),
-            ));
-        }
-        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside
-            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
-            .collect())
-    }
-
-    fn sync_dir(&self, dir: &Path) -> Result<(), DiskError> {
-        let mut state = self.begin_change(Operation::SyncDir, dir)?;
-        if state.sync_fails() {
-            // Unlike a failed sync of a file, a failed sync of a directory discards nothing: the file system keeps
-            // changes of names in its own journal and writes them later.
-            return Err(DiskError::new(
-                Operation::SyncDir,
-                dir,
-                io::Error::from_raw_os_error(EIO),
-            ));
-        }
-        state.make_names_durable(dir, usize::MAX);
-        state.note(TraceEvent::SyncedDir(dir.to_path_buf()));
-        Ok(())
-    }
-
-    fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError> {
-        let mut state = self.begin(Operation::Lock, dir)?;
-        if !state.directories.contains(dir) {
-            return Err(DiskError::new(
-                Operation::Lock,
-                dir,
-                io::ErrorKind::NotFound.into(),
-            ));
-        }
-        let run = state.run;
-        Ok(state.lock(dir, kind).then(|| -> Box<dyn DiskLock> {
-            Box::new(SimLock {
-                disk: self.clone(),
-                path: dir.to_path_buf(),
-                kind,
-                run,
-            })
-        }))
-    }
-
-    fn fill_random(&self, bytes: &mut [u8]) -> Result<(), DiskError> {
-        let mut state = self.begin(Operation::Random, Path::new("random"))?;
-        bytes.fill_with(|| state.random.next().to_le_bytes()[0]);
-        Ok(())
-    }
-}
-
-impl SimDisk {
-    fn begin(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
-        let state = self.shared.state.lock();
-        if state.faults.powered_off {
-            return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
-        }
-        Ok(state)
-    }
-
-    fn begin_change(&self, operation: Operation, path: &Path) -> Result<MutexGuard<'_, State>, DiskError> {
-        let mut state = self.begin(operation, path)?;
-        if state.count_operation() {
-            return Err(DiskError::new(operation, path, io::Error::from_raw_os_error(EIO)));
-        }
-        Ok(state)
-    }
-}
-
-// ===== impl SimFile =====
-
-impl DiskFile for SimFile {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, DiskError> {
-        let state = self.begin(Operation::Read)?;
-        if state.faults.unreadable.contains(&self.path) {
-            return Err(self.failed(Operation::Read, io::Error::from_raw_os_error(EIO)));
-        }
-        let view = &state.files[&self.file].view;
-        let start = usize::try_from(offset).unwrap().min(view.len());
-        let length = bytes.len().min(view.len() - start);
-        bytes[..length].copy_from_slice(&view[start..start + length]);
-        Ok(length)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        let mut state = self.begin(Operation::Write)?;
-        if self.access == FileAccess::Read {
-            return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EBADF)));
-        }
-        let length_before = state.files[&self.file].view.len() as u64;
-        let growth = (offset + bytes.len() as u64).saturating_sub(length_before);
-        let missing = state
-            .faults
-            .free_bytes
-            .map_or(0, |free| growth.saturating_sub(free));
-        let fitting = bytes.len() - usize::try_from(missing).unwrap().min(bytes.len());
-        state.faults.free_bytes = state.faults.free_bytes.map(|free| free.saturating_sub(growth));
-        state
-            .files
-            .get_mut(&self.file)
-            .unwrap()
-            .write(offset, &bytes[..fitting]);
-        state.note(TraceEvent::Wrote {
-            path: self.path.clone(),
-            offset,
-            length: fitting,
-        });
-        if state.count_operation() {
-            return Err(self.failed(Operation::Write, io::Error::from_raw_os_error(EIO)));
-        }
-        if missing > 0 {
-            return Err(self.failed(Operation::Write, io::ErrorKind::StorageFull.into()));
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> Result<(), DiskError> {
-        let mut state = self.begin(Operation::Sync)?;
-        state.note(TraceEvent::SyncBegan(self.path.clone()));
-        if state.faults.stalls(&self.path) {
-            state.faults.waiting_syncs += 1;
-            self.disk.shared.changed.notify_all();
-            self.disk.shared.changed.wait_while(&mut state, |state| {
-                state.faults.stalls(&self.path) && state.faults.released_syncs == 0
-            });
-            state.faults.released_syncs = state.faults.released_syncs.saturating_sub(1);
-            state.faults.waiting_syncs = state.faults.waiting_syncs.saturating_sub(1);
-        }
-        if state.run != self.run || state.count_operation() {
-            return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
-        }
-        let fails = state.faults.failing.as_deref() == Some(self.path.as_path()) || state.sync_fails();
-        let State { files, random, .. } = &mut *state;
-        let contents = files.get_mut(&self.file).unwrap();
-        if fails {
-            contents.fail_sync(random);
-            return Err(self.failed(Operation::Sync, io::Error::from_raw_os_error(EIO)));
-        }
-        contents.make_durable();
-        state.note(TraceEvent::Synced(self.path.clone()));
-        Ok(())
-    }
-
-    fn sync_all(&self) -> Result<(), DiskError> {
-        self.sync_data()
-    }
-
-    fn size_bytes(&self) -> Result<u64, DiskError> {
-        Ok(self.begin(Operation::Size)?.files[&self.file].view.len() as u64)
-    }
-}
-
-impl SimFile {
-    fn begin(&self, operation: Operation) -> Result<MutexGuard<'_, State>, DiskError> {
-        let state = self.disk.begin(operation, &self.path)?;
-        if state.run != self.run {
-            return Err(self.failed(
-                operation,
-                io::Error::other("the file was opened before the crash"),
-            ));
-        }
-        Ok(state)
-    }
-
-    fn failed(&self, operation: Operation, source: io::Error) -> DiskError {
-        DiskError::new(operation, &self.path, source)
-    }
-}
-
-impl fmt::Debug for SimFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimFile")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
-}
-
-// ===== impl SimLock =====
-
-impl DiskLock for SimLock {}
-
-impl Drop for SimLock {
-    fn drop(&mut self) {
-        let mut state = self.disk.shared.state.lock();
-        if state.run == self.run {
-            state.unlock(&self.path, self.kind);
-        }
-    }
-}
-
-impl fmt::Debug for SimLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimLock")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
     }
 }
