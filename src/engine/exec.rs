@@ -388,7 +388,7 @@ impl Exec {
             // its record, to compare the ids, only when the block is durable. The wait costs other transactions
             // little, because blocks become durable in order.
             RecordError::NotYetDurable(_) => Halt::Blocked(Until::Empty),
-            error @ (RecordError::Store(_) | RecordError::Malformed { .. } | _) => {
+            error @ (RecordError::Store(_) | RecordError::Malformed { .. }) => {
                 Halt::Fault(StoreFault::from_read_error(&error, &self.counters))
             }
         })

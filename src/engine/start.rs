@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, task::Waker, time::Duration};
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
-use tally_batch::{BatchConfigError, batch, distribution::Distribution};
+use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
 use tally_breaker::{CircuitBreakerLayer, ConfigError};
 use tally_journal::{CommitTimes, Disk, DiskError, Position, time_commits};
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     store::{
         block_log::{BlockLog, EmbeddedLog},
-        embedded::{self, OpenError},
+        embedded::{self, OpenError, OpenStore},
     },
     telemetry::millis,
     wall_clock::WallClock,
@@ -101,6 +101,15 @@ impl TallyEngine {
     }
 }
 
+/// The state that the cores share with the code that reports statistics and health.
+#[derive(Debug)]
+struct Vitals {
+    pipeline: Arc<CommitPipeline>,
+    health: Arc<Health>,
+    counters: Arc<EngineCounters>,
+    sync_times: Arc<Distribution>,
+}
+
 /// Opens the store, and makes the engine and its cores. Starts no thread.
 fn assemble(
     config: &EngineConfig,
@@ -116,40 +125,58 @@ fn assemble(
     let store = embedded::open(disk, dir, &config.store, clock)?;
     let times = commit_times(&*trial_disk, dir, &config.circuits)?;
     let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
+    let (records, recovery) = (store.records.clone(), store.report);
+    let segment_bytes = store.directory.geometry().segment_bytes();
+    let hash_seed = store.directory.hash_seed();
+    let (cores, vitals) = cores(config, store, intake, &processor, wrap);
     let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
         ServiceBuilder::new()
             .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
             .service(processor.clone())
     }));
+    let shared = Shared {
+        batch: processor,
+        circuits,
+        self_probes: SelfProbes::default(),
+        affinity: affinity.clone(),
+        records,
+        pipeline: vitals.pipeline,
+        health: vitals.health,
+        counters: vitals.counters,
+        sync_times: vitals.sync_times,
+        recovery,
+        segment_bytes,
+        directory: dir.to_owned(),
+        hash_seed,
+        threads: Mutex::new(None),
+        threadless,
+    };
+    let engine = TallyEngine {
+        shared: Arc::new(shared),
+        services,
+    };
+    Ok((engine, cores))
+}
+
+/// Makes the commit pipeline and the cores. `wrap` may put another log in front of the journal.
+fn cores(
+    config: &EngineConfig,
+    store: OpenStore,
+    intake: Intake<Command, EngineReply>,
+    processor: &BatchProcessor<Command, EngineReply>,
+    wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+) -> (Cores, Vitals) {
     let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
     counters.publish(&store.ledger);
     let sync_times = Arc::new(Distribution::new());
-    let log = EmbeddedLog::new(store.writer, Arc::clone(&store.directory));
     let pipeline = Arc::new(CommitPipeline::new(
-        wrap(log),
+        wrap(EmbeddedLog::new(store.writer, Arc::clone(&store.directory))),
         store.durable,
         intake.answerer(),
         Arc::clone(&health),
         Arc::clone(&counters),
         Arc::clone(&sync_times),
     ));
-    let shared = Shared {
-        batch: processor.clone(),
-        circuits,
-        self_probes: SelfProbes::default(),
-        affinity: affinity.clone(),
-        records: store.records,
-        pipeline: Arc::clone(&pipeline),
-        health: Arc::clone(&health),
-        counters: Arc::clone(&counters),
-        sync_times,
-        recovery: store.report,
-        segment_bytes: store.directory.geometry().segment_bytes(),
-        directory: dir.to_owned(),
-        hash_seed: store.directory.hash_seed(),
-        threads: Mutex::new(None),
-        threadless,
-    };
     let cores = Cores {
         wal: Wal {
             pipeline: Arc::clone(&pipeline),
@@ -164,9 +191,9 @@ fn assemble(
             Arc::clone(&counters),
         ),
         maintenance: Maintenance {
-            batch: processor,
-            pipeline,
-            health,
+            batch: processor.clone(),
+            pipeline: Arc::clone(&pipeline),
+            health: Arc::clone(&health),
             preparer: store.preparer,
             walk: store.walk,
             checkpoints: store.checkpoints,
@@ -176,16 +203,18 @@ fn assemble(
             last_checkpoint_bytes: 0,
             last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
             next_id_file: 0,
-            scrubber: Scrubber::new(store.scrub, config.scrub, counters),
+            scrubber: Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters)),
             checkpoint: None,
             paused_until: None,
         },
     };
-    let engine = TallyEngine {
-        shared: Arc::new(shared),
-        services,
+    let vitals = Vitals {
+        pipeline,
+        health,
+        counters,
+        sync_times,
     };
-    Ok((engine, cores))
+    (cores, vitals)
 }
 
 // ===== impl Cores =====

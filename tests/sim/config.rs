@@ -90,6 +90,12 @@ config! {
     stops: 0,
     /// Weight of disk failures: a sync fails, or everything from then on.
     disk_failures: 0,
+    /// Whether operations of the disk fail by chance: 1 or 0.
+    disk_faults: 0,
+    /// Whether a crash shows stale bytes in sectors that were never synced: 1 or 0.
+    stale_bytes: 0,
+    /// One in so many steps the whole process freezes for a while, like after SIGSTOP; 0 if it never does.
+    freeze_one_in: 0,
     /// Percentage of starts that meet another power cut.
     cuts_at_start: 0,
     /// Percentage of starts before which checkpoints and id files are damaged or removed.
@@ -131,7 +137,7 @@ impl Config {
             deadlines: some(r, 50),
             impatient: some(r, 30),
             greedy: some(r, 60),
-            pause_us: 1 << r.within(&(4..18)),
+            pause_us: 1 << r.within(&(4..22)),
             commit_us: if r.percent(80) { 1 << r.within(&(4..15)) } else { 0 },
             spike_one_in: if r.percent(50) { r.within(&(2..50)) } else { 0 },
             stall_one_in: if r.percent(25) { r.within(&(20..200)) } else { 0 },
@@ -143,6 +149,9 @@ impl Config {
             kills: some(r, 2),
             stops: some(r, 2),
             disk_failures: some(r, 2),
+            disk_faults: u64::from(r.percent(25)),
+            stale_bytes: r.within(&(0..2)),
+            freeze_one_in: if r.percent(30) { r.within(&(20..500)) } else { 0 },
             cuts_at_start: some(r, 50),
             derived_damage: some(r, 60),
             journal_damage: some(r, 40),

@@ -6,6 +6,7 @@ use tally::{
     engine::{Condition, ExecStep, PipelineStep, TallyEngine},
     store::block_log::BlockLog,
 };
+use tally_journal::HEADER_BYTES;
 use tally_ledger::AccountIndex;
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     clients::examine_transaction,
     config::Config,
     random::Random,
-    sim_disk::SimDisk,
+    sim_disk::{CrashModel, FaultPlan, SimDisk},
     slow_log::SlowLog,
     world::{DATA, Failure, Service, World},
 };
@@ -242,8 +243,9 @@ impl World {
     /// Starts the service, sometimes on a damaged disk, and examines what it knows.
     pub(crate) async fn start(&mut self) -> Result<(), Failure> {
         self.journal_damage_is_seen()?;
-        for _ in 0..STARTS_MAX {
+        for attempt in 0..STARTS_MAX {
             self.damage_derived_files();
+            self.equip_disk(attempt);
             if !self.healed && self.random.percent(self.config.cuts_at_start) {
                 let operations = self.random.within(&(0..80));
                 self.disk.power_off_after(operations);
@@ -255,6 +257,15 @@ impl World {
                     self.note(format_args!("the power is out during the start"));
                     self.disk.crash();
                     self.deaths.armed = false;
+                    continue;
+                }
+                Err(error) if self.deaths.faulty && attempt + 1 < STARTS_MAX => {
+                    self.note(format_args!("the start fails: {error}"));
+                    if self.random.percent(50) {
+                        self.disk.crash();
+                    } else {
+                        self.disk.restart();
+                    }
                     continue;
                 }
                 Err(error) => return Err(Failure(format!("the service can't start: {error}"))),
@@ -272,6 +283,22 @@ impl World {
                 .map_err(|error| Failure(format!("the service can't start: {error}")))?,
         );
         self.examine().await
+    }
+
+    /// Lets operations of the disk fail by chance, if the configuration says so. After some attempts to start, the disk
+    /// is mended.
+    fn equip_disk(&mut self, attempt: usize) {
+        if self.config.stale_bytes > 0 {
+            self.disk.set_crash_model(CrashModel::STALE);
+        }
+        let faulty = self.config.disk_faults > 0 && !self.healed && attempt < STARTS_MAX / 2;
+        let plan = if faulty {
+            FaultPlan::swarm(self.config.seed)
+        } else {
+            FaultPlan::default()
+        };
+        self.disk.set_fault_plan(plan);
+        self.deaths.faulty |= faulty;
     }
 
     fn open(&self) -> Result<Service, String> {
@@ -310,7 +337,17 @@ impl World {
         Ok(())
     }
 
+    /// Reads everything while no operation of the disk fails by chance.
     fn read_state(&mut self) -> Result<Option<State>, Failure> {
+        self.disk.set_fault_plan(FaultPlan::default());
+        let state = self.read_all();
+        if self.config.disk_faults > 0 && !self.healed {
+            self.disk.set_fault_plan(FaultPlan::swarm(self.config.seed));
+        }
+        state
+    }
+
+    fn read_all(&mut self) -> Result<Option<State>, Failure> {
         let engine = self.service.as_ref().unwrap().engine.clone();
         let mut accounts = Vec::new();
         let mut from = Some(AccountIndex(0));
@@ -393,11 +430,23 @@ impl World {
         let Some(file) = damaged.get_mut(&path) else {
             return Err(Failure(format!("{} is missing", path.display())));
         };
-        file[usize::try_from(block.offset).unwrap() + bit / 8] ^= 1 << (bit % 8);
-        self.note(format_args!(
-            "bit {bit} of the block at {}, {} is flipped",
-            block.segment, block.offset
-        ));
+        let later = blocks[blocks.len() - 1].segment > block.segment;
+        let what = if later && self.random.percent(20) {
+            damaged.remove(&path);
+            "is removed".to_owned()
+        } else if later && self.random.percent(20) {
+            let length = self.random.below(file.len());
+            file.truncate(length);
+            format!("is cut to {length} bytes")
+        } else if later && self.random.percent(30) {
+            let bit = self.random.below(HEADER_BYTES * 8);
+            file[bit / 8] ^= 1 << (bit % 8);
+            format!("has another bit {bit}")
+        } else {
+            file[usize::try_from(block.offset).unwrap() + bit / 8] ^= 1 << (bit % 8);
+            format!("has another bit {bit} in the block at {}", block.offset)
+        };
+        self.note(format_args!("{} {what}", path.display()));
         let oracle = self.oracle.clone();
         self.disk = SimDisk::holding(self.random.next(), &damaged);
         match self.open() {

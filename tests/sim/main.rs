@@ -7,6 +7,14 @@
 //!
 //! One seed is one run, always the same. A run that fails prints the command that repeats it, the last events, and the
 //! smallest configuration that still fails.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a test, but one without a test harness, so clippy does not know it"
+)]
 
 mod calls;
 mod clients;

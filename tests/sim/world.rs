@@ -25,7 +25,7 @@ use crate::{
     death::Deaths,
     oracle::{Oracle, Violation},
     random::Random,
-    sim_disk::SimDisk,
+    sim_disk::{FaultPlan, SimDisk},
     slow_log::LogPace,
     trace::Trace,
     workload::Workload,
@@ -89,6 +89,8 @@ enum Turn {
 pub(crate) const DATA: &str = "/data";
 /// A stall of at least this length opens the circuit of a call that waits for it.
 const HANG: Duration = Duration::from_secs(10);
+/// The longest time for which the process freezes.
+const FREEZE_MAX: Duration = Duration::from_secs(3);
 /// The pauses of the clients while circuits close. A circuit may stay open for some seconds.
 const PATIENT_PAUSE: Duration = Duration::from_millis(500);
 /// When everything is healthy, no call takes longer.
@@ -162,13 +164,17 @@ impl World {
     pub(crate) fn new(config: &Config, affinity: &CpuAffinityManager, verbose: bool) -> Self {
         let mut random = Random::new(config.seed);
         let disk = SimDisk::new(random.next());
+        let mut oracle = Oracle::new();
+        if config.disk_faults > 0 {
+            oracle.faults_planted();
+        }
         World {
             clock: SimClock::new(),
             disk,
             pace: LogPace::new(config, random.fork()),
             affinity: affinity.clone(),
             service: None,
-            oracle: Oracle::new(),
+            oracle,
             workload: Workload::default(),
             trace: Trace::new(verbose),
             deaths: Deaths::plan(config, &mut random.fork()),
@@ -207,6 +213,8 @@ impl World {
         self.note(format_args!("no more faults from here on"));
         self.healed = true;
         self.pace.heal();
+        self.disk.set_fault_plan(FaultPlan::default());
+        self.disk.clear_faults();
         self.deaths.end();
         self.kill_if_faulty().await
     }
@@ -262,6 +270,11 @@ impl World {
             self.note(format_args!("the wall clock jumps by {seconds} s"));
             self.oracle.clock_stepped();
             self.clock.jump(seconds * 1_000_000_000);
+        }
+        if self.random.one_in(self.config.freeze_one_in) && !self.healed {
+            let time = self.random.up_to(FREEZE_MAX);
+            self.note(format_args!("the process freezes for {time:?}"));
+            self.pass_time(Some(time)).await;
         }
         self.wake_log()?;
         match self.choose() {

@@ -7,10 +7,13 @@ use tally_ledger::transaction::put_transaction;
 
 use super::*;
 
+/// The content of a recorded transaction, and its outcome.
+type Entry = (Vec<u8>, Result<Committed, Rejection>);
+
 /// A log in memory. Each command has its own block.
 #[derive(Debug, Default)]
 struct MemoryLog {
-    records: HashMap<Vec<u8>, (Vec<u8>, Result<Committed, Rejection>)>,
+    records: HashMap<Vec<u8>, Entry>,
     entries: u64,
     committed: u64,
     block: u64,
@@ -228,7 +231,7 @@ impl Run {
                 ];
                 let new = (0..=self.below(2)).map(|_| {
                     let id = self.account_id();
-                    let rule = rules[(hash(&id) % 3) as usize];
+                    let rule = rules[usize::try_from(hash(&id) % 3).unwrap()];
                     let mut new = account(&id, rule).account;
                     if self.below(9) == 0 {
                         new.status = AccountStatus::Frozen;
@@ -241,7 +244,7 @@ impl Run {
                 Request::CreateAccounts(new.collect())
             }
             1 => Request::Account(self.account_id()),
-            2 => Request::Accounts(1 + self.below(9) as usize),
+            2 => Request::Accounts(1 + usize::try_from(self.below(9)).unwrap()),
             3 => Request::Transaction(self.transaction().id),
             4 => Request::Transactions((0..=self.below(5)).map(|_| self.transaction()).collect()),
             _ => Request::Transactions(vec![self.transaction()]),
@@ -249,7 +252,7 @@ impl Run {
     }
 
     fn step(&mut self) -> Result<(), Violation> {
-        let place = self.below(self.flights.len().max(1) as u64) as usize;
+        let place = usize::try_from(self.below(self.flights.len().max(1) as u64)).unwrap();
         match self.below(20) {
             0..6 if self.flights.len() < 12 => {
                 let (id, request) = (self.calls, self.request());
@@ -311,7 +314,7 @@ impl Run {
     fn crash(&mut self) -> Result<(), Violation> {
         let executed = std::mem::take(&mut self.service.executed);
         let durable = self.service.durable;
-        let kept = durable + self.below((executed.len() - durable) as u64 + 1) as usize;
+        let kept = durable + usize::try_from(self.below((executed.len() - durable) as u64 + 1)).unwrap();
         self.service = Service::new();
         for request in executed.iter().take(kept) {
             self.service.execute(request);

@@ -43,16 +43,16 @@ pub(super) struct Acknowledgement {
 impl Planted {
     /// Checks that an error can happen.
     pub(super) fn check_error(&self, what: &str, error: &EngineError) -> Result<(), Violation> {
-        let impossible = match error {
-            EngineError::Batch(BatchError::Lost) => Some("the reply was lost"),
-            EngineError::Store(StoreFault::ReadFailed) if !self.faults => Some("the disk had no fault"),
-            EngineError::Store(StoreFault::Damaged { .. }) if !self.damage => Some("nothing was damaged"),
-            _ => None,
+        let why = if *error == EngineError::Batch(BatchError::Lost) {
+            "the reply was lost"
+        } else if *error == EngineError::Store(StoreFault::ReadFailed) && !self.faults {
+            "the disk had no fault"
+        } else if matches!(error, EngineError::Store(StoreFault::Damaged { .. })) && !self.damage {
+            "nothing was damaged"
+        } else {
+            return Ok(());
         };
-        match impossible {
-            Some(why) => violation("errors", format!("{what} failed with \"{error}\", but {why}")),
-            None => Ok(()),
-        }
+        violation("errors", format!("{what} failed with \"{error}\", but {why}"))
     }
 
     /// Checks that only what was damaged can't be read.

@@ -542,7 +542,10 @@ impl Moments<'_> {
     /// increase by 1 ns.
     fn last_without(&self, created: Timestamp) -> u64 {
         let before = self.first_with(created);
-        let block = self.times.iter().skip(before as usize);
+        let block = self
+            .times
+            .iter()
+            .skip(usize::try_from(before).unwrap_or(usize::MAX));
         let same = block
             .zip(created.as_nanos()..)
             .take_while(|(time, nanos)| time.as_nanos() == *nanos);
