@@ -80,6 +80,10 @@ impl Story {
         self.oracle.invoked(id, &call);
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "every caller makes the reply in the call"
+    )]
     fn answer(&mut self, id: CallId, reply: Reply) {
         self.oracle.answered(id, &reply).unwrap();
     }
