@@ -74,20 +74,21 @@ type MarkerBytes = [u8; MARKER_BYTES];
 // ===== impl CleanStop =====
 
 impl CleanStop {
-    /// Reads the marker in the directory `journal` of the data directory `data_id`. If the read fails, returns
-    /// [`CleanStop::Unreadable`] and logs a warning, because the blocks can be read without the marker.
+    /// Reads the marker in the directory `journal` of the data directory `data_id`. If the file exists but can't be
+    /// read, returns [`CleanStop::Unreadable`] and logs a warning, because the blocks can be read without the marker.
     ///
     /// # Errors
-    /// If no file descriptor is left, because it is then unknown whether the marker exists. A retry can succeed.
+    /// If the file can't be opened, because it is then unknown whether the marker exists. A retry can succeed.
     pub(super) fn read(disk: &dyn Disk, journal: &Path, data_id: DataId) -> Result<Self, JournalError> {
         let path = journal.join(MARKER_FILE);
         let mut bytes = [0; MARKER_BYTES];
-        let read = disk
-            .open(&path, FileAccess::Read)
-            .and_then(|file| file.read_at(0, &mut bytes));
-        match read {
+        let file = match disk.open(&path, FileAccess::Read) {
+            Ok(file) => file,
             Err(error) if error.is_not_found() => return Ok(CleanStop::NoMarker),
-            Err(error) if error.is_out_of_descriptors() => return Err(error.into()),
+            // It is unknown whether there is a marker, so it is unknown whether a damaged last block is damage.
+            Err(error) => return Err(error.into()),
+        };
+        match file.read_at(0, &mut bytes) {
             Err(error) => tracing::warn!(%error, "could not read the marker of the last clean stop"),
             Ok(_) => {
                 if let Some(end) = decode(&bytes, data_id) {

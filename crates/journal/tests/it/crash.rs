@@ -89,11 +89,10 @@ impl Model {
             Step::PowerOff { operations } => self.disk.power_off_after(operations),
             Step::FailSync { syncs } => self.disk.fail_sync_after(syncs),
             Step::Fill { free_bytes } => self.disk.set_free_bytes(free_bytes),
-            // Opens do not fail: if the marker of a clean stop cannot be opened, the start takes the stop for clean.
-            Step::Faults { per_million } => self.disk.set_fault_plan(FaultPlan {
-                open: FaultRates::default(),
-                ..FaultPlan::every(FaultRates::io_once(per_million))
-            }),
+            Step::Faults { per_million } => {
+                self.disk
+                    .set_fault_plan(FaultPlan::every(FaultRates::io_once(per_million)));
+            }
         }
     }
 
