@@ -54,6 +54,8 @@ pub(crate) struct World {
     streams: u64,
     /// Whether no more faults happen, so that everything must come to an end.
     pub(crate) healed: bool,
+    /// Whether the simulation ends before its end, because a start was refused as it should be.
+    pub(crate) ended: bool,
     /// Operations of the scheduler so far.
     pub(crate) turns: u64,
 }
@@ -185,6 +187,7 @@ impl World {
             patient: false,
             streams: 0,
             healed: false,
+            ended: false,
             turns: 0,
             random,
             config: config.clone(),
@@ -193,6 +196,13 @@ impl World {
 
     /// Runs the simulation from the first start to the last examination.
     pub(crate) async fn run(&mut self) -> Result<(), Failure> {
+        match self.run_to_the_end().await {
+            Err(_) if self.ended => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn run_to_the_end(&mut self) -> Result<(), Failure> {
         self.start().await?;
         while self.calls_left > 0 {
             self.turn().await?;

@@ -89,7 +89,12 @@ impl DataDirectory {
         })?;
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
         let (format, created) = match DirectoryFormat::load(&*disk, path)? {
-            Some(format) => (format, false),
+            Some(format) => {
+                // If the start that made the directory failed to sync it, the name of `FORMAT` may exist only in the
+                // cache of the operating system. Without the file, no block can be read.
+                disk.sync_dir(path)?;
+                (format, false)
+            }
             None => {
                 refuse_foreign_files(&*disk, path)?;
                 (DirectoryFormat::create(&*disk, path, configured)?, true)

@@ -1,6 +1,6 @@
 //! Tests of the data directory: one process at a time has it open for writing, and its sizes never change.
 
-use tally_journal::{Disk, FormatDefect, Journal, JournalConfig, JournalError};
+use tally_journal::{Disk, FormatDefect, Journal, JournalConfig, JournalError, Operation};
 
 use super::{CONFIG, Running, data};
 use crate::support::sim_disk::SimDisk;
@@ -156,6 +156,22 @@ fn after_a_crash_at_any_operation_of_the_first_start_the_journal_opens() {
                 "{operations} {first:?}"
             );
         }
+    }
+}
+
+/// Found by the simulation, seed 1681.
+#[test]
+fn a_format_file_whose_name_was_not_synced_is_made_durable_by_the_next_start() {
+    let disk = SimDisk::new(9);
+    disk.fail_for_ever(Operation::SyncDir, &data());
+    assert!(Running::open(&disk.handle()).is_err());
+    disk.restart();
+    let mut running = Running::open(&disk.handle()).unwrap();
+    running.append(b"a record").unwrap();
+    drop(running);
+    for _ in 0..20 {
+        disk.crash();
+        assert!(Running::open(&disk.handle()).is_ok());
     }
 }
 
