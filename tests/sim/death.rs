@@ -130,7 +130,13 @@ impl World {
             }
             Death::Stop => {
                 self.stop().await?;
-                self.start().await
+                self.start().await?;
+                // The power fails early in the next life, when the journal still has the marker of the stop.
+                if self.random.percent(40) {
+                    self.disk.power_off_after(self.random.within(&(0..8)));
+                    self.deaths.armed = true;
+                }
+                Ok(())
             }
             Death::SyncFails(syncs) => {
                 self.disk.fail_sync_after(syncs);

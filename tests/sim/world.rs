@@ -394,7 +394,7 @@ impl World {
             Turn::Tick => service.tick(),
             Turn::Poll => self.poll()?,
             Turn::Call => self.call(),
-            Turn::Leave => self.leave(),
+            Turn::Leave => self.leave()?,
         }
         Ok(())
     }
@@ -444,6 +444,7 @@ impl World {
             let flight = self.flights.swap_remove(place);
             self.rest(flight.client);
             self.answered(&flight, &reply)?;
+            self.probes_are_settled(flight.kind)?;
         }
         Ok(())
     }
@@ -513,8 +514,31 @@ impl World {
         self.note(format_args!("call {id} of client {place}: {}", brief_call(&call)));
     }
 
+    /// While no call of this kind is in flight, a half-open circuit has no probe in flight.
+    fn probes_are_settled(&self, kind: Option<CallKind>) -> Result<(), Failure> {
+        let Some(kind) = kind.filter(|_| self.config.self_probe == 0) else {
+            return Ok(());
+        };
+        let circuit = self.service.as_ref().unwrap().engine.breaker(kind);
+        if circuit.state() != CircuitState::HalfOpen
+            || self.flights.iter().any(|flight| flight.kind == Some(kind))
+        {
+            return Ok(());
+        }
+        let probes = circuit.stats().half_open;
+        if probes.issued == probes.ok + probes.bad {
+            return Ok(());
+        }
+        Err(Failure(format!(
+            "no call is in flight, but of {} probes of the circuit {} only {} have a result",
+            probes.issued,
+            circuit.key(),
+            probes.ok + probes.bad
+        )))
+    }
+
     /// A client leaves without its answer.
-    fn leave(&mut self) {
+    fn leave(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         let place = self
             .flights
@@ -525,8 +549,10 @@ impl World {
         self.note(format_args!("client {} leaves call {}", flight.client, flight.id));
         self.oracle.abandoned(flight.id);
         self.rest(flight.client);
+        let kind = flight.kind;
         drop(flight);
         self.service.as_mut().unwrap().wake();
+        self.probes_are_settled(kind)
     }
 
     /// Nobody who waited for the dead service gets an answer.
