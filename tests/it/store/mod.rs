@@ -4,8 +4,6 @@
 mod damage;
 mod files;
 mod invariants;
-#[cfg(feature = "mutations")]
-mod mutations;
 pub(crate) mod process;
 mod verify;
 
