@@ -102,8 +102,8 @@ async fn wait_for_stalled_sync(disk: &SimDisk) {
         .unwrap();
 }
 
-/// Waits until EXEC has filled `blocks` blocks in the middle of commands. With three blocks, the first is in flight,
-/// the second waits in the pipeline, and EXEC waits to hand over the third.
+/// Waits until EXEC has handed over `blocks` blocks in the middle of commands. With two blocks, the first is in flight,
+/// the second waits in the pipeline, and EXEC fills the third or waits to hand it over.
 async fn wait_for_full_blocks(service: &Service, blocks: u64) {
     let full = || service.engine.stats().batch.flushed(FlushReason::Bytes);
     wait_until("full blocks", || full() >= blocks).await;
@@ -150,7 +150,7 @@ async fn a_bulk_is_not_acknowledged_if_the_disk_fails_in_the_middle_of_it() {
     service.disk.stall_syncs_of(Path::new(SEGMENT));
     let (bulk_of_five_blocks, disk) = (bulk("t", 8192), service.disk.clone());
     let failing = async {
-        wait_for_full_blocks(&service, 3).await;
+        wait_for_full_blocks(&service, 2).await;
         fail(&disk);
     };
     let (answer, ()) = tokio::join!(process(&service, bulk_of_five_blocks), failing);
@@ -189,7 +189,7 @@ async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
         let failing = async {
             wait_until("the bulk and the accounts in the queue", || depth() == 2).await;
             disk.release_one_sync();
-            wait_for_full_blocks(&service, 3).await;
+            wait_for_full_blocks(&service, 2).await;
             fail(&disk);
         };
         tokio::join!(bulk_of_three_blocks_and_a_half, creation, failing)
