@@ -268,7 +268,8 @@ fn a_check_prints_the_warnings_of_the_service() {
     let (code, _, error) = tally(&["serve", "--check", "--listen", "0.0.0.0:50051"], &variables);
     assert_eq!(code, Some(0), "{error}");
     for warning in [
-        "tally: warning: list_ignored: affinity.cpus.exec = 4000: CPUs 4000 are not allowed",
+        "tally: warning: the placement of the threads costs speed or predictability warning=\"list_ignored\" \
+         detail=\"affinity.cpus.exec = 4000: CPUs 4000 are not allowed",
         "tally: warning: anybody who can reach this address can move money (security.allow_insecure is set) \
          listen=0.0.0.0:50051",
     ] {
