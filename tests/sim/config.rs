@@ -70,9 +70,9 @@ config! {
     pause_us: 1,
     /// Maximum time that the log needs for an ordinary block, in microseconds; 0 if it needs none.
     commit_us: 0,
-    /// One in so many blocks needs up to a hundred times as long; 0 if none does.
+    /// One in this many blocks needs up to a hundred times as long; 0 if none does.
     spike_one_in: 0,
-    /// One in so many blocks stalls for up to 20 s; 0 if none does.
+    /// One in this many blocks stalls for up to 20 s; 0 if none does.
     stall_one_in: 0,
     /// Length of a block in KiB.
     block_kib: 8,
@@ -94,7 +94,7 @@ config! {
     disk_faults: 0,
     /// Whether a crash shows stale bytes in sectors that were never synced: 1 or 0.
     stale_bytes: 0,
-    /// One in so many steps the whole process freezes for a while, like after SIGSTOP; 0 if it never does.
+    /// One in this many steps the whole process freezes for a while, like after SIGSTOP; 0 if it never does.
     freeze_one_in: 0,
     /// Percentage of starts that meet another power cut.
     cuts_at_start: 0,
@@ -102,8 +102,12 @@ config! {
     derived_damage: 0,
     /// Percentage of starts before which a bit of the journal flips, to see the damage refused.
     journal_damage: 0,
-    /// One in so many steps the wall clock jumps; 0 if it never does.
+    /// One in this many steps the wall clock jumps; 0 if it never does.
     clock_jumps_one_in: 0,
+    /// Whether the clients' runtime has a wake task: 1 or 0.
+    wake_task: 0,
+    /// Percentage of leaving clients that lose their connection, with all its calls.
+    disconnects: 0,
     /// Whether the service probes a half-open circuit itself: 1 or 0.
     self_probe: 0,
     /// Percentage of the scheduler's choices that go to the engine rather than to the clients.
@@ -156,6 +160,8 @@ impl Config {
             derived_damage: some(r, 60),
             journal_damage: some(r, 40),
             clock_jumps_one_in: if r.percent(25) { r.within(&(50..2000)) } else { 0 },
+            wake_task: r.within(&(0..2)),
+            disconnects: some(r, 60),
             self_probe: r.within(&(0..2)),
             engine_share: r.within(&(20..90)),
         };

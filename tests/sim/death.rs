@@ -331,7 +331,7 @@ impl World {
             wrap,
         );
         match opened {
-            Ok((engine, cores)) => Ok(Service::new(engine, cores)),
+            Ok((engine, cores)) => Ok(Service::new(engine, cores, self.config.wake_task > 0)),
             Err(error) => Err(format!("{error}: {error:?}")),
         }
     }

@@ -3,8 +3,9 @@
 use std::{
     fmt,
     path::Path,
+    pin::Pin,
     sync::Arc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -69,6 +70,8 @@ pub(crate) struct Service {
     maintenance_due: Instant,
     maintenance_woken: Arc<Flag>,
     tick_due: Instant,
+    /// The wake task of the clients' runtime, and whether it was woken.
+    wake_task: Option<(Pin<Box<dyn Future<Output = ()>>>, Arc<Flag>)>,
 }
 
 /// Why a simulation is a failure.
@@ -82,6 +85,7 @@ enum Turn {
     Wal,
     Maintenance,
     Tick,
+    WakeTask,
     Poll,
     Call,
     Leave,
@@ -107,9 +111,14 @@ impl From<Violation> for Failure {
 // ===== impl Service =====
 
 impl Service {
-    pub(crate) fn new(engine: TallyEngine, cores: Cores) -> Self {
+    pub(crate) fn new(engine: TallyEngine, cores: Cores, with_wake_task: bool) -> Self {
         let now = Instant::now();
+        let wake_task = with_wake_task.then(|| {
+            let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(engine.wake_task(0));
+            (task, Flag::raised())
+        });
         Service {
+            wake_task,
             engine,
             cores,
             exec_ready: true,
@@ -151,6 +160,25 @@ impl Service {
         let rest = self.cores.step_maintenance(&waker);
         self.maintenance_due = Instant::now() + rest;
         self.exec_ready = true;
+    }
+
+    fn wake_task_is_woken(&self) -> bool {
+        self.wake_task
+            .as_ref()
+            .is_some_and(|(_, woken)| woken.is_raised())
+    }
+
+    /// Lets the wake task wake the clients and EXEC.
+    fn run_wake_task(&mut self) {
+        if let Some((task, woken)) = &mut self.wake_task {
+            woken.lower();
+            let waker = Waker::from(Arc::clone(woken));
+            assert!(
+                task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(),
+                "the wake task ended"
+            );
+            self.exec_ready = true;
+        }
     }
 
     fn tick(&mut self) {
@@ -341,6 +369,7 @@ impl World {
             (service.tick_due <= now, Turn::Tick),
         ];
         let outside = [
+            (service.wake_task_is_woken(), Turn::WakeTask),
             (self.flights.iter().any(Flight::is_woken), Turn::Poll),
             (
                 self.calls_left > 0
@@ -392,6 +421,7 @@ impl World {
             }
             Turn::Maintenance => service.step_maintenance(),
             Turn::Tick => service.tick(),
+            Turn::WakeTask => service.run_wake_task(),
             Turn::Poll => self.poll()?,
             Turn::Call => self.call(),
             Turn::Leave => self.leave()?,
@@ -549,10 +579,27 @@ impl World {
         self.note(format_args!("client {} leaves call {}", flight.client, flight.id));
         self.oracle.abandoned(flight.id);
         self.rest(flight.client);
-        let kind = flight.kind;
+        let (kind, client) = (flight.kind, flight.client);
         drop(flight);
+        if self.random.percent(self.config.disconnects) {
+            self.disconnect(client);
+        }
         self.service.as_mut().unwrap().wake();
         self.probes_are_settled(kind)
+    }
+
+    /// A client loses its connection, with all calls of it.
+    fn disconnect(&mut self, client: usize) {
+        self.note(format_args!("client {client} loses its connection"));
+        let (lost, kept) = std::mem::take(&mut self.flights)
+            .into_iter()
+            .partition(|flight| flight.client == client);
+        self.flights = kept;
+        let lost: Vec<Flight> = lost;
+        for flight in &lost {
+            self.oracle.abandoned(flight.id);
+        }
+        self.clients[client].disconnect();
     }
 
     /// Nobody who waited for the dead service gets an answer.
