@@ -97,7 +97,7 @@ impl fmt::Display for Origin {
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// Returns `text` as an error shows it: control characters are escaped, an empty text is `""`, and a text of more than
-/// [`SHOWN_CHARS_MAX`] characters is cut.
+/// `SHOWN_CHARS_MAX` characters is cut.
 #[must_use]
 pub fn in_one_line(text: &str) -> String {
     if text.is_empty() {

@@ -36,7 +36,7 @@ pub enum ConfigError {
     /// Keys are unknown. The list is not empty.
     #[error("{}{}", list(listed), and_more(*more))]
     UnknownKeys {
-        /// The first [`UNKNOWN_LISTED_MAX`] keys.
+        /// The first `UNKNOWN_LISTED_MAX` keys.
         listed: Vec<UnknownKey>,
         /// Number of further keys.
         more: usize,
@@ -44,7 +44,7 @@ pub enum ConfigError {
     /// Environment variables are refused: see [`check_variables`](super::check_variables). The list is not empty.
     #[error("{}{}", list(listed), and_more(*more))]
     UnknownVariables {
-        /// The first [`UNKNOWN_LISTED_MAX`] variables.
+        /// The first `UNKNOWN_LISTED_MAX` variables.
         listed: Vec<UnknownVariable>,
         /// Number of further variables.
         more: usize,

@@ -59,7 +59,7 @@ pub(super) struct Exec {
     failed: bool,
 }
 
-/// What a call of [`Exec::step`] found.
+/// What a call of [`Cores::step_exec`](super::Cores::step_exec) found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecStep {
     /// There was work. There may be more work.

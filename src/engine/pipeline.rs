@@ -114,7 +114,7 @@ struct Submission {
     links: Vec<TraceLink>,
 }
 
-/// What a call of [`CommitPipeline::step`] did.
+/// What a call of [`Cores::step_wal`](super::Cores::step_wal) did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PipelineStep {
     /// It did one piece of work. There may be more work.
