@@ -107,6 +107,11 @@ async fn ready(State(admin): State<Admin>) -> Response {
         (Condition::Running, Phase::Draining) => "the service is stopping\n",
         // With an open circuit the service stays ready: an orchestrator that took the only instance out of service would not
         // help clients.
+        // On a full disk the service also stays ready, because reads go on.
+        (Condition::Running, Phase::Serving) if admin.engine.disk_is_full() => {
+            let text = "ready, but the disk has no space for the next segment of the journal: writes are refused when the journal reaches it\n";
+            return text.into_response();
+        }
         (Condition::Running, Phase::Serving) => return "ready\n".into_response(),
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()

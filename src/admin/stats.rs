@@ -35,6 +35,8 @@ struct ServiceStats {
     resident_bytes: Option<u64>,
     disk_free_bytes: Option<u64>,
     disk_total_bytes: Option<u64>,
+    /// Whether the disk has no space for the next segment of the journal.
+    disk_full: bool,
     connections: usize,
     connections_max: usize,
     connections_rejected: u64,
@@ -115,6 +117,7 @@ fn service(shown: Shown<'_>) -> ServiceStats {
         resident_bytes: resident_bytes(),
         disk_free_bytes: space.map(|space| space.free),
         disk_total_bytes: space.map(|space| space.total),
+        disk_full: engine.disk_is_full(),
         connections: connections.open(),
         connections_max: connections.open_max(),
         connections_rejected: connections.rejected(),

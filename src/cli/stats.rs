@@ -96,8 +96,13 @@ fn figures(batches: &GetBatchStatsResponse) -> [(&'static str, String); 7] {
         bytes(batches.queue_bytes),
         bytes(batches.queue_bytes_capacity)
     );
+    let no_space = if ledger.disk_full {
+        "; THE DISK IS FULL, so writes fail"
+    } else {
+        ""
+    };
     let journal = format!(
-        "{}, durable up to block {}",
+        "{}, durable up to block {}{no_space}",
         bytes(ledger.journal_bytes),
         number(ledger.durable_block)
     );
@@ -163,6 +168,9 @@ mod tests {
             replies_missing: many,
             ledger: Some(LedgerStats {
                 last_sequence: many,
+                journal_bytes: many,
+                durable_block: many,
+                disk_full: true,
                 committed: many,
                 rejected: many,
                 replayed: many,

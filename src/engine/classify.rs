@@ -7,7 +7,7 @@ use super::{fault::StoreFault, pending::EngineReply};
 
 /// Turns answers of the engine into verdicts. Every outcome of a transaction is a success, even a rejection, because a
 /// client without funds must not open the circuit for other clients. A fault of the store is a failure, except damage
-/// of a single record. A request that was never queued, or that was interrupted, is neutral.
+/// of a single record and a full disk. A request that was never queued, or that was interrupted, is neutral.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct EngineClassifier;
 
@@ -20,6 +20,9 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     // One damaged record must not open the circuit for other clients, even if a client reads the record
                     // again and again.
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
+                    // The disk is full, but not slow, and every caller gets a clear answer without the circuit. After
+                    // the refusals the circuit must not be open when there is space again.
+                    Some(StoreFault::DiskFull { .. }) => Verdict::neutral(),
                     Some(_) => Verdict::failure(),
                 };
                 verdict

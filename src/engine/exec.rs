@@ -1,6 +1,6 @@
 //! EXEC: the one thread that changes the ledger. It runs no async code, and takes no lock to execute a transaction.
-//! EXEC does I/O in two cases: it commits a small block itself when no block is in flight, and it reads an old record
-//! when a transaction id is used again.
+//! EXEC does I/O in three cases: it commits a small block itself when no block is in flight, it reads an old record when
+//! a transaction id is used again, and it makes the next segment of the journal when AUX is late with it.
 //!
 //! A step never waits for another thread, so that the simulation can drive EXEC from a single thread. If a command
 //! needs room in the commit pipeline, or a record whose block is still in flight, the step keeps the command and
@@ -10,6 +10,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use smallvec::SmallVec;
 use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake, Reply, Turn};
+use tally_journal::SegmentSpace;
 use tally_ledger::{
     AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView,
 };
@@ -38,6 +39,9 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
+/// The fault of a command that needs a record while the disk has no space. EXEC executed no part of the command.
+const DISK_FULL: StoreFault = StoreFault::DiskFull { executed_part: false };
+
 /// The state of the thread.
 #[derive(Debug)]
 pub(super) struct Exec {
@@ -57,6 +61,9 @@ pub(super) struct Exec {
     suspended: Option<Suspended>,
     /// Whether the log has failed. A failed log takes no more blocks.
     failed: bool,
+    space: SegmentSpace,
+    /// The last segment that was found to have its space.
+    available_segment: Option<u32>,
 }
 
 /// What a call of [`Cores::step_exec`](super::Cores::step_exec) found.
@@ -127,6 +134,7 @@ impl Exec {
         pipeline: Arc<CommitPipeline>,
         health: Arc<Health>,
         counters: Arc<EngineCounters>,
+        space: SegmentSpace,
     ) -> Self {
         Exec {
             answerer: intake.answerer(),
@@ -139,6 +147,8 @@ impl Exec {
             claimed: Vec::new(),
             suspended: None,
             failed: false,
+            space,
+            available_segment: None,
         }
     }
 
@@ -345,6 +355,8 @@ impl Exec {
                 let next = put_accounts(self.book.ledger(), from, &mut bytes);
                 Ok(CommandReply::CheckpointChunk { bytes, next })
             }
+            // The probe commits a block.
+            Command::Probe if !self.has_space() => Err(DISK_FULL),
             Command::Probe => {
                 self.open.set_probe();
                 Ok(CommandReply::Probed)
@@ -383,15 +395,41 @@ impl Exec {
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
             self.next_block(FlushReason::Items)?;
         }
-        self.book.process(transaction, tags).map_err(|error| match error {
+        // An id that is known gets its outcome even if the disk is full, because this needs no record.
+        let answered = if self.has_space() {
+            self.book.process(transaction, tags).map(Some)
+        } else {
+            match self.book.is_recorded(transaction, tags) {
+                Ok(true) => self.book.process(transaction, tags).map(Some),
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        match answered {
+            Ok(outcome) => outcome.ok_or(Halt::Fault(DISK_FULL)),
             // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
             // its record, to compare the ids, only when the block is durable. The wait costs other transactions
             // little, because blocks become durable in order.
-            RecordError::NotYetDurable(_) => Halt::Blocked(Until::Empty),
-            error @ (RecordError::Store(_) | RecordError::Malformed { .. }) => {
-                Halt::Fault(StoreFault::from_read_error(&error, &self.counters))
+            Err(RecordError::NotYetDurable(_)) => Err(Halt::Blocked(Until::Empty)),
+            Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. })) => {
+                Err(Halt::Fault(StoreFault::from_read_error(&error, &self.counters)))
             }
-        })
+        }
+    }
+
+    /// Returns whether the disk has space for the open block. If it has none, no record and no probe may go into the
+    /// block, because a block that cannot be written ends the service. The question is cheap, because the segments are
+    /// made ahead; EXEC waits for the disk only if AUX is late with the next segment.
+    fn has_space(&mut self) -> bool {
+        let segment = self.book.open_segment();
+        if self.available_segment == Some(segment) {
+            return true;
+        }
+        let is_available = self.space.is_available(segment);
+        if is_available {
+            self.available_segment = Some(segment);
+        }
+        is_available
     }
 
     fn create_accounts(&mut self, mut accounts: Vec<NewAccount>, existing: Existing) -> Executed {
@@ -411,6 +449,12 @@ impl Exec {
                     Executed::Blocked(Rest::Whole(Command::CreateAccounts(accounts, existing)), until)
                 }
             };
+        }
+        if !self.has_space() {
+            let known = self.book.ledger().accounts();
+            if accounts.iter().any(|account| known.find(&account.id).is_none()) {
+                return Executed::Done(Err(DISK_FULL));
+            }
         }
         let created = match self.book.create_accounts(accounts) {
             AccountOutcome::Created(indexes) => {

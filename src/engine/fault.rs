@@ -39,6 +39,13 @@ pub enum StoreFault {
     /// The journal had failed before the command was executed. Nothing is executed until the next start.
     #[error("the journal has failed; nothing is executed until the next start of the service")]
     Failed,
+    /// The disk has no space for the next segment of the journal. Nothing has failed: commands are executed again when
+    /// there is space.
+    #[error("the disk has no space for more of the journal; {}", disk_full_part(*.executed_part))]
+    DiskFull {
+        /// Whether a part of the command was executed: some transactions of a batch.
+        executed_part: bool,
+    },
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
     ReadFailed,
@@ -83,13 +90,23 @@ impl StoreFault {
     }
 
     /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] means that nothing
-    /// was executed, so this method turns it into [`StoreFault::WriteFailed`].
+    /// was executed, so this method turns it into [`StoreFault::WriteFailed`]; [`StoreFault::DiskFull`] says itself
+    /// whether a part was executed.
     #[must_use]
     pub const fn after_partial_execution(self) -> Self {
         match self {
             StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
+            StoreFault::DiskFull { .. } => StoreFault::DiskFull { executed_part: true },
             StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
         }
+    }
+}
+
+const fn disk_full_part(executed_part: bool) -> &'static str {
+    if executed_part {
+        "some of the transactions were executed: repeat the call to learn which"
+    } else {
+        "nothing was executed"
     }
 }
 
@@ -108,6 +125,7 @@ impl EngineError {
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
                 StoreFault::WriteFailed => planted("failed_write_not_executed"),
                 StoreFault::Failed => true,
+                StoreFault::DiskFull { executed_part } => !executed_part,
             },
         }
     }

@@ -16,7 +16,7 @@ use std::{
 
 use crossbeam_utils::sync::{Parker, Unparker};
 use tally_batch::BatchProcessor;
-use tally_journal::{ChainPoint, ChunkedFiles, DataDirectory, Position, SegmentPreparer};
+use tally_journal::{ChainPoint, ChunkedFiles, DataDirectory, Position, SegmentPreparer, SegmentSpace};
 use tokio::time::Instant;
 
 use super::{
@@ -53,6 +53,7 @@ pub(super) struct Maintenance {
     pub(super) pipeline: Arc<CommitPipeline>,
     pub(super) health: Arc<Health>,
     pub(super) preparer: SegmentPreparer,
+    pub(super) space: SegmentSpace,
     pub(super) walk: BlockWalk,
     pub(super) checkpoints: ChunkedFiles,
     pub(super) id_files: ChunkedFiles,
@@ -69,7 +70,10 @@ pub(super) struct Maintenance {
     pub(super) scrubber: Scrubber,
     /// The unfinished checkpoint.
     pub(super) checkpoint: Option<Checkpointing>,
-    /// No work is done before this time, because work failed.
+    /// No segment is prepared before this time, because the last attempt failed. Other failed work does not delay the next
+    /// segment, because transactions wait for it.
+    pub(super) segment_paused_until: Option<Instant>,
+    /// No other work is done before this time, because work failed.
     pub(super) paused_until: Option<Instant>,
 }
 
@@ -116,29 +120,40 @@ impl Maintenance {
     /// if `waker` is called.
     pub(super) fn step(&mut self, waker: &Waker) -> Duration {
         let now = Instant::now();
-        if let Some(left) = self.pause_left(now) {
-            return left;
+        self.prepare_segment(now);
+        if let Some(left) = time_left(self.paused_until, now) {
+            return left.min(INTERVAL);
         }
         self.paused_until = None;
-        self.prepare_segment(now);
         let durable = self.pipeline.progress().durable;
         let more = self.write_next_id_file(&durable.chain(), now);
         self.checkpoint(&durable, waker, now);
         self.scrubber.work(&durable.chain());
-        match self.pause_left(now) {
-            Some(left) => left,
-            None if more => Duration::ZERO,
-            None => INTERVAL,
+        if more && self.paused_until.is_none() {
+            Duration::ZERO
+        } else {
+            INTERVAL
         }
     }
 
     fn prepare_segment(&mut self, now: Instant) {
-        if !self.preparer.is_needed() {
+        if !self.preparer.is_needed() || time_left(self.segment_paused_until, now).is_some() {
             return;
         }
-        if let Err(error) = self.preparer.prepare_next() {
-            tracing::warn!(%error, "the next segment could not be prepared; it will be made when the journal reaches it");
-            self.pause(now);
+        let was_full = self.space.is_full();
+        match self.preparer.prepare_next() {
+            Ok(_) if was_full => tracing::info!("the disk has space for the next segment again"),
+            Ok(_) => {}
+            Err(error) if self.space.is_full() => {
+                if !was_full {
+                    tracing::error!(%error, "the disk has no space for the next segment; writes are refused when the journal reaches it");
+                }
+                self.segment_paused_until = Some(now + FAILURE_PAUSE);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the next segment could not be prepared; it will be made when the journal reaches it");
+                self.segment_paused_until = Some(now + FAILURE_PAUSE);
+            }
         }
     }
 
@@ -226,11 +241,12 @@ impl Maintenance {
     fn pause(&mut self, now: Instant) {
         self.paused_until = Some(now + FAILURE_PAUSE);
     }
+}
 
-    fn pause_left(&self, now: Instant) -> Option<Duration> {
-        let left = self.paused_until?.saturating_duration_since(now);
-        (!left.is_zero()).then_some(left)
-    }
+/// Returns the time until `until`, if it is after `now`.
+fn time_left(until: Option<Instant>, now: Instant) -> Option<Duration> {
+    let left = until?.saturating_duration_since(now);
+    (!left.is_zero()).then_some(left)
 }
 
 impl Drop for Maintenance {

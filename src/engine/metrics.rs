@@ -202,6 +202,11 @@ impl TallyEngine {
                 space.total as f64,
             );
         }
+        families.gauge(
+            "tally_disk_full",
+            "1 if the disk has no space for the next segment of the journal, otherwise 0. Writes are refused when the journal reaches that segment.",
+            f64::from(u8::from(self.disk_is_full())),
+        );
         let failed = self.health().condition() != Condition::Running;
         families.gauge(
             "tally_store_failed",

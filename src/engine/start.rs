@@ -6,7 +6,7 @@ use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
 use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
 use tally_breaker::{CircuitBreakerLayer, ConfigError};
-use tally_journal::{CommitTimes, Disk, DiskError, Position, time_commits};
+use tally_journal::{CommitTimes, Disk, DiskError, Position, SegmentSpace, time_commits};
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
 use thiserror::Error;
 use tower::ServiceBuilder;
@@ -104,6 +104,7 @@ impl TallyEngine {
 /// The state that the cores share with the code that reports statistics and health.
 #[derive(Debug)]
 struct Vitals {
+    space: SegmentSpace,
     pipeline: Arc<CommitPipeline>,
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
@@ -141,6 +142,7 @@ fn assemble(
         affinity: affinity.clone(),
         records,
         pipeline: vitals.pipeline,
+        space: vitals.space,
         health: vitals.health,
         counters: vitals.counters,
         sync_times: vitals.sync_times,
@@ -189,12 +191,14 @@ fn cores(
             Arc::clone(&pipeline),
             Arc::clone(&health),
             Arc::clone(&counters),
+            store.space.clone(),
         ),
         maintenance: Maintenance {
             batch: processor.clone(),
             pipeline: Arc::clone(&pipeline),
             health: Arc::clone(&health),
             preparer: store.preparer,
+            space: store.space.clone(),
             walk: store.walk,
             checkpoints: store.checkpoints,
             id_files: store.id_files,
@@ -205,10 +209,12 @@ fn cores(
             next_id_file: 0,
             scrubber: Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters)),
             checkpoint: None,
+            segment_paused_until: None,
             paused_until: None,
         },
     };
     let vitals = Vitals {
+        space: store.space,
         pipeline,
         health,
         counters,

@@ -8,6 +8,7 @@ use tally_batch::{
     distribution::{Distribution, Summary},
 };
 use tally_breaker::{CircuitBreaker, CircuitBreakerError, LatencyCircuitBreaker, Work};
+use tally_journal::SegmentSpace;
 use tally_ledger::{AccountIndex, AccountSnapshot, NewAccount};
 use tally_topology::{CpuAffinityManager, RoleHandle};
 use tokio::{sync::watch, time::Instant};
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<EngineCounters>,
     pub(super) sync_times: Arc<Distribution>,
     pub(super) recovery: RecoveryReport,
+    pub(super) space: SegmentSpace,
     pub(super) segment_bytes: u32,
     pub(super) directory: PathBuf,
     /// The key of the hash function for the ids of accounts and transactions.
@@ -379,6 +381,13 @@ impl TallyEngine {
     #[must_use]
     pub fn journal_condition(&self) -> JournalCondition {
         self.shared.counters.journal()
+    }
+
+    /// Returns whether the disk has no space for the next segment of the journal. Writes are refused from the time at
+    /// which the journal reaches this segment until there is space.
+    #[must_use]
+    pub fn disk_is_full(&self) -> bool {
+        self.shared.space.is_full()
     }
 
     /// Stops the engine. It accepts no more commands, and waits until the accepted commands are durable and answered

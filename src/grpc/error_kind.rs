@@ -109,6 +109,7 @@ error_kinds! {
     EXPIRED_IN_EXECUTION: [DeadlineExceeded], Unknown, SameId, "The deadline passed during the execution.";
     STREAM_INTERRUPTED: [Aborted], No, SameId, "An earlier transaction of the stream has an unknown outcome, so this transaction was not executed.";
     STORE_FAILED: [Unavailable, Internal], Either, SameId, "The journal failed. Calls that begin after the failure are not executed.";
+    DISK_FULL: [ResourceExhausted], Either, SameIdAfterDelay, "The disk has no space for more of the journal. Reads go on, and writes are executed again when there is space. In a call with many transactions, the first of them may have been executed.";
     DATA_DAMAGED: [DataLoss], Unknown, SameId, "A record of the journal is damaged, and an operator must act. In a call with many transactions, one of them needs this record: send the transactions alone to find out about the others.";
     REPLY_LOST: [Internal], Unknown, SameId, "The engine lost the answer, which is a bug.";
     CIRCUIT_NOT_FOUND: [NotFound], No, No, "No circuit has this key.";

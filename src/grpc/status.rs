@@ -41,6 +41,9 @@ const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 /// Retry delay after the memory limit refused a call.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
+/// Retry delay while the disk is full. The service looks for space at this interval.
+const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+
 /// Collects the parts of an error.
 struct ErrorBuilder {
     kind: ErrorKind,
@@ -346,9 +349,17 @@ pub fn engine(error: &EngineError) -> Status {
                 .with("offset", offset.to_string())
                 .build()
         }
+        EngineError::Store(StoreFault::DiskFull { .. }) => {
+            ErrorBuilder::new(ErrorKind::DISK_FULL, error.to_string())
+                .executed(error.is_not_executed())
+                .retry_after(DISK_FULL_RETRY)
+                .build()
+        }
         EngineError::Store(fault) => {
             let code = match fault {
-                StoreFault::WriteFailed | StoreFault::Failed => Code::Unavailable,
+                StoreFault::WriteFailed | StoreFault::Failed | StoreFault::DiskFull { .. } => {
+                    Code::Unavailable
+                }
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
             ErrorBuilder::new(ErrorKind::STORE_FAILED, fault.to_string())

@@ -40,6 +40,18 @@ fn rare_errors_have_their_reason_and_whether_the_call_was_executed() {
             "unknown",
         ),
         (
+            engine(&EngineError::Store(StoreFault::DiskFull { executed_part: false })),
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            "false",
+        ),
+        (
+            engine(&EngineError::Store(StoreFault::DiskFull { executed_part: true })),
+            Code::ResourceExhausted,
+            "DISK_FULL",
+            "unknown",
+        ),
+        (
             accounts_full(TableFull::Accounts),
             Code::ResourceExhausted,
             "ACCOUNTS_FULL",

@@ -20,6 +20,7 @@ METRICS = {
     "tally_connections_max": {"port"},
     "tally_cpu_throttled_seconds_total": set(),
     "tally_disk_free_bytes": set(),
+    "tally_disk_full": set(),
     "tally_disk_total_bytes": set(),
     "tally_fsync_seconds_bucket": {"le"},
     "tally_journal_damage_total": {"found_by"},

@@ -102,6 +102,12 @@ const STATES = {
     header: "STORE FAILED",
     shows: ["A write to the journal failed.", "docs/runbooks/TallyStoreFailed.md"],
   },
+  disk_full: {
+    data: BUSY,
+    change: stats => { stats.service.disk_full = true; },
+    header: "SERVING · breaker closed",
+    shows: ["The disk has no space for the next segment of the journal.", "docs/runbooks/TallyDiskFills.md"],
+  },
   panicked: {
     data: BUSY,
     change: stats => { stats.service.state = "PANICKED"; },

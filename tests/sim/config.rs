@@ -102,6 +102,8 @@ config! {
     derived_damage: 0,
     /// Percentage of starts before which a bit of the journal flips, to see the damage refused.
     journal_damage: 0,
+    /// One in this many steps the disk becomes full, or has space again; 0 if it always has space.
+    full_one_in: 0,
     /// One in this many steps the wall clock jumps; 0 if it never does.
     clock_jumps_one_in: 0,
     /// Whether the clients' runtime has a wake task: 1 or 0.
@@ -164,6 +166,7 @@ impl Config {
             disconnects: some(r, 60),
             self_probe: r.within(&(0..2)),
             engine_share: r.within(&(20..90)),
+            full_one_in: if r.percent(25) { r.within(&(50..1500)) } else { 0 },
         };
         // Large batches of large transactions would make a few seeds much slower than the others.
         if config.batch_clients > 0 {

@@ -188,6 +188,9 @@ impl Service {
     }
 }
 
+/// Maximum number of bytes for which a disk that becomes full still has space.
+const FULL_BYTES_MAX: u64 = 300 << 10;
+
 // ===== impl World =====
 
 impl World {
@@ -197,6 +200,9 @@ impl World {
         let mut oracle = Oracle::new();
         if config.disk_faults > 0 {
             oracle.faults_planted();
+        }
+        if config.full_one_in > 0 {
+            oracle.disk_filled();
         }
         World {
             clock: SimClock::new(),
@@ -308,6 +314,15 @@ impl World {
             self.note(format_args!("the wall clock jumps by {seconds} s"));
             self.oracle.clock_stepped();
             self.clock.jump(seconds * 1_000_000_000);
+        }
+        if self.random.one_in(self.config.full_one_in) && !self.healed {
+            let bytes = if self.random.percent(50) {
+                self.random.within(&(0..FULL_BYTES_MAX))
+            } else {
+                u64::MAX / 2
+            };
+            self.note(format_args!("the disk has space for {bytes} more bytes"));
+            self.disk.set_free_bytes(bytes);
         }
         if self.random.one_in(self.config.freeze_one_in) && !self.healed {
             let time = self.random.up_to(FREEZE_MAX);

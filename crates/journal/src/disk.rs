@@ -15,7 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 use thiserror::Error;
 
 use crate::positioned_io;
@@ -104,6 +107,16 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// If the disk fails or is full. Some of the bytes may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+
+    /// Takes the space for a file of `bytes` bytes, at least 1, and makes the empty file as long. The file contains
+    /// zeros. A file system that can't take space in advance makes only the file as long; that is also what the default
+    /// does.
+    ///
+    /// # Errors
+    /// If the disk fails or is full. A part of the space may have been taken.
+    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
+        self.write_at(bytes - 1, &[0])
+    }
 
     /// Makes the contents durable (`fdatasync`).
     ///
@@ -423,6 +436,14 @@ impl DiskFile for RealFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         positioned_io::write_all(&self.file, offset, bytes)
             .map_err(|source| DiskError::new(Operation::Write, &self.path, source))
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_at(bytes - 1, &[0]),
+            Err(errno) => Err(DiskError::new(Operation::Write, &self.path, errno.into())),
+        }
     }
 
     fn sync_data(&self) -> Result<(), DiskError> {

@@ -10,7 +10,7 @@ use crate::{
     error::JournalError,
     geometry::{BlockPlacement, JournalConfig},
     position::Position,
-    prepare::{SegmentPool, SegmentPreparer},
+    prepare::{SegmentPool, SegmentPreparer, SegmentSpace, is_storage_full},
     reader::JournalReader,
     repair::repair,
     scan::{ChainScanner, ScanError, Tail},
@@ -39,6 +39,8 @@ pub struct OpenJournal {
     pub writer: JournalWriter,
     /// Prepares segments, for a thread that may wait for the disk.
     pub preparer: SegmentPreparer,
+    /// Answers whether there is space for another segment, for the thread that builds blocks.
+    pub space: SegmentSpace,
     /// Reads blocks, for any number of threads.
     pub reader: JournalReader,
 }
@@ -165,17 +167,35 @@ impl Journal {
         );
         reader.close_segments();
         repair(&directory, &reader, tail)?;
-        if !active_exists {
-            pool.create_prepared(active_segment)?;
-        }
+        let active_segment = if active_exists {
+            active_segment
+        } else {
+            make_active_segment(&pool, active_segment)?
+        };
+        pool.set_active(active_segment);
         let pool = Arc::new(pool);
-        let writer = JournalWriter::new(&directory, Arc::clone(&pool), end, marker)?;
+        let writer = JournalWriter::new(&directory, Arc::clone(&pool), active_segment, end, marker)?;
         Ok(OpenJournal {
             directory: Arc::new(directory),
             placement: BlockPlacement::new(geometry, end.position),
             writer,
+            space: SegmentSpace::new(Arc::clone(&pool)),
             preparer: SegmentPreparer::new(pool),
             reader,
         })
+    }
+}
+
+/// Makes segment `number`, with which the journal continues. Returns the number of the active segment: `number`, or the
+/// segment before it if the disk is full. In this case, the journal can be read, and the segment is made when there is
+/// space.
+fn make_active_segment(pool: &SegmentPool, number: u32) -> Result<u32, JournalError> {
+    match (pool.create_prepared(number), number.checked_sub(1)) {
+        (Ok(()), _) => Ok(number),
+        (Err(error), Some(before)) if is_storage_full(&error) => {
+            tracing::warn!(%error, segment = number, "the disk has no space for the next segment; writes are refused until it has");
+            Ok(before)
+        }
+        (Err(error), _) => Err(error),
     }
 }

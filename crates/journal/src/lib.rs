@@ -106,7 +106,7 @@ pub use geometry::{
 };
 pub use journal::{Journal, OpenJournal};
 pub use position::Position;
-pub use prepare::SegmentPreparer;
+pub use prepare::{SegmentPreparer, SegmentSpace};
 pub use reader::{JournalReader, OPEN_SEGMENTS_MAX};
 pub use scan::{ScanError, Tail, TornTail};
 pub use scrub::{Scrub, ScrubStep};

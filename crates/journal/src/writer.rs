@@ -52,17 +52,18 @@ pub struct AppendReceipt {
 // ===== impl JournalWriter =====
 
 impl JournalWriter {
-    /// Makes a writer that continues at `end`. The segment of `end` must exist.
+    /// Makes a writer that continues at `end`. `active_segment` must exist. It is the segment of `end`, or the segment
+    /// before it if `end` is the start of a segment.
     ///
     /// The marker of a clean stop stays until the first append. So the marker stays valid if the process appends
     /// nothing.
     pub(super) fn new(
         directory: &DataDirectory,
         pool: Arc<SegmentPool>,
+        active_segment: u32,
         end: ChainPoint,
         marker: MarkerState,
     ) -> Result<Self, JournalError> {
-        let active_segment = end.position.segment();
         Ok(JournalWriter {
             active: pool.open_existing(active_segment)?,
             pool,

@@ -69,6 +69,7 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
             committed: count(ledger.committed),
             rejected: count(ledger.rejected),
             replayed: count(ledger.replayed),
+            disk_full: engine.disk_is_full(),
         }),
     }
 }

@@ -185,6 +185,29 @@ impl JournaledLedger {
         bytes <= self.log.room_bytes()
     }
 
+    /// Returns the number of the segment in which the open block will be.
+    #[must_use]
+    pub const fn open_segment(&self) -> u32 {
+        self.log.placement.next_block_position().segment()
+    }
+
+    /// Returns whether the id of `transaction` has a record. If so, [`JournaledLedger::process`] returns the recorded
+    /// outcome, and writes no record.
+    ///
+    /// # Errors
+    /// Those of [`JournaledLedger::process`].
+    pub fn is_recorded(
+        &mut self,
+        transaction: &TransactionView<'_, &[u8]>,
+        tags: Tags<'_>,
+    ) -> Result<bool, RecordError> {
+        let key = TransactionKey {
+            id: transaction.id_bytes(),
+            tag: tags.id,
+        };
+        Ok(self.log.find(key)?.is_some())
+    }
+
     /// Returns the number of records in the open block.
     #[must_use]
     pub const fn open_records(&self) -> u32 {

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tally_journal::{
     ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, Scrub,
-    SegmentPreparer,
+    SegmentPreparer, SegmentSpace,
 };
 use tally_ledger::tag_index::TagIndex;
 use tokio::time::Instant;
@@ -43,6 +43,8 @@ pub struct OpenStore {
     pub writer: JournalWriter,
     /// Prepares the next segment, for AUX.
     pub preparer: SegmentPreparer,
+    /// Answers whether there is space for another segment, for EXEC.
+    pub space: SegmentSpace,
     /// Reads single records, for any thread.
     pub records: RecordReader,
     /// Searches the journal for damage, for AUX.
@@ -150,6 +152,7 @@ pub fn open(
         ledger,
         writer: opened.writer,
         preparer: opened.preparer,
+        space: opened.space,
         records,
         scrub: Scrub::new(&opened.reader),
         walk,

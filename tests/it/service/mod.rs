@@ -7,6 +7,7 @@ mod circuits;
 mod deadlines;
 mod drain;
 mod durability;
+mod full_disk;
 mod hangs;
 mod hash_collision;
 mod introspection;

@@ -166,16 +166,7 @@ impl Service {
     /// Makes a client that waits for the server's reply even after the deadline of a call. The client of tonic ends a
     /// call itself at the deadline, so a test would not see the reply of the server.
     pub(crate) async fn patient_transactions(&self) -> TransactionServiceClient<impl PatientService> {
-        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        let origin = format!("http://{}", self.address).parse().unwrap();
-        let service =
-            tower::service_fn(move |request: http::Request<Body>| sender.clone().send_request(request));
-        TransactionServiceClient::with_origin(service, origin)
+        patient_transactions(self.address).await
     }
 
     pub(crate) async fn accounts(&self) -> AccountServiceClient<Channel> {
@@ -226,6 +217,21 @@ impl Drop for Service {
         self.disk.release_syncs();
         self.draining.cancel();
     }
+}
+
+/// Makes the client of [`Service::patient_transactions`] for the service at `address`.
+pub(crate) async fn patient_transactions(
+    address: SocketAddr,
+) -> TransactionServiceClient<impl PatientService> {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let origin = format!("http://{address}").parse().unwrap();
+    let service = tower::service_fn(move |request: http::Request<Body>| sender.clone().send_request(request));
+    TransactionServiceClient::with_origin(service, origin)
 }
 
 pub(crate) fn account(id: &str) -> Account {

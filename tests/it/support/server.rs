@@ -90,6 +90,12 @@ impl ServerOptions {
         self
     }
 
+    /// Sets the address on which the server listens. The port 0 means any free port.
+    pub(crate) fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
     /// Sets the directory in which the temporary data directory is made.
     pub(crate) fn home(mut self, home: &Path) -> Self {
         self.home = Some(home.to_path_buf());
@@ -223,10 +229,40 @@ impl TestServer {
 
     /// Does the same as [`restart`](Self::restart), with the previous address, so that clients can reconnect.
     pub(crate) fn restart_in_place(&mut self) {
+        self.restart_at(self.address);
+    }
+
+    /// Does the same as [`restart`](Self::restart), with this address.
+    pub(crate) fn restart_at(&mut self, address: SocketAddr) {
         let before = self.options.listen;
-        self.options.listen = self.address;
+        self.options.listen = address;
         self.restart();
         self.options.listen = before;
+    }
+
+    /// Starts another server process on the same data directory, and sends SIGKILL to it after `time`. Returns whether
+    /// the process ran until then. The previous process must have ended.
+    pub(crate) fn start_and_kill(&self, time: Duration) -> bool {
+        let mut child = command(&self.options, &self.data)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        thread::sleep(time);
+        let ended = child.try_wait().expect("the process is a child of the test");
+        child.kill().expect("the process is a child of the test");
+        child.wait().expect("the process is a child of the test");
+        ended.is_none()
+    }
+
+    /// Sends SIGSTOP, which stops every thread of the process.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Sends SIGCONT, after which the process continues.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
     }
 
     /// Runs another subcommand of the binary and waits until it has ended.
@@ -301,20 +337,27 @@ struct Spawned {
     stderr: StderrTail,
 }
 
-fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
+/// Makes the command that starts a server.
+fn command(options: &ServerOptions, data: &Path) -> Command {
     let words: Vec<&str> = options
         .wrapper
         .iter()
         .map(String::as_str)
         .chain([BINARY, "serve"])
         .collect();
-    let mut child = Command::new(words[0])
+    let mut command = Command::new(words[0]);
+    command
         .args(&words[1..])
         .arg("--data")
         .arg(data)
         .args(["--listen", &options.listen.to_string(), "--admin", "127.0.0.1:0"])
         .envs(options.env.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
+        .stdin(Stdio::null());
+    command
+}
+
+fn spawn(options: &ServerOptions, data: &Path) -> Spawned {
+    let mut child = command(options, data)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -19,6 +19,7 @@ use super::{
 pub(super) struct Planted {
     pub(super) damage: bool,
     pub(super) faults: bool,
+    pub(super) full: bool,
 }
 
 /// What clients were told about recorded transactions.
@@ -47,6 +48,10 @@ impl Planted {
             "the reply was lost"
         } else if *error == EngineError::Store(StoreFault::ReadFailed) && !self.faults {
             "the disk had no fault"
+        } else if matches!(error, EngineError::Store(StoreFault::DiskFull { .. }))
+            && !(self.faults || self.full)
+        {
+            "the disk was not full"
         } else if matches!(error, EngineError::Store(StoreFault::Damaged { .. })) && !self.damage {
             "nothing was damaged"
         } else {

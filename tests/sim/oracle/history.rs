@@ -318,7 +318,7 @@ const fn may_execute_later(reply: &Reply) -> bool {
 }
 
 /// Whether no later message of the stream is executed after a message with this answer. A message whose record could
-/// not be read ends the stream, too.
+/// not be read ends the stream, too, and so does a message of which only a part had space on the disk.
 fn closes_stream(reply: &Reply) -> bool {
     match reply {
         Ok(_) => false,
@@ -326,7 +326,9 @@ fn closes_stream(reply: &Reply) -> bool {
             error.is_not_executed()
                 || matches!(
                     error,
-                    EngineError::Store(StoreFault::ReadFailed | StoreFault::Damaged { .. })
+                    EngineError::Store(
+                        StoreFault::ReadFailed | StoreFault::Damaged { .. } | StoreFault::DiskFull { .. }
+                    )
                 )
         }
     }

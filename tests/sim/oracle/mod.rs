@@ -124,6 +124,11 @@ impl Oracle {
         self.planted.damage = true;
     }
 
+    /// The disk was full for a while, or may be.
+    pub(crate) const fn disk_filled(&mut self) {
+        self.planted.full = true;
+    }
+
     /// From now on, the disk may report errors when it is read.
     pub(crate) fn faults_planted(&mut self) {
         self.planted.faults = true;

@@ -103,6 +103,61 @@ fn a_full_disk_does_not_stop_appends_before_the_next_segment_is_needed() {
 }
 
 #[test]
+fn a_segment_is_available_only_with_its_space() {
+    let disk = SimDisk::new(7);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    assert!(running.space.is_available(0));
+    // Whether the preparer or the builder of blocks finds the disk full, both learn it.
+    for (next, found_by_preparer) in [(1, true), (2, false)] {
+        disk.set_free_bytes(5000);
+        if found_by_preparer {
+            running.preparer.prepare_next().unwrap_err();
+        } else {
+            assert!(!running.space.is_available(next));
+        }
+        assert!(running.space.is_full() && !running.space.is_available(next));
+        assert!(running.space.is_available(next - 1));
+        disk.clear_faults();
+        // Only the preparer looks for space again.
+        assert!(!running.space.is_available(next));
+        assert!(running.preparer.prepare_next().unwrap());
+        assert!(!running.space.is_full() && running.space.is_available(next));
+        // Seven blocks fit a segment.
+        running.append_many(8, 1000);
+    }
+    assert!(running.space.is_available(3), "the call makes the segment");
+    assert!(!running.preparer.is_needed());
+    disk.set_free_bytes(0);
+    running.append_many(7, 1000);
+    assert!(
+        !disk
+            .snapshot()
+            .keys()
+            .any(|path| path.extension().is_some_and(|suffix| suffix == "tmp"))
+    );
+}
+
+#[test]
+fn a_journal_that_ends_with_a_segment_starts_on_a_full_disk() {
+    let disk = SimDisk::new(8);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    running.append_many(7, 1000);
+    drop(running);
+    disk.restart();
+    disk.set_free_bytes(100);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    assert_eq!(running.seen.len(), 7);
+    assert!(!running.space.is_available(1) && running.space.is_available(0));
+    disk.clear_faults();
+    assert!(running.preparer.prepare_next().unwrap());
+    assert!(running.space.is_available(1));
+    running.append(b"the disk has space again").unwrap();
+    drop(running);
+    disk.restart();
+    assert_eq!(Running::open(&disk.handle()).unwrap().seen.len(), 8);
+}
+
+#[test]
 fn after_a_failed_sync_of_the_directory_no_block_goes_to_the_new_segment() {
     let disk = SimDisk::new(5);
     let mut running = Running::open(&disk.handle()).unwrap();

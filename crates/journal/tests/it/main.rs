@@ -26,7 +26,7 @@ use std::{
 use tally_journal::{
     AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, BlockPlacement, ChainPoint, Disk, Journal,
     JournalConfig, JournalError, JournalReader, JournalReport, JournalWriter, OpenJournal, Position,
-    ScanError, SegmentPreparer, Tail,
+    ScanError, SegmentPreparer, SegmentSpace, Tail,
 };
 
 /// Small sizes, so that few blocks fill a segment: seven blocks of the greatest length.
@@ -48,6 +48,7 @@ struct Running {
     placement: BlockPlacement,
     writer: JournalWriter,
     preparer: SegmentPreparer,
+    space: SegmentSpace,
     reader: JournalReader,
     block: BlockBuffer,
     /// The blocks that the scan at the start read, in order.
@@ -88,6 +89,7 @@ impl Running {
             placement,
             writer,
             preparer,
+            space,
             reader,
         } = journal.resume(tail)?;
         let block = BlockBuffer::with_capacity(0);
@@ -95,6 +97,7 @@ impl Running {
             placement,
             writer,
             preparer,
+            space,
             reader,
             block,
             seen,

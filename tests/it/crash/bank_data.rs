@@ -1,10 +1,8 @@
-//! Kills the server with SIGKILL during an import. No acknowledged transaction may be lost, and the continued import
+//! Kills the server with SIGKILL during an import of bank data. No acknowledged transaction may be lost, and the continued import
 //! must give the same result as an import without a kill.
 
 use std::{
     collections::HashMap,
-    env,
-    hash::{BuildHasher, Hasher, RandomState},
     process::{Child, Stdio},
     time::Duration,
 };
@@ -16,16 +14,15 @@ use tally::{
 };
 use tokio::task::{JoinHandle, yield_now};
 
+use super::{Random, small_files};
 use crate::{
     real_data::{
         berka::{self, IMPORT_OPTIONS, Row, assert_final_balances, final_balances, import},
         committed, data, read_csv,
     },
-    support::server::{ServerOptions, TestServer},
+    support::server::TestServer,
 };
 
-/// Environment variable with the seed of the random numbers, to repeat a run.
-const SEED: &str = "TALLY_TEST_SEED";
 /// Number of kills in the test that records acknowledgements.
 const KILLS: usize = 5;
 /// Number of transactions in a call. The number is small, so that a kill can happen at many different moments.
@@ -40,9 +37,6 @@ const FIRST_GIVES_UP_AFTER: &str = "5s";
 /// Maximum number of polls for the sequence at which the server is killed.
 const POLLS_MAX: usize = 20_000;
 
-/// The random number generator `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
-
 /// The transactions to send, and the acknowledgements received.
 struct Ledger {
     transactions: Vec<ProcessTransactionRequest>,
@@ -52,31 +46,6 @@ struct Ledger {
 
 /// A call in flight: the index of its first transaction, and the task that receives its answer.
 type Call = (usize, JoinHandle<Option<Vec<(String, i64)>>>);
-
-// ===== impl Random =====
-
-impl Random {
-    fn new() -> Self {
-        let seed = match env::var(SEED) {
-            Ok(text) => text.parse().expect("a number"),
-            Err(_) => RandomState::new().build_hasher().finish(),
-        };
-        println!("to repeat this run: {SEED}={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn between(&mut self, from: usize, to: usize) -> usize {
-        from + usize::try_from(self.below((to - from) as u64)).unwrap()
-    }
-}
 
 // ===== impl Ledger =====
 
@@ -185,16 +154,6 @@ impl Ledger {
     }
 }
 
-/// Starts a server that often writes checkpoints and often begins new segments, so that a kill can also interrupt this
-/// work.
-fn start_with_small_files() -> TestServer {
-    ServerOptions::default()
-        .env("TALLY__STORE__SEGMENT_BYTES", "8MiB")
-        .env("TALLY__STORE__BLOCK_BYTES_MAX", "2MiB")
-        .env("TALLY__STORE__CHECKPOINT_BYTES", "1MiB")
-        .start()
-}
-
 /// Makes a client that does not retry.
 async fn client_without_retry(server: &TestServer) -> Client {
     server.client().await.with_retry(RetryPolicy {
@@ -210,7 +169,7 @@ async fn no_acknowledged_transaction_is_lost_and_no_sequence_number_is_skipped()
     };
     let mut random = Random::new();
     let rows: Vec<Row> = read_csv(&file);
-    let mut server = start_with_small_files();
+    let mut server = small_files().start();
     berka::open_accounts(&server.client().await, &rows).await;
     let transactions: Vec<_> = rows.iter().map(Row::to_request).collect();
     let count = transactions.len();
@@ -287,7 +246,7 @@ async fn an_import_continues_after_the_server_was_killed() {
     let mut random = Random::new();
     let rows = read_csv::<Row>(&file).len();
     let path = file.to_str().unwrap();
-    let mut server = start_with_small_files();
+    let mut server = small_files().start();
     let args = [
         "import",
         path,
