@@ -71,8 +71,11 @@ pub(crate) struct Service {
     maintenance_woken: Arc<Flag>,
     tick_due: Instant,
     /// The wake task of the clients' runtime, and whether it was woken.
-    wake_task: Option<(Pin<Box<dyn Future<Output = ()>>>, Arc<Flag>)>,
+    wake_task: Option<(Task, Arc<Flag>)>,
 }
+
+/// A task of the clients' runtime.
+type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Why a simulation is a failure.
 #[derive(Debug, Clone)]
@@ -114,7 +117,7 @@ impl Service {
     pub(crate) fn new(engine: TallyEngine, cores: Cores, with_wake_task: bool) -> Self {
         let now = Instant::now();
         let wake_task = with_wake_task.then(|| {
-            let task: Pin<Box<dyn Future<Output = ()>>> = Box::pin(engine.wake_task(0));
+            let task: Task = Box::pin(engine.wake_task(0));
             (task, Flag::raised())
         });
         Service {
