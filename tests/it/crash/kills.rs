@@ -235,7 +235,8 @@ async fn no_kill_loses_or_doubles_a_transaction() {
         *kills.entry(format!("under load {kinds:?}")).or_default() += 1;
         // During the start.
         for _ in 0..random.below(START_KILLS_MAX + 1) {
-            let time = Duration::from_micros(random.below(START_KILL_MAX.as_micros() as u64));
+            let time =
+                Duration::from_micros(random.below(u64::try_from(START_KILL_MAX.as_micros()).unwrap()));
             assert!(server.start_and_kill(time), "the server ended by itself");
             *kills.entry("during a start".to_owned()).or_default() += 1;
         }
