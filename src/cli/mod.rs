@@ -35,6 +35,8 @@ use crate::{
     version::LONG_VERSION,
 };
 
+#[doc(hidden)]
+pub use self::import::fuzzing;
 pub use self::{
     client_args::{ClientArgs, Credentials},
     option_variables::CommandLineError,

@@ -13,7 +13,7 @@ use super::{
     keys::{ENV_PREFIX, ENV_SEPARATOR, general_key, known_keys, setting_key},
     variables::is_kubernetes_variable,
 };
-use crate::settings::{Origin, SettingError};
+use crate::settings::{Origin, SettingError, in_one_line};
 
 /// Maximum number of parts in the name of a variable of a setting: `TALLY__BREAKER__METHODS__...` has the most.
 const NAME_PARTS_MAX: usize = 8;
@@ -84,13 +84,15 @@ fn check_shape(name: &str, value: &OsString) -> Result<(), ConfigError> {
     if parts > NAME_PARTS_MAX {
         let bound = format!("at most {NAME_PARTS_MAX} parts, separated by {ENV_SEPARATOR}");
         let short: String = name.chars().take(64).collect();
-        return Err(SettingError::new(short, format!("a name of {parts} parts"), bound).into());
+        return Err(SettingError::new(in_one_line(&short), format!("a name of {parts} parts"), bound).into());
     }
     let is_bracket = |byte: &&u8| matches!(byte, b'[' | b'{');
     let brackets = value.as_encoded_bytes().iter().filter(is_bracket).count();
     if brackets > BRACKETS_MAX {
         let bound = format!("a value with at most {BRACKETS_MAX}");
-        return Err(SettingError::new(name, format!("{brackets} opening brackets"), bound).into());
+        return Err(
+            SettingError::new(in_one_line(name), format!("{brackets} opening brackets"), bound).into(),
+        );
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Loads the configuration, and lists the effective settings with their origins.
 
-use std::path::Path;
+use std::{ffi::OsString, path::Path};
 
 use serde::Serialize;
 
@@ -58,7 +58,28 @@ impl Loaded {
     /// The same as [`load`].
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self, ConfigError> {
         let file = file.map(TomlFile::read).transpose()?;
-        let environment = Environment::read(std::env::vars_os())?;
+        Loaded::from_sources(file, std::env::vars_os(), overrides)
+    }
+
+    /// Loads the defaults, then the TOML `text`, and then `variables`, for tests that must not depend on files and on the
+    /// environment of their process. The errors name the file `path`.
+    ///
+    /// # Errors
+    /// The same as [`load`], except [`ConfigError::File`].
+    pub fn from_text(
+        path: &Path,
+        text: Vec<u8>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        Loaded::from_sources(Some(TomlFile::parse(path, text)?), variables, &[])
+    }
+
+    fn from_sources(
+        file: Option<TomlFile>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        overrides: &[Override],
+    ) -> Result<Self, ConfigError> {
+        let environment = Environment::read(variables)?;
         let sources = Sources::new(file, environment, overrides)?;
         let config = sources.extract()?;
         Ok(Loaded { config, sources })

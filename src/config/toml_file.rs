@@ -43,6 +43,14 @@ impl TomlFile {
             let bound = format!("a file of at most {}", bytes_text(FILE_BYTES_MAX));
             SettingError::new("--config", path.display(), bound)
         })?;
+        TomlFile::parse(path, bytes)
+    }
+
+    /// Parses the content of the file `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Syntax`] if the content is not TOML.
+    pub(super) fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, ConfigError> {
         let syntax_error = |text: &str, offset, reason| {
             let (line, column) = Lines::of(text).position(offset);
             ConfigError::Syntax {
@@ -59,7 +67,12 @@ impl TomlFile {
         })?;
         let document = ImDocument::parse(&*text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            syntax_error(&text, offset, error.message().trim_end().replace('\n', ", "))
+            // The parser has no words for some errors, such as a control character in a comment.
+            let reason = match error.message().trim_end() {
+                "" => "the text from here on is not TOML".to_owned(),
+                reason => reason.replace('\n', ", "),
+            };
+            syntax_error(&text, offset, reason)
         })?;
         let mut lines = BTreeMap::new();
         add_lines(&Lines::of(&text), document.as_table(), "", &mut lines);

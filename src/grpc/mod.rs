@@ -14,6 +14,8 @@ mod accounts;
 mod error_counts;
 pub mod error_kind;
 mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
 mod introspection;
 mod limits;
 mod methods;

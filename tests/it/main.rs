@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod examples;
 mod frozen_disk;
+mod fuzz;
 mod hostile;
 mod import;
 mod process;

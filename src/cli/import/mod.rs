@@ -13,6 +13,7 @@ mod csv;
 mod error;
 mod fields;
 mod format;
+pub mod fuzzing;
 mod input;
 mod kinds;
 mod layout;

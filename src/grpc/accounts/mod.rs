@@ -1,5 +1,5 @@
 //! `tally.v1.AccountService`: creates and reads accounts.
 
-mod decode;
+pub(super) mod decode;
 mod encode;
 pub(crate) mod service;

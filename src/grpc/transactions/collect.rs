@@ -15,7 +15,7 @@ use crate::{
         limits::TRANSACTION_BYTES_MAX,
         protobuf::{Read, WireError},
         status,
-        transport::framing::Piece,
+        transport::frame::Piece,
     },
 };
 

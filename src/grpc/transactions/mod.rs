@@ -2,9 +2,9 @@
 //! the answer.
 
 mod collect;
-mod decode;
+pub(super) mod decode;
 mod encode;
 pub(crate) mod service;
-mod split;
+pub(super) mod split;
 mod stream;
-mod wire;
+pub(super) mod wire;

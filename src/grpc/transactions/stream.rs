@@ -27,7 +27,8 @@ use crate::{
         transport::{
             budget::Reservation,
             connection_limits::Parked,
-            framing::{Inbound, Piece, gather},
+            frame::Piece,
+            framing::{Inbound, gather},
             lifetime::Lifetime,
         },
     },

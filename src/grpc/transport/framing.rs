@@ -31,7 +31,7 @@ use super::{
     budget::{CALL_BYTES, Reservation, SHORT_BYTES},
     connection_limits::ConnectionLimits,
     deadline,
-    frame::{HEADER_BYTES, put_frame},
+    frame::{FrameReader, HEADER_BYTES, Piece, put_frame},
     receive_timeout::ReceiveTimeout,
 };
 use crate::grpc::status;
@@ -58,17 +58,10 @@ pub(crate) struct AdmittedCall {
 #[derive(Debug)]
 pub(crate) struct Inbound {
     body: Incoming,
-    /// Bytes that have arrived and are not read yet.
-    frame: Bytes,
-    header: [u8; HEADER_BYTES],
-    header_read: usize,
-    /// Bytes of the current message that are not read yet. `None` between two messages.
-    left: Option<usize>,
+    frames: FrameReader,
     /// Whether the call has no further message: after the client has ended the call, or after an error.
     ended: bool,
     expected: Expected,
-    /// The longest message that is read, in bytes.
-    message_bytes_max: usize,
     /// Bytes that the call may still read before it lets other tasks run.
     turn: usize,
     receive_timeout: ReceiveTimeout,
@@ -87,14 +80,6 @@ pub(crate) enum Expected {
     /// Any number of messages. The time between messages is not limited, but each message must arrive within the time
     /// limit after its first byte.
     Stream,
-}
-
-/// The next part of a message.
-#[derive(Debug)]
-pub(crate) struct Piece {
-    pub(crate) bytes: Bytes,
-    /// Bytes of the message that follow this part. 0 after the last part.
-    pub(crate) to_come: usize,
 }
 
 // ===== impl Inbound =====
@@ -124,13 +109,9 @@ impl Inbound {
         }
         Ok(Inbound {
             body,
-            frame: Bytes::new(),
-            header: [0; HEADER_BYTES],
-            header_read: 0,
-            left: None,
+            frames: FrameReader::new(message_bytes_max),
             ended: false,
             expected,
-            message_bytes_max,
             turn: TURN_BYTES,
             receive_timeout: ReceiveTimeout::new(limits.time_max),
             deadline,
@@ -192,7 +173,7 @@ impl Inbound {
 
     /// Returns the number of bytes that have arrived and are not read yet.
     pub(crate) fn arrived(&self) -> usize {
-        self.frame.len()
+        self.frames.arrived()
     }
 
     /// Returns the only message of the call. The message keeps its HTTP/2 frame in memory, so drop the message before
@@ -262,7 +243,7 @@ impl Inbound {
             }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
                 self.turn = TURN_BYTES;
-                if self.expected == Expected::Stream && !self.has_begun() {
+                if self.expected == Expected::Stream && !self.frames.has_begun() {
                     return Poll::Pending;
                 }
                 let status = ready!(self.receive_timeout.poll_elapsed(context));
@@ -271,13 +252,15 @@ impl Inbound {
             match frame {
                 // Trailers of a request have no meaning in gRPC.
                 Some(Ok(frame)) => {
-                    self.frame = frame.into_data().unwrap_or_default();
-                    self.turn = self.turn.saturating_sub(self.frame.len().max(FRAME_BYTES_MIN));
+                    self.frames.put(frame.into_data().unwrap_or_default());
+                    self.turn = self
+                        .turn
+                        .saturating_sub(self.frames.arrived().max(FRAME_BYTES_MIN));
                 }
                 Some(Err(error)) => {
                     return Poll::Ready(Err(self.fail(status::call_cancelled(&error))));
                 }
-                None if self.has_begun() => {
+                None if self.frames.has_begun() => {
                     return Poll::Ready(Err(
                         self.fail(status::malformed_call("the call ended within a message"))
                     ));
@@ -290,12 +273,7 @@ impl Inbound {
     /// Returns whether the call has no further message: the client has ended the call and everything has been read, or
     /// reading has stopped.
     pub(crate) fn is_complete(&self) -> bool {
-        self.ended || (self.frame.is_empty() && !self.has_begun() && self.body.is_end_stream())
-    }
-
-    /// Returns whether a message has begun and is not complete.
-    const fn has_begun(&self) -> bool {
-        self.left.is_some() || self.header_read > 0
+        self.ended || (self.frames.arrived() == 0 && !self.frames.has_begun() && self.body.is_end_stream())
     }
 
     /// Restarts the time limit. Call this function if the service has not read the call for some time, because that
@@ -313,59 +291,16 @@ impl Inbound {
     /// Stops reading: from now on the call has no further message.
     pub(crate) fn stop(&mut self) {
         self.ended = true;
-        self.left = None;
-        self.header_read = 0;
-        self.frame = Bytes::new();
+        self.frames.clear();
     }
 
     /// Takes the next part of a message out of the bytes that have arrived. Returns `None` if more bytes must arrive.
     fn take_piece(&mut self) -> Result<Option<Piece>, Status> {
-        let left = match self.left {
-            Some(left) => left,
-            None => match self.take_header()? {
-                Some(length) => length,
-                None => return Ok(None),
-            },
-        };
-        self.left = Some(left);
-        if self.frame.is_empty() && left > 0 {
-            return Ok(None);
-        }
-        let bytes = self.frame.split_to(left.min(self.frame.len()));
-        let to_come = left - bytes.len();
-        self.left = (to_come > 0).then_some(to_come);
-        if to_come == 0 && self.expected == Expected::Stream {
+        let piece = self.frames.take_piece()?;
+        if self.expected == Expected::Stream && piece.as_ref().is_some_and(|piece| piece.to_come == 0) {
             self.receive_timeout.renew();
         }
-        Ok(Some(Piece { bytes, to_come }))
-    }
-
-    /// Takes the header of the next message, and returns the length of the message. Returns `None` if more bytes must
-    /// arrive.
-    fn take_header(&mut self) -> Result<Option<usize>, Status> {
-        if let Some(room) = self.header.get_mut(self.header_read..) {
-            let part = self.frame.split_to(room.len().min(self.frame.len()));
-            if let Some(room) = room.get_mut(..part.len()) {
-                room.copy_from_slice(&part);
-            }
-            self.header_read += part.len();
-        }
-        if self.header_read < HEADER_BYTES {
-            return Ok(None);
-        }
-        self.header_read = 0;
-        let [flag, length @ ..] = self.header;
-        if flag != 0 {
-            return Err(status::malformed_call(format!(
-                "the message has compression flag {flag}, it must be 0 without grpc-encoding"
-            )));
-        }
-        let length = u32::from_be_bytes(length) as usize;
-        let most = self.message_bytes_max;
-        if length > most {
-            return Err(status::message_too_large(length, most));
-        }
-        Ok(Some(length))
+        Ok(piece)
     }
 }
 

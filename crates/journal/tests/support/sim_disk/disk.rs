@@ -112,8 +112,10 @@ impl Disk for SimDisk {
         if !state.names.has_directory(id) {
             return Err(state.failed(Operation::List, id, io::ErrorKind::NotFound.into()));
         }
-        let paths = state.names.iter().map(|(path, _)| state.paths.path(path));
-        let mut names: Vec<String> = paths
+        let files = state.names.iter().map(|(path, _)| path);
+        let mut names: Vec<String> = files
+            .chain(state.names.directories())
+            .map(|path| state.paths.path(path))
             .filter(|path| path.parent() == Some(dir))
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect();

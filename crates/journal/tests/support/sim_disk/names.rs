@@ -78,6 +78,11 @@ impl Names {
         self.directories.contains(&directory)
     }
 
+    /// Returns the directories.
+    pub(super) fn directories(&self) -> impl Iterator<Item = PathId> {
+        self.directories.iter().copied()
+    }
+
     /// Makes a name durably.
     pub(super) fn add_durable(&mut self, path: PathId, file: FileId) {
         self.view.insert(path, file);
