@@ -199,7 +199,7 @@ fn reads_outside_of_segments_and_blocks_are_errors() {
     assert!(
         error
             .to_string()
-            .contains("offset 8, block 0: there is no block: there is no header"),
+            .contains("offset 8: there is no block: there is no header"),
         "{error}"
     );
 
