@@ -71,6 +71,7 @@ impl MetricSource for TallyEngine {
         collect_queue(families, &stats.batch);
         self.collect_batches(families);
         self.collect_ledger(families, &stats);
+        self.collect_disk(families);
         placement(families, &self.affinity().figures());
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
@@ -141,6 +142,27 @@ impl TallyEngine {
         );
     }
 
+    fn collect_disk(&self, families: &mut Families) {
+        // Without a real directory, such as with a simulated disk, the metrics of the space are omitted.
+        if let Some(space) = self.disk_space() {
+            families.gauge(
+                "tally_disk_free_bytes",
+                "Free bytes on the file system of the data directory.",
+                space.free as f64,
+            );
+            families.gauge(
+                "tally_disk_total_bytes",
+                "Total bytes of the file system of the data directory.",
+                space.total as f64,
+            );
+        }
+        families.gauge(
+            "tally_disk_full",
+            "1 if the disk has no space for the next segment of the journal, otherwise 0. Writes are refused when the journal reaches that segment.",
+            f64::from(u8::from(self.disk_is_full())),
+        );
+    }
+
     fn collect_ledger(&self, families: &mut Families, stats: &EngineStats) {
         let ledger = stats.ledger;
         families.counters(
@@ -188,24 +210,6 @@ impl TallyEngine {
             journal
                 .last_scrub_pass
                 .map_or(0.0, |at| at.as_nanos() as f64 * SECONDS),
-        );
-        // Without a real directory, such as with a simulated disk, the metrics of the space are omitted.
-        if let Some(space) = self.disk_space() {
-            families.gauge(
-                "tally_disk_free_bytes",
-                "Free bytes on the file system of the data directory.",
-                space.free as f64,
-            );
-            families.gauge(
-                "tally_disk_total_bytes",
-                "Total bytes of the file system of the data directory.",
-                space.total as f64,
-            );
-        }
-        families.gauge(
-            "tally_disk_full",
-            "1 if the disk has no space for the next segment of the journal, otherwise 0. Writes are refused when the journal reaches that segment.",
-            f64::from(u8::from(self.disk_is_full())),
         );
         let failed = self.health().condition() != Condition::Running;
         families.gauge(

@@ -40,18 +40,6 @@ fn rare_errors_have_their_reason_and_whether_the_call_was_executed() {
             "unknown",
         ),
         (
-            engine(&EngineError::Store(StoreFault::DiskFull { executed_part: false })),
-            Code::ResourceExhausted,
-            "DISK_FULL",
-            "false",
-        ),
-        (
-            engine(&EngineError::Store(StoreFault::DiskFull { executed_part: true })),
-            Code::ResourceExhausted,
-            "DISK_FULL",
-            "unknown",
-        ),
-        (
             accounts_full(TableFull::Accounts),
             Code::ResourceExhausted,
             "ACCOUNTS_FULL",
@@ -73,6 +61,16 @@ fn rare_errors_have_their_reason_and_whether_the_call_was_executed() {
         assert_eq!(described(&status), expected(code, reason, executed));
         let value = to_value(&status);
         assert_eq!((value.code, value.details.len()), (code.into(), 1));
+    }
+}
+
+#[test]
+fn a_full_disk_has_a_delay_and_says_whether_a_part_was_executed() {
+    for (executed_part, executed) in [(false, "false"), (true, "unknown")] {
+        let status = engine(&StoreFault::DiskFull { executed_part }.into());
+        let expected = expected(Code::ResourceExhausted, "DISK_FULL", executed);
+        assert_eq!(described(&status), expected);
+        assert!(status.get_details_retry_info().is_some());
     }
 }
 

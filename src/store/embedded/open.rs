@@ -17,7 +17,7 @@ use super::{
     journaled_ledger::JournaledLedger,
     point::DurablePoint,
     record_reader::RecordReader,
-    replay::{Replay, replay},
+    replay::replay,
 };
 use crate::{mutation::planted, wall_clock::WallClock};
 
@@ -130,17 +130,14 @@ pub fn open(
     };
     let opened = journal.resume(tail)?;
 
-    let Replay {
-        ledger, ids, order, ..
-    } = replay;
     let durable = DurablePoint {
         chain: opened.writer.end(),
-        order,
+        order: replay.order,
     };
     let records = RecordReader::new(opened.reader.clone(), geometry, seed);
     let ledger = JournaledLedger::new(
-        ledger,
-        ids,
+        replay.ledger,
+        replay.ids,
         seed,
         records.clone(),
         opened.placement,

@@ -5,7 +5,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -23,7 +23,9 @@ const LIBRARY: &str = "TALLY_TEST_FAKETIME";
 /// Where Debian installs the library, below a directory for the architecture.
 const DEBIAN: &str = "/usr/lib";
 /// The steps of the clock, as seconds from the real time.
-const STEPS: [i64; 6] = [0, -3600, 7200, -86_400, 30 * 86_400, 0];
+const STEPS: [i64; 6] = [0, -3600, 7200, -DAY, 30 * DAY, 0];
+/// A day in seconds.
+const DAY: i64 = 86_400;
 /// Number of acknowledgements after each step.
 const ACKNOWLEDGED: usize = 400;
 
@@ -108,9 +110,8 @@ async fn steps_of_the_clock_neither_lose_a_transaction_nor_turn_commit_times_bac
     // The commits after the last step forward had its time, so the server did see the steps.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let ahead = latest_commit(&shared) - i64::try_from(now.as_secs()).unwrap();
-    let day = i64::try_from(Duration::from_secs(86_400).as_secs()).unwrap();
     assert!(
-        ahead > 29 * day,
+        ahead > 29 * DAY,
         "the latest commit time is {ahead} s after the real time"
     );
     auditor.audit(&server, &shared, Scope::All, &mut random).await;

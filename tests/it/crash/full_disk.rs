@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -15,7 +15,7 @@ use tally::proto::{
     transaction_service_client::TransactionServiceClient,
 };
 use tempfile::TempDir;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
 use super::{
@@ -149,13 +149,11 @@ async fn wait_for_refusals(shared: &Shared, load: &mut Load, server: &TestServer
 
 /// Checks what a client, an operator and the monitoring see while the disk is full.
 async fn assert_refused_and_readable(server: &TestServer, shared: &Shared, random: &mut Random) {
-    let connect = || async {
-        tonic::transport::Channel::from_shared(server.endpoint())
-            .unwrap()
-            .connect()
-            .await
-    };
-    let channel = connect().await.unwrap();
+    let channel = Channel::from_shared(server.endpoint())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut transactions = TransactionServiceClient::new(channel.clone());
     let mut accounts = AccountServiceClient::new(channel);
     let new = shared
@@ -228,17 +226,12 @@ async fn fill_and_free(kind: &str) {
     auditor.audit(&server, &shared, Scope::All, &mut random).await;
     server.terminate();
     assert!(server.wait().success(), "{}", server.stderr());
-    verify(server.data(), &server);
+    server.assert_verified();
     report(&format!(
         "{kind} full and free again; {}; calls that failed, by reason: {:?}",
         auditor.counts(),
         shared.book().errors
     ));
-}
-
-fn verify(data: &Path, server: &TestServer) {
-    assert!(data.is_dir());
-    server.assert_verified();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

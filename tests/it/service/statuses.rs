@@ -70,7 +70,7 @@ const DECODED_BY_TALLY: [&str; 7] = [
 const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
 
 /// Reasons that this file does not provoke, each with the explanation or the file of another test.
-const NOT_PROVOKED: [(&str, &str); 8] = [
+const NOT_PROVOKED: [(&str, &str); 9] = [
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
     ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
     (
@@ -78,6 +78,7 @@ const NOT_PROVOKED: [(&str, &str); 8] = [
         "needs more assets than a test can create; the ledger has a unit test",
     ),
     ("DATA_DAMAGED", "service/streams.rs damages the journal"),
+    ("DISK_FULL", "service/full_disk.rs fills the disk"),
     ("STREAM_INTERRUPTED", "service/streams.rs"),
     ("QUEUE_FULL", "service/overload.rs"),
     (

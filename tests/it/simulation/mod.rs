@@ -8,7 +8,6 @@ mod accepted;
 )]
 mod calls;
 #[path = "../../sim/oracle/mod.rs"]
-#[expect(dead_code, reason = "only the simulation fills the disk")]
 mod oracle;
 mod random;
 mod refused;

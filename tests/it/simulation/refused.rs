@@ -423,6 +423,9 @@ fn errors_without_a_cause() {
         &["errors: call 2 failed with", "the disk had no fault"],
     );
     refused(errors(none, damaged.into()), &["nothing was damaged"]);
+    let full = StoreFault::DiskFull { executed_part: false };
+    refused(errors(none, full.into()), &["the disk was not full"]);
+    errors(Oracle::disk_filled, full.into()).unwrap();
     refused(
         errors(Oracle::faults_planted, BatchError::Lost.into()),
         &["the reply was lost"],

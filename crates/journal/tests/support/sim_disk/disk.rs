@@ -251,6 +251,11 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    /// Writes the zeros, because the space that a file system takes ahead reads as zeros, also after a crash.
+    fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
+        self.write_at(0, &vec![0; usize::try_from(bytes).unwrap()])
+    }
+
     fn sync_data(&self) -> Result<(), DiskError> {
         let mut state = self.begin(Operation::Sync, Work::Sync)?;
         state.note(Event::SyncBegan(self.path_id));
