@@ -4,7 +4,14 @@
 //! Each section lives with the module that it configures (`store::settings`, `grpc::settings`, ...); `config` puts the sections
 //! together.
 
-use std::{fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{
     Serialize, Serializer,
@@ -52,6 +59,9 @@ pub enum Origin {
         name: &'static str,
     },
 }
+
+/// Maximum size in bytes of a file with certificates, a key or tokens.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -162,6 +172,24 @@ pub fn check_time(
         return Ok(());
     }
     Err(SettingError::new(key, humantime::format_duration(value), bound))
+}
+
+/// Returns the content of a file with certificates, a key or tokens. Reads a bounded number of bytes, because the path of
+/// the operator may name a file without an end, such as `/dev/zero`.
+///
+/// # Errors
+/// If the file can't be read, or is larger than 1 MiB.
+pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    // One byte above the limit is enough to detect a file that is too large.
+    File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut content)?;
+    if content.len() as u64 > FILE_BYTES_MAX {
+        let text = format!("the file is larger than {FILE_BYTES_MAX} bytes");
+        return Err(io::Error::other(text));
+    }
+    Ok(content)
 }
 
 /// Returns the word of `known` that an operator who wrote `word` probably meant, or `None` if no word is similar. Words are

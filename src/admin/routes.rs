@@ -161,7 +161,7 @@ async fn set_log_level(
     };
     let filter = match String::from_request(request, &admin).await {
         Ok(filter) => filter,
-        Err(rejected) => return rejected.into_response(),
+        Err(rejected) => return refused_body(rejected.status()).into_response(),
     };
     let after = filter.trim();
     match admin.log_level.set(after) {
@@ -173,6 +173,16 @@ async fn set_log_level(
         }
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
+}
+
+/// Returns the answer to a body that was not accepted. `status` is the status that axum chose.
+fn refused_body(status: StatusCode) -> (StatusCode, String) {
+    let text = if status == StatusCode::PAYLOAD_TOO_LARGE {
+        format!("the body must be at most {BODY_BYTES_MAX} bytes\n")
+    } else {
+        "the body could not be read: it must arrive whole, and be UTF-8 text\n".to_owned()
+    };
+    (status, text)
 }
 
 /// Checks that the caller may make changes, and returns the caller for the audit event.

@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use tonic::Request;
 
-use super::exit::{self, Failure};
+use super::{
+    exit::{self, Failure},
+    values::endpoint,
+};
 use crate::{
     client::{ClientConfig, ConnectError, Connection, Fault, Token},
     proto::engine_service_client::EngineServiceClient,
@@ -23,6 +26,7 @@ pub struct ClientArgs {
         value_name = "URL",
         env = "TALLY_ENDPOINT",
         default_value = "http://127.0.0.1:50051",
+        value_parser = endpoint,
         global = true
     )]
     pub endpoint: String,

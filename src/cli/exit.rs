@@ -26,6 +26,8 @@ pub const NO_PERMISSION: u8 = 77;
 /// The configuration is wrong: a setting, a certificate, a key, or a file with a token.
 pub const CONFIG: u8 = 78;
 
+/// SIGHUP ended the subcommand: its terminal was closed.
+pub const HUNG_UP: u8 = 129;
 /// SIGINT (Ctrl-C) ended the subcommand before its work was complete.
 pub const INTERRUPTED: u8 = 130;
 /// SIGTERM ended the subcommand before its work was complete.
@@ -34,7 +36,7 @@ pub const TERMINATED: u8 = 143;
 /// Every exit code with its name and its meaning, for `--help` and for `docs/cli.md`. [`FAILED`] is the usual code of a
 /// failed check. The codes from 64 to 78 are those of `sysexits.h`. The codes above 128 are 128 plus the number of the
 /// signal, as in shells.
-pub const CODES: [(u8, &str, &str); 11] = [
+pub const CODES: [(u8, &str, &str); 12] = [
     (
         0,
         "success",
@@ -63,6 +65,11 @@ pub const CODES: [(u8, &str, &str); 11] = [
         CONFIG,
         "config",
         "The configuration is wrong: a setting, a certificate, a key, a token file.",
+    ),
+    (
+        HUNG_UP,
+        "hung up",
+        "SIGHUP ended the subcommand: its terminal was closed.",
     ),
     (
         INTERRUPTED,
@@ -220,6 +227,7 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(codes, sorted);
         for code in [
+            HUNG_UP,
             INTERRUPTED,
             TERMINATED,
             FAILED,

@@ -11,7 +11,7 @@ use tonic_health::pb::{
 use super::{
     client_args::{ClientArgs, within},
     exit::{self, Failure, block_on, finish},
-    values::duration,
+    values::timeout,
 };
 use crate::terminal::outln;
 
@@ -24,7 +24,7 @@ pub struct HealthArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
     /// Longest time to wait for the connection, and longest time to wait for the answer.
-    #[arg(long, default_value = "2s", value_parser = duration)]
+    #[arg(long, default_value = "2s", value_parser = timeout)]
     timeout: Duration,
 }
 

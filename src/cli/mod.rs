@@ -102,7 +102,8 @@ impl Command {
         if !uses_variables {
             return Ok(IgnoredVariables::default());
         }
-        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        // A name that is not UTF-8 is not the name of any used variable, so the rule for unknown names holds for it.
+        let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
         let ignored = check_variables(names, &option_variables::names(&Cli::command()))?;
         let has_log = matches!(self, Command::Serve(args) if args.starts_service());
         if let Some(warning) = ignored.warning()
@@ -146,8 +147,9 @@ fn given_options(words: impl Iterator<Item = OsString>) -> Vec<String> {
         .collect()
 }
 
-/// Removes the environment variable of every option that conflicts with an option in `given`, because an option overrides a
-/// variable. Clap reports the conflict of a variable with an option as an error.
+/// Removes the environment variable of every option in `given`, and of every option that conflicts with one of them, because
+/// an option overrides a variable. Clap reports the conflict of a variable with an option as an error, and it also checks
+/// the variable of an option of `circuit` if the option follows `circuit show`.
 fn without_overruled_variables(command: clap::Command, given: &[String]) -> clap::Command {
     let is_given = |argument: &clap::Arg| {
         argument
@@ -166,7 +168,7 @@ fn without_overruled_variables(command: clap::Command, given: &[String]) -> clap
     }
     command
         .mut_args(|argument| {
-            if overruled.contains(argument.get_id()) {
+            if is_given(&argument) || overruled.contains(argument.get_id()) {
                 argument.env(Resettable::Reset)
             } else {
                 argument
@@ -207,7 +209,7 @@ impl Cli {
             Ok(ignored) => ignored,
             Err(error) => return fail(exit::CONFIG, &error),
         };
-        let is_service = matches!(self.command, Command::Serve(_));
+        let is_service = matches!(&self.command, Command::Serve(args) if args.starts_service());
         let code = match self.command {
             Command::Serve(args) => serve::run(&args, &ignored),
             Command::Config(args) => config::run(&args),

@@ -75,6 +75,13 @@ pub(super) fn explain(
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return CommandLineError::Usage(error);
     }
+    if error.kind() == ErrorKind::MissingSubcommand {
+        // Clap prints the help for a missing subcommand only if no variable sets an option.
+        let without_variables = names(command)
+            .iter()
+            .fold(command.clone(), |command, name| without_variable(command, name));
+        return CommandLineError::Usage(parse(without_variables).unwrap_or(error));
+    }
     // The whole text would differ even without another error, because the usage names the options that are set.
     let is_same = |other: clap::Error| {
         let argument = ContextKind::InvalidArg;

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{self, fail};
 
@@ -13,6 +13,17 @@ pub(super) enum StopSignal {
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// SIGHUP: the terminal was closed. Only a subcommand that shows a view in the terminal handles this signal, because
+    /// `nohup` lets the others ignore it.
+    HangUp,
+}
+
+/// The signals that stop a view in the terminal.
+#[derive(Debug)]
+pub(super) struct ViewSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
 }
 
 /// Why a future did not complete.
@@ -32,6 +43,7 @@ impl StopSignal {
         match self {
             StopSignal::Interrupt => exit::INTERRUPTED,
             StopSignal::Terminate => exit::TERMINATED,
+            StopSignal::HangUp => exit::HUNG_UP,
         }
     }
 
@@ -40,6 +52,32 @@ impl StopSignal {
         match self {
             StopSignal::Interrupt => "interrupted",
             StopSignal::Terminate => "terminated",
+            StopSignal::HangUp => "hung up",
+        }
+    }
+}
+
+// ===== impl ViewSignals =====
+
+impl ViewSignals {
+    /// Handles the signals from now on. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// If the handlers can't be set up.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(ViewSignals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the first signal.
+    pub(super) async fn recv(&mut self) -> StopSignal {
+        tokio::select! {
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
+            _ = self.hang_up.recv() => StopSignal::HangUp,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     client_args::{Credentials, Engine, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     output::{OutputFormat, json_document},
+    values::endpoint,
 };
 use crate::{
     config::Loaded,
@@ -34,7 +35,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct TopologyArgs {
     /// Address of a service; https:// for TLS. Shows the placement of its threads instead of a plan for this machine.
-    #[arg(long, value_name = "URL", env = "TALLY_ENDPOINT")]
+    #[arg(long, value_name = "URL", env = "TALLY_ENDPOINT", value_parser = endpoint)]
     endpoint: Option<String>,
     #[command(flatten)]
     credentials: Credentials,

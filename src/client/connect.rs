@@ -1,6 +1,10 @@
 //! Connects to a service: address, TLS, token.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::Uri;
 use rustls::pki_types::ServerName;
@@ -14,7 +18,10 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use super::fault::Fault;
-use crate::certificates::{CertificateFileError, certificates, check_authorities, pair, private_key};
+use crate::{
+    certificates::{CertificateFileError, certificates, check_authorities, pair, private_key},
+    settings::read_bounded,
+};
 
 /// How to connect to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -250,11 +257,9 @@ impl ClientConfig {
         let (None, Some(path)) = (&self.token, &self.token_file) else {
             return Ok(self.token.clone());
         };
-        let text = std::fs::read_to_string(path).map_err(|source| ConnectError::File {
-            path: path.clone(),
-            source,
-        })?;
+        let content = read(path)?;
         let invalid = || ConnectError::TokenFile { path: path.clone() };
+        let text = String::from_utf8(content).map_err(|_| invalid())?;
         if text.trim().contains(char::is_whitespace) {
             return Err(invalid());
         }
@@ -285,12 +290,6 @@ impl ClientConfig {
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, ConnectError> {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|source| ConnectError::File {
-                path: path.clone(),
-                source,
-            })
-        };
         let mut tls = ClientTlsConfig::new();
         if let Some(ca) = &self.ca {
             let pem = read(ca)?;
@@ -311,6 +310,21 @@ impl ClientConfig {
         }
         Ok(tls)
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
+    read_bounded(path).map_err(|source| ConnectError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Checks that `endpoint` is an address, before a connection is opened.
+///
+/// # Errors
+/// What is wrong with the endpoint, in words.
+pub fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
+    address(endpoint).map(drop)
 }
 
 /// Parses an endpoint. Returns a problem in words if the endpoint is not an address.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tonic::{Code, Request, Status};
 
 pub use self::{
-    connect::{Bearer, ClientConfig, ConnectError, Connection, Token},
+    connect::{Bearer, ClientConfig, ConnectError, Connection, Token, check_endpoint},
     fault::{Fault, code_name},
     retry::{CallError, Executed, RetryObserver, RetryPolicy},
 };

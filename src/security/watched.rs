@@ -1,8 +1,6 @@
 //! A value that is loaded from files, and that is loaded again when the files change.
 
 use std::{
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,6 +15,7 @@ use super::{
     error::SecurityError,
     tokens::{TokenFileError, TokenTable},
 };
+use crate::settings::read_bounded;
 
 /// The files of a value, and the rules for parsing and replacing the value.
 pub(super) trait Source {
@@ -100,8 +99,6 @@ pub(super) enum Refreshed<M> {
 /// contents into force, even if they are different again. Writing a file does not take that long, so a process must be
 /// rewriting the file all the time. Without this bound, revoked tokens would stay valid while that process runs.
 const UNSETTLED_COUNT_MAX: u32 = 3;
-/// Maximum size of a file, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 // ===== impl Watched =====
 
@@ -197,20 +194,10 @@ fn read<S: Source>(source: &S) -> Result<Vec<Vec<u8>>, SecurityError> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, SecurityError> {
-    let failed = |source| SecurityError::Read {
+    read_bounded(path).map_err(|source| SecurityError::Read {
         path: path.to_owned(),
         source,
-    };
-    let mut content = Vec::new();
-    // One byte above the limit is enough to detect a file that is too large.
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content))
-        .map_err(failed)?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        let text = format!("is larger than {FILE_BYTES_MAX} bytes");
-        return Err(failed(std::io::Error::other(text)));
-    }
-    Ok(content)
+    })
 }
 
 fn hash(contents: &[Vec<u8>]) -> blake3::Hash {

@@ -262,6 +262,38 @@ fn a_signal_before_the_connection_says_that_nothing_was_sent() {
     );
 }
 
+/// The import waits for the header on standard input when the signal arrives.
+#[test]
+fn a_signal_stops_an_import_that_waits_for_a_header() {
+    let server = TestServer::start();
+    for (signal, exit_code, word) in [("-INT", 130, "interrupted"), ("-TERM", 143, "terminated")] {
+        let mut import = Running::start(&server, &["-", "--format", "csv"]);
+        let stdin = import.child.stdin.take();
+        let pid = import.child.id().to_string();
+        // The bits of SIGINT (2) and SIGTERM (15) in the mask of the signals that the process handles.
+        let handled = (1 << 1) | (1 << 14);
+        loop {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let mask = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigCgt:"))
+                .unwrap();
+            if u64::from_str_radix(mask.trim(), 16).unwrap() & handled == handled {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+        let (code, _, words) = import.end();
+        drop(stdin);
+        assert_eq!(code, Some(exit_code), "{words}");
+        let expected =
+            format!("tally: {word}: there was no connection to the service, so nothing was sent; to go on, ");
+        assert!(words.starts_with(&expected), "{words}");
+    }
+}
+
 /// The import waits for more rows on standard input when the signal arrives.
 #[tokio::test]
 async fn a_signal_stops_an_import_which_says_how_far_it_came() {

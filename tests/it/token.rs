@@ -204,3 +204,28 @@ fn a_token_that_would_be_discarded_is_not_created() {
         assert!(!tokens.exists(), "{redirection}");
     }
 }
+
+/// Nobody can add an entry that is lost to a tokens file.
+#[test]
+fn an_entry_that_is_lost_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    for (redirection, prints_token) in [("2>&-", false), ("2>/dev/null", false), ("2>/dev/full", true)] {
+        for into_file in [false, true] {
+            let mut command = Command::new("sh");
+            command.arg("-c").arg(format!("exec \"$@\" {redirection}"));
+            command.args(["sh", BINARY, "token", "--role", "write", "--name", "a"]);
+            if into_file {
+                command.arg("--out").arg(&out);
+            }
+            let ended = command.output().unwrap();
+            assert_eq!(ended.status.code(), Some(74), "{redirection}");
+            assert_eq!(
+                !ended.stdout.is_empty(),
+                prints_token && !into_file,
+                "{redirection}"
+            );
+            assert!(!out.exists(), "{redirection}");
+        }
+    }
+}

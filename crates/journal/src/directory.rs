@@ -129,14 +129,15 @@ impl DataDirectory {
         let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::NotADataDirectory {
             path: path.to_path_buf(),
         })?;
-        match disk.list(&journal_path(path)) {
-            Err(error) if error.is_not_found() => {
-                return Err(JournalError::NoJournal {
-                    path: path.to_path_buf(),
-                });
-            }
-            Ok(_) => {}
+        let is_missing = match disk.list(&journal_path(path)) {
+            Ok(names) => names.iter().all(|name| name.ends_with(UNFINISHED_SUFFIX)),
+            Err(error) if error.is_not_found() => true,
             Err(error) => return Err(error.into()),
+        };
+        if is_missing {
+            return Err(JournalError::NoJournal {
+                path: path.to_path_buf(),
+            });
         }
         Ok(DataDirectory {
             disk,

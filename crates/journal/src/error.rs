@@ -38,9 +38,9 @@ pub enum JournalError {
         /// The path.
         path: PathBuf,
     },
-    /// The directory has a `FORMAT` file, but no directory of segments.
+    /// The directory has a `FORMAT` file, but no directory of segments, or an empty one.
     #[error(
-        "{} is a data directory without a journal: it has FORMAT, but no directory named journal. If no service has ever run with \
+        "{} is a data directory without a journal: it has FORMAT, but no directory named journal, or an empty one. If no service has ever run with \
          it, its first start was interrupted: the next start completes it. Otherwise its transactions are lost: keep this \
          directory for analysis, and restore a backup (docs/operations.md)",
         path.display()

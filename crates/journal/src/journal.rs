@@ -167,6 +167,13 @@ impl Journal {
         );
         reader.close_segments();
         repair(&directory, &reader, tail)?;
+        if !active_exists && active_segment == 0 && !directory.created() {
+            tracing::warn!(
+                directory = %directory.path().display(),
+                "the directory has no journal: it starts empty. If it had transactions, stop the service and restore the \
+                 directory from a backup"
+            );
+        }
         let active_segment = if active_exists {
             active_segment
         } else {

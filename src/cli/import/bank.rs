@@ -87,12 +87,17 @@ mod tests {
     use std::sync::Arc;
 
     use super::{
-        super::{csv::CsvRows, lines::ReadError},
+        super::{csv::CsvRows, lines::ReadError, mapping::Pair},
         *,
     };
 
     fn mapping() -> Mapping {
-        Mapping::new(Vec::new(), Vec::new(), vec!["interest=Zins".parse().unwrap()]).unwrap()
+        Mapping::new(
+            Vec::new(),
+            Vec::new(),
+            vec![Pair::parse("interest=Zins").unwrap()],
+        )
+        .unwrap()
     }
 
     const HEADER: &str = "transaction_id,date,account_id,side,kind,amount,rounding,balance_after";

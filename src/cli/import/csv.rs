@@ -233,7 +233,7 @@ fn transfer_list(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::mapping::Pair, *};
 
     const NATIVE: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";
 
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn other_names_of_columns_are_translated_and_appear_in_errors() {
-        let pair = |text: &str| text.parse().unwrap();
+        let pair = |text: &str| Pair::parse(text).unwrap();
         let mapping = || {
             let columns = vec![pair("debit_account_id=Von"), pair("minor_units=Cents")];
             Mapping::new(columns, vec!["Notiz".to_owned()], Vec::new()).unwrap()

@@ -1,13 +1,12 @@
 //! The names that a CSV file uses instead of the names of a layout: `--columns`, `--ignore-columns` and `--kinds`.
 
-use std::str::FromStr;
-
 use thiserror::Error;
 
 use super::{
     kinds,
     layout::{CsvLayout, repeated},
 };
+use crate::settings::in_one_line;
 
 /// A name in a layout, and the name that the file uses instead. Parsed from `NAME=NAME-IN-FILE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,21 +26,6 @@ pub(super) struct Mapping {
 /// A mapping that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum MappingError {
-    /// No layout has this column.
-    #[error("--columns: no layout has a column {name:?}; the columns are {}", CsvLayout::all_columns().join(", "))]
-    UnknownColumn {
-        /// The column.
-        name: String,
-    },
-    /// A bank statement has no such kind.
-    #[error(
-        "--kinds: a bank statement has no kind {name:?}; the kinds are {}",
-        kinds::list()
-    )]
-    UnknownKind {
-        /// The kind.
-        name: String,
-    },
     /// A name is used twice.
     #[error("{option}: {name:?} is named twice")]
     Repeated {
@@ -54,10 +38,33 @@ pub(super) enum MappingError {
 
 // ===== impl Pair =====
 
-impl FromStr for Pair {
-    type Err = &'static str;
+impl Pair {
+    /// Parses a pair of `--columns`: the name must be that of a column in a layout.
+    pub(super) fn of_column(text: &str) -> Result<Self, String> {
+        let pair = Pair::parse(text)?;
+        let known = CsvLayout::all_columns();
+        if known.contains(&pair.name.as_str()) {
+            return Ok(pair);
+        }
+        let (name, columns) = (in_one_line(&pair.name), known.join(", "));
+        Err(format!(
+            "must be NAME=NAME-IN-FILE, and no layout has a column {name}; the columns are {columns}"
+        ))
+    }
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    /// Parses a pair of `--kinds`: the name must be that of a kind in bank statements.
+    pub(super) fn of_kind(text: &str) -> Result<Self, String> {
+        let pair = Pair::parse(text)?;
+        if kinds::is_kind(&pair.name) {
+            return Ok(pair);
+        }
+        let (name, kinds) = (in_one_line(&pair.name), kinds::list());
+        Err(format!(
+            "must be KIND=WORD-IN-FILE, and a bank statement has no kind {name}; the kinds are {kinds}"
+        ))
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
         match text
             .split_once('=')
             .map(|(name, in_file)| (name.trim(), in_file.trim()))
@@ -66,7 +73,7 @@ impl FromStr for Pair {
                 name: name.to_owned(),
                 in_file: in_file.to_owned(),
             }),
-            Some(_) | None => Err("write NAME=NAME-IN-FILE, for example date=Datum"),
+            Some(_) | None => Err("must be NAME=NAME-IN-FILE, for example date=Datum"),
         }
     }
 }
@@ -77,20 +84,13 @@ impl Mapping {
     /// Creates a mapping.
     ///
     /// # Errors
-    /// [`MappingError`] if a column or kind does not exist, or a name occurs twice. Several words of a file may mean
+    /// [`MappingError`] if a name occurs twice. Several words of a file may mean
     /// the same kind.
     pub(super) fn new(
         columns: Vec<Pair>,
         ignored: Vec<String>,
         kinds: Vec<Pair>,
     ) -> Result<Self, MappingError> {
-        let known = CsvLayout::all_columns();
-        if let Some(Pair { name, .. }) = columns.iter().find(|pair| !known.contains(&pair.name.as_str())) {
-            return Err(MappingError::UnknownColumn { name: name.clone() });
-        }
-        if let Some(Pair { name, .. }) = kinds.iter().find(|pair| !kinds::is_kind(&pair.name)) {
-            return Err(MappingError::UnknownKind { name: name.clone() });
-        }
         let in_file = |pairs: &[Pair]| pairs.iter().map(|pair| pair.in_file.clone()).collect::<Vec<_>>();
         let names = columns.iter().map(|pair| pair.name.clone()).collect::<Vec<_>>();
         for (option, names) in [
@@ -145,7 +145,7 @@ mod tests {
 
     fn pairs(text: &str) -> Vec<Pair> {
         text.split_terminator(',')
-            .map(|pair| pair.parse().unwrap())
+            .map(|pair| Pair::parse(pair).unwrap())
             .collect()
     }
 
@@ -169,21 +169,22 @@ mod tests {
     #[test]
     fn a_wrong_mapping_is_an_error_that_names_the_word() {
         for text in ["date", "=Datum", "date=", " = "] {
-            assert!(text.parse::<Pair>().is_err(), "{text}");
+            assert!(Pair::of_column(text).is_err(), "{text}");
         }
+        assert!(Pair::of_column("date=Datum").is_ok() && Pair::of_kind("interest=Zins").is_ok());
+        let error = Pair::of_column("day=Datum").unwrap_err();
+        assert!(
+            error.contains("no layout has a column day; the columns are transaction_id, debit"),
+            "{error}"
+        );
+        let error = Pair::of_kind("gift=Geschenk").unwrap_err();
+        assert!(
+            error.contains("no kind gift; the kinds are cash-deposit, "),
+            "{error}"
+        );
         for (columns, kinds, expected) in [
-            (
-                "day=Datum",
-                "",
-                "no layout has a column \"day\"; the columns are transaction_id, debit",
-            ),
             ("date=Datum,date=Tag", "", "--columns: \"date\" is named twice"),
             ("date=Datum,side=Datum", "", "\"Datum\" is named twice"),
-            (
-                "",
-                "gift=Geschenk",
-                "no kind \"gift\"; the kinds are cash-deposit, ",
-            ),
             (
                 "",
                 "interest=Zins,transfer-in=Zins",

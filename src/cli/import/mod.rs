@@ -58,6 +58,7 @@ use super::{
     exit::Failure,
     output::OutputFormat,
     signals::{Stopped, until_signal},
+    values::{batch, give_up_after},
 };
 use crate::{
     client::{CallError, Client, RetryPolicy},
@@ -93,7 +94,7 @@ pub struct ImportArgs {
         env = "TALLY_IMPORT_COLUMNS",
         value_name = "NAME=NAME-IN-FILE,...",
         value_delimiter = ',',
-        value_parser = str::parse::<Pair>
+        value_parser = Pair::of_column
     )]
     columns: Vec<Pair>,
     /// Columns of CSV files to leave out.
@@ -110,7 +111,7 @@ pub struct ImportArgs {
         env = "TALLY_IMPORT_KINDS",
         value_name = "KIND=WORD-IN-FILE,...",
         value_delimiter = ',',
-        value_parser = str::parse::<Pair>
+        value_parser = Pair::of_kind
     )]
     kinds: Vec<Pair>,
     /// Create missing accounts. Always on if all files are bank statements, because the import itself chooses the ids of the
@@ -128,7 +129,7 @@ pub struct ImportArgs {
         long,
         env = "TALLY_IMPORT_BATCH",
         default_value_t = 1000,
-        value_parser = clap::value_parser!(u16).range(1..=8192)
+        value_parser = batch
     )]
     batch: u16,
     /// Exit with code 0 even if transactions were rejected.
@@ -138,7 +139,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "FILE", env = "TALLY_IMPORT_REJECTS")]
     rejects: Option<PathBuf>,
     /// How long to try to connect, and how long to retry each call, when the service is unavailable or overloaded.
-    #[arg(long, env = "TALLY_IMPORT_GIVE_UP_AFTER", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "TALLY_IMPORT_GIVE_UP_AFTER", default_value = "60s", value_parser = give_up_after)]
     give_up_after: Duration,
     /// How to print the summary.
     #[arg(
@@ -226,7 +227,7 @@ async fn import(args: &ImportArgs, summary: &mut Summary, progress: &ProgressBar
         files,
         bytes,
         only_statements,
-    } = check_files(args)?;
+    } = checked_files(args).await?;
     let accounts = match (&args.asset, args.create_accounts || only_statements) {
         (Some(asset), true) => Some(AccountCreator::new(args.balance_rule, asset.clone())),
         (None, true) => return Err(ImportError::AssetMissing),
@@ -275,6 +276,14 @@ struct CheckedFiles {
     /// Whether every file is a bank statement. If so, the import creates accounts, because it chooses the ids of the bank's own
     /// accounts.
     only_statements: bool,
+}
+
+/// Opens and checks every file on a separate thread, because a signal can't stop this thread while it waits for the header of
+/// a pipe.
+async fn checked_files(args: &ImportArgs) -> Result<CheckedFiles, ImportError> {
+    let args = args.clone();
+    let checked = tokio::task::spawn_blocking(move || check_files(&args));
+    checked.await.map_err(|_| ImportError::Reader)?
 }
 
 /// Opens and checks every file before anything is sent.

@@ -87,6 +87,18 @@ enum TokenError {
          --out"
     )]
     Discarded,
+    /// Standard error is closed or the null device, which discards the entry.
+    #[error(
+        "standard error is closed or /dev/null, so the entry for the tokens file would be lost, and no token was created; add the \
+         entry to a tokens file with --tokens-file"
+    )]
+    EntryDiscarded,
+    /// The entry can't be printed.
+    #[error(
+        "can't print the entry for the tokens file, so no service accepts the token; add the entry of a new token to a tokens file \
+         with --tokens-file"
+    )]
+    Entry(#[source] io::Error),
     /// The token can't be printed.
     #[error("can't print the token, so no token was created")]
     Print(#[source] io::Error),
@@ -126,6 +138,8 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
                 TokenError::OutExists { .. } => exit::USAGE,
                 TokenError::Out { .. }
                 | TokenError::Discarded
+                | TokenError::EntryDiscarded
+                | TokenError::Entry(_)
                 | TokenError::Print(_)
                 | TokenError::Remove { .. } => exit::IO,
             };
@@ -136,8 +150,11 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
 
 /// Creates the token. An error does not leave an entry without its token: the service would accept a token that nobody has.
 fn create(args: &TokenArgs) -> Result<(), TokenError> {
-    if args.out.is_none() && discards_output() {
+    if args.out.is_none() && is_discarded(&io::stdout()) {
         return Err(TokenError::Discarded);
+    }
+    if args.tokens_file.is_none() && is_discarded(&io::stderr()) {
+        return Err(TokenError::EntryDiscarded);
     }
     let mut bytes = [0; TOKEN_BYTES];
     RealDisk.fill_random(&mut bytes)?;
@@ -163,8 +180,14 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
     if args.out.is_none() {
         print(&token).map_err(|error| not_printed(args, &entry, error))?;
     }
-    if args.tokens_file.is_none() {
-        crate::terminal::errln!("{entry}");
+    if args.tokens_file.is_none()
+        && let Err(error) = writeln!(io::stderr().lock(), "{entry}")
+    {
+        if let Some(path) = &args.out {
+            // If the removal fails, the remaining file does no harm, because no tokens file has the entry.
+            let _removed = fs::remove_file(path);
+        }
+        return Err(TokenError::Entry(error));
     }
     Ok(())
 }
@@ -180,16 +203,16 @@ fn write_out(path: &Path, token: &str) -> Result<(), TokenError> {
     })
 }
 
-/// Returns whether standard output is the null device. If it was closed when the process started, the standard library has
-/// opened the null device in its place, so a write succeeds.
-fn discards_output() -> bool {
+/// Returns whether standard output or standard error is the null device. If it was closed when the process started, the
+/// standard library has opened the null device in its place, so a write succeeds.
+fn is_discarded(stream: &impl AsFd) -> bool {
     let device = |metadata: Metadata| metadata.file_type().is_char_device().then(|| metadata.rdev());
-    let stdout = io::stdout()
+    let stream = stream
         .as_fd()
         .try_clone_to_owned()
         .and_then(|descriptor| File::from(descriptor).metadata());
-    match (stdout, fs::metadata("/dev/null")) {
-        (Ok(stdout), Ok(null)) => device(stdout).is_some_and(|stdout| Some(stdout) == device(null)),
+    match (stream, fs::metadata("/dev/null")) {
+        (Ok(stream), Ok(null)) => device(stream).is_some_and(|stream| Some(stream) == device(null)),
         (Err(_), _) | (_, Err(_)) => false,
     }
 }

@@ -16,6 +16,7 @@ use super::{
     client_args::{ClientArgs, Engine, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     reconnect::{AttemptError, Backoff, attempt, is_lost},
+    signals::ViewSignals,
     values::interval,
 };
 use crate::{
@@ -103,11 +104,16 @@ async fn live(config: ClientConfig, interval: Duration) -> Result<(), Failure> {
         engine: Some(engine),
         backoff: Backoff::default(),
     };
+    let mut signals = ViewSignals::listen().map_err(|error| Failure::new(exit::SOFTWARE, &error))?;
     let mut terminal = ratatui::try_init().map_err(|error| terminal_failure(&error))?;
-    let result = update_until_quit(&mut terminal, source, &mut screen, interval).await;
-    // Restore the terminal even after an error, because a shell can't use a terminal in raw mode.
-    ratatui::try_restore().map_err(|error| terminal_failure(&error))?;
-    result
+    let result = tokio::select! {
+        result = update_until_quit(&mut terminal, source, &mut screen, interval) => result,
+        signal = signals.recv() => Err(Failure::with_message(signal.exit_code(), signal.as_str().to_owned())),
+    };
+    // Restore the terminal even after an error or a signal, because a shell can't use a terminal in raw mode. After SIGHUP,
+    // there may be no terminal to restore, so the failure to report is the first one.
+    let restored = ratatui::try_restore().map_err(|error| terminal_failure(&error));
+    result.and(restored)
 }
 
 async fn update_until_quit(

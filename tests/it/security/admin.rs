@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 use tally::proto::{
     SetCircuitModeRequest, engine_service_client::EngineServiceClient, set_circuit_mode_request::Change,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{ADMIN, WRITE, with_tokens};
 use crate::support::{
@@ -104,6 +105,19 @@ async fn only_administrators_can_change_the_log_level() {
     assert_eq!(get(&server, "/log-level").await.2, "tally=debug,warn\n");
     let event = "\"token\":\"root\",\"before\":\"info\",\"after\":\"tally=debug,warn\"";
     server.wait_for_stderr(event).await;
-    let (status, _, _) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
+    let (status, _, text) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
+    assert_eq!(text, "the body must be at most 4096 bytes\n");
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // The body is sent in chunks, and the length of the first chunk is not a number.
+    let mut stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
+    let request = format!(
+        "PUT /log-level HTTP/1.1\r\nhost: operators\r\nauthorization: Bearer {ADMIN}\r\ntransfer-encoding: chunked\r\n\r\nno\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("it must arrive whole, and be UTF-8 text\n"),
+        "{answer}"
+    );
 }

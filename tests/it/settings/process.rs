@@ -1,7 +1,7 @@
 //! Tests of `tally config`, of `tally serve --check`, and of environment variables. A test can't set variables of its own
 //! process, so these tests start processes.
 
-use std::{fs, process::Command};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, process::Command};
 
 /// Runs `tally` with these arguments and environment variables. Returns its exit code, standard output and standard error.
 fn tally(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -214,6 +214,42 @@ fn every_subcommand_follows_the_same_rule_for_unknown_variables() {
 }
 
 #[test]
+fn a_variable_of_a_setting_whose_name_is_not_utf_8_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tally"))
+        .arg("config")
+        .env(OsStr::from_bytes(b"TALLY__SERVER__LISTEN\xff"), "127.0.0.1:1")
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{error}");
+    assert!(
+        error.contains("the environment variable TALLY__SERVER__LISTEN\u{fffd} is not known"),
+        "{error}"
+    );
+}
+
+/// A path of the operator may name a file without an end.
+#[test]
+fn a_file_without_an_end_is_not_read_to_its_end() {
+    for arguments in [
+        &["--token-file", "/dev/zero"][..],
+        &["--endpoint", "https://127.0.0.1:9", "--ca", "/dev/zero"],
+        &[
+            "--endpoint",
+            "https://127.0.0.1:9",
+            "--client-certificate",
+            "/dev/zero",
+            "--client-key",
+            "/dev/zero",
+        ],
+    ] {
+        let (code, _, error) = tally(&[&["stats"][..], arguments].concat(), &[]);
+        let expected = "tally: can't read /dev/zero: the file is larger than 1048576 bytes\n";
+        assert_eq!((code, &*error), (Some(78), expected), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_variable_of_an_option_is_named_in_its_error() {
     for (subcommand, variables, expected) in [
         (
@@ -230,6 +266,26 @@ fn a_variable_of_an_option_is_named_in_its_error() {
             &["import", "nowhere.csv"],
             &[("TALLY_IMPORT_CREATE_ACCOUNTS", "perhaps")],
             "TALLY_IMPORT_CREATE_ACCOUNTS = perhaps: must be one of true, false",
+        ),
+        (
+            &["import", "nowhere.csv"],
+            &[("TALLY_IMPORT_GIVE_UP_AFTER", "9999999999999y")],
+            "TALLY_IMPORT_GIVE_UP_AFTER = 9999999999999y: must be 1ms to 30days",
+        ),
+        (
+            &["import", "nowhere.csv"],
+            &[("TALLY_IMPORT_COLUMNS", "date")],
+            "TALLY_IMPORT_COLUMNS = date: must be NAME=NAME-IN-FILE, for example date=Datum",
+        ),
+        (
+            &["stats"],
+            &[("TALLY_ENDPOINT", "foo")],
+            "TALLY_ENDPOINT = foo: must be an address, for example http://127.0.0.1:50051; the port is missing",
+        ),
+        (
+            &["circuit", "show"],
+            &[("TALLY_ENDPOINT", "")],
+            "TALLY_ENDPOINT = \"\": must be an address, for example http://127.0.0.1:50051; the text is not an address",
         ),
         (
             &["stats"],
@@ -254,6 +310,31 @@ fn a_variable_of_an_option_is_named_in_its_error() {
             "{variables:?}"
         );
     }
+    for (variable, expected) in [
+        (
+            "TALLY_IMPORT_COLUMNS",
+            "no layout has a column foo; the columns are ",
+        ),
+        (
+            "TALLY_IMPORT_KINDS",
+            "a bank statement has no kind foo; the kinds are ",
+        ),
+    ] {
+        let (code, _, error) = tally(&["import", "nowhere.csv"], &[(variable, "foo=bar")]);
+        assert_eq!(code, Some(78), "{error}");
+        assert!(
+            error.starts_with(&format!("tally: {variable} = foo=bar: must be ")),
+            "{error}"
+        );
+        assert!(error.contains(expected), "{error}");
+    }
+    // An option overrides its variable.
+    let show = ["circuit", "show", "--endpoint", "http://127.0.0.1:9"];
+    let (code, _, error) = tally(&show, &[("TALLY_ENDPOINT", "foo")]);
+    assert_eq!(code, Some(69), "{error}");
+    // A missing subcommand is not the fault of a variable.
+    let (code, _, error) = tally(&["circuit"], &[("TALLY_ENDPOINT", "http://127.0.0.1:9")]);
+    assert_eq!((code, &*error), (Some(64), &*tally(&["circuit"], &[]).2));
     // A wrong option is an error of the command line, even if there is a variable.
     let (code, _, error) = tally(&["config", "--listen", "abc"], &[("TALLY_LISTEN", "127.0.0.1:0")]);
     assert_eq!(code, Some(64), "{error}");

@@ -284,6 +284,43 @@ fn a_foreign_directory_is_named_as_such_and_stays_unchanged() {
     assert!(files(&foreign) == before, "the start changed the directory");
 }
 
+/// Removes the files below `data` whose path contains one of `parts`.
+fn remove(data: &Path, parts: &[&str]) {
+    for path in files(data).into_keys().filter(|path| path.is_file()) {
+        let name = path.strip_prefix(data).unwrap().to_str().unwrap();
+        if parts.iter().any(|part| name.contains(part)) {
+            fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+/// The marker of the clean stop shows that the journal had blocks. Without the marker, nothing shows that.
+#[tokio::test]
+async fn a_directory_that_has_lost_its_journal_is_not_opened_in_silence() {
+    let mut server = server_with_transactions().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let data = server.data().to_owned();
+    remove(&data, &[".segment"]);
+    assert!(data.join("journal/CLEAN").exists());
+    let (code, text) = serve(&data);
+    assert_eq!(code, Some(74), "{text}");
+    let (code, text) = verify(&data);
+    assert!(code == Some(1) && !text.contains("\nsound"), "{text}");
+
+    remove(&data, &["journal", "checkpoint", "ids"]);
+    let (code, text) = verify_twice(&data);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("is a data directory without a journal"), "{text}");
+    server.restart();
+    let log = server.stderr();
+    assert!(
+        log.contains("WARN")
+            && log.contains("the directory has no journal: it starts empty. If it had transactions, stop"),
+        "{log}"
+    );
+}
+
 /// Runs a server on `data` that is expected to fail at its start.
 fn serve(data: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(BINARY);

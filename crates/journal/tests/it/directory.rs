@@ -181,16 +181,21 @@ fn a_directory_without_a_journal_is_described() {
     drop(Running::open(&disk.handle()).unwrap());
     let mut files = disk.snapshot();
     files.retain(|path, _| path.ends_with("FORMAT"));
-    let disk = SimDisk::holding(1, &files);
-    let error = Journal::open_read_only(disk.handle(), &data())
-        .map(|_| ())
-        .unwrap_err();
-    assert!(
-        error.to_string().starts_with(
-            "/data is a data directory without a journal: it has FORMAT, but no directory named journal. "
-        ),
-        "{error}"
-    );
+    for has_directory in [false, true] {
+        let disk = SimDisk::holding(1, &files);
+        if has_directory {
+            disk.handle().create_dir_all(&data().join("journal")).unwrap();
+        }
+        let error = Journal::open_read_only(disk.handle(), &data())
+            .map(|_| ())
+            .unwrap_err();
+        assert!(
+            error.to_string().starts_with(
+                "/data is a data directory without a journal: it has FORMAT, but no directory named journal, or an empty one. "
+            ),
+            "{error}"
+        );
+    }
 }
 
 #[test]
