@@ -48,16 +48,14 @@ pub struct Rejected {
 /// [`Rejected`].
 pub fn read_csv(bytes: &[u8], names: &Names) -> Result<ReadFile, Rejected> {
     let option_error = |message: String| Rejected { line: 0, message };
-    let pairs = |texts: &[String]| -> Result<Vec<Pair>, Rejected> {
-        let parsed = texts.iter().map(|text| text.parse::<Pair>());
-        parsed
-            .collect::<Result<_, _>>()
-            .map_err(|error| option_error(error.to_owned()))
+    let pairs = |texts: &[String], parse: fn(&str) -> Result<Pair, String>| -> Result<Vec<Pair>, Rejected> {
+        let parsed = texts.iter().map(|text| parse(text));
+        parsed.collect::<Result<_, _>>().map_err(option_error)
     };
     let mapping = Mapping::new(
-        pairs(&names.columns)?,
+        pairs(&names.columns, Pair::of_column)?,
         names.ignored.clone(),
-        pairs(&names.kinds)?,
+        pairs(&names.kinds, Pair::of_kind)?,
     )
     .map_err(|error| option_error(error.to_string()))?;
     let mut csv = CsvRows::new(bytes, Arc::new(mapping)).map_err(|error| Rejected {
