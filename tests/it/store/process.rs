@@ -308,7 +308,7 @@ async fn a_directory_that_has_lost_its_journal_is_not_opened_in_silence() {
     let (code, text) = verify(&data);
     assert!(code == Some(1) && !text.contains("\nsound"), "{text}");
 
-    remove(&data, &["journal", "checkpoint", "ids"]);
+    remove(&data, &["journal", "checkpoint", "index"]);
     let (code, text) = verify_twice(&data);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("is a data directory without a journal"), "{text}");
