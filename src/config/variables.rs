@@ -34,13 +34,15 @@ const CHART_VARIABLES: [&str; 6] = [
 ];
 
 /// The variables of this project's build, scripts and tests.
-const OWN_VARIABLES: [&str; 7] = [
+const OWN_VARIABLES: [&str; 9] = [
     "TALLY_BINARY",
     "TALLY_COMMIT",
     "TALLY_PID",
     "TALLY_PROFILE",
     "TALLY_TEST_DATA",
+    "TALLY_TEST_FAKETIME",
     "TALLY_TEST_FIFO",
+    "TALLY_TEST_KILLS",
     "TALLY_TEST_SEED",
 ];
 
