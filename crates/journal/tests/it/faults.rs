@@ -266,8 +266,9 @@ fn the_remains_of_a_torn_write_are_removed_durably_before_the_first_append() {
     );
     let path = segment_path(0);
     assert_eq!(
-        disk.trace()[events..][..3],
+        disk.trace()[events..][..4],
         [
+            TraceEvent::SyncedDir(data()),
             TraceEvent::Wrote {
                 path: path.clone(),
                 offset: u64::from(end),
