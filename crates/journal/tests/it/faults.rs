@@ -4,7 +4,7 @@ use std::thread;
 
 use tally_journal::{JournalError, Operation};
 
-use super::{Running, body, segment_path};
+use super::{Running, body, data, segment_path};
 use crate::support::sim_disk::{SimDisk, TraceEvent};
 
 #[test]
