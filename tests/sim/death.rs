@@ -14,9 +14,10 @@ use crate::{
     clients::examine_transaction,
     config::Config,
     random::Random,
+    service::Service,
     sim_disk::{CrashModel, FaultPlan, SimDisk},
     slow_log::SlowLog,
-    world::{DATA, Failure, Service, World},
+    world::{DATA, Failure, World},
 };
 
 /// The deaths that are planned.
@@ -106,8 +107,8 @@ fn names_a_place(error: &str) -> bool {
 
 impl World {
     /// Lets the service die if it is time, or if a fault has broken it.
-    pub(crate) async fn die_if_due(&mut self) -> Result<(), Failure> {
-        self.kill_if_faulty().await?;
+    pub(crate) fn die_if_due(&mut self) -> Result<(), Failure> {
+        self.kill_if_faulty()?;
         let Some((at, death)) = self.deaths.planned.last().copied() else {
             return Ok(());
         };
@@ -117,7 +118,7 @@ impl World {
         self.deaths.planned.pop();
         self.note(format_args!("{death:?}"));
         match death {
-            Death::PowerCut => self.cut_power().await,
+            Death::PowerCut => self.cut_power(),
             Death::PowerCutAfter(operations) => {
                 self.disk.power_off_after(operations);
                 self.deaths.armed = true;
@@ -126,11 +127,11 @@ impl World {
             Death::Kill => {
                 self.bury();
                 self.disk.restart();
-                self.start().await
+                self.start()
             }
             Death::Stop => {
-                self.stop().await?;
-                self.start().await?;
+                self.stop()?;
+                self.start()?;
                 // The power fails early in the next life, when the journal still has the marker of the stop.
                 if self.random.percent(40) {
                     self.disk.power_off_after(self.random.within(&(0..8)));
@@ -147,13 +148,13 @@ impl World {
     }
 
     /// Buries the service if the power is out or the service has failed, and starts it again.
-    pub(crate) async fn kill_if_faulty(&mut self) -> Result<(), Failure> {
+    pub(crate) fn kill_if_faulty(&mut self) -> Result<(), Failure> {
         if self.healed && (self.deaths.armed || self.deaths.faulty) {
-            return self.cut_power().await;
+            return self.cut_power();
         }
         if self.disk.is_powered_off() {
             self.note(format_args!("the power is out"));
-            return self.cut_power().await;
+            return self.cut_power();
         }
         let condition = self.service.as_ref().unwrap().engine.health().condition();
         if condition == Condition::Running {
@@ -175,10 +176,10 @@ impl World {
         } else {
             self.disk.restart();
         }
-        self.start().await
+        self.start()
     }
 
-    async fn cut_power(&mut self) -> Result<(), Failure> {
+    fn cut_power(&mut self) -> Result<(), Failure> {
         if !self.disk.is_powered_off() && self.pace.due().is_some() && self.random.percent(50) {
             // The power fails while the block in flight is written.
             let operations = self.random.within(&(0..3));
@@ -190,7 +191,7 @@ impl World {
         // The disk loses power before the process ends, so that nothing the process does then reaches it.
         self.disk.crash();
         self.bury();
-        self.start().await
+        self.start()
     }
 
     /// Ends the process without any last step.
@@ -202,7 +203,7 @@ impl World {
     }
 
     /// Stops the service in good order.
-    pub(crate) async fn stop(&mut self) -> Result<(), Failure> {
+    pub(crate) fn stop(&mut self) -> Result<(), Failure> {
         self.note(format_args!("the service stops"));
         let service = self.service.as_mut().unwrap();
         service.engine.drain();
@@ -252,7 +253,7 @@ impl World {
     }
 
     /// Starts the service, sometimes on a damaged disk, and examines what it knows.
-    pub(crate) async fn start(&mut self) -> Result<(), Failure> {
+    pub(crate) fn start(&mut self) -> Result<(), Failure> {
         self.journal_damage_is_seen()?;
         for attempt in 0..STARTS_MAX {
             self.damage_derived_files();
@@ -293,14 +294,14 @@ impl World {
                 "the service started: checkpoint {:?}, {} blocks, {} records, torn {}",
                 report.checkpoint, report.blocks_replayed, report.entries_replayed, report.torn_tail
             ));
-            return self.examine().await;
+            return self.examine();
         }
         // The power stays on at last.
         self.service = Some(
             self.open()
                 .map_err(|error| Failure(format!("the service can't start: {error}")))?,
         );
-        self.examine().await
+        self.examine()
     }
 
     /// Lets operations of the disk fail by chance, if the configuration says so. After some attempts to start, the disk
@@ -337,11 +338,7 @@ impl World {
     }
 
     /// Reads everything that the service knows, and lets the oracle judge it.
-    pub(crate) async fn examine(&mut self) -> Result<(), Failure> {
-        self.examine_now()
-    }
-
-    fn examine_now(&mut self) -> Result<(), Failure> {
+    pub(crate) fn examine(&mut self) -> Result<(), Failure> {
         let Some(state) = self.read_state()? else {
             // The disk failed meanwhile.
             return Ok(());
@@ -479,7 +476,7 @@ impl World {
             Ok(service) => {
                 self.service = Some(service);
                 self.oracle.damage_planted();
-                self.examine_now()?;
+                self.examine()?;
                 self.service = None;
                 self.pace.reset();
             }

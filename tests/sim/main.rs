@@ -16,6 +16,7 @@
     reason = "this is a test, but one without a test harness, so clippy does not know it"
 )]
 
+mod brief;
 mod calls;
 mod clients;
 mod clock;
@@ -25,6 +26,7 @@ mod hunt;
 mod oracle;
 mod random;
 mod runs;
+mod service;
 #[path = "../../crates/journal/tests/support/sim_disk/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod sim_disk;

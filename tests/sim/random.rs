@@ -2,32 +2,30 @@
 
 use std::{ops::Range, time::Duration};
 
-/// A pseudorandom number generator: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+use crate::sim_disk::random::SplitMix64;
+
+/// The generator of the simulated disk, with the decisions that the simulation needs.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(SplitMix64);
 
 // ===== impl Random =====
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Random(seed)
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(SplitMix64::new(seed, 0))
     }
 
     /// Makes a generator whose numbers do not depend on how many numbers the others have given.
-    pub(crate) const fn fork(&mut self) -> Self {
-        Random(self.next())
+    pub(crate) fn fork(&mut self) -> Self {
+        Random::new(self.next())
     }
 
-    pub(crate) const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0.next()
     }
 
     /// A number of `range`, which must not be empty.
-    pub(crate) const fn within(&mut self, range: &Range<u64>) -> u64 {
+    pub(crate) fn within(&mut self, range: &Range<u64>) -> u64 {
         range.start + self.next() % (range.end - range.start)
     }
 
@@ -37,12 +35,12 @@ impl Random {
     }
 
     /// Whether an event of this probability, in percent, happens.
-    pub(crate) const fn percent(&mut self, percent: u64) -> bool {
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
 
     /// Whether an event of this probability, one in `count`, happens; never if `count` is 0.
-    pub(crate) const fn one_in(&mut self, count: u64) -> bool {
+    pub(crate) fn one_in(&mut self, count: u64) -> bool {
         count > 0 && self.next().is_multiple_of(count)
     }
 

@@ -1,31 +1,25 @@
 //! The scheduler: one thread that lets EXEC, WAL, AUX, the clients and time take turns, as the seed decides.
 
-use std::{
-    fmt,
-    path::Path,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{fmt, path::Path, sync::Arc, task::Poll, time::Duration};
 
 use tally::{
-    engine::{CallKind, Cores, EngineConfig, ExecStep, PipelineStep, TallyEngine},
+    engine::{CallKind, EngineConfig, ExecStep},
     wall_clock::WallClock,
 };
 use tally_breaker::CircuitState;
-use tally_ledger::Outcome;
 use tally_topology::CpuAffinityManager;
 use tokio::time::Instant;
 
 use crate::{
-    calls::{Answer, Call, CallId, Reply, Request},
-    clients::{Client, Flag, Flight, Habit, kind_of},
+    brief::{brief, brief_call},
+    calls::{Call, CallId, Reply},
+    clients::{Client, Flight, Habit, kind_of},
     clock::SimClock,
     config::Config,
     death::Deaths,
     oracle::{Oracle, Violation},
     random::Random,
+    service::Service,
     sim_disk::{FaultPlan, SimDisk},
     slow_log::LogPace,
     trace::Trace,
@@ -61,22 +55,6 @@ pub(crate) struct World {
     pub(crate) turns: u64,
 }
 
-/// The service while it lives.
-pub(crate) struct Service {
-    pub(crate) engine: TallyEngine,
-    pub(crate) cores: Cores,
-    exec_ready: bool,
-    wal_ready: bool,
-    maintenance_due: Instant,
-    maintenance_woken: Arc<Flag>,
-    tick_due: Instant,
-    /// The wake task of the clients' runtime, and whether it was woken.
-    wake_task: Option<(Task, Arc<Flag>)>,
-}
-
-/// A task of the clients' runtime.
-type Task = Pin<Box<dyn Future<Output = ()>>>;
-
 /// Why a simulation is a failure.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure(pub(crate) String);
@@ -108,86 +86,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 impl From<Violation> for Failure {
     fn from(violation: Violation) -> Self {
         Failure(violation.to_string())
-    }
-}
-
-// ===== impl Service =====
-
-impl Service {
-    pub(crate) fn new(engine: TallyEngine, cores: Cores, with_wake_task: bool) -> Self {
-        let now = Instant::now();
-        let wake_task = with_wake_task.then(|| {
-            let task: Task = Box::pin(engine.wake_task(0));
-            (task, Flag::raised())
-        });
-        Service {
-            wake_task,
-            engine,
-            cores,
-            exec_ready: true,
-            wal_ready: true,
-            maintenance_due: now,
-            maintenance_woken: Flag::raised(),
-            tick_due: now,
-        }
-    }
-
-    pub(crate) const fn wake(&mut self) {
-        self.exec_ready = true;
-        self.wal_ready = true;
-    }
-
-    fn maintenance_is_due(&self, now: Instant) -> bool {
-        self.maintenance_due <= now || self.maintenance_woken.is_raised()
-    }
-
-    /// Lets the pipeline do one piece of work.
-    pub(crate) fn step_wal(&mut self) -> PipelineStep {
-        let step = self.cores.step_wal();
-        self.wal_ready = step == PipelineStep::Worked;
-        self.exec_ready |= self.wal_ready;
-        step
-    }
-
-    /// Lets EXEC do one piece of work.
-    pub(crate) fn step_exec(&mut self) -> ExecStep {
-        let step = self.cores.step_exec();
-        self.exec_ready = step == ExecStep::Worked;
-        self.wal_ready = true;
-        step
-    }
-
-    fn step_maintenance(&mut self) {
-        self.maintenance_woken.lower();
-        let waker = Waker::from(Arc::clone(&self.maintenance_woken));
-        let rest = self.cores.step_maintenance(&waker);
-        self.maintenance_due = Instant::now() + rest;
-        self.exec_ready = true;
-    }
-
-    fn wake_task_is_woken(&self) -> bool {
-        self.wake_task
-            .as_ref()
-            .is_some_and(|(_, woken)| woken.is_raised())
-    }
-
-    /// Lets the wake task wake the clients and EXEC.
-    fn run_wake_task(&mut self) {
-        if let Some((task, woken)) = &mut self.wake_task {
-            woken.lower();
-            let waker = Waker::from(Arc::clone(woken));
-            assert!(
-                task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(),
-                "the wake task ended"
-            );
-            self.exec_ready = true;
-        }
-    }
-
-    fn tick(&mut self) {
-        self.engine.tick();
-        self.tick_due = Instant::now() + self.engine.circuits()[0].config().tick_interval;
-        self.exec_ready = true;
     }
 }
 
@@ -240,30 +138,30 @@ impl World {
     }
 
     async fn run_to_the_end(&mut self) -> Result<(), Failure> {
-        self.start().await?;
+        self.start()?;
         while self.calls_left > 0 {
             self.turn().await?;
-            self.die_if_due().await?;
+            self.die_if_due()?;
         }
-        self.heal().await?;
+        self.heal()?;
         self.finish_calls().await?;
-        self.examine().await?;
+        self.examine()?;
         self.circuits_close().await?;
         self.finish_calls().await?;
-        self.stop().await?;
-        self.start().await?;
+        self.stop()?;
+        self.start()?;
         Ok(())
     }
 
     /// Ends all faults. What a fault has broken already may still kill the service once more.
-    async fn heal(&mut self) -> Result<(), Failure> {
+    fn heal(&mut self) -> Result<(), Failure> {
         self.note(format_args!("no more faults from here on"));
         self.healed = true;
         self.pace.heal();
         self.disk.set_fault_plan(FaultPlan::default());
         self.disk.clear_faults();
         self.deaths.end();
-        self.kill_if_faulty().await
+        self.kill_if_faulty()
     }
 
     /// Lets every call come to its end.
@@ -271,7 +169,7 @@ impl World {
         let begun = self.clock.elapsed();
         while !self.flights.is_empty() {
             self.turn().await?;
-            self.kill_if_faulty().await?;
+            self.kill_if_faulty()?;
             if self.clock.elapsed() > begun + PATIENCE {
                 let ids: Vec<_> = self.flights.iter().map(|flight| flight.id).collect();
                 return Err(Failure(format!("calls {ids:?} get no answer")));
@@ -645,65 +543,5 @@ impl World {
 
     pub(crate) fn directory() -> &'static Path {
         Path::new(DATA)
-    }
-}
-
-/// Describes a call in a few words.
-fn brief_call(call: &Call) -> String {
-    let mut words = match &call.request {
-        Request::Transactions(transactions) => {
-            let ids: Vec<_> = transactions.iter().map(|transaction| &*transaction.id).collect();
-            format!("process {}", ids.join(" "))
-        }
-        Request::CreateAccounts(accounts) => {
-            let ids: Vec<_> = accounts.iter().map(|account| &*account.id).collect();
-            format!("create {}", ids.join(" "))
-        }
-        Request::Account(id) => format!("read account {id}"),
-        Request::Accounts(limit) => format!("list {limit} accounts"),
-        Request::Transaction(id) => format!("read transaction {id}"),
-    };
-    if let Some((stream, message)) = call.message {
-        words.push_str(&format!(", message {message} of stream {stream}"));
-    }
-    if let Some(deadline) = call.deadline {
-        words.push_str(&format!(", until {:.6} s", deadline.as_secs_f64()));
-    }
-    words
-}
-
-fn brief_outcome(outcome: &Outcome) -> String {
-    let (text, replayed) = match outcome {
-        Outcome::Committed { committed, replayed } => (format!("sequence {}", committed.sequence), *replayed),
-        Outcome::Rejected { rejection, replayed } => (
-            format!(
-                "{} at leg {}, available {}",
-                rejection.reason,
-                rejection.transfer,
-                rejection.available().minor_units()
-            ),
-            *replayed,
-        ),
-        Outcome::Reused { field } => (format!("id reused, {field:?} differs"), false),
-    };
-    text + if replayed { " (replayed)" } else { "" }
-}
-
-/// Describes a reply in a few words.
-fn brief(reply: &Reply) -> String {
-    match reply {
-        Ok(Answer::Outcomes(outcomes)) => {
-            let words: Vec<_> = outcomes.iter().map(brief_outcome).collect();
-            words.join(", ")
-        }
-        Ok(answer) => {
-            let mut words = format!("{answer:?}");
-            if words.len() > 300 {
-                words.truncate(300);
-                words.push('…');
-            }
-            words
-        }
-        Err(error) => format!("{error:?}"),
     }
 }

@@ -19,7 +19,7 @@ mod disk;
 mod latency;
 mod names;
 mod plan;
-mod random;
+pub(crate) mod random;
 mod state;
 mod trace;
 

@@ -1,7 +1,8 @@
 //! The random numbers of the simulated disk, and the digest of what happened to it.
 
 /// A pseudorandom number generator: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
-pub(super) struct SplitMix64(u64);
+#[derive(Debug, Clone)]
+pub(crate) struct SplitMix64(u64);
 
 /// A hash of a sequence of numbers and bytes. It is fast and not safe against an attacker.
 pub(super) struct Digest(u64);
@@ -15,11 +16,11 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl SplitMix64 {
     /// Makes the generator `stream` of `seed`. The generators of a seed are independent of each other.
-    pub(super) fn new(seed: u64, stream: u64) -> Self {
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
         SplitMix64(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95))
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(MULTIPLIER);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
