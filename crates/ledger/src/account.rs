@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     codec::{Malformed, Reader, put_long_str, put_short_str, put_varint},
     reject::{Reason, Side},
+    velocity::{VelocityLimit, put_limits, take_limits},
 };
 use crate::{money::Amount, mutation::planted, time::Timestamp};
 
@@ -51,6 +52,17 @@ pub enum AccountStatus {
     Frozen = 2,
     /// The account accepts no transfers any more.
     Closed = 3,
+    /// The account accepts credits, but no debits.
+    DebitsFrozen = 4,
+}
+
+/// The two kinds of balance columns. Each side of an account has one of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// Transfers that have taken effect.
+    Posted,
+    /// Transfers that holds reserve.
+    Pending,
 }
 
 /// The four balance columns of an account, in minor units of its asset.
@@ -81,6 +93,21 @@ pub struct NewAccount {
     pub status: AccountStatus,
     /// The client's metadata.
     pub metadata: Metadata,
+    /// The velocity limits, at most [`VELOCITY_LIMITS_MAX`](crate::velocity::VELOCITY_LIMITS_MAX).
+    pub velocity_limits: Vec<VelocityLimit>,
+}
+
+/// The part of an account that an update can change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountTerms {
+    /// See [`NewAccount::status`].
+    pub status: AccountStatus,
+    /// See [`NewAccount::overdraft_limit`].
+    pub overdraft_limit: Amount,
+    /// See [`NewAccount::metadata`].
+    pub metadata: Metadata,
+    /// See [`NewAccount::velocity_limits`].
+    pub velocity_limits: Vec<VelocityLimit>,
 }
 
 /// A [`NewAccount`] that borrows its text from the account table.
@@ -98,17 +125,23 @@ pub struct AccountContent<'a> {
     pub status: AccountStatus,
     /// See [`NewAccount::metadata`].
     pub metadata: &'a Metadata,
+    /// See [`NewAccount::velocity_limits`].
+    pub velocity_limits: &'a [VelocityLimit],
 }
 
 /// An account and its balances at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountSnapshot {
-    /// The account as it was created.
+    /// The account.
     pub account: NewAccount,
     /// The balances.
     pub balances: Balances,
+    /// What the balance rule still allows on the side that it bounds; `None` for [`BalanceRule::Unlimited`].
+    pub available: Option<Amount>,
     /// When the account was created.
     pub create_time: Timestamp,
+    /// When the account was created or last updated. No two changes of an account have the same time.
+    pub change_time: Timestamp,
 }
 
 /// The part of an account that a transfer reads or changes: 96 bytes.
@@ -128,11 +161,34 @@ pub struct Account {
     pub rule: BalanceRule,
     /// Whether the account accepts transfers.
     pub status: AccountStatus,
+    /// Whether the account has velocity limits.
+    pub is_limited: bool,
+    /// Whether the account has entries in the table of [`AccountTable`](crate::table::AccountTable) for accounts with limits or
+    /// updates.
+    pub(crate) has_extras: bool,
 }
 
 // ===== impl BalanceRule =====
 
 impl BalanceRule {
+    /// The side that the rule bounds, if there is one.
+    #[must_use]
+    pub const fn bounded_side(self) -> Option<Side> {
+        match self {
+            BalanceRule::Unlimited => None,
+            BalanceRule::CreditBalance => Some(Side::Debit),
+            BalanceRule::DebitBalance => Some(Side::Credit),
+        }
+    }
+
+    #[inline]
+    const fn bounds(self, side: Side) -> bool {
+        match (self, side) {
+            (BalanceRule::CreditBalance, Side::Debit) | (BalanceRule::DebitBalance, Side::Credit) => true,
+            (BalanceRule::Unlimited | BalanceRule::CreditBalance | BalanceRule::DebitBalance, _) => false,
+        }
+    }
+
     fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(BalanceRule::Unlimited),
@@ -153,19 +209,22 @@ impl AccountStatus {
             1 => Ok(AccountStatus::Open),
             2 => Ok(AccountStatus::Frozen),
             3 => Ok(AccountStatus::Closed),
+            4 => Ok(AccountStatus::DebitsFrozen),
             _ => Err(Malformed {
                 what: "an account status",
             }),
         }
     }
 
-    /// The reason why an account with this status accepts no transfer, or `None` if the account accepts transfers.
+    /// The reason why an account with this status accepts no transfer on `side`, or `None` if it accepts transfers.
     #[inline]
-    const fn rejection_reason(self) -> Option<Reason> {
-        match self {
-            AccountStatus::Open => None,
-            AccountStatus::Frozen => Some(Reason::AccountFrozen),
-            AccountStatus::Closed => Some(Reason::AccountClosed),
+    const fn rejection_reason(self, side: Side) -> Option<Reason> {
+        match (self, side) {
+            (AccountStatus::Open, _) | (AccountStatus::DebitsFrozen, Side::Credit) => None,
+            (AccountStatus::Frozen, _) | (AccountStatus::DebitsFrozen, Side::Debit) => {
+                Some(Reason::AccountFrozen)
+            }
+            (AccountStatus::Closed, _) => Some(Reason::AccountClosed),
         }
     }
 }
@@ -173,60 +232,75 @@ impl AccountStatus {
 // ===== impl Balances =====
 
 impl Balances {
-    /// The column that sums the posted transfers of one side.
+    /// One of the four columns.
     #[inline]
-    pub(crate) const fn posted_mut(&mut self, side: Side) -> &mut Amount {
-        match side {
-            Side::Debit => &mut self.debits_posted,
-            Side::Credit => &mut self.credits_posted,
+    #[must_use]
+    pub const fn column(&self, side: Side, column: Column) -> Amount {
+        match (side, column) {
+            (Side::Debit, Column::Posted) => self.debits_posted,
+            (Side::Debit, Column::Pending) => self.debits_pending,
+            (Side::Credit, Column::Posted) => self.credits_posted,
+            (Side::Credit, Column::Pending) => self.credits_pending,
         }
+    }
+
+    /// One of the four columns.
+    #[inline]
+    pub(crate) const fn column_mut(&mut self, side: Side, column: Column) -> &mut Amount {
+        match (side, column) {
+            (Side::Debit, Column::Posted) => &mut self.debits_posted,
+            (Side::Debit, Column::Pending) => &mut self.debits_pending,
+            (Side::Credit, Column::Posted) => &mut self.credits_posted,
+            (Side::Credit, Column::Pending) => &mut self.credits_pending,
+        }
+    }
+
+    /// Whether the account holds nothing: both sides are equal, and nothing is pending.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.debits_posted == self.credits_posted
+            && self.debits_pending.is_zero()
+            && self.credits_pending.is_zero()
     }
 }
 
 // ===== impl Account =====
 
 impl Account {
-    /// Debits `amount`.
+    /// Adds `amount` to one side, posted or pending. Both columns of a side count against the balance rule and the
+    /// bound of 128 bits; only the posted column of the other side raises the bound of the rule.
     ///
     /// # Errors
-    /// The reason why the account rejects the debit. The account is then unchanged.
+    /// The reason why the account rejects the amount. The account is then unchanged.
     #[inline]
-    pub fn debit(&mut self, amount: Amount) -> Result<(), Reason> {
-        self.accepts_transfers()?;
-        let posted = self
-            .balances
-            .debits_posted
-            .checked_add(amount)
-            .ok_or(Reason::BalanceOverflow)?;
-        let total = posted
-            .checked_add(self.balances.debits_pending)
-            .ok_or(Reason::BalanceOverflow)?;
-        if self.rule == BalanceRule::CreditBalance && self.exceeds(total, self.balances.credits_posted) {
+    pub fn add(&mut self, side: Side, column: Column, amount: Amount) -> Result<(), Reason> {
+        self.accepts(side)?;
+        let (posted, pending, other) = match side {
+            Side::Debit => (
+                self.balances.debits_posted,
+                self.balances.debits_pending,
+                self.balances.credits_posted,
+            ),
+            Side::Credit => (
+                self.balances.credits_posted,
+                self.balances.credits_pending,
+                self.balances.debits_posted,
+            ),
+        };
+        let grown = match column {
+            Column::Posted => posted,
+            Column::Pending => pending,
+        };
+        let grown = grown.checked_add(amount).ok_or(Reason::BalanceOverflow)?;
+        let total = match column {
+            Column::Posted => grown.checked_add(pending),
+            Column::Pending => posted.checked_add(grown),
+        };
+        let total = total.ok_or(Reason::BalanceOverflow)?;
+        if self.rule.bounds(side) && self.exceeds(total, other) {
             return Err(Reason::InsufficientFunds);
         }
-        self.balances.debits_posted = posted;
-        Ok(())
-    }
-
-    /// Credits `amount`.
-    ///
-    /// # Errors
-    /// The reason why the account rejects the credit. The account is then unchanged.
-    #[inline]
-    pub fn credit(&mut self, amount: Amount) -> Result<(), Reason> {
-        self.accepts_transfers()?;
-        let posted = self
-            .balances
-            .credits_posted
-            .checked_add(amount)
-            .ok_or(Reason::BalanceOverflow)?;
-        let total = posted
-            .checked_add(self.balances.credits_pending)
-            .ok_or(Reason::BalanceOverflow)?;
-        if self.rule == BalanceRule::DebitBalance && self.exceeds(total, self.balances.debits_posted) {
-            return Err(Reason::InsufficientFunds);
-        }
-        self.balances.credits_posted = posted;
+        *self.balances.column_mut(side, column) = grown;
         Ok(())
     }
 
@@ -259,13 +333,21 @@ impl Account {
         ))
     }
 
-    /// Checks that the account accepts transfers.
+    /// Checks that the account accepts transfers on `side`.
     ///
     /// # Errors
-    /// The reason why the account does not accept transfers.
+    /// The reason why the account does not accept them.
     #[inline]
-    pub fn accepts_transfers(&self) -> Result<(), Reason> {
-        self.status.rejection_reason().map_or(Ok(()), Err)
+    pub fn accepts(&self, side: Side) -> Result<(), Reason> {
+        self.status.rejection_reason(side).map_or(Ok(()), Err)
+    }
+
+    /// Checks that a hold may be posted to the account, which has to be neither frozen nor closed.
+    ///
+    /// # Errors
+    /// The reason why the account does not accept the posting.
+    pub fn accepts_posting(&self) -> Result<(), Reason> {
+        self.accepts(Side::Credit)
     }
 
     /// Whether the `total` of one side exceeds the bound: the `other` side plus the overdraft limit. If the bound
@@ -290,6 +372,7 @@ impl AccountContent<'_> {
         out.push(self.status as u8);
         put_varint(out, self.overdraft_limit.minor_units());
         put_metadata(out, self.metadata);
+        put_limits(out, self.velocity_limits);
     }
 
     /// Copies the account.
@@ -302,6 +385,7 @@ impl AccountContent<'_> {
             overdraft_limit: self.overdraft_limit,
             status: self.status,
             metadata: self.metadata.clone(),
+            velocity_limits: self.velocity_limits.to_vec(),
         }
     }
 }
@@ -319,6 +403,18 @@ impl NewAccount {
             overdraft_limit: self.overdraft_limit,
             status: self.status,
             metadata: &self.metadata,
+            velocity_limits: &self.velocity_limits,
+        }
+    }
+
+    /// The part of the account that an update can change.
+    #[must_use]
+    pub fn into_terms(self) -> AccountTerms {
+        AccountTerms {
+            status: self.status,
+            overdraft_limit: self.overdraft_limit,
+            metadata: self.metadata,
+            velocity_limits: self.velocity_limits,
         }
     }
 
@@ -333,6 +429,7 @@ impl NewAccount {
         let status = AccountStatus::from_code(reader.u8()?)?;
         let overdraft_limit = Amount::new(reader.varint_u128()?);
         let metadata = take_metadata(reader)?;
+        let velocity_limits = take_limits(reader)?;
         Ok(NewAccount {
             id,
             asset,
@@ -340,6 +437,32 @@ impl NewAccount {
             overdraft_limit,
             status,
             metadata,
+            velocity_limits,
+        })
+    }
+}
+
+// ===== impl AccountTerms =====
+
+impl AccountTerms {
+    /// Appends the encoded terms to `out`.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.push(self.status as u8);
+        put_varint(out, self.overdraft_limit.minor_units());
+        put_metadata(out, &self.metadata);
+        put_limits(out, &self.velocity_limits);
+    }
+
+    /// Reads encoded terms.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes are not encoded terms.
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(AccountTerms {
+            status: AccountStatus::from_code(reader.u8()?)?,
+            overdraft_limit: Amount::new(reader.varint_u128()?),
+            metadata: take_metadata(reader)?,
+            velocity_limits: take_limits(reader)?,
         })
     }
 }
@@ -398,6 +521,8 @@ mod tests {
             asset: AssetIndex(0),
             rule,
             status: AccountStatus::Open,
+            is_limited: false,
+            has_extras: false,
         }
     }
 
@@ -409,41 +534,68 @@ mod tests {
     #[test]
     fn a_credit_balance_accepts_the_bound_and_rejects_one_unit_more() {
         let mut wallet = account(BalanceRule::CreditBalance, 5);
-        wallet.credit(Amount::from(10)).unwrap();
+        wallet
+            .add(Side::Credit, Column::Posted, Amount::from(10))
+            .unwrap();
         let before = wallet;
-        assert_eq!(wallet.debit(Amount::from(16)), Err(Reason::InsufficientFunds));
+        assert_eq!(
+            wallet.add(Side::Debit, Column::Posted, Amount::from(16)),
+            Err(Reason::InsufficientFunds)
+        );
         assert_eq!(wallet, before);
-        assert_eq!(wallet.debit(Amount::from(15)), Ok(()));
-        assert_eq!(wallet.debit(Amount::from(1)), Err(Reason::InsufficientFunds));
+        assert_eq!(wallet.add(Side::Debit, Column::Posted, Amount::from(15)), Ok(()));
+        assert_eq!(
+            wallet.add(Side::Debit, Column::Posted, Amount::from(1)),
+            Err(Reason::InsufficientFunds)
+        );
     }
 
     #[test]
     fn a_debit_balance_limits_credits_as_a_credit_balance_limits_debits() {
         let mut cash = account(BalanceRule::DebitBalance, 0);
-        assert_eq!(cash.credit(Amount::from(1)), Err(Reason::InsufficientFunds));
-        cash.debit(Amount::from(7)).unwrap();
-        assert_eq!(cash.credit(Amount::from(8)), Err(Reason::InsufficientFunds));
-        assert_eq!(cash.credit(Amount::from(7)), Ok(()));
+        assert_eq!(
+            cash.add(Side::Credit, Column::Posted, Amount::from(1)),
+            Err(Reason::InsufficientFunds)
+        );
+        cash.add(Side::Debit, Column::Posted, Amount::from(7)).unwrap();
+        assert_eq!(
+            cash.add(Side::Credit, Column::Posted, Amount::from(8)),
+            Err(Reason::InsufficientFunds)
+        );
+        assert_eq!(cash.add(Side::Credit, Column::Posted, Amount::from(7)), Ok(()));
     }
 
     #[test]
     fn pending_amounts_count_against_the_bound() {
         let mut wallet = account(BalanceRule::CreditBalance, 0);
-        wallet.credit(Amount::from(10)).unwrap();
+        wallet
+            .add(Side::Credit, Column::Posted, Amount::from(10))
+            .unwrap();
         wallet.balances.debits_pending = Amount::from(4);
-        assert_eq!(wallet.debit(Amount::from(7)), Err(Reason::InsufficientFunds));
-        assert_eq!(wallet.debit(Amount::from(6)), Ok(()));
+        assert_eq!(
+            wallet.add(Side::Debit, Column::Posted, Amount::from(7)),
+            Err(Reason::InsufficientFunds)
+        );
+        assert_eq!(wallet.add(Side::Debit, Column::Posted, Amount::from(6)), Ok(()));
     }
 
     #[test]
     fn overflow_is_rejected_and_a_bound_beyond_128_bits_is_never_exceeded() {
         let mut unlimited = account(BalanceRule::Unlimited, 0);
-        unlimited.debit(Amount::new(u128::MAX)).unwrap();
-        assert_eq!(unlimited.debit(Amount::from(1)), Err(Reason::BalanceOverflow));
+        unlimited
+            .add(Side::Debit, Column::Posted, Amount::new(u128::MAX))
+            .unwrap();
+        assert_eq!(
+            unlimited.add(Side::Debit, Column::Posted, Amount::from(1)),
+            Err(Reason::BalanceOverflow)
+        );
 
         let mut wallet = account(BalanceRule::CreditBalance, 1);
         wallet.balances.credits_posted = Amount::new(u128::MAX);
-        assert_eq!(wallet.debit(Amount::new(u128::MAX)), Ok(()));
+        assert_eq!(
+            wallet.add(Side::Debit, Column::Posted, Amount::new(u128::MAX)),
+            Ok(())
+        );
     }
 
     #[test]
@@ -452,13 +604,22 @@ mod tests {
             status: AccountStatus::Frozen,
             ..account(BalanceRule::Unlimited, 0)
         };
-        assert_eq!(frozen.debit(Amount::from(1)), Err(Reason::AccountFrozen));
+        assert_eq!(
+            frozen.add(Side::Debit, Column::Posted, Amount::from(1)),
+            Err(Reason::AccountFrozen)
+        );
         let mut closed = Account {
             status: AccountStatus::Closed,
             ..frozen
         };
         frozen.status = AccountStatus::Frozen;
-        assert_eq!(frozen.credit(Amount::from(1)), Err(Reason::AccountFrozen));
-        assert_eq!(closed.credit(Amount::from(1)), Err(Reason::AccountClosed));
+        assert_eq!(
+            frozen.add(Side::Credit, Column::Posted, Amount::from(1)),
+            Err(Reason::AccountFrozen)
+        );
+        assert_eq!(
+            closed.add(Side::Credit, Column::Posted, Amount::from(1)),
+            Err(Reason::AccountClosed)
+        );
     }
 }

@@ -11,6 +11,14 @@ pub enum ContentField {
     Phase,
     /// The business time.
     EffectiveTime,
+    /// The hold to post or to void.
+    PendingTransaction,
+    /// The time after which a hold expires.
+    PendingTimeout,
+    /// Whether the rest of a hold stays reserved.
+    KeepRemaining,
+    /// The transaction to reverse.
+    ReversesTransaction,
     /// The metadata.
     Metadata,
     /// The number of transfers.
@@ -23,6 +31,8 @@ pub enum ContentField {
     Amount(u8),
     /// The code of the transfer with this index.
     Code(u8),
+    /// The amount rule of the transfer with this index.
+    AmountRule(u8),
 }
 
 /// The first field of an account that differs from the account with the same id.
@@ -38,6 +48,8 @@ pub enum AccountField {
     Status,
     /// The metadata.
     Metadata,
+    /// The velocity limits.
+    VelocityLimits,
 }
 
 // ===== impl ContentField =====
@@ -48,12 +60,17 @@ impl fmt::Display for ContentField {
         match self {
             ContentField::Phase => f.write_str("phase"),
             ContentField::EffectiveTime => f.write_str("effective_time"),
+            ContentField::PendingTransaction => f.write_str("pending_transaction_id"),
+            ContentField::PendingTimeout => f.write_str("pending_timeout"),
+            ContentField::KeepRemaining => f.write_str("keep_remaining"),
+            ContentField::ReversesTransaction => f.write_str("reverses_transaction_id"),
             ContentField::Metadata => f.write_str("metadata"),
             ContentField::Transfers => f.write_str("transfers"),
             ContentField::DebitAccount(place) => write!(f, "transfers[{place}].debit_account_id"),
             ContentField::CreditAccount(place) => write!(f, "transfers[{place}].credit_account_id"),
             ContentField::Amount(place) => write!(f, "transfers[{place}].amount"),
             ContentField::Code(place) => write!(f, "transfers[{place}].code"),
+            ContentField::AmountRule(place) => write!(f, "transfers[{place}].amount_rule"),
         }
     }
 }
@@ -71,6 +88,7 @@ impl AccountField {
             overdraft_limit,
             status,
             metadata,
+            velocity_limits,
         } = existing;
         [
             (sent.asset != *asset, AccountField::Asset),
@@ -81,6 +99,10 @@ impl AccountField {
             ),
             (sent.status != *status, AccountField::Status),
             (sent.metadata != *metadata, AccountField::Metadata),
+            (
+                sent.velocity_limits != *velocity_limits,
+                AccountField::VelocityLimits,
+            ),
         ]
         .into_iter()
         .find_map(|(differs, field)| differs.then_some(field))
@@ -96,6 +118,7 @@ impl fmt::Display for AccountField {
             AccountField::OverdraftLimit => "overdraft_limit",
             AccountField::Status => "status",
             AccountField::Metadata => "metadata",
+            AccountField::VelocityLimits => "velocity_limits",
         })
     }
 }

@@ -21,7 +21,12 @@ pub mod account;
 mod assets;
 pub mod codec;
 mod difference;
+pub mod effects;
+pub mod holds;
 pub mod id;
+mod keys;
+mod lifecycle;
+mod linked;
 mod log;
 mod machine;
 pub mod money;
@@ -31,24 +36,35 @@ mod mutation;
 pub mod mutation;
 pub mod record;
 pub mod reject;
+mod replay;
 mod sys;
 pub mod table;
 pub mod tag_index;
 pub mod time;
 pub mod transaction;
+mod transfers;
+pub mod velocity;
 
 pub use account::{
-    Account, AccountIndex, AccountSnapshot, AccountStatus, AssetIndex, BalanceRule, Balances, Metadata,
-    NewAccount,
+    Account, AccountIndex, AccountSnapshot, AccountStatus, AccountTerms, AssetIndex, BalanceRule, Balances,
+    Column, Metadata, NewAccount,
 };
 pub use assets::ASSETS_MAX;
 pub use codec::Malformed;
 pub use difference::{AccountField, ContentField};
-pub use log::{Committed, RecordedTransaction, TransactionKey, TransactionLog};
-pub use machine::{AccountOutcome, Ledger, Outcome, ReplayError, Tags};
+pub use effects::{Effects, Leg, Legs};
+pub use holds::{Hold, HoldTable};
+pub use keys::RecordKey;
+pub use lifecycle::{AccountOutcome, AccountUpdate, UpdateOutcome};
+pub use log::{Committed, PlacedRecord, RecordedTransaction, TransactionKey, TransactionLog};
+pub use machine::{HOLDS_MAX_DEFAULT, Ledger, Outcome, Tags};
 pub use money::Amount;
-pub use record::NewRecord;
+pub use record::{NewRecord, Record};
 pub use reject::{Reason, Rejection, Side};
+pub use replay::{RecordPlace, ReplayError};
 pub use table::{ACCOUNTS_MAX, TableFull};
 pub use time::Timestamp;
-pub use transaction::{EffectiveTime, Heading, Phase, TRANSFERS_MAX, TransactionView, Transfer};
+pub use transaction::{
+    AmountRule, EffectiveTime, Heading, Names, Phase, TRANSFERS_MAX, TransactionView, Transfer,
+};
+pub use velocity::VelocityLimit;

@@ -1,7 +1,12 @@
 //! The transaction log: the interface through which the ledger finds transactions and appends records.
 
 use super::{
-    account::AccountIndex, record::NewRecord, reject::Rejection, time::Timestamp,
+    account::AccountIndex,
+    effects::Effects,
+    keys::RecordKey,
+    record::{NewRecord, Record},
+    reject::Rejection,
+    time::Timestamp,
     transaction::TransactionView,
 };
 
@@ -17,15 +22,41 @@ pub trait TransactionLog {
     /// If the record can't be read. The ledger then does not know whether the transaction exists.
     fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, Self::Error>;
 
+    /// Returns the record that a [key](super::record::Record::keys) names, or `None` if no record has this key. Unlike
+    /// [`TransactionLog::find`], it does not find out the sequence and the time.
+    ///
+    /// # Errors
+    /// If the record can't be read.
+    fn find_record(&mut self, key: RecordKey<'_>) -> Result<Option<PlacedRecord<'_>>, Self::Error>;
+
+    /// Returns the record at a place, where a record is.
+    ///
+    /// # Errors
+    /// If the record can't be read.
+    fn record_at(&mut self, place: u64) -> Result<PlacedRecord<'_>, Self::Error>;
+
     /// The number of the next record. Records are numbered from 1. The ledger stores in each account the
     /// number of the record that last changed the account.
     fn next_entry(&self) -> u64;
 
-    /// Appends a record. The record of a transaction has a `key`. From then on, [`TransactionLog::find`] must find the
-    /// record under this key. Returns the sequence and time of a committed transaction. For a new
-    /// account, the ledger uses only the time. For a rejection, the ledger uses neither. The caller of the ledger
-    /// ensures that the log has room.
-    fn append(&mut self, key: Option<TransactionKey<'_>>, record: NewRecord<'_>) -> Committed;
+    /// The place of the next record in the log. Places grow with the numbers of records, and identify records for ever.
+    fn next_place(&self) -> u64;
+
+    /// The sequence and the time that the next record gets if it has a sequence.
+    fn next_committed(&self) -> Committed;
+
+    /// The time of the block to which the next record belongs. Holds expire by this time.
+    fn block_time(&self) -> Timestamp;
+
+    /// Appends a record, and enters it in the index under `key` and under its other [key](super::record::Record::keys), `other`. From
+    /// then on, the record must be found under both. Returns the sequence and time of the record; for a rejection, the ledger uses
+    /// neither. The caller of the ledger ensures that the log has room.
+    fn append(
+        &mut self,
+        key: Option<TransactionKey<'_>>,
+        other: Option<RecordKey<'_>>,
+        record: NewRecord<'_>,
+    ) -> Committed;
 }
 
 /// The key under which a transaction is recorded.
@@ -37,11 +68,22 @@ pub struct TransactionKey<'a> {
     pub tag: u64,
 }
 
+/// A record and its place in the log.
+#[derive(Debug, Clone)]
+pub struct PlacedRecord<'a> {
+    /// The place.
+    pub place: u64,
+    /// The record.
+    pub record: Record<'a>,
+}
+
 /// A transaction that is in the log.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordedTransaction<'a> {
     /// The transaction, with account numbers.
     pub transaction: TransactionView<'a, AccountIndex>,
+    /// What it moved, if this does not follow from its transfers alone.
+    pub effects: Option<Effects<'a>>,
     /// The outcome of the transaction.
     pub outcome: Result<Committed, Rejection>,
 }
@@ -49,7 +91,7 @@ pub struct RecordedTransaction<'a> {
 /// The sequence number and the commit time of a committed transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// The sequence number. Committed transactions are numbered from 1, without gaps.
+    /// The sequence number. All records except rejections are numbered from 1, without gaps.
     pub sequence: u64,
     /// The commit time. A transaction with a higher sequence has a later commit time.
     pub time: Timestamp,
@@ -77,10 +119,11 @@ impl Committed {
 pub(super) fn append<L: TransactionLog>(
     log: &mut L,
     key: Option<TransactionKey<'_>>,
+    other: Option<RecordKey<'_>>,
     record: NewRecord<'_>,
 ) -> Committed {
     let entry = log.next_entry();
-    let committed = log.append(key, record);
+    let committed = log.append(key, other, record);
     assert_eq!(
         log.next_entry(),
         entry + 1,

@@ -1,22 +1,20 @@
 //! The state machine. It resolves account ids, looks up the transaction id, checks the rules, and applies and records
 //! the transaction.
 
-use std::collections::HashMap;
-
-use thiserror::Error;
-
 use super::{
-    account::{AccountIndex, AccountSnapshot, NewAccount},
-    codec::Malformed,
-    difference::{AccountField, ContentField},
+    account::{AccountIndex, AccountSnapshot, Column},
+    difference::ContentField,
+    effects::{self, Leg, Legs},
+    holds::{Hold, HoldTable, deadline},
+    keys::RecordKey,
     log::{Committed, RecordedTransaction, TransactionKey, TransactionLog, append},
     mutation::planted,
-    record::{NewRecord, Record},
+    record::NewRecord,
     reject::{Reason, Rejection, Side},
-    table::{AccountTable, TableFull},
+    table::AccountTable,
     tag_index::tag,
-    time::Timestamp,
-    transaction::{TransactionView, Transfer, put_transfers},
+    transaction::{Names, Phase, TransactionView, Transfer, put_transfers},
+    transfers::{self, Entry, decoded},
 };
 
 /// The [`tag`]s (hashes) of the ids in a transaction, with the seed of the account table. The thread that encodes the
@@ -54,82 +52,32 @@ pub enum Outcome {
     },
 }
 
-/// The outcome of a request to create accounts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccountOutcome {
-    /// All accounts exist now. Some may have existed before the request, with the same content.
-    Created(Vec<AccountIndex>),
-    /// An account exists with different content, or the request contains its id twice with different content. No
-    /// account was created.
-    Reused {
-        /// The index of this account in the request. The first account has index 0.
-        place: usize,
-        /// The first field that differs.
-        field: AccountField,
-    },
-    /// The ledger has no room for all of the accounts. No account was created.
-    Full(TableFull),
-}
-
-/// Why a record can't be applied to a ledger to which the earlier records were applied.
-#[derive(Debug, Error)]
-pub enum ReplayError {
-    /// The record can't be decoded.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// The number of the account is too high: the record of another account is missing.
-    #[error("the record creates account number {found}, but the next account must have number {expected}")]
-    AccountGap {
-        /// The number in the record.
-        found: u32,
-        /// The number of the next account.
-        expected: usize,
-    },
-    /// Another account has the number of the record's account: the checkpoint and the records do not belong together.
-    #[error(
-        "the record creates {expected:?} as account number {account}, but this number already belongs to {found:?}"
-    )]
-    OtherAccount {
-        /// The account's number.
-        account: u32,
-        /// The id in the account table.
-        found: String,
-        /// The id in the record.
-        expected: String,
-    },
-    /// The ledger can't hold more accounts or assets.
-    #[error(transparent)]
-    Full(#[from] TableFull),
-    /// A transfer contains the number of an account that does not exist.
-    #[error(
-        "a transfer of transaction {id:?} names account number {account}, but there are {accounts} accounts"
-    )]
-    UnknownAccount {
-        /// The transaction's id.
-        id: String,
-        /// The account's number.
-        account: u32,
-        /// The number of accounts.
-        accounts: usize,
-    },
-    /// A balance column of an account would exceed 2^128 - 1.
-    #[error("transaction {id:?} overflows a balance of account number {account}")]
-    Overflow {
-        /// The transaction's id.
-        id: String,
-        /// The account's number.
-        account: u32,
-    },
-}
-
 /// All accounts, and the rules by which transactions change them.
 #[derive(Debug)]
 pub struct Ledger {
-    accounts: AccountTable,
-    /// The transfers of the current transaction, with account numbers. They are a field so that their memory is reused.
-    transfers: Vec<Transfer<AccountIndex>>,
+    pub(super) accounts: AccountTable,
+    pub(super) holds: HoldTable,
+    /// Maximum number of outstanding holds.
+    holds_max: usize,
+    /// The transfers of the current transaction, with account numbers. They are a field so that their memory is reused. After a commit,
+    /// their amounts are what was moved.
+    pub(super) transfers: Vec<Transfer<AccountIndex>>,
     /// The current transaction, encoded with account numbers. It is a field so that its memory is reused.
-    content: Vec<u8>,
+    pub(super) content: Vec<u8>,
+    /// What the current transaction did, if this does not follow from its transfers alone.
+    pub(super) legs: Legs,
+}
+
+/// Default of the maximum number of outstanding holds.
+pub const HOLDS_MAX_DEFAULT: usize = 10_000_000;
+
+/// A transaction that is being processed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a, 'b> {
+    pub(super) transaction: &'b TransactionView<'a, &'a [u8]>,
+    pub(super) key: TransactionKey<'a>,
+    /// The name of the client that sent it.
+    pub(super) principal: Option<&'b [u8]>,
 }
 
 // ===== impl Ledger =====
@@ -140,9 +88,48 @@ impl Ledger {
     pub fn new(seed: u64) -> Self {
         Ledger {
             accounts: AccountTable::new(seed),
+            holds: HoldTable::new(),
+            holds_max: HOLDS_MAX_DEFAULT,
             transfers: Vec::new(),
             content: Vec::new(),
+            legs: Legs::new(),
         }
+    }
+
+    /// Sets the maximum number of outstanding holds. If more are outstanding already, they stay, and new ones are refused.
+    pub const fn set_holds_max(&mut self, holds_max: usize) {
+        self.holds_max = holds_max;
+    }
+
+    /// The outstanding holds.
+    #[inline]
+    #[must_use]
+    pub const fn holds(&self) -> &HoldTable {
+        &self.holds
+    }
+
+    /// Gives write access to the holds, which the program needs to restore holds from a checkpoint.
+    pub const fn holds_mut(&mut self) -> &mut HoldTable {
+        &mut self.holds
+    }
+
+    /// What the last processed transaction did, if this does not follow from its transfers alone and the outcome was
+    /// [`Outcome::Committed`].
+    #[must_use]
+    pub fn last_legs(&self) -> &[Leg] {
+        &self.legs
+    }
+
+    /// The accounts of the last processed transaction, in the order of its transfers, if its outcome was [`Outcome::Committed`] and
+    /// it was not a replay.
+    pub fn last_accounts(&self) -> impl Iterator<Item = AccountIndex> {
+        let of_transfers = self
+            .transfers
+            .iter()
+            .map(|transfer| (transfer.debit, transfer.credit));
+        let of_legs = self.legs.iter().map(|leg| (leg.debit, leg.credit));
+        let pairs = of_transfers.chain(of_legs);
+        pairs.flat_map(|(debit, credit)| [debit, credit])
     }
 
     /// The accounts.
@@ -185,10 +172,11 @@ impl Ledger {
             id: tag(transaction.id_bytes(), self.accounts.seed()),
             accounts: &[],
         };
-        self.process_tagged(transaction, tags, log)
+        self.process_tagged(transaction, tags, None, log)
     }
 
-    /// Processes a transaction whose ids the caller has hashed. See [`Ledger::process`].
+    /// Processes a transaction whose ids the caller has hashed. `principal` is the name of the client that sent it, if it has
+    /// one. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -199,12 +187,14 @@ impl Ledger {
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
+        principal: Option<&[u8]>,
         log: &mut L,
     ) -> Result<Outcome, L::Error> {
         let key = TransactionKey {
             id: transaction.id_bytes(),
             tag: tags.id,
         };
+        self.legs.clear();
         let resolved = self.resolve(transaction, tags.accounts);
         if let Some(recorded) = log.find(key)? {
             return Ok(self.recorded_outcome(transaction, &recorded));
@@ -215,16 +205,30 @@ impl Ledger {
                 replayed: false,
             });
         }
-        let applied = self.apply(log.next_entry());
-        let content = &self.content;
-        Ok(match applied {
-            Ok(()) => Outcome::Committed {
-                committed: append(log, Some(key), NewRecord::Committed { content }),
+        let request = Request {
+            transaction,
+            key,
+            principal,
+        };
+        let done = match transaction.names() {
+            Names::Nothing => self.move_or_reserve(&request, log),
+            Names::Hold(id) => self.end_hold(&request, id, log)?,
+            Names::Reversed(id) => self.reverse(&request, id, log)?,
+        };
+        Ok(match done {
+            Ok(committed) => Outcome::Committed {
+                committed,
                 replayed: false,
             },
             Err(rejection) => {
                 if rejection.reason.is_recorded() && !planted("rejection_not_recorded") {
-                    append(log, Some(key), NewRecord::Rejected { content, rejection });
+                    let content = &self.content;
+                    let record = NewRecord::Rejected {
+                        content,
+                        principal,
+                        rejection,
+                    };
+                    append(log, Some(key), None, record);
                 }
                 Outcome::Rejected {
                     rejection,
@@ -234,137 +238,62 @@ impl Ledger {
         })
     }
 
-    /// Creates all of the accounts or none. An account that exists with the same content counts as created.
-    pub fn create_accounts<L: TransactionLog>(
+    /// Applies a transaction that names no other one.
+    #[inline]
+    fn move_or_reserve<L: TransactionLog>(
         &mut self,
-        new: Vec<NewAccount>,
+        request: &Request<'_, '_>,
         log: &mut L,
-    ) -> AccountOutcome {
-        let mut seen = HashMap::with_capacity(new.len());
-        for (place, account) in new.iter().enumerate() {
-            let first = *seen.entry(account.id.as_str()).or_insert(account);
-            let field = AccountField::first_difference(account, first).or_else(|| {
-                let existing = self.account(&account.id)?;
-                AccountField::first_difference(account, &existing.account)
-            });
-            if let Some(field) = field {
-                return AccountOutcome::Reused { place, field };
+    ) -> Result<Committed, Rejection> {
+        let column = match request.transaction.phase() {
+            Phase::Posted => Column::Posted,
+            Phase::Pending if self.holds.len() >= self.holds_max => {
+                return Err(Rejection::new(Reason::HoldsFull, 0, Side::Debit));
             }
-        }
-        if let Err(full) = self.accounts.check_room(&new) {
-            return AccountOutcome::Full(full);
-        }
-        AccountOutcome::Created(
-            new.into_iter()
-                .map(|account| self.create_account(account, log))
-                .collect(),
-        )
-    }
-
-    /// Creates an account if it does not exist. The caller has checked that the ledger has room for it.
-    fn create_account<L: TransactionLog>(&mut self, new: NewAccount, log: &mut L) -> AccountIndex {
-        if let Some(existing) = self.accounts.find(&new.id) {
-            return existing;
-        }
-        let entry = log.next_entry();
-        let Ok(index) = self.accounts.next_index() else {
-            panic!(
-                "the ledger is full, although an earlier check found room for account {:?}",
-                new.id
-            );
+            Phase::Pending => Column::Pending,
+            Phase::PostPending | Phase::VoidPending => {
+                panic!("transaction {:?} names no hold", request.transaction.id())
+            }
         };
-        let created = append(log, None, NewRecord::AccountCreated { index, account: &new });
-        let pushed = self.accounts.push(new, entry, created.time);
-        assert_eq!(
-            pushed,
-            Ok(index),
-            "an account is in the log, but not in the account table"
-        );
-        index
+        let entry = Entry {
+            number: log.next_entry(),
+            velocity_time: Some(log.next_committed().time),
+        };
+        transfers::apply(&mut self.accounts, &mut self.transfers, column, entry)?;
+        let place = log.next_place();
+        let committed = if request.transaction.is_derived() {
+            self.legs.extend(self.transfers.iter().map(Leg::of_transfer));
+            self.append_derived(request, 0, None, log)
+        } else {
+            let record = NewRecord::Committed {
+                content: &self.content,
+                principal: request.principal,
+            };
+            append(log, Some(request.key), None, record)
+        };
+        if column == Column::Pending {
+            let legs: Legs = self.transfers.iter().map(Leg::of_transfer).collect();
+            let deadline = deadline(request.transaction, committed.time);
+            self.holds.insert(Hold::new(place, deadline, &legs));
+        }
+        Ok(committed)
     }
 
-    /// Applies record number `entry` of the log again. Skips each account that already contains its effect.
-    ///
-    /// # Errors
-    /// [`ReplayError`] if the record can't follow the records that were applied before this record.
-    pub fn replay(&mut self, record: Record<'_>, entry: u64, time: Timestamp) -> Result<(), ReplayError> {
-        match record {
-            Record::AccountCreated { index, account } => self.replay_account(index, account, entry, time),
-            Record::Committed { transaction } => self.replay_transfers(&transaction, entry),
-            Record::Rejected { .. } => Ok(()),
-        }
-    }
-
-    fn replay_account(
-        &mut self,
-        index: AccountIndex,
-        account: NewAccount,
-        entry: u64,
-        time: Timestamp,
-    ) -> Result<(), ReplayError> {
-        let expected = self.accounts.len();
-        if let Some(existing) = self.accounts.id(index) {
-            if existing == account.id {
-                return Ok(());
-            }
-            return Err(ReplayError::OtherAccount {
-                account: index.0,
-                found: existing.to_owned(),
-                expected: account.id,
-            });
-        }
-        if index.0 as usize != expected {
-            return Err(ReplayError::AccountGap {
-                found: index.0,
-                expected,
-            });
-        }
-        self.accounts.push(account, entry, time)?;
-        Ok(())
-    }
-
-    fn replay_transfers(
-        &mut self,
-        transaction: &TransactionView<'_, AccountIndex>,
-        entry: u64,
-    ) -> Result<(), ReplayError> {
-        self.transfers.clear();
-        for transfer in transaction.transfers() {
-            self.transfers.push(transfer?);
-        }
-        // The versions change in a second pass. If the first pass changed the versions, it would skip the second
-        // transfer of an account that two transfers of the record change.
-        for transfer in &self.transfers {
-            for (index, side) in [(transfer.debit, Side::Debit), (transfer.credit, Side::Credit)] {
-                let accounts = self.accounts.len();
-                let account = self
-                    .accounts
-                    .get_mut(index)
-                    .ok_or_else(|| ReplayError::UnknownAccount {
-                        id: transaction.id().to_owned(),
-                        account: index.0,
-                        accounts,
-                    })?;
-                if account.version < entry || planted("apply_twice_on_replay") {
-                    let column = account.balances.posted_mut(side);
-                    *column = column
-                        .checked_add(transfer.amount)
-                        .ok_or_else(|| ReplayError::Overflow {
-                            id: transaction.id().to_owned(),
-                            account: index.0,
-                        })?;
-                    let seen = entry * u64::from(planted("replay_skips_second_leg"));
-                    account.version = account.version.max(seen);
-                }
-            }
-        }
-        for transfer in &self.transfers {
-            for index in [transfer.debit, transfer.credit] {
-                let account = self.accounts.found_mut(index);
-                account.version = account.version.max(entry);
-            }
-        }
-        Ok(())
+    /// Appends the record of a transaction with its effects, which are in `legs`.
+    pub(super) fn append_derived<L: TransactionLog>(
+        &self,
+        request: &Request<'_, '_>,
+        origin: u64,
+        other: Option<RecordKey<'_>>,
+        log: &mut L,
+    ) -> Committed {
+        let record = NewRecord::Derived {
+            content: &self.content,
+            principal: request.principal,
+            origin,
+            legs: &self.legs,
+        };
+        append(log, Some(request.key), other, record)
     }
 
     /// Fills `transfers` and `content`, with account numbers for account ids. Rejects an account that does not exist.
@@ -393,12 +322,15 @@ impl Ledger {
                 find(transfer.credit, Side::Credit),
             ) {
                 (Ok(debit), Ok(credit)) => {
-                    let Transfer { amount, code, .. } = transfer;
+                    let Transfer {
+                        amount, code, rule, ..
+                    } = transfer;
                     self.transfers.push(Transfer {
                         debit,
                         credit,
                         amount,
                         code,
+                        rule,
                     });
                 }
                 (Err(rejection), _) | (_, Err(rejection)) => {
@@ -409,23 +341,32 @@ impl Ledger {
         }
         self.content.clear();
         self.content.extend_from_slice(transaction.heading_bytes());
-        put_transfers(&mut self.content, self.transfers.iter().copied());
+        let has_rules = transaction.has_rules();
+        put_transfers(&mut self.content, self.transfers.iter().copied(), has_rules);
         unknown
     }
 
     /// Returns the outcome of a transaction whose id is recorded. `recorded` is the recorded transaction.
     /// [`Ledger::resolve`] has filled the field `content`.
     fn recorded_outcome(
-        &self,
+        &mut self,
         transaction: &TransactionView<'_, &[u8]>,
         recorded: &RecordedTransaction<'_>,
     ) -> Outcome {
         if self.content == recorded.transaction.encoded() || planted("idempotency_ignores_content") {
             return match recorded.outcome {
-                Ok(committed) => Outcome::Committed {
-                    committed,
-                    replayed: true,
-                },
+                Ok(committed) => {
+                    if recorded.transaction.is_derived()
+                        && let Err(error) =
+                            effects::legs(&recorded.transaction, recorded.effects, &mut self.legs)
+                    {
+                        panic!("the effects of a transaction were not encoded correctly: {error}");
+                    }
+                    Outcome::Committed {
+                        committed,
+                        replayed: true,
+                    }
+                }
                 Err(rejection) => Outcome::Rejected {
                     rejection,
                     replayed: true,
@@ -448,6 +389,20 @@ impl Ledger {
         if sent.effective_time() != recorded.effective_time() {
             return ContentField::EffectiveTime;
         }
+        if sent.names() != recorded.names() {
+            return match (sent.names(), recorded.names()) {
+                (Names::Reversed(_), _) | (Names::Nothing, Names::Reversed(_)) => {
+                    ContentField::ReversesTransaction
+                }
+                (Names::Hold(_), _) | (Names::Nothing, _) => ContentField::PendingTransaction,
+            };
+        }
+        if sent.pending_timeout() != recorded.pending_timeout() {
+            return ContentField::PendingTimeout;
+        }
+        if sent.keep_remaining() != recorded.keep_remaining() {
+            return ContentField::KeepRemaining;
+        }
         if sent.transfer_count() != recorded.transfer_count() {
             return ContentField::Transfers;
         }
@@ -465,7 +420,11 @@ impl Ledger {
             if recorded.code != sent.code {
                 return ContentField::Code(place);
             }
+            if recorded.rule != sent.rule {
+                return ContentField::AmountRule(place);
+            }
         }
+        // The headings differ in the metadata, and otherwise only in what was compared.
         assert_ne!(
             sent.heading_bytes(),
             recorded.heading_bytes(),
@@ -473,128 +432,4 @@ impl Ledger {
         );
         ContentField::Metadata
     }
-
-    /// Applies all of `transfers`, in order, or none of them. `entry` is the number of the transaction's record.
-    fn apply(&mut self, entry: u64) -> Result<(), Rejection> {
-        let Ledger {
-            accounts, transfers, ..
-        } = self;
-        for (place, transfer) in (0_u8..=u8::MAX).zip(&*transfers) {
-            if let Err((reason, side)) = apply_transfer(accounts, transfer) {
-                let rejection = rejection(accounts, transfer, place, reason, side);
-                let (applied, _) = transfers.split_at(usize::from(place));
-                for transfer in applied.iter().rev().filter(|_| !planted("lose_take_back")) {
-                    undo(accounts, transfer, Side::Credit);
-                    undo(accounts, transfer, Side::Debit);
-                }
-                return Err(rejection);
-            }
-        }
-        for transfer in transfers {
-            for index in [transfer.debit, transfer.credit] {
-                let account = accounts.found_mut(index);
-                assert!(
-                    account.version <= entry,
-                    "account number {} has already been changed by record {}, but the new record has number {entry}",
-                    index.0,
-                    account.version
-                );
-                account.version = entry;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Returns a decoded transfer.
-///
-/// # Panics
-/// If the transfer could not be decoded, because the transaction was not encoded correctly.
-fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A> {
-    match transfer {
-        Ok(transfer) => transfer,
-        Err(error) => panic!("a transfer was not encoded correctly: {error}"),
-    }
-}
-
-/// Applies one transfer, or changes nothing and returns the reason and the side whose account is the cause.
-fn apply_transfer(
-    accounts: &mut AccountTable,
-    transfer: &Transfer<AccountIndex>,
-) -> Result<(), (Reason, Side)> {
-    let &Transfer {
-        debit,
-        credit,
-        amount,
-        ..
-    } = transfer;
-    if debit == credit {
-        return Err((Reason::SameAccount, Side::Credit));
-    }
-    let creditor = accounts.found_mut(credit);
-    let (creditor_asset, creditor_accepts) = (creditor.asset, creditor.accepts_transfers());
-    let debtor = accounts.found_mut(debit);
-    if debtor.asset != creditor_asset {
-        return Err((Reason::AssetMismatch, Side::Credit));
-    }
-    debtor
-        .accepts_transfers()
-        .map_err(|reason| (reason, Side::Debit))?;
-    creditor_accepts.map_err(|reason| (reason, Side::Credit))?;
-    debtor.debit(amount).map_err(|reason| (reason, Side::Debit))?;
-    if let Err(reason) = accounts.found_mut(credit).credit(amount) {
-        if !planted("balance_of_one_side_only") {
-            undo(accounts, transfer, Side::Debit);
-        }
-        return Err((reason, Side::Credit));
-    }
-    Ok(())
-}
-
-/// Returns the rejection of the transfer at index `place`. For lack of funds, it contains the available amount.
-#[cold]
-fn rejection(
-    accounts: &mut AccountTable,
-    transfer: &Transfer<AccountIndex>,
-    place: u8,
-    reason: Reason,
-    side: Side,
-) -> Rejection {
-    let rejection = Rejection::new(reason, place, side);
-    if reason != Reason::InsufficientFunds {
-        return rejection;
-    }
-    let index = match side {
-        Side::Debit => transfer.debit,
-        Side::Credit => transfer.credit,
-    };
-    let Some(available) = accounts.found_mut(index).available(side) else {
-        panic!(
-            "account number {} rejected a transfer for lack of funds, although its rule does not bound {side:?}",
-            index.0
-        );
-    };
-    assert!(
-        available < transfer.amount,
-        "account number {} rejected {} for lack of funds, although {available} was available",
-        index.0,
-        transfer.amount
-    );
-    rejection.with_available(available)
-}
-
-/// Undoes one side of a transfer that was just applied.
-fn undo(accounts: &mut AccountTable, transfer: &Transfer<AccountIndex>, side: Side) {
-    let index = match side {
-        Side::Debit => transfer.debit,
-        Side::Credit => transfer.credit,
-    };
-    let column = accounts.found_mut(index).balances.posted_mut(side);
-    let Some(before) = column.checked_sub(transfer.amount) else {
-        panic!(
-            "account number {} holds {column} on one side, which is less than the {} that was just added",
-            index.0, transfer.amount
-        );
-    };
-    *column = before;
 }

@@ -3,8 +3,10 @@
 //! blocks: a block is a header and a body, and the body is a sequence of records.
 //!
 //! ```text
-//! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | payload | checksum: u32
+//! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | [principal: u8 length + bytes] | payload | checksum: u32
 //! ```
+//!
+//! The record of a transaction that a client with a name sent has the bit [`PRINCIPAL_BIT`] set in its kind, and contains the name.
 //!
 //! A lookup reads a single record, without the rest of its block. So each record has its own checksum: the CRC-32C of
 //! all bytes of the record before the checksum. The CRC starts from a number that depends on the record's place in the
@@ -12,20 +14,24 @@
 //! sector to the wrong address.
 //!
 //! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is
-//! the number of transactions committed in the block before the record. With `back`, a reader finds the block's header.
+//! the number of records in the block before the record that have a sequence; rejections have none. With `back`, a reader finds the block's header.
 //! From the header and `ordinal`, the reader computes the sequence and time of the record. So records store neither.
 
 use super::{
-    account::{AccountIndex, NewAccount},
-    codec::{Malformed, Reader, put_varint_u64},
+    account::{AccountIndex, AccountTerms, NewAccount},
+    codec::{Malformed, Reader, put_short_bytes, put_varint_u64},
+    effects::{Effects, Leg, Legs, put_effects, put_released, take_released},
+    keys::RecordKey,
     mutation::planted,
     reject::Rejection,
-    transaction::TransactionView,
+    transaction::{Names, Phase, TransactionView},
 };
 
-/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount and 1 KiB
-/// of metadata.
-pub const RECORD_BYTES_MAX: usize = 12 * 1024;
+/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each, and
+/// 1 KiB of metadata.
+pub const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Maximum length of the name of the client that sent a transaction, in bytes.
+pub const PRINCIPAL_BYTES_MAX: usize = 64;
 
 /// Length of the checksum at the end of a record, in bytes.
 const CHECKSUM_BYTES: usize = 4;
@@ -33,6 +39,11 @@ const CHECKSUM_BYTES: usize = 4;
 const KIND_ACCOUNT_CREATED: u8 = 1;
 const KIND_COMMITTED: u8 = 2;
 const KIND_REJECTED: u8 = 3;
+const KIND_DERIVED: u8 = 4;
+const KIND_HOLD_EXPIRED: u8 = 5;
+const KIND_ACCOUNT_UPDATED: u8 = 6;
+/// This bit of the kind says that the record contains the name of the client.
+const PRINCIPAL_BIT: u8 = 0x80;
 
 /// A decoded record.
 #[derive(Debug, Clone)]
@@ -48,6 +59,24 @@ pub enum Record<'a> {
     Committed {
         /// The transaction, with account numbers.
         transaction: TransactionView<'a, AccountIndex>,
+        /// What it moved, if this does not follow from its transfers alone.
+        effects: Option<Effects<'a>>,
+    },
+    /// A hold has expired. This has a sequence, but no transaction id.
+    HoldExpired {
+        /// The id of the hold.
+        hold_id: &'a [u8],
+        /// The place of the hold's record.
+        hold: u64,
+        /// What the hold released.
+        legs: Legs,
+    },
+    /// An account was updated.
+    AccountUpdated {
+        /// The account's number.
+        index: AccountIndex,
+        /// All of its new terms.
+        terms: AccountTerms,
     },
     /// A transaction was rejected, for a reason that [is recorded](super::reject::Reason::is_recorded).
     Rejected {
@@ -65,6 +94,8 @@ pub struct FramedRecord<'a> {
     pub back: u32,
     /// Number of transactions committed in the block before this record.
     pub ordinal: u32,
+    /// The name of the client that sent the transaction, if it has one.
+    pub principal: Option<&'a [u8]>,
     /// The record.
     pub record: Record<'a>,
 }
@@ -79,18 +110,132 @@ pub enum NewRecord<'a> {
         /// The account.
         account: &'a NewAccount,
     },
-    /// See [`Record::Committed`].
+    /// See [`Record::Committed`]. The effects follow from the transfers.
     Committed {
         /// The encoded transaction, with account numbers.
         content: &'a [u8],
+        /// The name of the client that sent the transaction.
+        principal: Option<&'a [u8]>,
+    },
+    /// See [`Record::Committed`]. The record contains the effects.
+    Derived {
+        /// The encoded transaction, with account numbers.
+        content: &'a [u8],
+        /// The name of the client that sent the transaction.
+        principal: Option<&'a [u8]>,
+        /// The place of the hold's record, the number of the reversal, or 0.
+        origin: u64,
+        /// What the transaction did.
+        legs: &'a [Leg],
+    },
+    /// See [`Record::HoldExpired`].
+    HoldExpired {
+        /// The id of the hold.
+        hold_id: &'a [u8],
+        /// The place of the hold's record.
+        hold: u64,
+        /// What the hold released.
+        legs: &'a [Leg],
+    },
+    /// See [`Record::AccountUpdated`].
+    AccountUpdated {
+        /// The account's number.
+        index: AccountIndex,
+        /// All of its new terms.
+        terms: &'a AccountTerms,
     },
     /// See [`Record::Rejected`].
     Rejected {
         /// The encoded transaction, with account numbers.
         content: &'a [u8],
+        /// The name of the client that sent the transaction.
+        principal: Option<&'a [u8]>,
         /// Why the transaction was rejected.
         rejection: Rejection,
     },
+}
+
+// ===== impl Record =====
+
+impl<'a> Record<'a> {
+    /// The transaction of the record, and its rejection if it was rejected. `None` if the record is not about a transaction.
+    #[must_use]
+    pub const fn transaction(&self) -> Option<(TransactionView<'a, AccountIndex>, Option<Rejection>)> {
+        match self {
+            Record::Committed { transaction, .. } => Some((*transaction, None)),
+            Record::Rejected {
+                transaction,
+                rejection,
+            } => Some((*transaction, Some(*rejection))),
+            Record::AccountCreated { .. } | Record::HoldExpired { .. } | Record::AccountUpdated { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Whether the record has a sequence: whether it is anything but a rejection.
+    #[must_use]
+    pub const fn has_sequence(&self) -> bool {
+        !matches!(self, Record::Rejected { .. })
+    }
+
+    /// The keys under which an index must find the record: that of its own transaction, and that of what it did to another
+    /// transaction.
+    #[must_use]
+    pub fn keys(&self) -> [Option<RecordKey<'a>>; 2] {
+        let own = self
+            .transaction()
+            .map(|(transaction, _)| RecordKey::Transaction(transaction.id_bytes()));
+        let other = match self {
+            Record::HoldExpired { hold_id, .. } => Some(RecordKey::HoldEnd(hold_id)),
+            Record::Committed {
+                transaction,
+                effects: Some(effects),
+            } => match transaction.names() {
+                Names::Hold(id) if self.ends_hold() => Some(RecordKey::HoldEnd(id)),
+                Names::Reversed(id) => Some(RecordKey::Reversal(id, effects.origin)),
+                Names::Hold(_) | Names::Nothing => None,
+            },
+            Record::Committed { effects: None, .. }
+            | Record::Rejected { .. }
+            | Record::AccountCreated { .. }
+            | Record::AccountUpdated { .. } => None,
+        };
+        [own, other]
+    }
+
+    /// Whether the hold that the record names reserves nothing afterwards.
+    #[must_use]
+    pub fn ends_hold(&self) -> bool {
+        match self {
+            Record::HoldExpired { .. } => true,
+            Record::Committed {
+                transaction,
+                effects: Some(effects),
+            } => match transaction.phase() {
+                Phase::VoidPending => true,
+                Phase::PostPending => {
+                    !transaction.keep_remaining() || effects.is_zero(transaction.transfer_count())
+                }
+                Phase::Posted | Phase::Pending => false,
+            },
+            Record::Committed { effects: None, .. }
+            | Record::Rejected { .. }
+            | Record::AccountCreated { .. }
+            | Record::AccountUpdated { .. } => false,
+        }
+    }
+}
+
+// ===== impl NewRecord =====
+
+impl NewRecord<'_> {
+    /// Whether the record has a sequence: whether it is anything but a rejection.
+    #[inline]
+    #[must_use]
+    pub const fn has_sequence(&self) -> bool {
+        !matches!(self, NewRecord::Rejected { .. })
+    }
 }
 
 /// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal`
@@ -116,17 +261,49 @@ pub fn put_record(
     scratch.clear();
     let payload: &[u8] = match record {
         NewRecord::AccountCreated { index, account } => {
-            put_frame(scratch, KIND_ACCOUNT_CREATED, back, ordinal);
+            put_frame(scratch, KIND_ACCOUNT_CREATED, back, ordinal, None);
             put_varint_u64(scratch, u64::from(index.0));
             account.content().put(scratch);
             &[]
         }
-        NewRecord::Committed { content } => {
-            put_frame(scratch, KIND_COMMITTED, back, ordinal);
+        NewRecord::AccountUpdated { index, terms } => {
+            put_frame(scratch, KIND_ACCOUNT_UPDATED, back, ordinal, None);
+            put_varint_u64(scratch, u64::from(index.0));
+            terms.put(scratch);
+            &[]
+        }
+        NewRecord::Committed { content, principal } => {
+            put_frame(scratch, KIND_COMMITTED, back, ordinal, principal);
             content
         }
-        NewRecord::Rejected { content, rejection } => {
-            put_frame(scratch, KIND_REJECTED, back, ordinal);
+        NewRecord::Derived {
+            content,
+            principal,
+            origin,
+            legs,
+        } => {
+            put_frame(scratch, KIND_DERIVED, back, ordinal, principal);
+            put_varint_u64(scratch, content.len() as u64);
+            scratch.extend_from_slice(content);
+            match TransactionView::<AccountIndex>::parse(content) {
+                Ok(transaction) => put_effects(scratch, &transaction, origin, legs),
+                Err(error) => panic!("a transaction was not encoded correctly: {error}"),
+            }
+            &[]
+        }
+        NewRecord::HoldExpired { hold_id, hold, legs } => {
+            put_frame(scratch, KIND_HOLD_EXPIRED, back, ordinal, None);
+            put_short_bytes(scratch, hold_id);
+            put_varint_u64(scratch, hold);
+            put_released(scratch, legs);
+            &[]
+        }
+        NewRecord::Rejected {
+            content,
+            principal,
+            rejection,
+        } => {
+            put_frame(scratch, KIND_REJECTED, back, ordinal, principal);
             rejection.put(scratch);
             content
         }
@@ -159,10 +336,13 @@ fn checksum(place: u64, bytes: &[u8]) -> u32 {
 }
 
 #[inline]
-fn put_frame(out: &mut Vec<u8>, kind: u8, back: u32, ordinal: u32) {
-    out.push(kind);
+fn put_frame(out: &mut Vec<u8>, kind: u8, back: u32, ordinal: u32, principal: Option<&[u8]>) {
+    out.push(kind | PRINCIPAL_BIT * u8::from(principal.is_some()));
     put_varint_u64(out, u64::from(back));
     put_varint_u64(out, u64::from(ordinal));
+    if let Some(principal) = principal {
+        put_short_bytes(out, principal);
+    }
 }
 
 /// Reads the next record of a block's body. `place` is the place at which the record was written, see [`put_record`].
@@ -190,7 +370,11 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
     let kind = record.u8()?;
     let back = record.varint_u32()?;
     let ordinal = record.varint_u32()?;
-    let record = match kind {
+    let principal = match kind & PRINCIPAL_BIT {
+        0 => None,
+        _ => Some(record.short_bytes()?),
+    };
+    let record = match kind & !PRINCIPAL_BIT {
         KIND_ACCOUNT_CREATED => {
             let index = AccountIndex(record.varint_u32()?);
             Record::AccountCreated {
@@ -198,9 +382,30 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
                 account: NewAccount::take(&mut record)?,
             }
         }
+        KIND_ACCOUNT_UPDATED => Record::AccountUpdated {
+            index: AccountIndex(record.varint_u32()?),
+            terms: AccountTerms::take(&mut record)?,
+        },
         KIND_COMMITTED => Record::Committed {
             transaction: TransactionView::parse(record.rest())?,
+            effects: None,
         },
+        KIND_DERIVED => {
+            let length = usize::try_from(record.varint_u64()?).map_err(|_| Malformed {
+                what: "a transaction's length",
+            })?;
+            Record::Committed {
+                transaction: TransactionView::parse(record.bytes(length)?)?,
+                effects: Some(Effects::take(&mut record)?),
+            }
+        }
+        KIND_HOLD_EXPIRED => {
+            let hold_id = record.short_bytes()?;
+            let hold = record.varint_u64()?;
+            let mut legs = Legs::new();
+            take_released(&mut record, &mut legs)?;
+            Record::HoldExpired { hold_id, hold, legs }
+        }
         KIND_REJECTED => {
             let rejection = Rejection::take(&mut record)?;
             Record::Rejected {
@@ -217,6 +422,7 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
     Ok(FramedRecord {
         back,
         ordinal,
+        principal,
         record,
     })
 }

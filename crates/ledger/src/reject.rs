@@ -5,6 +5,7 @@ use std::fmt;
 use super::{
     codec::{Malformed, Reader, put_varint},
     money::Amount,
+    velocity::{Exceeded, Maximum},
 };
 
 /// Why a transaction is rejected. The numbers are part of the record format and never change.
@@ -25,6 +26,30 @@ pub enum Reason {
     InsufficientFunds = 6,
     /// A balance column would exceed 2^128 - 1.
     BalanceOverflow = 7,
+    /// A clamped transfer would move nothing.
+    NothingAvailable = 8,
+    /// The transfer exceeds a velocity limit of the account.
+    VelocityLimit = 9,
+    /// No hold has the id.
+    PendingNotFound = 10,
+    /// The hold was posted before.
+    PendingAlreadyPosted = 11,
+    /// The hold was voided before.
+    PendingAlreadyVoided = 12,
+    /// The hold has expired.
+    PendingExpired = 13,
+    /// The transfer posts more than the hold still reserves.
+    PendingAmountExceeded = 14,
+    /// The transfers have other accounts than those of the hold, or their number differs.
+    PendingTransfersDiffer = 15,
+    /// No transaction has the id of the transaction to reverse.
+    ReversedNotFound = 16,
+    /// The transaction can't be reversed: it moved nothing, is a reversal itself, or its transfers are others.
+    NotReversible = 17,
+    /// The transfer reverses more than is left to reverse.
+    AlreadyReversed = 18,
+    /// The ledger has its maximum number of outstanding holds.
+    HoldsFull = 19,
 }
 
 /// One of the two accounts of a transfer. The numbers are part of the record format and never change.
@@ -46,9 +71,27 @@ pub struct Rejection {
     pub transfer: u8,
     /// The account of the transfer that causes the rejection.
     pub side: Side,
-    /// The upper and the lower 64 bits of [`Rejection::available`]. Two `u64` keep
+    /// With [`Reason::VelocityLimit`]: the index of the limit, shifted by two, and the [`Maximum`].
+    limit: u8,
+    /// With [`Reason::VelocityLimit`]: the seconds of [`Rejection::room_at`], or 0.
+    room_at: u32,
+    /// The upper and the lower 64 bits of the rejection's figure. Two `u64` keep
     /// [`Outcome`](super::machine::Outcome) at 32 bytes; a `u128` with its alignment would need 48 bytes.
-    available: [u64; 2],
+    figure: [u64; 2],
+}
+
+/// The figures of a rejection with [`Reason::VelocityLimit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VelocityFigures {
+    /// The index of the limit in the account's list, from 0.
+    pub limit: u8,
+    /// The maximum that the transfer exceeds.
+    pub maximum: Maximum,
+    /// What the transfers in the window had used: their number or their amount.
+    pub used: Amount,
+    /// The second since the epoch from which on the transfer would fit, if no other transfer comes before. `None` if it never
+    /// fits, or only after the year 2106.
+    pub room_at_seconds: Option<u32>,
 }
 
 // ===== impl Reason =====
@@ -60,15 +103,29 @@ impl Reason {
     /// rejection. Without the record, a delayed duplicate could succeed after its caller has seen the rejection.
     ///
     /// The other rejections need no record. A retry gets `SameAccount` or `AssetMismatch` again, because an account
-    /// keeps its asset. After `AccountNotFound`, the caller may create the account and retry.
+    /// keeps its asset. After `AccountNotFound`, the caller may create the account and retry. After `HoldsFull`, the
+    /// caller may retry when other holds have ended.
     #[must_use]
     pub const fn is_recorded(self) -> bool {
         match self {
-            Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch => false,
+            Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch | Reason::HoldsFull => {
+                false
+            }
             Reason::AccountFrozen
             | Reason::AccountClosed
             | Reason::InsufficientFunds
-            | Reason::BalanceOverflow => true,
+            | Reason::BalanceOverflow
+            | Reason::NothingAvailable
+            | Reason::VelocityLimit
+            | Reason::PendingNotFound
+            | Reason::PendingAlreadyPosted
+            | Reason::PendingAlreadyVoided
+            | Reason::PendingExpired
+            | Reason::PendingAmountExceeded
+            | Reason::PendingTransfersDiffer
+            | Reason::ReversedNotFound
+            | Reason::NotReversible
+            | Reason::AlreadyReversed => true,
         }
     }
 
@@ -83,6 +140,18 @@ impl Reason {
             Reason::AccountClosed => "ACCOUNT_CLOSED",
             Reason::InsufficientFunds => "INSUFFICIENT_FUNDS",
             Reason::BalanceOverflow => "BALANCE_OVERFLOW",
+            Reason::NothingAvailable => "NOTHING_AVAILABLE",
+            Reason::VelocityLimit => "VELOCITY_LIMIT",
+            Reason::PendingNotFound => "PENDING_NOT_FOUND",
+            Reason::PendingAlreadyPosted => "PENDING_ALREADY_POSTED",
+            Reason::PendingAlreadyVoided => "PENDING_ALREADY_VOIDED",
+            Reason::PendingExpired => "PENDING_EXPIRED",
+            Reason::PendingAmountExceeded => "PENDING_AMOUNT_EXCEEDED",
+            Reason::PendingTransfersDiffer => "PENDING_TRANSFERS_DIFFER",
+            Reason::ReversedNotFound => "REVERSED_NOT_FOUND",
+            Reason::NotReversible => "NOT_REVERSIBLE",
+            Reason::AlreadyReversed => "ALREADY_REVERSED",
+            Reason::HoldsFull => "HOLDS_FULL",
         }
     }
 
@@ -95,6 +164,18 @@ impl Reason {
             5 => Reason::AccountClosed,
             6 => Reason::InsufficientFunds,
             7 => Reason::BalanceOverflow,
+            8 => Reason::NothingAvailable,
+            9 => Reason::VelocityLimit,
+            10 => Reason::PendingNotFound,
+            11 => Reason::PendingAlreadyPosted,
+            12 => Reason::PendingAlreadyVoided,
+            13 => Reason::PendingExpired,
+            14 => Reason::PendingAmountExceeded,
+            15 => Reason::PendingTransfersDiffer,
+            16 => Reason::ReversedNotFound,
+            17 => Reason::NotReversible,
+            18 => Reason::AlreadyReversed,
+            19 => Reason::HoldsFull,
             _ => return None,
         })
     }
@@ -103,6 +184,31 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+// ===== impl Side =====
+
+impl Side {
+    /// The other side.
+    #[must_use]
+    pub const fn other(self) -> Side {
+        match self {
+            Side::Debit => Side::Credit,
+            Side::Credit => Side::Debit,
+        }
+    }
+
+    /// Reads an encoded side.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the byte is not a side.
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match reader.u8()? {
+            0 => Ok(Side::Debit),
+            1 => Ok(Side::Credit),
+            _ => Err(Malformed { what: "a side" }),
+        }
     }
 }
 
@@ -116,7 +222,9 @@ impl Rejection {
             reason,
             transfer,
             side,
-            available: [0; 2],
+            limit: 0,
+            room_at: 0,
+            figure: [0; 2],
         }
     }
 
@@ -125,16 +233,44 @@ impl Rejection {
     #[must_use]
     pub const fn with_available(mut self, available: Amount) -> Self {
         let units = available.minor_units();
-        self.available = [(units >> 64) as u64, units as u64];
+        self.figure = [(units >> 64) as u64, units as u64];
         self
     }
 
+    /// The rejection of a transfer that exceeds a velocity limit.
+    #[must_use]
+    pub fn velocity(transfer: u8, side: Side, exceeded: &Exceeded) -> Self {
+        let room_at = exceeded.room_at.and_then(|time| {
+            let (seconds, nanos) = time.seconds_and_nanos();
+            u32::try_from(seconds + u64::from(nanos > 0)).ok()
+        });
+        Rejection {
+            limit: exceeded.limit << 2 | exceeded.maximum as u8,
+            room_at: room_at.unwrap_or(0),
+            ..Rejection::new(Reason::VelocityLimit, transfer, side).with_available(Amount::new(exceeded.used))
+        }
+    }
+
     /// With [`Reason::InsufficientFunds`]: the maximum amount that the account would have accepted on this side, with
-    /// its overdraft limit, after the earlier transfers of the same transaction. Zero with every other reason.
+    /// its overdraft limit, after the earlier transfers of the same transaction. With
+    /// [`Reason::PendingAmountExceeded`]: what the transfer of the hold still reserves. With [`Reason::AlreadyReversed`]: what
+    /// of the transfer is left to reverse. Zero with every other reason except [`Reason::VelocityLimit`].
     #[must_use]
     pub const fn available(self) -> Amount {
-        let [high, low] = self.available;
+        let [high, low] = self.figure;
         Amount::new((high as u128) << 64 | low as u128)
+    }
+
+    /// The figures of a rejection with [`Reason::VelocityLimit`]; `None` with every other reason.
+    #[must_use]
+    pub fn velocity_figures(self) -> Option<VelocityFigures> {
+        let maximum = Maximum::from_code(self.limit & 0b11)?;
+        (self.reason == Reason::VelocityLimit).then_some(VelocityFigures {
+            limit: self.limit >> 2,
+            maximum,
+            used: self.available(),
+            room_at_seconds: (self.room_at > 0).then_some(self.room_at),
+        })
     }
 
     /// Appends the encoded rejection to `out`.
@@ -143,6 +279,10 @@ impl Rejection {
         put_varint(out, u128::from(self.transfer));
         out.push(self.side as u8);
         put_varint(out, self.available().minor_units());
+        if self.reason == Reason::VelocityLimit {
+            out.push(self.limit);
+            out.extend_from_slice(&self.room_at.to_le_bytes());
+        }
     }
 
     /// Reads an encoded rejection.
@@ -154,13 +294,20 @@ impl Rejection {
         let transfer = u8::try_from(reader.varint_u32()?).map_err(|_| Malformed {
             what: "a transfer's index",
         })?;
-        let side = match reader.u8()? {
-            0 => Side::Debit,
-            1 => Side::Credit,
-            _ => return Err(Malformed { what: "a side" }),
-        };
-        let available = Amount::new(reader.varint_u128()?);
-        Ok(Rejection::new(reason, transfer, side).with_available(available))
+        let side = Side::take(reader)?;
+        let figure = Amount::new(reader.varint_u128()?);
+        let mut rejection = Rejection::new(reason, transfer, side).with_available(figure);
+        if reason == Reason::VelocityLimit {
+            rejection.limit = reader.u8()?;
+            let seconds = reader.bytes(4)?.try_into();
+            rejection.room_at = u32::from_le_bytes(seconds.map_err(|_| Malformed { what: "a time" })?);
+            if Maximum::from_code(rejection.limit & 0b11).is_none() {
+                return Err(Malformed {
+                    what: "a maximum of a velocity limit",
+                });
+            }
+        }
+        Ok(rejection)
     }
 }
 
@@ -170,7 +317,7 @@ mod tests {
 
     #[test]
     fn every_rejection_is_decoded_as_it_was_encoded() {
-        for code in 1..=7 {
+        for code in 1..=19 {
             let reason = Reason::from_code(code).unwrap();
             assert_eq!(reason as u8, code);
             for side in [Side::Debit, Side::Credit] {
@@ -185,6 +332,6 @@ mod tests {
             }
         }
         assert!(Reason::from_code(0).is_none());
-        assert!(Reason::from_code(8).is_none());
+        assert!(Reason::from_code(20).is_none());
     }
 }

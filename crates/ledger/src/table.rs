@@ -1,15 +1,18 @@
 //! The account table: stores accounts by number and finds them by id. Existing accounts never move in memory.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
 use super::{
     account::{
-        Account, AccountContent, AccountIndex, AccountSnapshot, AssetIndex, Balances, Metadata, NewAccount,
+        Account, AccountContent, AccountIndex, AccountSnapshot, AccountTerms, AssetIndex, Balances, Metadata,
+        NewAccount,
     },
     assets::{ASSETS_MAX, AssetTable},
+    codec::{Malformed, Reader, put_varint_u64},
     tag_index::{TagIndex, tag},
+    velocity::{Velocity, VelocityLimit},
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
 
@@ -26,6 +29,8 @@ pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
 pub struct AccountTable {
     slots: Pages<AccountSlot>,
     metadata: Vec<Option<MetadataPage>>,
+    /// What only accounts with velocity limits or updates have.
+    extras: HashMap<u32, Box<Extras>>,
     by_name: TagIndex,
     assets: AssetTable,
     /// Seed of the hash of account ids and asset names. The seed is secret, so no client can choose ids that collide.
@@ -58,6 +63,23 @@ struct AccountSlot {
     account: Account,
 }
 
+/// What only accounts with velocity limits or updates have.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    pub(crate) velocity: Velocity,
+    /// The last update, if there was one.
+    pub(crate) updated: Option<Updated>,
+}
+
+/// The last update of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Updated {
+    /// The time of the update.
+    pub(crate) time: Timestamp,
+    /// What the account was created with.
+    pub(crate) created: AccountTerms,
+}
+
 /// The metadata of the accounts of a page.
 type MetadataPage = Box<[Option<Box<Metadata>>]>;
 
@@ -87,6 +109,7 @@ impl AccountTable {
         AccountTable {
             slots: Pages::new(),
             metadata: Vec::new(),
+            extras: HashMap::new(),
             by_name: TagIndex::new(),
             assets: AssetTable::new(seed),
             seed,
@@ -165,6 +188,15 @@ impl AccountTable {
     /// # Panics
     /// If no account has this number.
     #[inline]
+    pub(crate) fn found(&self, index: AccountIndex) -> &Account {
+        &self.slots.indexed(index).account
+    }
+
+    /// Returns an account that an earlier lookup has found.
+    ///
+    /// # Panics
+    /// If no account has this number.
+    #[inline]
     pub(crate) fn found_mut(&mut self, index: AccountIndex) -> &mut Account {
         let Some(account) = self.get_mut(index) else {
             panic!(
@@ -181,7 +213,7 @@ impl AccountTable {
         self.slots.get(index).map(|slot| slot.name.as_str())
     }
 
-    /// Returns the account as it was created, and its creation time. Returns `None` if no account has this number.
+    /// Returns the account, and its creation time. Returns `None` if no account has this number.
     #[must_use]
     pub fn content(&self, index: AccountIndex) -> Option<(AccountContent<'_>, Timestamp)> {
         static NO_METADATA: Metadata = Metadata::new();
@@ -196,6 +228,9 @@ impl AccountTable {
         let (page, place) = place_of(index);
         let page = self.metadata.get(page).and_then(Option::as_ref);
         let metadata = page.and_then(|page| page.get(place)?.as_deref());
+        let limits = self
+            .extras(index)
+            .map_or(&[][..], |extras| extras.velocity.limits());
         let content = AccountContent {
             id: name.as_str(),
             asset,
@@ -203,6 +238,7 @@ impl AccountTable {
             overdraft_limit: account.overdraft_limit,
             status: account.status,
             metadata: metadata.map_or(&NO_METADATA, |metadata| metadata),
+            velocity_limits: limits,
         };
         Some((content, *create_time))
     }
@@ -211,10 +247,15 @@ impl AccountTable {
     #[must_use]
     pub fn snapshot(&self, index: AccountIndex) -> Option<AccountSnapshot> {
         let (content, create_time) = self.content(index)?;
+        let account = self.get(index)?;
+        let updated = self.extras(index).and_then(|extras| extras.updated.as_ref());
+        let bounded = account.rule.bounded_side();
         Some(AccountSnapshot {
             account: content.to_new(),
-            balances: self.get(index)?.balances,
+            balances: account.balances,
+            available: bounded.and_then(|side| account.available(side)),
             create_time,
+            change_time: updated.map_or(create_time, |updated| updated.time),
         })
     }
 
@@ -305,17 +346,129 @@ impl AccountTable {
                 asset,
                 rule: new.rule,
                 status: new.status,
+                is_limited: false,
+                has_extras: false,
             },
         });
         if !new.metadata.is_empty() {
             self.put_metadata(index, new.metadata);
         }
+        if !new.velocity_limits.is_empty() {
+            self.change_extras(index, |extras| extras.velocity.set_limits(&new.velocity_limits));
+        }
         Ok(index)
     }
 
+    /// Returns the account as it was created. Returns `None` if no account has this number.
+    #[must_use]
+    pub fn as_created(&self, index: AccountIndex) -> Option<NewAccount> {
+        let mut account = self.content(index)?.0.to_new();
+        if let Some(Updated { created, .. }) = self.extras(index).and_then(|extras| extras.updated.as_ref()) {
+            let AccountTerms {
+                status,
+                overdraft_limit,
+                metadata,
+                velocity_limits,
+            } = created.clone();
+            account = NewAccount {
+                status,
+                overdraft_limit,
+                metadata,
+                velocity_limits,
+                ..account
+            };
+        }
+        Some(account)
+    }
+
+    /// Gives an account new terms. The caller ensures that the account exists.
+    pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, entry: u64, time: Timestamp) {
+        let Some((before, _)) = self.content(index) else {
+            panic!("account number {} is updated, but does not exist", index.0);
+        };
+        let before = before.to_new().into_terms();
+        self.change_extras(index, |extras| {
+            extras.velocity.set_limits(&terms.velocity_limits);
+            let created = extras.updated.take().map_or(before, |updated| updated.created);
+            extras.updated = Some(Updated { time, created });
+        });
+        self.put_metadata(index, terms.metadata);
+        let account = self.found_mut(index);
+        account.status = terms.status;
+        account.overdraft_limit = terms.overdraft_limit;
+        account.version = account.version.max(entry);
+    }
+
+    /// Appends what a checkpoint needs to know about an account besides its content, balances and times: its last update, and what
+    /// its velocity limits have counted.
+    pub fn put_extras(&self, index: AccountIndex, out: &mut Vec<u8>) {
+        let extras = self.extras(index);
+        let updated = extras.and_then(|extras| extras.updated.as_ref());
+        out.push(u8::from(updated.is_some()));
+        if let Some(Updated { time, created }) = updated {
+            put_varint_u64(out, time.as_nanos());
+            created.put(out);
+        }
+        if let Some(extras) = extras {
+            extras.velocity.put_slices(out);
+        }
+    }
+
+    /// Reads what [`AccountTable::put_extras`] wrote, for an account that was just added with its content.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes do not belong to such an account.
+    pub fn take_extras(&mut self, index: AccountIndex, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        let updated = match reader.u8()? {
+            0 => None,
+            _ => Some(Updated {
+                time: Timestamp::from_nanos(reader.varint_u64()?),
+                created: AccountTerms::take(reader)?,
+            }),
+        };
+        let has_extras = self.get(index).is_some_and(|account| account.has_extras);
+        let mut read = Ok(());
+        if has_extras || updated.is_some() {
+            self.change_extras(index, |extras| {
+                extras.updated = updated;
+                read = extras.velocity.take_slices(reader);
+            });
+        }
+        read
+    }
+
+    /// What only accounts with velocity limits or updates have.
+    pub(crate) fn extras(&self, index: AccountIndex) -> Option<&Extras> {
+        let has_extras = self.get(index).is_some_and(|account| account.has_extras);
+        has_extras
+            .then(|| self.extras.get(&index.0))
+            .flatten()
+            .map(|extras| &**extras)
+    }
+
+    /// Changes the extras of an account. The account gets extras if it has none.
+    pub(crate) fn change_extras(&mut self, index: AccountIndex, change: impl FnOnce(&mut Extras)) {
+        let size = |extras: &Extras| size_of::<Extras>() + extras.heap_bytes();
+        let extras = self.extras.entry(index.0).or_default();
+        let before = if self.slots.get(index).is_some_and(|slot| slot.account.has_extras) {
+            size(extras)
+        } else {
+            0
+        };
+        change(extras);
+        self.heap_bytes = self.heap_bytes + size(extras) - before;
+        let is_limited = !extras.velocity.is_empty();
+        let account = self.found_mut(index);
+        account.has_extras = true;
+        account.is_limited = is_limited;
+    }
+
     fn put_metadata(&mut self, index: AccountIndex, metadata: Metadata) {
-        let text = |(key, value): (&String, &String)| key.len() + value.len();
-        self.heap_bytes += size_of::<Metadata>() + metadata.iter().map(text).sum::<usize>();
+        let text = |metadata: &Metadata| {
+            let text = |(key, value): (&String, &String)| key.len() + value.len();
+            size_of::<Metadata>() + metadata.iter().map(text).sum::<usize>()
+        };
+        self.heap_bytes += text(&metadata);
         let (page, place) = place_of(index);
         if self.metadata.len() <= page {
             self.metadata.resize_with(page + 1, || None);
@@ -333,7 +486,9 @@ impl AccountTable {
                 index.0
             );
         };
-        *place = Some(Box::new(metadata));
+        if let Some(before) = place.replace(Box::new(metadata)) {
+            self.heap_bytes -= text(&before);
+        }
     }
 
     /// Memory used, in bytes: the pages, the id index, long ids, metadata and assets.
@@ -367,6 +522,20 @@ fn index_of(value: u64) -> AccountIndex {
         panic!("the index of accounts holds {value}, which is not the number of an account");
     };
     AccountIndex(number)
+}
+
+// ===== impl Extras =====
+
+impl Extras {
+    /// Memory on the heap, in bytes.
+    fn heap_bytes(&self) -> usize {
+        let text = |(key, value): (&String, &String)| key.len() + value.len();
+        let created = self.updated.as_ref().map_or(0, |updated| {
+            updated.created.metadata.iter().map(text).sum::<usize>()
+                + updated.created.velocity_limits.capacity() * size_of::<VelocityLimit>()
+        });
+        created + self.velocity.heap_bytes()
+    }
 }
 
 // ===== impl Name =====
@@ -488,6 +657,7 @@ mod tests {
             overdraft_limit: Amount::from(3),
             status: AccountStatus::Open,
             metadata: Metadata::new(),
+            velocity_limits: Vec::new(),
         }
     }
 

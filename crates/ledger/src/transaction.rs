@@ -6,8 +6,9 @@
 //! for numbers.
 //!
 //! ```text
-//! id: u8 length + bytes | phase: u8 | transfers - 1: u8 | flags: u8 | [effective time] | [metadata] | transfers...
-//! transfer: debit account | credit account | amount: varint | code: varint
+//! id: u8 length + bytes | phase: u8 | transfers - 1: u8 | flags: u8 | [effective time] | [metadata]
+//!     | [timeout: varint] | [other id: u8 length + bytes] | transfers...
+//! transfer: debit account | credit account | amount: varint | code: varint | [amount rule: u8]
 //! ```
 
 use std::{fmt, marker::PhantomData};
@@ -15,6 +16,7 @@ use std::{fmt, marker::PhantomData};
 use super::{
     account::{AccountIndex, Metadata, put_metadata, skip_metadata, take_metadata},
     codec::{Malformed, Reader, put_short_bytes, put_short_str, put_varint, put_varint_u64},
+    reject::Side,
 };
 use crate::money::Amount;
 
@@ -23,6 +25,18 @@ pub const TRANSFERS_MAX: usize = 256;
 
 const FLAG_EFFECTIVE_TIME: u8 = 1;
 const FLAG_METADATA: u8 = 2;
+/// The transaction names a hold, which it posts or voids.
+const FLAG_PENDING_ID: u8 = 4;
+const FLAG_KEEP_REMAINING: u8 = 8;
+const FLAG_TIMEOUT: u8 = 16;
+/// The transaction names the transaction that it reverses.
+const FLAG_REVERSES: u8 = 32;
+/// Each transfer has an amount rule.
+const FLAG_RULES: u8 = 64;
+/// There are no transfers. The byte of their number is 0.
+const FLAG_NO_TRANSFERS: u8 = 128;
+/// The flags of transactions whose effects are not simply those of their transfers.
+const FLAGS_DERIVED: u8 = FLAG_PENDING_ID | FLAG_REVERSES | FLAG_RULES;
 
 /// What a transaction does with its transfers. The numbers are part of the record format and never change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -31,6 +45,39 @@ pub enum Phase {
     /// The transfers are posted immediately.
     #[default]
     Posted = 1,
+    /// The transfers are reserved: a hold.
+    Pending = 2,
+    /// A hold is posted, whole or in part.
+    PostPending = 3,
+    /// What a hold still reserves is released.
+    VoidPending = 4,
+}
+
+/// How much a transfer moves. The numbers are part of the record format and never change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum AmountRule {
+    /// The amount.
+    #[default]
+    Exact = 1,
+    /// At most the amount, and at most what the debit account has available.
+    UpToDebitAvailable = 2,
+    /// At most the amount, and at most what the credit account has available.
+    UpToCreditAvailable = 3,
+    /// At most the amount, and at most what both accounts have available.
+    UpToBothAvailable = 4,
+}
+
+/// The other transaction that a transaction names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Names<'a> {
+    /// None.
+    #[default]
+    Nothing,
+    /// The hold to post or to void.
+    Hold(&'a [u8]),
+    /// The transaction to reverse.
+    Reversed(&'a [u8]),
 }
 
 /// The client's business time. The ledger stores and returns it, and does not interpret it.
@@ -60,10 +107,12 @@ pub struct Transfer<A> {
     pub debit: A,
     /// The account that is credited.
     pub credit: A,
-    /// The amount; more than zero.
+    /// The amount. It is more than zero, except in transactions that post a part of a hold or reverse a part of a transaction.
     pub amount: Amount,
     /// The client's reason code.
     pub code: u32,
+    /// How much the transfer moves.
+    pub rule: AmountRule,
 }
 
 /// All fields of a transaction except its transfers.
@@ -77,6 +126,12 @@ pub struct Heading<'a> {
     pub effective_time: Option<EffectiveTime>,
     /// The client's metadata.
     pub metadata: &'a Metadata,
+    /// The other transaction that this one names.
+    pub names: Names<'a>,
+    /// With [`Phase::PostPending`]: what is not posted stays reserved.
+    pub keep_remaining: bool,
+    /// With [`Phase::Pending`]: the time after which the hold expires, in nanoseconds.
+    pub pending_timeout: Option<u64>,
 }
 
 /// A decoded transaction that borrows its encoded bytes.
@@ -88,7 +143,10 @@ pub struct TransactionView<'a, A> {
     transfer_count: usize,
     id: &'a [u8],
     phase: Phase,
+    flags: u8,
     effective_time: Option<EffectiveTime>,
+    names: Names<'a>,
+    pending_timeout: Option<u64>,
     form: PhantomData<A>,
 }
 
@@ -97,6 +155,7 @@ pub struct TransactionView<'a, A> {
 pub struct Transfers<'a, A> {
     reader: Reader<'a>,
     left: usize,
+    has_rules: bool,
     form: PhantomData<A>,
 }
 
@@ -143,39 +202,84 @@ impl Phase {
     fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(Phase::Posted),
+            2 => Ok(Phase::Pending),
+            3 => Ok(Phase::PostPending),
+            4 => Ok(Phase::VoidPending),
             _ => Err(Malformed { what: "a phase" }),
+        }
+    }
+}
+
+// ===== impl AmountRule =====
+
+impl AmountRule {
+    fn from_code(code: u8) -> Result<Self, Malformed> {
+        match code {
+            1 => Ok(AmountRule::Exact),
+            2 => Ok(AmountRule::UpToDebitAvailable),
+            3 => Ok(AmountRule::UpToCreditAvailable),
+            4 => Ok(AmountRule::UpToBothAvailable),
+            _ => Err(Malformed {
+                what: "an amount rule",
+            }),
+        }
+    }
+
+    /// Whether the rule bounds the transfer by what is available on this side.
+    #[must_use]
+    pub const fn bounds(self, side: Side) -> bool {
+        match (self, side) {
+            (AmountRule::UpToDebitAvailable, Side::Debit)
+            | (AmountRule::UpToCreditAvailable, Side::Credit)
+            | (AmountRule::UpToBothAvailable, _) => true,
+            (AmountRule::Exact | AmountRule::UpToDebitAvailable | AmountRule::UpToCreditAvailable, _) => {
+                false
+            }
         }
     }
 }
 
 // ===== encoding =====
 
-/// Appends an encoded transaction of 1 to [`TRANSFERS_MAX`] transfers.
+/// Appends an encoded transaction of up to [`TRANSFERS_MAX`] transfers.
 ///
 /// The caller checks the bounds of a request. This function checks the bounds again, because bytes that can't be
 /// decoded must never become a record.
 ///
 /// # Panics
-/// If there is no transfer, if there are more than [`TRANSFERS_MAX`] transfers, or if an id is longer than 255 bytes.
+/// If there are more than [`TRANSFERS_MAX`] transfers, if an id is longer than 255 bytes, or if a transaction without transfers
+/// names no other transaction.
 pub fn put_transaction<'a, A: AccountRef<'a>>(
     out: &mut Vec<u8>,
     heading: &Heading<'_>,
-    transfers: impl ExactSizeIterator<Item = Transfer<A>>,
+    transfers: impl ExactSizeIterator<Item = Transfer<A>> + Clone,
 ) {
-    let count = transfers.len();
-    let Some(Ok(count_less_one)) = count.checked_sub(1).map(u8::try_from) else {
-        panic!("a transaction of {count} transfers can't be encoded: 1 to {TRANSFERS_MAX} are allowed");
+    let mut flags = 0;
+    let count_less_one = match transfers.len().checked_sub(1).map(u8::try_from) {
+        Some(Ok(count_less_one)) => count_less_one,
+        None if heading.names != Names::Nothing => {
+            flags |= FLAG_NO_TRANSFERS;
+            0
+        }
+        None | Some(Err(_)) => panic!(
+            "a transaction of {} transfers can't be encoded: 1 to {TRANSFERS_MAX} are allowed",
+            transfers.len()
+        ),
     };
     put_short_bytes(out, heading.id);
     out.push(heading.phase as u8);
     out.push(count_less_one);
-    let mut flags = 0;
-    if heading.effective_time.is_some() {
-        flags |= FLAG_EFFECTIVE_TIME;
-    }
-    if !heading.metadata.is_empty() {
-        flags |= FLAG_METADATA;
-    }
+    let has_rules = transfers
+        .clone()
+        .any(|transfer| transfer.rule != AmountRule::Exact);
+    let mut set = |flag: u8, condition: bool| flags |= flag * u8::from(condition);
+    set(FLAG_EFFECTIVE_TIME, heading.effective_time.is_some());
+    set(FLAG_METADATA, !heading.metadata.is_empty());
+    set(FLAG_TIMEOUT, heading.pending_timeout.is_some());
+    set(FLAG_KEEP_REMAINING, heading.keep_remaining);
+    set(FLAG_PENDING_ID, matches!(heading.names, Names::Hold(_)));
+    set(FLAG_REVERSES, matches!(heading.names, Names::Reversed(_)));
+    set(FLAG_RULES, has_rules);
     out.push(flags);
     if let Some(time) = heading.effective_time {
         out.extend_from_slice(&time.seconds.to_le_bytes());
@@ -184,16 +288,31 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
     if !heading.metadata.is_empty() {
         put_metadata(out, heading.metadata);
     }
-    put_transfers(out, transfers);
+    if let Some(timeout) = heading.pending_timeout {
+        put_varint_u64(out, timeout);
+    }
+    match heading.names {
+        Names::Nothing => {}
+        Names::Hold(id) | Names::Reversed(id) => put_short_bytes(out, id),
+    }
+    put_transfers(out, transfers, has_rules);
 }
 
-/// Appends encoded transfers, which follow the heading of a transaction.
-pub fn put_transfers<'a, A: AccountRef<'a>>(out: &mut Vec<u8>, transfers: impl Iterator<Item = Transfer<A>>) {
+/// Appends encoded transfers, which follow the heading of a transaction. `has_rules` says whether each transfer is followed by its
+/// amount rule.
+pub(crate) fn put_transfers<'a, A: AccountRef<'a>>(
+    out: &mut Vec<u8>,
+    transfers: impl Iterator<Item = Transfer<A>>,
+    has_rules: bool,
+) {
     for transfer in transfers {
         transfer.debit.put(out);
         transfer.credit.put(out);
         put_varint(out, transfer.amount.minor_units());
         put_varint_u64(out, u64::from(transfer.code));
+        if has_rules {
+            out.push(transfer.rule as u8);
+        }
     }
 }
 
@@ -210,7 +329,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         let mut reader = Reader::new(encoded);
         let id = reader.short_bytes()?;
         let phase = Phase::from_code(reader.u8()?)?;
-        let transfer_count = usize::from(reader.u8()?) + 1;
+        let count_less_one = reader.u8()?;
         let flags = reader.u8()?;
         let effective_time = if flags & FLAG_EFFECTIVE_TIME == 0 {
             None
@@ -220,6 +339,24 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         if flags & FLAG_METADATA != 0 {
             skip_metadata(&mut reader)?;
         }
+        let pending_timeout = match flags & FLAG_TIMEOUT {
+            0 => None,
+            _ => Some(reader.varint_u64()?),
+        };
+        let names = match flags & (FLAG_PENDING_ID | FLAG_REVERSES) {
+            0 => Names::Nothing,
+            FLAG_PENDING_ID => Names::Hold(reader.short_bytes()?),
+            FLAG_REVERSES => Names::Reversed(reader.short_bytes()?),
+            _ => {
+                return Err(Malformed {
+                    what: "one other transaction",
+                });
+            }
+        };
+        let transfer_count = match flags & FLAG_NO_TRANSFERS {
+            0 => usize::from(count_less_one) + 1,
+            _ => 0,
+        };
         let transfers_at = encoded.len() - reader.rest().len();
         Ok(TransactionView {
             encoded,
@@ -227,9 +364,53 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
             transfer_count,
             id,
             phase,
+            flags,
             effective_time,
+            names,
+            pending_timeout,
             form: PhantomData,
         })
+    }
+
+    /// The other transaction that this one names.
+    #[inline]
+    #[must_use]
+    pub const fn names(&self) -> Names<'a> {
+        self.names
+    }
+
+    /// Whether what is not posted of a hold stays reserved.
+    #[inline]
+    #[must_use]
+    pub const fn keep_remaining(&self) -> bool {
+        self.flags & FLAG_KEEP_REMAINING != 0
+    }
+
+    /// The time after which a hold expires, in nanoseconds.
+    #[inline]
+    #[must_use]
+    pub const fn pending_timeout(&self) -> Option<u64> {
+        self.pending_timeout
+    }
+
+    /// Whether the transaction posts its own transfers with their exact amounts.
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.flags & FLAGS_DERIVED == 0 && matches!(self.phase, Phase::Posted)
+    }
+
+    /// Whether the amounts that the transaction moves are not simply those of its transfers.
+    #[inline]
+    #[must_use]
+    pub const fn is_derived(&self) -> bool {
+        self.flags & FLAGS_DERIVED != 0
+    }
+
+    /// Whether each encoded transfer is followed by its amount rule.
+    #[inline]
+    pub(crate) const fn has_rules(&self) -> bool {
+        self.flags & FLAG_RULES != 0
     }
 
     /// The client's idempotency key.
@@ -269,7 +450,8 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.effective_time
     }
 
-    /// The number of transfers, from 1 to [`TRANSFERS_MAX`].
+    /// The number of transfers, at most [`TRANSFERS_MAX`]. Only a transaction that [names](TransactionView::names) another one can
+    /// have none.
     #[inline]
     #[must_use]
     pub const fn transfer_count(&self) -> usize {
@@ -297,6 +479,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         Transfers {
             reader: Reader::new(self.encoded.split_at(self.transfers_at).1),
             left: self.transfer_count,
+            has_rules: self.has_rules(),
             form: PhantomData,
         }
     }
@@ -343,7 +526,7 @@ impl<'a, A: AccountRef<'a>> Iterator for Transfers<'a, A> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        let transfer = take_transfer(&mut self.reader);
+        let transfer = take_transfer(&mut self.reader, self.has_rules);
         if transfer.is_err() {
             self.left = 0;
         }
@@ -356,12 +539,20 @@ impl<'a, A: AccountRef<'a>> Iterator for Transfers<'a, A> {
 }
 
 #[inline]
-fn take_transfer<'a, A: AccountRef<'a>>(reader: &mut Reader<'a>) -> Result<Transfer<A>, Malformed> {
+fn take_transfer<'a, A: AccountRef<'a>>(
+    reader: &mut Reader<'a>,
+    has_rules: bool,
+) -> Result<Transfer<A>, Malformed> {
     Ok(Transfer {
         debit: A::take(reader)?,
         credit: A::take(reader)?,
         amount: Amount::new(reader.varint_u128()?),
         code: reader.varint_u32()?,
+        rule: if has_rules {
+            AmountRule::from_code(reader.u8()?)?
+        } else {
+            AmountRule::Exact
+        },
     })
 }
 
