@@ -39,6 +39,11 @@ impl Violations {
         }
     }
 
+    /// Whether the request has no violation up to now.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Ends the check of the request.
     ///
     /// # Errors
@@ -70,6 +75,16 @@ pub(crate) fn check_metadata(violations: &mut Violations, field: &str, metadata:
 /// Makes an amount from its upper and its lower 64 bits.
 pub(crate) fn from_halves(high: u64, low: u64) -> Amount {
     Amount::new(u128::from(high) << 64 | u128::from(low))
+}
+
+/// Returns the nanoseconds of a `google.protobuf.Duration`. `None` if the duration is negative, if its nanoseconds are more than a
+/// second, or if the result exceeds 64 bits.
+pub(crate) fn nanos_of(seconds: i64, nanos: i32) -> Option<u64> {
+    let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    u64::try_from(seconds)
+        .ok()?
+        .checked_mul(1_000_000_000)?
+        .checked_add(nanos)
 }
 
 /// Converts an amount of the ledger for the API, as two halves of 64 bits.
