@@ -217,27 +217,7 @@ mod tests {
 
     #[test]
     fn exactly_the_recorded_rejections_need_a_new_id() {
-        for reason in [
-            Reason::AccountNotFound,
-            Reason::SameAccount,
-            Reason::AssetMismatch,
-            Reason::AccountFrozen,
-            Reason::AccountClosed,
-            Reason::InsufficientFunds,
-            Reason::BalanceOverflow,
-            Reason::NothingAvailable,
-            Reason::VelocityLimit,
-            Reason::PendingNotFound,
-            Reason::PendingAlreadyPosted,
-            Reason::PendingAlreadyVoided,
-            Reason::PendingExpired,
-            Reason::PendingAmountExceeded,
-            Reason::PendingTransfersDiffer,
-            Reason::ReversedNotFound,
-            Reason::NotReversible,
-            Reason::AlreadyReversed,
-            Reason::HoldsFull,
-        ] {
+        for reason in Reason::ALL {
             let kind = ErrorKind::of_rejection(reason);
             assert_eq!(kind.reason, reason.as_str());
             assert_eq!(kind.retry == Retry::NewId, reason.is_recorded(), "{reason}");

@@ -1,7 +1,7 @@
 //! Checks of fields, and conversions of amounts and times, that several services use.
 
 use tally_ledger::{
-    Metadata, Timestamp,
+    Balances, Metadata, Timestamp,
     account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     money::Amount,
 };
@@ -105,6 +105,16 @@ pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
         Err(_) => amount::Value::WideMinorUnits(to_wide(amount)),
     };
     proto::Amount { value: Some(value) }
+}
+
+/// Converts balances for the API.
+pub(crate) fn from_balances(balances: &Balances) -> proto::Balances {
+    proto::Balances {
+        debits_pending: Some(from_amount(balances.debits_pending)),
+        debits_posted: Some(from_amount(balances.debits_posted)),
+        credits_pending: Some(from_amount(balances.credits_pending)),
+        credits_posted: Some(from_amount(balances.credits_posted)),
+    }
 }
 
 /// Converts a time of the ledger for the API.
