@@ -24,7 +24,7 @@ use super::{
     keys::RecordKey,
     mutation::planted,
     reject::Rejection,
-    transaction::{Names, Phase, TransactionView},
+    transaction::{Names, Phase, TransactionView, is_phase_of_hold},
 };
 
 /// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each, and
@@ -230,6 +230,21 @@ impl<'a> Record<'a> {
 // ===== impl NewRecord =====
 
 impl NewRecord<'_> {
+    /// Whether the record says what an outstanding hold reserves.
+    #[inline]
+    #[must_use]
+    pub fn is_needed_by_hold(&self) -> bool {
+        match self {
+            NewRecord::Committed { content, .. } | NewRecord::Derived { content, .. } => {
+                is_phase_of_hold(content)
+            }
+            NewRecord::Rejected { .. }
+            | NewRecord::HoldExpired { .. }
+            | NewRecord::AccountCreated { .. }
+            | NewRecord::AccountUpdated { .. } => false,
+        }
+    }
+
     /// Whether the record has a sequence: whether it is anything but a rejection.
     #[inline]
     #[must_use]
