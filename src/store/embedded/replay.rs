@@ -1,7 +1,7 @@
 //! Replays the blocks of a journal: applies their records to a ledger.
 
 use tally_journal::{BlockHeader, Journal, JournalError, Position, ScanError, Tail};
-use tally_ledger::{Ledger, RecordPlace, Timestamp, tag_index::TagIndex};
+use tally_ledger::{Ledger, Record, RecordPlace, Timestamp, tag_index::TagIndex};
 
 use super::{checkpoint::LoadedCheckpoint, error::OpenError, point::OrderPoint, record::BlockRecords};
 use crate::mutation::planted;
@@ -113,13 +113,13 @@ impl Replay {
             let time = base
                 .checked_add_nanos(committed)
                 .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
-            let is_rejection = !framed.record.has_sequence();
+            let is_rejection = matches!(framed.record, Record::Rejected { .. });
             if !(is_rejection && planted("forget_rejection_at_start")) {
                 for key in framed.record.keys().iter().flatten() {
                     self.ids.insert(key.tag(self.seed), position.as_u64());
                 }
             }
-            if !is_rejection {
+            if framed.record.has_sequence() {
                 self.order.next_sequence += 1;
                 self.order.last_time = time;
             }

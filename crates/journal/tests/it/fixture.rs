@@ -1,7 +1,7 @@
 //! Tests that this build opens a data directory that an earlier build wrote in the current format, and changes none of
 //! its bytes.
 //!
-//! A build with format version 3 wrote `tests/fixtures/journal-v3`. A change of the format needs a new version number
+//! A build with format version 4 wrote `tests/fixtures/journal-v4`. A change of the format needs a new version number
 //! and a new fixture, which replaces this fixture. No version has been released yet, so no older version must stay
 //! readable.
 
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{CONFIG, Running, body, scan, verify};
 
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v3");
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/journal-v4");
 const FILES: [&str; 4] = [
     "FORMAT",
     "journal/0000000000.segment",
@@ -32,7 +32,7 @@ fn copied() -> TempDir {
 }
 
 #[test]
-fn a_directory_of_version_3_opens_and_accepts_appends() {
+fn a_directory_of_version_4_opens_and_accepts_appends() {
     let copy = copied();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let journal = Journal::open(Arc::clone(&disk), copy.path(), &CONFIG).unwrap();
@@ -75,7 +75,7 @@ fn a_directory_of_version_3_opens_and_accepts_appends() {
 }
 
 #[test]
-fn opening_a_directory_of_version_3_changes_none_of_its_bytes() {
+fn opening_a_directory_of_version_4_changes_none_of_its_bytes() {
     let copy = copied();
     Running::open_at(&(Arc::new(RealDisk) as Arc<dyn Disk>), copy.path()).unwrap();
     for file in FILES {
