@@ -439,7 +439,10 @@ impl Exec {
             return 0;
         }
         match self.book.expire_holds(EXPIRIES_MAX) {
-            Ok(expired) => expired,
+            Ok(expired) => {
+                self.counters.holds_expired(expired);
+                expired
+            }
             // The hold expires with a later block.
             Err(RecordError::NotYetDurable(_)) => 0,
             Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. })) => {

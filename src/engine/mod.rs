@@ -54,7 +54,7 @@ pub use self::{
         TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
-    engine_config::{CheckpointInterval, EngineConfig},
+    engine_config::{CheckpointInterval, EngineConfig, HoldsMax},
     exec::{ExecStep, Until},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},

@@ -86,14 +86,14 @@ fn opening_a_directory_of_version_4_changes_none_of_its_bytes() {
 
 #[test]
 fn a_directory_of_another_version_is_an_error_and_stays_unchanged() {
-    for version in [2, 4] {
+    for version in [3, 5] {
         let copy = copied();
         let format = copy.path().join("FORMAT");
         let text = fs::read_to_string(&format).unwrap();
-        let other = text.replace("format_version = 3", &format!("format_version = {version}"));
+        let other = text.replace("format_version = 4", &format!("format_version = {version}"));
         fs::write(&format, &other).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let expected = format!("has format version {version}, this program reads version 3 only");
+        let expected = format!("has format version {version}, this program reads version 4 only");
         let refused = [
             Running::open_at(&disk, copy.path()).map(|_| ()).unwrap_err(),
             verify(&disk, copy.path()).map(|_| ()).unwrap_err(),
