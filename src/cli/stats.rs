@@ -87,7 +87,7 @@ fn print_table(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
 }
 
 /// Returns the figures of the queue, the journal and the ledger, with their names.
-fn figures(batches: &GetBatchStatsResponse) -> [(&'static str, String); 7] {
+fn figures(batches: &GetBatchStatsResponse) -> [(&'static str, String); 8] {
     let ledger = batches.ledger.unwrap_or_default();
     let queue = format!(
         "{} of {} requests, {} of {}",
@@ -123,6 +123,12 @@ fn figures(batches: &GetBatchStatsResponse) -> [(&'static str, String); 7] {
         bytes(ledger.transaction_id_bytes),
         ledger.bytes_per_transaction_id
     );
+    let holds = format!(
+        "{} outstanding ({} of memory), {} expired since start",
+        number(ledger.holds),
+        bytes(ledger.hold_bytes),
+        number(ledger.holds_expired)
+    );
     let not_executed = format!(
         "{} expired, {} cancelled, {} rejected because the queue was full; {} replies missing",
         number(batches.expired),
@@ -136,6 +142,7 @@ fn figures(batches: &GetBatchStatsResponse) -> [(&'static str, String); 7] {
         ("last sequence", number(ledger.last_sequence)),
         ("since start", since_start),
         ("accounts", accounts),
+        ("holds", holds),
         ("ids", ids),
         ("not executed", not_executed),
     ]
@@ -176,6 +183,9 @@ mod tests {
                 replayed: many,
                 accounts: many,
                 transaction_ids: many,
+                holds: many,
+                hold_bytes: many,
+                holds_expired: many,
                 ..LedgerStats::default()
             }),
             ..GetBatchStatsResponse::default()

@@ -6,7 +6,7 @@ use tally_topology::AffinityConfig;
 use crate::{
     admin::settings::AdminSettings,
     engine::{
-        CheckpointInterval, EngineConfig, ScrubRate,
+        CheckpointInterval, EngineConfig, HoldsMax, ScrubRate,
         breaker_settings::BreakerSettings,
         settings::{AffinitySettings, BatchSettings},
     },
@@ -66,6 +66,7 @@ impl Config {
             store: self.store.config()?,
             checkpoint: CheckpointInterval(self.store.checkpoint_bytes.0),
             scrub: ScrubRate(self.store.scrub_bytes_per_second.0),
+            holds_max: HoldsMax(self.store.holds_max),
         })
     }
 

@@ -1,4 +1,4 @@
-//! An unfinished checkpoint. The maintenance thread asks EXEC for the accounts in chunks, and writes the chunks
+//! An unfinished checkpoint. The maintenance thread asks EXEC for the accounts and holds in chunks, and writes the chunks
 //! to a file. No call waits: each step writes the chunks that have arrived.
 
 use std::{
@@ -10,7 +10,6 @@ use std::{
 
 use tally_batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission};
 use tally_journal::{ChunkedFiles, JournalError};
-use tally_ledger::AccountIndex;
 use thiserror::Error;
 
 use super::{
@@ -21,10 +20,10 @@ use super::{
 };
 use crate::store::embedded::{
     DurablePoint,
-    checkpoint::{CHUNK_ACCOUNTS, CheckpointWriter},
+    checkpoint::{CheckpointWriter, ChunkStart},
 };
 
-/// Maximum number of chunks of a checkpoint in flight. A chunk contains a range of accounts, and its answer waits until
+/// Maximum number of chunks of a checkpoint in flight. A chunk contains a range of accounts or holds, and its answer waits until
 /// a block is durable. With one chunk at a time, a checkpoint would have to wait for one block per chunk. With millions
 /// of accounts, that would take minutes.
 const CHUNKS_IN_FLIGHT_MAX: usize = 32;
@@ -50,8 +49,8 @@ pub(super) struct Checkpointing {
     /// The point from which a start with this checkpoint replays blocks.
     start: DurablePoint,
     writer: CheckpointWriter,
-    /// The first account of the next chunk to ask for; `None` after the last possible account.
-    next: Option<AccountIndex>,
+    /// The start of the next chunk to ask for; `None` after the last possible one.
+    next: Option<ChunkStart>,
     /// The chunks that EXEC was asked for, in order.
     in_flight: VecDeque<Chunk>,
     /// How many chunks should be in flight.
@@ -61,7 +60,7 @@ pub(super) struct Checkpointing {
 /// A chunk that EXEC was asked for.
 #[derive(Debug)]
 struct Chunk {
-    from: AccountIndex,
+    from: ChunkStart,
     answer: Pin<Box<ResponseFuture<EngineReply>>>,
 }
 
@@ -72,7 +71,7 @@ pub(super) enum CheckpointStep {
     Waiting,
     /// The queue was full. Ask again after a pause.
     QueueFull,
-    /// Every account is in the file.
+    /// Every account and every hold is in the file.
     Copied,
 }
 
@@ -84,7 +83,7 @@ impl Checkpointing {
         Ok(Checkpointing {
             start: *start,
             writer: CheckpointWriter::begin(files, start)?,
-            next: Some(AccountIndex(0)),
+            next: Some(ChunkStart::FIRST),
             in_flight: VecDeque::with_capacity(CHUNKS_IN_FLIGHT_MAX),
             wanted: 1,
         })
@@ -113,8 +112,9 @@ impl Checkpointing {
             match answer {
                 Ok(Answer { value, timing }) => {
                     self.wanted = chunks_for(timing.queue_wait + timing.commit);
+                    let from = chunk.from;
                     self.in_flight.pop_front();
-                    if self.write(value.into_result().map_err(EngineError::from)?)? {
+                    if self.write(from, value.into_result().map_err(EngineError::from)?)? {
                         return Ok(CheckpointStep::Copied);
                     }
                 }
@@ -135,10 +135,7 @@ impl Checkpointing {
         while self.in_flight.len() < self.wanted
             && let Some(from) = self.next
         {
-            self.next = u32::try_from(CHUNK_ACCOUNTS)
-                .ok()
-                .and_then(|accounts| from.0.checked_add(accounts))
-                .map(AccountIndex);
+            self.next = from.after_full_chunk();
             self.in_flight.push_back(Chunk {
                 from,
                 answer: request(batch, from),
@@ -147,16 +144,19 @@ impl Checkpointing {
     }
 
     /// Writes a chunk to the file. Returns whether it was the last one.
-    fn write(&mut self, reply: CommandReply) -> Result<bool, CheckpointError> {
+    fn write(&mut self, from: ChunkStart, reply: CommandReply) -> Result<bool, CheckpointError> {
         let CommandReply::CheckpointChunk { bytes, next } = reply else {
             return Err(CheckpointError::UnexpectedReply);
         };
-        if !bytes.is_empty() {
-            self.writer.accounts(&bytes)?;
-        }
+        self.writer.chunk(&bytes)?;
         // No account came after this chunk when EXEC encoded it. The chunks after it that are in flight are dropped,
         // because EXEC encoded them later. If accounts were created in the meantime, these chunks could contain some of
-        // them while this chunk lacks earlier ones.
+        // them while this chunk lacks earlier ones. The same holds for slots of holds.
+        let expected = from.after_full_chunk();
+        if next != expected {
+            self.in_flight.clear();
+            self.next = next;
+        }
         Ok(next.is_none())
     }
 
@@ -173,10 +173,10 @@ impl Checkpointing {
     }
 }
 
-/// Requests a chunk from EXEC, with the accounts from `from` on.
+/// Requests the chunk that begins at `from` from EXEC.
 fn request(
     batch: &BatchProcessor<Command, EngineReply>,
-    from: AccountIndex,
+    from: ChunkStart,
 ) -> Pin<Box<ResponseFuture<EngineReply>>> {
     Box::pin(batch.submit(Submission::new(Command::CheckpointChunk(from), None)))
 }

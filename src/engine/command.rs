@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tally_batch::BatchItem;
+use tally_journal::Position;
 use tally_ledger::{
-    AccountField, AccountIndex, AccountSnapshot, Heading, NewAccount, Outcome, TableFull, Tags,
-    TransactionView, Transfer, tag_index::tag, transaction::put_transaction,
+    AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, Hold, Metadata,
+    NewAccount, Outcome, RecordKey, TableFull, Tags, TransactionView, Transfer, UpdateOutcome,
+    tag_index::tag, transaction::put_transaction,
 };
 
-use crate::{store::embedded::Candidates, telemetry::TraceLink};
+use crate::{
+    store::embedded::{Candidates, checkpoint::ChunkStart},
+    telemetry::TraceLink,
+};
 
 /// Maximum number of transactions in one request.
 pub const TRANSACTIONS_MAX: usize = 8192;
@@ -18,6 +23,8 @@ pub const TRANSACTIONS_MAX: usize = 8192;
 pub const CREATE_ACCOUNTS_MAX: usize = 1000;
 /// Maximum number of accounts in a page.
 pub const PAGE_ACCOUNTS_MAX: usize = 1000;
+/// Number of slots of the table of holds that one command reads.
+pub const PAGE_HOLD_SLOTS: usize = 1024;
 
 /// The outcomes of a request's transactions, in order. The single outcome of a unary call needs no allocation.
 pub type Outcomes = SmallVec<[Outcome; 1]>;
@@ -30,6 +37,8 @@ pub enum Command {
     Transactions(Arc<TransactionBatch>, Option<TraceLink>),
     /// Creates all of these accounts, or none.
     CreateAccounts(Vec<NewAccount>, Existing),
+    /// Updates an account.
+    UpdateAccount(Box<AccountUpdate>),
     /// Reads an account.
     Account(String),
     /// Reads a page of accounts, in the order of their creation.
@@ -39,12 +48,16 @@ pub enum Command {
         /// Maximum number of accounts.
         limit: usize,
     },
-    /// Returns the positions in the journal where the record of the transaction with this id may be.
-    Locate(String),
+    /// Returns the positions in the journal where the record with this key may be.
+    Locate(OwnedKey),
+    /// Reads the hold whose record is at this position, if it is outstanding.
+    Hold(Position),
+    /// Reads the outstanding holds in [`PAGE_HOLD_SLOTS`] slots of the table of holds, from this slot on.
+    Holds(u32),
     /// Reads the ids of these accounts.
     AccountIds(Vec<AccountIndex>),
-    /// Encodes accounts for a checkpoint, from this account on. EXEC chooses how many.
-    CheckpointChunk(AccountIndex),
+    /// Encodes a chunk of a checkpoint. EXEC chooses how much.
+    CheckpointChunk(ChunkStart),
     /// Commits the open block, even if it is empty.
     Probe,
 }
@@ -53,9 +66,11 @@ pub enum Command {
 #[derive(Debug)]
 pub enum CommandReply {
     /// The outcome of each transaction.
-    Transactions(Outcomes),
+    Transactions(Processed),
     /// Whether the accounts were created.
     CreateAccounts(CreatedAccounts),
+    /// The account after the update, or why it was not updated.
+    UpdateAccount(Result<Box<AccountSnapshot>, UpdateOutcome>),
     /// The account, if it exists.
     Account(Option<Box<AccountSnapshot>>),
     /// A page of accounts.
@@ -67,17 +82,58 @@ pub enum CommandReply {
     },
     /// The positions in the journal where the record may be.
     Located(Candidates),
+    /// The hold, if it is outstanding.
+    Hold(Option<Hold>),
+    /// The holds, and the next slot if there is one.
+    Holds {
+        /// The holds.
+        holds: Vec<Hold>,
+        /// The first slot of the next page, if there is one.
+        next: Option<u32>,
+    },
     /// The ids, in the order of the command.
     AccountIds(Vec<String>),
     /// A chunk of a checkpoint.
     CheckpointChunk {
-        /// The encoded accounts.
+        /// The encoded accounts or holds.
         bytes: Vec<u8>,
-        /// The first account of the next chunk, if there is one.
-        next: Option<AccountIndex>,
+        /// The start of the next chunk, if there is one.
+        next: Option<ChunkStart>,
     },
     /// The block that was open is durable.
     Probed,
+}
+
+/// The outcomes of a request's transactions.
+#[derive(Debug, Default)]
+pub struct Processed {
+    /// The outcome of each transaction, in order.
+    pub outcomes: Outcomes,
+    /// The details of some committed transactions, in the order of their places.
+    pub details: Vec<Detail>,
+}
+
+/// What the response says about a committed transaction besides its outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detail {
+    /// The place of the transaction in the request, from 0.
+    pub place: usize,
+    /// What each transfer has moved, if this does not follow from the request: with amount rules, for posts, and for reversals.
+    pub moved: Vec<Amount>,
+    /// The balances of the accounts that the transaction touched, after it; empty if the request does not ask for them, or if the
+    /// transaction was recorded before the request.
+    pub balances: Vec<(Box<str>, Balances)>,
+}
+
+/// A [`RecordKey`] that owns its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnedKey {
+    /// See [`RecordKey::Transaction`].
+    Transaction(String),
+    /// See [`RecordKey::HoldEnd`].
+    HoldEnd(String),
+    /// See [`RecordKey::Reversal`].
+    Reversal(String, u64),
 }
 
 /// What happens to an account of a request to create accounts if its id exists.
@@ -119,6 +175,8 @@ pub struct TransactionBatch {
     /// The charge to the memory budget for the batch. The batch holds the charge until the batch is dropped, also if
     /// the caller disconnects earlier.
     charge: Option<Box<dyn MemoryCharge>>,
+    /// The name of the client's token, if it has one.
+    principal: Option<Arc<str>>,
 }
 
 /// A charge to a memory budget. Dropping the charge returns the memory to the budget.
@@ -131,6 +189,27 @@ struct Entry {
     bytes_end: u32,
     tags_end: u32,
     id_tag: u64,
+    return_balances: bool,
+}
+
+// ===== impl OwnedKey =====
+
+impl OwnedKey {
+    /// Borrows the key.
+    #[must_use]
+    pub fn borrow(&self) -> RecordKey<'_> {
+        match self {
+            OwnedKey::Transaction(id) => RecordKey::Transaction(id.as_bytes()),
+            OwnedKey::HoldEnd(id) => RecordKey::HoldEnd(id.as_bytes()),
+            OwnedKey::Reversal(id, number) => RecordKey::Reversal(id.as_bytes(), *number),
+        }
+    }
+
+    const fn len(&self) -> usize {
+        match self {
+            OwnedKey::Transaction(id) | OwnedKey::HoldEnd(id) | OwnedKey::Reversal(id, _) => id.len(),
+        }
+    }
 }
 
 // ===== impl TransactionBatch =====
@@ -146,7 +225,25 @@ impl TransactionBatch {
             account_tags: SmallVec::new(),
             seed,
             charge: None,
+            principal: None,
         }
+    }
+
+    /// Sets the name that the records of the transactions will show.
+    pub fn set_principal(&mut self, principal: Option<Arc<str>>) {
+        self.principal = principal;
+    }
+
+    /// The name that the records of the transactions will show.
+    #[must_use]
+    pub fn principal(&self) -> Option<&[u8]> {
+        self.principal.as_ref().map(|name| name.as_bytes())
+    }
+
+    /// Whether the response of the transaction at `place` shows the balances after it.
+    #[must_use]
+    pub fn returns_balances(&self, place: usize) -> bool {
+        self.entries.get(place).is_some_and(|entry| entry.return_balances)
     }
 
     /// Keeps `charge` until the batch is dropped.
@@ -159,7 +256,7 @@ impl TransactionBatch {
     ///
     /// # Panics
     /// If the batch grows beyond 4 GiB. The bounds prevent this.
-    pub fn push(&mut self, heading: &Heading<'_>, transfers: &[Transfer<&[u8]>]) {
+    pub fn push(&mut self, heading: &Heading<'_>, transfers: &[Transfer<&[u8]>], return_balances: bool) {
         put_transaction(&mut self.bytes, heading, transfers.iter().copied());
         for transfer in transfers {
             self.account_tags.push(tag(transfer.debit, self.seed));
@@ -179,6 +276,7 @@ impl TransactionBatch {
             bytes_end,
             tags_end,
             id_tag: tag(heading.id, self.seed),
+            return_balances,
         });
     }
 
@@ -263,7 +361,14 @@ impl BatchItem for Command {
             Command::CreateAccounts(accounts, _) => accounts.len(),
             Command::AccountIds(indexes) => indexes.len(),
             Command::Accounts { limit, .. } => *limit,
-            Command::Account(_) | Command::Locate(_) | Command::CheckpointChunk(_) | Command::Probe => 1,
+            Command::UpdateAccount(_)
+            | Command::Account(_)
+            | Command::Locate(_)
+            | Command::Hold(_)
+            | Command::CheckpointChunk(_)
+            | Command::Probe => 1,
+            // Each hold takes about a tenth of the memory and of the time of an account.
+            Command::Holds(_) => PAGE_HOLD_SLOTS / 10,
         }
     }
 
@@ -272,8 +377,14 @@ impl BatchItem for Command {
             Command::Transactions(batch, _) => batch.memory_bytes(),
             Command::CreateAccounts(accounts, _) => accounts.iter().map(account_bytes_max).sum(),
             Command::AccountIds(indexes) => size_of_val(indexes.as_slice()),
-            Command::Account(id) | Command::Locate(id) => id.len(),
-            Command::Accounts { .. } | Command::CheckpointChunk(_) | Command::Probe => 0,
+            Command::UpdateAccount(update) => update_bytes_max(update),
+            Command::Account(id) => id.len(),
+            Command::Locate(key) => key.len(),
+            Command::Accounts { .. }
+            | Command::Hold(_)
+            | Command::Holds(_)
+            | Command::CheckpointChunk(_)
+            | Command::Probe => 0,
         };
         held + size_of::<Command>()
     }
@@ -281,10 +392,26 @@ impl BatchItem for Command {
 
 /// Returns an upper bound of the bytes that the record of an account takes in the journal.
 pub(super) fn account_bytes_max(account: &NewAccount) -> usize {
-    let metadata: usize = account
-        .metadata
-        .iter()
-        .map(|(key, value)| key.len() + value.len() + 4)
-        .sum();
-    account.id.len() + account.asset.len() + metadata + 64
+    account.id.len()
+        + account.asset.len()
+        + metadata_bytes_max(&account.metadata)
+        + account.velocity_limits.len() * LIMIT_BYTES_MAX
+        + 64
+}
+
+/// Returns an upper bound of the bytes that the record of an update takes in the journal, if it sets everything.
+fn update_bytes_max(update: &AccountUpdate) -> usize {
+    let limits = update.velocity_limits.as_ref().map_or(0, Vec::len);
+    update.id.len()
+        + update.metadata.as_ref().map_or(0, metadata_bytes_max)
+        + limits * LIMIT_BYTES_MAX
+        + size_of::<AccountUpdate>()
+}
+
+/// Upper bound of the length of an encoded velocity limit, in bytes.
+const LIMIT_BYTES_MAX: usize = 64;
+
+fn metadata_bytes_max(metadata: &Metadata) -> usize {
+    let entries = metadata.iter().map(|(key, value)| key.len() + value.len() + 4);
+    entries.sum()
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tally_ledger::{Outcome, Timestamp};
+use tally_ledger::{Outcome, Reason, Timestamp};
 
 use super::command::Outcomes;
 use crate::{store::embedded::JournaledLedger, telemetry::LogLimit};
@@ -19,6 +19,10 @@ pub(super) struct EngineCounters {
     ids: AtomicU64,
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
+    holds: AtomicU64,
+    hold_bytes: AtomicU64,
+    holds_expired: AtomicU64,
+    velocity_refusals: AtomicU64,
     /// Written by the thread that releases the answers of a block, which is WAL or EXEC.
     unknown_outcomes: AtomicU64,
     /// In the order of [`FoundBy::ALL`]. Written by the thread that found the damage.
@@ -71,8 +75,16 @@ pub struct LedgerFigures {
     pub ids: u64,
     /// Memory of the id index, in bytes.
     pub id_bytes: u64,
-    /// The sequence number of the last committed transaction; 0 before the first.
+    /// The sequence number of the last committed transaction or expired hold; 0 before the first.
     pub last_sequence: u64,
+    /// Outstanding holds.
+    pub holds: u64,
+    /// Memory of the table of holds, in bytes.
+    pub hold_bytes: u64,
+    /// Holds that have expired since the process started.
+    pub holds_expired: u64,
+    /// Transactions that a velocity limit rejected since the process started.
+    pub velocity_refusals: u64,
 }
 
 // ===== impl FoundBy =====
@@ -103,12 +115,23 @@ impl EngineCounters {
                     replayed += 1
                 }
                 Outcome::Committed { .. } => committed += 1,
-                Outcome::Rejected { .. } | Outcome::Reused { .. } => rejected += 1,
+                Outcome::Rejected { rejection, .. } => {
+                    rejected += 1;
+                    if rejection.reason == Reason::VelocityLimit {
+                        self.velocity_refusals.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Outcome::Reused { .. } => rejected += 1,
             }
         }
         self.committed.fetch_add(committed, Ordering::Relaxed);
         self.rejected.fetch_add(rejected, Ordering::Relaxed);
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
+    }
+
+    /// Counts holds that have expired.
+    pub(super) fn holds_expired(&self, count: usize) {
+        self.holds_expired.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Counts a request whose outcome is unknown because its block could not be written.
@@ -163,6 +186,10 @@ impl EngineCounters {
         self.accounts.store(accounts.len() as u64, Ordering::Relaxed);
         self.account_bytes
             .store(accounts.memory_bytes() as u64, Ordering::Relaxed);
+        let holds = book.ledger().holds();
+        self.holds.store(holds.len() as u64, Ordering::Relaxed);
+        self.hold_bytes
+            .store(holds.memory_bytes() as u64, Ordering::Relaxed);
         self.ids.store(ids as u64, Ordering::Relaxed);
         self.id_bytes.store(id_bytes as u64, Ordering::Relaxed);
         self.last_sequence
@@ -182,6 +209,10 @@ impl EngineCounters {
             ids: read(&self.ids),
             id_bytes: read(&self.id_bytes),
             last_sequence: read(&self.last_sequence),
+            holds: read(&self.holds),
+            hold_bytes: read(&self.hold_bytes),
+            holds_expired: read(&self.holds_expired),
+            velocity_refusals: read(&self.velocity_refusals),
         }
     }
 }

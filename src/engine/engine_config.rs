@@ -21,13 +21,27 @@ pub struct EngineConfig {
     pub checkpoint: CheckpointInterval,
     /// How fast the scrub reads the journal.
     pub scrub: ScrubRate,
+    /// Maximum number of outstanding holds.
+    pub holds_max: HoldsMax,
 }
+
+/// Maximum number of outstanding holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldsMax(pub usize);
 
 /// Minimum number of bytes by which the journal grows between two checkpoints. If the last checkpoint was large, the
 /// journal grows by several times the size of this checkpoint instead (`CHECKPOINT_INTERVAL_FACTOR` in
 /// `engine/maintenance.rs`). A start replays the journal from the newest checkpoint on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointInterval(pub u64);
+
+// ===== impl HoldsMax =====
+
+impl Default for HoldsMax {
+    fn default() -> Self {
+        HoldsMax(tally_ledger::HOLDS_MAX_DEFAULT)
+    }
+}
 
 // ===== impl CheckpointInterval =====
 

@@ -6,29 +6,28 @@
 //! needs room in the commit pipeline, or a record whose block is still in flight, the step keeps the command and
 //! returns what it waits for. The thread waits, and the next step continues the command at the same transaction.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
 use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake, Reply, Turn};
 use tally_journal::SegmentSpace;
 use tally_ledger::{
-    AccountIndex, AccountOutcome, AccountSnapshot, NewAccount, Outcome, Tags, TransactionView,
+    AccountOutcome, AccountUpdate, Names, NewAccount, Outcome, Tags, TransactionView, UpdateOutcome,
 };
 
 use super::{
     command::{
-        Command, CommandReply, CreatedAccounts, Existing, Outcomes, PAGE_ACCOUNTS_MAX, TransactionBatch,
-        account_bytes_max,
+        Command, CommandReply, CreatedAccounts, Existing, Processed, TransactionBatch, account_bytes_max,
     },
     counters::EngineCounters,
+    details,
     fault::StoreFault,
     health::{Condition, Health},
     open_batch::OpenBatch,
     pending::{EngineReply, PendingAnswer},
     pipeline::{CommitPipeline, Progress},
-    prefetch,
+    prefetch, reads,
 };
-use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock, checkpoint::put_accounts};
+use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock};
 
 /// Maximum number of items (transactions, accounts, single reads) that EXEC takes from the queue at a time.
 const TAKE_ITEMS: usize = 8192;
@@ -39,6 +38,12 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
+/// Maximum number of holds that expire before the first transaction of a block.
+const EXPIRIES_MAX: usize = 1024;
+/// EXEC sleeps at least this long until a hold expires. If its time has come, but the disk is full, EXEC tries again after this time.
+const EXPIRY_SLEEP_MIN: Duration = Duration::from_millis(1);
+/// EXEC sleeps at most this long while a hold can expire, because the wall clock may be set forward.
+const EXPIRY_SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The fault of a command that needs a record while the disk has no space. EXEC executed no part of the command.
 const DISK_FULL: StoreFault = StoreFault::DiskFull { executed_part: false };
 
@@ -71,10 +76,12 @@ pub(super) struct Exec {
 pub enum ExecStep {
     /// There was work. There may be more work.
     Worked,
-    /// There is no work until `wake_at` requests wait in the queue, or a block in flight is durable.
+    /// There is no work until `wake_at` requests wait in the queue, a block in flight is durable, or the time is over.
     Idle {
         /// A number of requests.
         wake_at: usize,
+        /// The time until the next hold may expire, if there is one.
+        until: Option<Duration>,
     },
     /// EXEC can do nothing until the commit pipeline gets there.
     Blocked(Until),
@@ -115,7 +122,7 @@ enum Rest {
     /// The command is to be executed from its start.
     Whole(Command),
     /// The transactions after those with these outcomes.
-    Transactions(Arc<TransactionBatch>, Outcomes),
+    Transactions(Arc<TransactionBatch>, Processed),
 }
 
 /// The end of an attempt to execute a command.
@@ -157,7 +164,7 @@ impl Exec {
         loop {
             match self.step() {
                 ExecStep::Worked => {}
-                ExecStep::Idle { wake_at } => self.intake.sleep(wake_at),
+                ExecStep::Idle { wake_at, until } => self.intake.sleep(wake_at, until),
                 ExecStep::Blocked(Until::Room) => self.pipeline.wait_for_room(),
                 ExecStep::Blocked(Until::Empty) => self.pipeline.wait_idle(),
                 ExecStep::Ended => break,
@@ -167,6 +174,7 @@ impl Exec {
 
     /// Executes the commands in the queue, and then hands the open block over if the block is due. Never waits.
     pub(super) fn step(&mut self) -> ExecStep {
+        self.book.renew_block();
         let taken = match self.execute_waiting() {
             Ok(taken) => taken,
             Err(until) => return ExecStep::Blocked(until),
@@ -174,7 +182,8 @@ impl Exec {
         let progress = self.catch_up();
         let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
         let due = if self.open.is_empty() {
-            None
+            // A block without answers contains only holds that have expired.
+            (progress.idle && self.book.open_records() > 0).then_some(FlushReason::Idle)
         } else {
             let due = progress.idle.then(|| self.intake.due()).flatten();
             due.or((large && progress.has_room).then_some(FlushReason::Items))
@@ -185,9 +194,18 @@ impl Exec {
             if self.intake.is_drained() {
                 return self.end();
             }
+            if progress.idle && self.expire_idle() {
+                return ExecStep::Worked;
+            }
             self.counters.publish(&self.book);
             let wake_at = if progress.idle { 1 } else { BUSY_WAKE_REQUESTS };
-            return ExecStep::Idle { wake_at };
+            let until = if self.failed {
+                None
+            } else {
+                self.book.time_to_expiry()
+            };
+            let until = until.map(|time| time.clamp(EXPIRY_SLEEP_MIN, EXPIRY_SLEEP_MAX));
+            return ExecStep::Idle { wake_at, until };
         }
         ExecStep::Worked
     }
@@ -259,13 +277,13 @@ impl Exec {
         let executed = match rest {
             Rest::Whole(command) => self.execute(command),
             // The first transaction of the rest has the same id as a transaction whose outcome is unknown now.
-            Rest::Transactions(_, outcomes) if self.failed && until == Until::Empty => {
-                Executed::Done(Err(fault_at(outcomes.len(), StoreFault::WriteFailed)))
+            Rest::Transactions(_, done) if self.failed && until == Until::Empty => {
+                Executed::Done(Err(fault_at(done.outcomes.len(), StoreFault::WriteFailed)))
             }
-            Rest::Transactions(_, outcomes) if self.failed => {
-                Executed::Done(Err(fault_at(outcomes.len(), StoreFault::Failed)))
+            Rest::Transactions(_, done) if self.failed => {
+                Executed::Done(Err(fault_at(done.outcomes.len(), StoreFault::Failed)))
             }
-            Rest::Transactions(batch, outcomes) => self.transactions(batch, outcomes),
+            Rest::Transactions(batch, done) => self.transactions(batch, done),
         };
         self.settle(executed, reply, turn)
     }
@@ -326,12 +344,15 @@ impl Exec {
         match command {
             Command::Transactions(batch, link) => {
                 self.open.link(link);
-                self.transactions(batch, SmallVec::new())
+                self.transactions(batch, Processed::default())
             }
             Command::CreateAccounts(accounts, existing) => self.create_accounts(accounts, existing),
+            Command::UpdateAccount(update) => self.update_account(update),
             Command::Account(_)
             | Command::Accounts { .. }
             | Command::Locate(_)
+            | Command::Hold(_)
+            | Command::Holds(_)
             | Command::AccountIds(_)
             | Command::CheckpointChunk(_)
             | Command::Probe => Executed::Done(self.read(command)),
@@ -340,81 +361,125 @@ impl Exec {
 
     /// Executes a command that writes no record.
     fn read(&mut self, command: Command) -> Result<CommandReply, StoreFault> {
-        match command {
-            Command::Account(id) => Ok(CommandReply::Account(
-                self.book.ledger().account(&id).map(Box::new),
-            )),
-            Command::Accounts { from, limit } => Ok(self.accounts(from, limit)),
-            Command::Locate(id) => Ok(CommandReply::Located(self.book.candidates(&id))),
-            Command::AccountIds(indexes) => {
-                let ids = indexes.iter().map(|index| self.account_id(*index));
-                Ok(CommandReply::AccountIds(ids.collect::<Result<_, _>>()?))
-            }
-            Command::CheckpointChunk(from) => {
-                let mut bytes = Vec::new();
-                let next = put_accounts(self.book.ledger(), from, &mut bytes);
-                Ok(CommandReply::CheckpointChunk { bytes, next })
-            }
-            // The probe commits a block.
-            Command::Probe if !self.has_space() => Err(DISK_FULL),
-            Command::Probe => {
-                self.open.set_probe();
-                Ok(CommandReply::Probed)
-            }
-            Command::Transactions(..) | Command::CreateAccounts(..) => {
-                unreachable!("the command writes records")
-            }
+        if !matches!(command, Command::Probe) {
+            return reads::read(&self.book, command, &self.counters);
         }
+        // The probe commits a block.
+        if !self.has_space() {
+            return Err(DISK_FULL);
+        }
+        self.open.set_probe();
+        Ok(CommandReply::Probed)
     }
 
     /// Executes the transactions of a batch from the first one that has no outcome.
-    fn transactions(&mut self, batch: Arc<TransactionBatch>, mut outcomes: Outcomes) -> Executed {
+    fn transactions(&mut self, batch: Arc<TransactionBatch>, mut processed: Processed) -> Executed {
+        let outcomes = &mut processed.outcomes;
         outcomes.reserve_exact(batch.len() - outcomes.len());
-        for place in outcomes.len()..batch.len() {
+        for place in processed.outcomes.len()..batch.len() {
             prefetch::within(&self.book, &batch, place);
             let (transaction, tags) = batch.transaction(place);
-            match self.transaction(&transaction, tags) {
-                Ok(outcome) => outcomes.push(outcome),
+            match self.transaction(&transaction, tags, batch.principal()) {
+                Ok(outcome) => {
+                    if transaction.is_derived() || batch.returns_balances(place) {
+                        let detail = details::of(&self.book, &batch, place, &outcome);
+                        processed.details.extend(detail);
+                    }
+                    processed.outcomes.push(outcome);
+                }
                 Err(Halt::Fault(fault)) => return Executed::Done(Err(fault_at(place, fault))),
                 Err(Halt::Blocked(until)) => {
-                    return Executed::Blocked(Rest::Transactions(batch, outcomes), until);
+                    return Executed::Blocked(Rest::Transactions(batch, processed), until);
                 }
             }
         }
-        self.counters.outcomes(&outcomes);
-        Executed::Done(Ok(CommandReply::Transactions(outcomes)))
+        self.counters.outcomes(&processed.outcomes);
+        Executed::Done(Ok(CommandReply::Transactions(processed)))
     }
 
     fn transaction(
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
+        principal: Option<&[u8]>,
     ) -> Result<Outcome, Halt> {
-        if !self.book.has_room(1) {
+        // A transaction that names a hold whose time has come also writes the record of its expiry.
+        let records = 1 + usize::from(transaction.names() != Names::Nothing);
+        if !self.book.has_room(records) {
             self.next_block(FlushReason::Bytes)?;
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
             self.next_block(FlushReason::Items)?;
         }
+        self.expire_holds();
         // An id that is known gets its outcome even if the disk is full, because this needs no record.
         let answered = if self.has_space() {
-            self.book.process(transaction, tags).map(Some)
+            self.book.process(transaction, tags, principal).map(Some)
         } else {
             match self.book.is_recorded(transaction, tags) {
-                Ok(true) => self.book.process(transaction, tags).map(Some),
+                Ok(true) => self.book.process(transaction, tags, principal).map(Some),
                 Ok(false) => Ok(None),
                 Err(error) => Err(error),
             }
         };
         match answered {
             Ok(outcome) => outcome.ok_or(Halt::Fault(DISK_FULL)),
-            // An earlier transaction has an id with the same hash, and its block is still in flight. EXEC can read
-            // its record, to compare the ids, only when the block is durable. The wait costs other transactions
+            // An earlier transaction has an id with the same hash, or the transaction names another one, and its block is still
+            // in flight. EXEC can read its record only when the block is durable. The wait costs other transactions
             // little, because blocks become durable in order.
             Err(RecordError::NotYetDurable(_)) => Err(Halt::Blocked(Until::Empty)),
             Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. })) => {
                 Err(Halt::Fault(StoreFault::from_read_error(&error, &self.counters)))
             }
         }
+    }
+
+    /// Ends holds whose time has come, if this was not yet done for the open block.
+    fn expire_holds(&mut self) -> usize {
+        if !self.book.may_expire_holds() || self.failed || !self.has_space() {
+            return 0;
+        }
+        match self.book.expire_holds(EXPIRIES_MAX) {
+            Ok(expired) => {
+                self.counters.holds_expired(expired);
+                expired
+            }
+            // The hold expires with a later block.
+            Err(RecordError::NotYetDurable(_)) => 0,
+            Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. })) => {
+                let fault = StoreFault::from_read_error(&error, &self.counters);
+                let hold = self.book.suspend_next_expiry().map(tracing::field::display);
+                tracing::error!(%fault, hold, "a hold can't expire, because its record can't be read");
+                0
+            }
+        }
+    }
+
+    /// Ends holds whose time has come although no transaction arrives. Returns whether it has written records.
+    fn expire_idle(&mut self) -> bool {
+        self.book.time_to_expiry().is_some_and(|time| time.is_zero()) && self.expire_holds() > 0
+    }
+
+    fn update_account(&mut self, update: Box<AccountUpdate>) -> Executed {
+        if !self.book.has_room(1)
+            && let Err(halt) = self.next_block(FlushReason::Bytes)
+        {
+            return match halt {
+                Halt::Fault(fault) => Executed::Done(Err(fault)),
+                Halt::Blocked(until) => Executed::Blocked(Rest::Whole(Command::UpdateAccount(update)), until),
+            };
+        }
+        if !self.has_space() {
+            return Executed::Done(Err(DISK_FULL));
+        }
+        let updated = match self.book.update_account(*update) {
+            UpdateOutcome::Updated(index) => Ok(Box::new(reads::snapshot(&self.book, index))),
+            refused @ (UpdateOutcome::NotFound
+            | UpdateOutcome::ChangedSince
+            | UpdateOutcome::Closed
+            | UpdateOutcome::NotEmpty
+            | UpdateOutcome::Unlimited) => Err(refused),
+        };
+        Executed::Done(Ok(CommandReply::UpdateAccount(updated)))
     }
 
     /// Returns whether the disk has space for the open block. If it has none, no record and no probe may go into the
@@ -457,54 +522,16 @@ impl Exec {
             }
         }
         let created = match self.book.create_accounts(accounts) {
-            AccountOutcome::Created(indexes) => {
-                CreatedAccounts::All(indexes.into_iter().map(|index| self.snapshot(index)).collect())
-            }
+            AccountOutcome::Created(indexes) => CreatedAccounts::All(
+                indexes
+                    .into_iter()
+                    .map(|index| reads::snapshot(&self.book, index))
+                    .collect(),
+            ),
             AccountOutcome::Reused { place, field } => CreatedAccounts::Reused { place, field },
             AccountOutcome::Full(full) => CreatedAccounts::Full(full),
         };
         Executed::Done(Ok(CommandReply::CreateAccounts(created)))
-    }
-
-    fn accounts(&self, from: AccountIndex, limit: usize) -> CommandReply {
-        let mut indexes = self.book.ledger().accounts().indexes_from(from);
-        let limit = limit.min(PAGE_ACCOUNTS_MAX);
-        let accounts = indexes
-            .by_ref()
-            .take(limit)
-            .map(|index| self.snapshot(index))
-            .collect();
-        CommandReply::Accounts {
-            accounts,
-            next: indexes.next(),
-        }
-    }
-
-    /// Returns the state of the account with this index, which the ledger has returned before.
-    ///
-    /// # Panics
-    /// If the ledger has no such account.
-    fn snapshot(&self, index: AccountIndex) -> AccountSnapshot {
-        let Some(snapshot) = self.book.ledger().accounts().snapshot(index) else {
-            panic!("account {index:?} was created, but the ledger does not have it");
-        };
-        snapshot
-    }
-
-    /// Returns the id of an account whose index comes from a record on the disk.
-    ///
-    /// # Errors
-    /// [`StoreFault::ReadFailed`] if the ledger has no such account. In this case, the record is damaged, although its
-    /// checksum is right.
-    fn account_id(&self, index: AccountIndex) -> Result<String, StoreFault> {
-        let Some(id) = self.book.ledger().accounts().id(index) else {
-            if let Some(omitted) = self.counters.read_errors.admit(tokio::time::Instant::now()) {
-                let account = index.0;
-                tracing::error!(account, omitted, "a record names an account that does not exist");
-            }
-            return Err(StoreFault::ReadFailed);
-        };
-        Ok(id.to_owned())
     }
 
     /// Asks the pipeline how far the log is durable and whether the log has failed, and records both.

@@ -186,6 +186,17 @@ impl TallyEngine {
             "Transaction ids in the id index.",
             ledger.ids as f64,
         );
+        families.gauge("tally_holds", "Outstanding holds.", ledger.holds as f64);
+        families.counter(
+            "tally_holds_expired_total",
+            "Holds that have expired.",
+            ledger.holds_expired as f64,
+        );
+        families.counter(
+            "tally_velocity_refusals_total",
+            "Transactions that a velocity limit of an account rejected.",
+            ledger.velocity_refusals as f64,
+        );
         families.gauge(
             "tally_journal_bytes",
             "Length of the journal in bytes.",

@@ -20,6 +20,7 @@ mod circuits;
 mod classify;
 mod command;
 mod counters;
+mod details;
 mod engine_config;
 mod exec;
 mod fault;
@@ -32,6 +33,7 @@ mod pipeline;
 #[cfg(test)]
 mod pipeline_tests;
 mod prefetch;
+mod reads;
 mod scrubbing;
 mod self_probe;
 pub mod settings;
@@ -47,11 +49,12 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Existing, MemoryCharge, Outcomes,
-        PAGE_ACCOUNTS_MAX, TRANSACTIONS_MAX, TransactionBatch,
+        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing, MemoryCharge,
+        Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS, Processed, TRANSACTIONS_MAX,
+        TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
-    engine_config::{CheckpointInterval, EngineConfig},
+    engine_config::{CheckpointInterval, EngineConfig, HoldsMax},
     exec::{ExecStep, Until},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},

@@ -163,12 +163,13 @@ fn assemble(
 /// Makes the commit pipeline and the cores. `wrap` may put another log in front of the journal.
 fn cores(
     config: &EngineConfig,
-    store: OpenStore,
+    mut store: OpenStore,
     intake: Intake<Command, EngineReply>,
     processor: &BatchProcessor<Command, EngineReply>,
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
 ) -> (Cores, Vitals) {
     let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
+    store.ledger.set_holds_max(config.holds_max.0);
     counters.publish(&store.ledger);
     let sync_times = Arc::new(Distribution::new());
     let pipeline = Arc::new(CommitPipeline::new(

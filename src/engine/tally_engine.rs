@@ -8,8 +8,8 @@ use tally_batch::{
     distribution::{Distribution, Summary},
 };
 use tally_breaker::{CircuitBreaker, CircuitBreakerError, LatencyCircuitBreaker, Work};
-use tally_journal::SegmentSpace;
-use tally_ledger::{AccountIndex, AccountSnapshot, NewAccount};
+use tally_journal::{Position, SegmentSpace};
+use tally_ledger::{AccountIndex, AccountSnapshot, AccountUpdate, Hold, NewAccount, UpdateOutcome};
 use tally_topology::{CpuAffinityManager, RoleHandle};
 use tokio::{sync::watch, time::Instant};
 use tower_service::Service;
@@ -18,7 +18,7 @@ use super::{
     call_kind::CallKind,
     circuits::{CircuitReport, Circuits, TransitionKind},
     classify::EngineClassifier,
-    command::{Command, CommandReply, CreatedAccounts, Existing, Outcomes, TransactionBatch},
+    command::{Command, CommandReply, CreatedAccounts, Existing, OwnedKey, Processed, TransactionBatch},
     counters::{EngineCounters, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
@@ -28,7 +28,7 @@ use super::{
     self_probe::SelfProbes,
 };
 use crate::{
-    store::embedded::{FoundTransaction, RecordReader, RecoveryReport},
+    store::embedded::{FoundRecord, RecordError, RecordReader, RecoveryReport},
     telemetry::trace_link,
 };
 
@@ -117,9 +117,9 @@ impl TallyEngine {
         kind: CallKind,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
-    ) -> Result<Outcomes, EngineError> {
+    ) -> Result<Processed, EngineError> {
         let command = Command::Transactions(Arc::clone(transactions), trace_link());
-        outcomes(self.write(kind, Submission::new(command, deadline)).await)
+        processed(self.write(kind, Submission::new(command, deadline)).await)
     }
 
     /// Does the same as [`TallyEngine::process`], for the next request of a sequence. The request is submitted before
@@ -135,13 +135,13 @@ impl TallyEngine {
         kind: CallKind,
         transactions: &Arc<TransactionBatch>,
         deadline: Option<Instant>,
-    ) -> impl Future<Output = Result<Outcomes, EngineError>> + Send + use<> {
+    ) -> impl Future<Output = Result<Processed, EngineError>> + Send + use<> {
         let command = Command::Transactions(Arc::clone(transactions), trace_link());
         let submission = sequence.next(command, deadline);
         let call = submission.map(|submission| self.write(kind, submission));
         async {
             match call {
-                Some(call) => outcomes(call.await),
+                Some(call) => processed(call.await),
                 None => Err(BatchError::Interrupted.into()),
             }
         }
@@ -198,37 +198,108 @@ impl TallyEngine {
         Ok((accounts, next))
     }
 
-    /// Finds a transaction by its id. Returns `None` if no transaction has the id. A thread for blocking calls reads
+    /// Updates an account. Returns the account after the update, or why it was not updated.
+    ///
+    /// # Errors
+    /// [`EngineError`]. Its method `is_not_executed` returns whether it is certain that the account was not updated.
+    pub async fn update_account(
+        &self,
+        update: AccountUpdate,
+        deadline: Option<Instant>,
+    ) -> Result<Result<Box<AccountSnapshot>, UpdateOutcome>, EngineError> {
+        let submission = Submission::new(Command::UpdateAccount(Box::new(update)), deadline);
+        let CommandReply::UpdateAccount(updated) = self.write(CallKind::Accounts, submission).await? else {
+            return Err(unexpected());
+        };
+        Ok(updated)
+    }
+
+    /// Finds the record with a key. Returns `None` if no record has the key. A thread for blocking calls reads
     /// the record, because neither EXEC nor NET may wait until a slow disk returns an old record.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub async fn transaction(
+    pub async fn record(
         &self,
-        id: String,
+        key: OwnedKey,
         deadline: Option<Instant>,
-    ) -> Result<Option<FoundTransaction>, EngineError> {
-        let CommandReply::Located(candidates) = self.read(Command::Locate(id.clone()), deadline).await?
+    ) -> Result<Option<FoundRecord>, EngineError> {
+        let CommandReply::Located(candidates) = self.read(Command::Locate(key.clone()), deadline).await?
         else {
             return Err(unexpected());
         };
-        let records = self.shared.records.clone();
-        let search = move || {
-            candidates
-                .into_iter()
-                .find_map(|position| records.find(position, &id).transpose())
+        self.read_journal(move |records| {
+            let mut found = candidates.into_iter();
+            found
+                .find_map(|position| records.find(position, key.borrow()).transpose())
                 .transpose()
-        };
-        let found = if self.shared.threadless {
-            Ok(search())
+        })
+        .await
+    }
+
+    /// Reads the records at these positions, where records are. EXEC must have returned the positions. See
+    /// [`TallyEngine::record`].
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn records_at(&self, positions: Vec<Position>) -> Result<Vec<FoundRecord>, EngineError> {
+        self.read_journal(move |records| {
+            positions
+                .into_iter()
+                .map(|position| records.at(position))
+                .collect()
+        })
+        .await
+    }
+
+    /// Reads from the journal on a thread for blocking calls.
+    async fn read_journal<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&RecordReader) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let records = self.shared.records.clone();
+        let read = move || read(&records);
+        let result = if self.shared.threadless {
+            Ok(read())
         } else {
-            tokio::task::spawn_blocking(search).await
+            tokio::task::spawn_blocking(read).await
         };
-        match found {
-            Ok(Ok(found)) => Ok(found),
+        match result {
+            Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(StoreFault::from_read_error(&error, &self.shared.counters).into()),
             Err(_) => Err(EngineError::Store(StoreFault::ReadFailed)),
         }
+    }
+
+    /// Returns the hold whose record is at `position`, if it is outstanding.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn hold(
+        &self,
+        position: Position,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Hold>, EngineError> {
+        let CommandReply::Hold(hold) = self.read(Command::Hold(position), deadline).await? else {
+            return Err(unexpected());
+        };
+        Ok(hold)
+    }
+
+    /// Reads the outstanding holds in some slots of the table of holds, from the slot `from` on. Returns the holds and the next slot, if
+    /// there is one. A hold stays in its slot until it ends.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn holds(
+        &self,
+        from: u32,
+        deadline: Option<Instant>,
+    ) -> Result<(Vec<Hold>, Option<u32>), EngineError> {
+        let CommandReply::Holds { holds, next } = self.read(Command::Holds(from), deadline).await? else {
+            return Err(unexpected());
+        };
+        Ok((holds, next))
     }
 
     /// Returns the ids of accounts, in the order of `indexes`.
@@ -445,11 +516,11 @@ impl CircuitServices {
     }
 }
 
-fn outcomes(answered: Answered) -> Result<Outcomes, EngineError> {
-    let CommandReply::Transactions(outcomes) = answered? else {
+fn processed(answered: Answered) -> Result<Processed, EngineError> {
+    let CommandReply::Transactions(processed) = answered? else {
         return Err(unexpected());
     };
-    Ok(outcomes)
+    Ok(processed)
 }
 
 /// Returns the error for a reply that does not belong to the command. Only a bug in EXEC can cause it. Whether the

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use tally_journal::{BLOCKS_PER_SEGMENT_MIN, JournalError, SEGMENT_GRANULE_BYTES};
+use tally_ledger::HOLDS_MAX_DEFAULT;
 
 use super::embedded::{BLOCK_BYTES_MIN, StoreConfig};
 use crate::settings::{SettingError, bytes_text, range_text, serialize_bytes};
@@ -32,6 +33,9 @@ pub struct StoreSettings {
     /// off.
     #[serde(serialize_with = "serialize_bytes")]
     pub scrub_bytes_per_second: ByteSize,
+    /// Maximum number of outstanding holds, 0 to 100000000. A hold takes at most 64 bytes of memory. When there are as many, new
+    /// holds are refused with HOLDS_FULL until one ends.
+    pub holds_max: usize,
 }
 
 /// The default of [`StoreSettings::checkpoint_bytes`].
@@ -39,6 +43,8 @@ pub const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// The default of [`StoreSettings::scrub_bytes_per_second`]. At this rate, the scrub reads a segment of 64 MiB in 16 s.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 4 << 20;
 
+/// Greatest value of [`StoreSettings::holds_max`].
+const HOLDS_MAX_HIGHEST: usize = 100_000_000;
 /// Allowed values of [`StoreSettings::checkpoint_bytes`].
 const CHECKPOINT_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// Allowed values of [`StoreSettings::segment_bytes`]. A segment of the smallest size has space for four blocks of the
@@ -59,6 +65,7 @@ impl Default for StoreSettings {
             block_bytes_max: ByteSize(store.block_bytes_max.into()),
             checkpoint_bytes: ByteSize(CHECKPOINT_BYTES),
             scrub_bytes_per_second: ByteSize(SCRUB_BYTES_PER_SECOND),
+            holds_max: HOLDS_MAX_DEFAULT,
         }
     }
 }
@@ -99,6 +106,10 @@ impl StoreSettings {
         if scrub.0 != 0 && !SCRUB_RATES.contains(&scrub.0) {
             let bound = "0, or 64KiB to 1GiB".to_owned();
             return Err(refused("scrub_bytes_per_second", scrub, bound));
+        }
+        if self.holds_max > HOLDS_MAX_HIGHEST {
+            let bound = range_text("0", &HOLDS_MAX_HIGHEST.to_string());
+            return Err(SettingError::new("store.holds_max", self.holds_max, bound));
         }
         let size = |key: &str, size: ByteSize| {
             u32::try_from(size.0).map_err(|_| refused(key, size, "at most 1GiB".to_owned()))

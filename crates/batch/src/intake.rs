@@ -305,18 +305,19 @@ impl<T: BatchItem, R> Intake<T, R> {
         self.backlog.is_empty() && self.queue.ring.is_drained()
     }
 
-    /// Sleeps until `wake_at` requests are queued, [`Notifier::notify`](super::Notifier::notify) is called, or the
-    /// queue is closed. Returns at once if one of these conditions already holds. While a batch lingers, `wake_at` is
+    /// Sleeps until `wake_at` requests are queued, [`Notifier::notify`](super::Notifier::notify) is called, the
+    /// queue is closed, or the time `at_most` is over. Returns at once if one of these conditions already holds. While a batch lingers, `wake_at` is
     /// ignored: the method sleeps until the announced callers have submitted their requests or the linger ends. The
     /// method may also return early without a reason.
-    pub fn sleep(&self, wake_at: usize) {
+    pub fn sleep(&self, wake_at: usize, at_most: Option<Duration>) {
         let rest = self.pace.rest(&self.situation(), Instant::now);
         let wake_at = rest.map_or(wake_at, |(_, awaited)| awaited);
         if !self.backlog.is_empty() || self.queue.ring.wake_at(wake_at) || self.queue.ring.is_drained() {
             return;
         }
-        match rest {
-            Some((left, _)) => self.parker.park_timeout(left),
+        let linger = rest.map(|(left, _)| left);
+        match linger.into_iter().chain(at_most).min() {
+            Some(left) => self.parker.park_timeout(left),
             None => self.parker.park(),
         }
     }

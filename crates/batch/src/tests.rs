@@ -286,7 +286,7 @@ fn a_lone_item_is_taken_at_once() {
     let (processor, mut intake) = sides(8);
     let executor = thread::spawn(move || {
         while !intake.is_drained() {
-            intake.sleep(1);
+            intake.sleep(1, None);
             let claimed = take(&mut intake);
             answer(&intake, claimed);
         }
@@ -309,7 +309,7 @@ async fn steady_arrivals_do_not_delay_one_another() {
     for number in 0..100 {
         let mut future = submit_number(&both, number);
         assert_pending!(future.poll());
-        both.1.sleep(1);
+        both.1.sleep(1, None);
         let claimed = take(&mut both.1);
         assert_eq!(numbers(&claimed), [number]);
         answer(&both.1, claimed);
@@ -358,8 +358,8 @@ fn a_closed_ring_is_emptied_and_accepts_nothing() {
     assert_eq!(numbers(&claimed), [0, 1, 2]);
     assert!(both.1.is_drained());
     // The queue is closed and empty, so every call of `sleep` returns at once.
-    both.1.sleep(1);
-    both.1.sleep(1);
+    both.1.sleep(1, None);
+    both.1.sleep(1, None);
     answer(&both.1, claimed);
     for (number, future) in futures.iter_mut().enumerate() {
         assert_eq!(value(future), number);
@@ -374,7 +374,7 @@ fn every_accepted_request_is_executed_during_a_close() {
     let executor = thread::spawn(move || {
         let mut executed = 0;
         while !intake.is_drained() {
-            intake.sleep(1);
+            intake.sleep(1, None);
             let claimed = take(&mut intake);
             executed += claimed.len();
             answer(&intake, claimed);

@@ -261,7 +261,7 @@ impl<T: BatchItem, R, F: FnMut(Vec<T>) -> Vec<R>> Executor<T, R, F> {
                 if self.intake.is_drained() {
                     return;
                 }
-                self.intake.sleep(1);
+                self.intake.sleep(1, None);
             }
             // Requests are claimed only after the wait, so that callers can withdraw them during the wait.
             if !self.timeout.is_zero() {

@@ -36,9 +36,9 @@ pub(super) struct DirectoryFormat {
 
 /// Version of the layout of a data directory.
 ///
-/// Version 3 differs from version 2 in one way: the record of a rejected transaction contains the amount that was
-/// available.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 3;
+/// Version 4 has records for holds and their expiry, for account updates, and for the effects of transactions that name
+/// another one; checkpoints contain the outstanding holds.
+pub const DIRECTORY_FORMAT_VERSION: u32 = 4;
 
 const FORMAT_FILE: &str = "FORMAT";
 const JOURNAL_DIR: &str = "journal";
@@ -398,9 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn format_file_of_version_3_stays_readable() {
-        let text = "tally data directory\nformat_version = 3\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 7d30c78c\n";
+    fn format_file_of_version_4_stays_readable() {
+        let text = "tally data directory\nformat_version = 4\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = b478008f\n";
         assert_eq!(format().render(), text);
         assert_eq!(
             DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
@@ -424,16 +424,16 @@ mod tests {
 
     #[test]
     fn another_version_is_reported_as_a_version_and_not_as_damage() {
-        for other in [2, 4] {
+        for other in [3, 5] {
             let text = format()
                 .render()
-                .replace("format_version = 3", &format!("format_version = {other}"));
+                .replace("format_version = 4", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 3, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 4, .. } if found == other),
                 "{error}"
             );
-            assert!(error.to_string().contains("reads version 3 only"), "{error}");
+            assert!(error.to_string().contains("reads version 4 only"), "{error}");
         }
     }
 }

@@ -140,8 +140,8 @@ pub struct AccountSnapshot {
     pub available: Option<Amount>,
     /// When the account was created.
     pub create_time: Timestamp,
-    /// When the account was created or last updated. No two changes of an account have the same time.
-    pub change_time: Timestamp,
+    /// The number of the record of the account's last update; 0 if the account was never updated.
+    pub revision: u64,
 }
 
 /// The part of an account that a transfer reads or changes: 96 bytes.

@@ -5,6 +5,7 @@ use hashbrown::{HashTable, hash_table::Entry};
 
 use super::{
     account::AccountIndex,
+    codec::{Malformed, Reader, put_varint_u64},
     effects::Leg,
     time::Timestamp,
     transaction::{AccountRef, TransactionView},
@@ -84,6 +85,35 @@ impl Hold {
             first: (first.debit, first.credit),
             has_more: legs.len() > 1,
         }
+    }
+
+    /// Appends the encoded hold to `out`, for a checkpoint.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_varint_u64(out, self.place);
+        put_varint_u64(out, self.newest);
+        put_varint_u64(out, self.deadline.map_or(u64::MAX, Timestamp::as_nanos));
+        put_varint_u64(out, u64::from(self.first.0.0));
+        put_varint_u64(out, u64::from(self.first.1.0));
+        out.push(u8::from(self.has_more));
+    }
+
+    /// Reads an encoded hold.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes are not an encoded hold.
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Hold {
+            place: reader.varint_u64()?,
+            newest: reader.varint_u64()?,
+            deadline: Some(reader.varint_u64()?)
+                .filter(|nanos| *nanos != u64::MAX)
+                .map(Timestamp::from_nanos),
+            first: (
+                AccountIndex(reader.varint_u32()?),
+                AccountIndex(reader.varint_u32()?),
+            ),
+            has_more: reader.u8()? != 0,
+        })
     }
 }
 

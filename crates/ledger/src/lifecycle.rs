@@ -10,7 +10,6 @@ use super::{
     money::Amount,
     record::NewRecord,
     table::TableFull,
-    time::Timestamp,
     velocity::VelocityLimit,
 };
 
@@ -44,8 +43,8 @@ pub struct AccountUpdate {
     pub metadata: Option<Metadata>,
     /// The new velocity limits.
     pub velocity_limits: Option<Vec<VelocityLimit>>,
-    /// The [`change_time`](crate::AccountSnapshot::change_time) that the account must have.
-    pub expected_change_time: Option<Timestamp>,
+    /// The [`revision`](crate::AccountSnapshot::revision) that the account must have.
+    pub expected_revision: Option<u64>,
 }
 
 /// The outcome of a request to update an account. Only the first one changes anything.
@@ -55,7 +54,7 @@ pub enum UpdateOutcome {
     Updated(AccountIndex),
     /// No account has the id.
     NotFound,
-    /// The account was changed since the time that the request names.
+    /// The account has another revision than the request names.
     ChangedSince,
     /// The account is closed. Only the metadata of a closed account can change.
     Closed,
@@ -132,8 +131,8 @@ impl Ledger {
             panic!("account number {} was found, but is not in the table", index.0);
         };
         if update
-            .expected_change_time
-            .is_some_and(|expected| expected != before.change_time)
+            .expected_revision
+            .is_some_and(|expected| expected != before.revision)
         {
             return UpdateOutcome::ChangedSince;
         }
@@ -164,8 +163,8 @@ impl Ledger {
         if terms != before {
             let entry = log.next_entry();
             let record = NewRecord::AccountUpdated { index, terms: &terms };
-            let updated = append(log, None, None, record);
-            self.accounts.update(index, terms, entry, updated.time);
+            append(log, None, None, record);
+            self.accounts.update(index, terms, entry);
         }
         UpdateOutcome::Updated(index)
     }

@@ -91,7 +91,7 @@ pub struct RecordedTransaction<'a> {
 /// The sequence number and the commit time of a committed transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// The sequence number. All records except rejections are numbered from 1, without gaps.
+    /// The sequence number. Committed transactions and expired holds are numbered from 1, without gaps.
     pub sequence: u64,
     /// The commit time. A transaction with a higher sequence has a later commit time.
     pub time: Timestamp,

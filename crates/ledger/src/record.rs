@@ -14,7 +14,8 @@
 //! sector to the wrong address.
 //!
 //! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is
-//! the number of records in the block before the record that have a sequence; rejections have none. With `back`, a reader finds the block's header.
+//! the number of records in the block before the record that have a sequence: those of committed transactions and of
+//! expired holds. With `back`, a reader finds the block's header.
 //! From the header and `ordinal`, the reader computes the sequence and time of the record. So records store neither.
 
 use super::{
@@ -24,7 +25,7 @@ use super::{
     keys::RecordKey,
     mutation::planted,
     reject::Rejection,
-    transaction::{Names, Phase, TransactionView},
+    transaction::{Names, Phase, TransactionView, is_phase_of_hold},
 };
 
 /// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each, and
@@ -173,10 +174,10 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Whether the record has a sequence: whether it is anything but a rejection.
+    /// Whether the record has a sequence: whether it changes balances or a hold.
     #[must_use]
     pub const fn has_sequence(&self) -> bool {
-        !matches!(self, Record::Rejected { .. })
+        matches!(self, Record::Committed { .. } | Record::HoldExpired { .. })
     }
 
     /// The keys under which an index must find the record: that of its own transaction, and that of what it did to another
@@ -230,11 +231,29 @@ impl<'a> Record<'a> {
 // ===== impl NewRecord =====
 
 impl NewRecord<'_> {
-    /// Whether the record has a sequence: whether it is anything but a rejection.
+    /// Whether the record says what an outstanding hold reserves.
+    #[inline]
+    #[must_use]
+    pub fn is_needed_by_hold(&self) -> bool {
+        match self {
+            NewRecord::Committed { content, .. } | NewRecord::Derived { content, .. } => {
+                is_phase_of_hold(content)
+            }
+            NewRecord::Rejected { .. }
+            | NewRecord::HoldExpired { .. }
+            | NewRecord::AccountCreated { .. }
+            | NewRecord::AccountUpdated { .. } => false,
+        }
+    }
+
+    /// Whether the record has a sequence: whether it changes balances or a hold.
     #[inline]
     #[must_use]
     pub const fn has_sequence(&self) -> bool {
-        !matches!(self, NewRecord::Rejected { .. })
+        matches!(
+            self,
+            NewRecord::Committed { .. } | NewRecord::Derived { .. } | NewRecord::HoldExpired { .. }
+        )
     }
 }
 

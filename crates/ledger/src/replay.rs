@@ -172,7 +172,7 @@ impl Ledger {
             });
         };
         if account.version < at.entry {
-            self.accounts.update(index, terms, at.entry, at.time);
+            self.accounts.update(index, terms, at.entry);
         }
         Ok(())
     }

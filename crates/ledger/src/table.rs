@@ -74,8 +74,8 @@ pub(crate) struct Extras {
 /// The last update of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Updated {
-    /// The time of the update.
-    pub(crate) time: Timestamp,
+    /// The number of the record of the update.
+    pub(crate) entry: u64,
     /// What the account was created with.
     pub(crate) created: AccountTerms,
 }
@@ -255,7 +255,7 @@ impl AccountTable {
             balances: account.balances,
             available: bounded.and_then(|side| account.available(side)),
             create_time,
-            change_time: updated.map_or(create_time, |updated| updated.time),
+            revision: updated.map_or(0, |updated| updated.entry),
         })
     }
 
@@ -382,7 +382,7 @@ impl AccountTable {
     }
 
     /// Gives an account new terms. The caller ensures that the account exists.
-    pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, entry: u64, time: Timestamp) {
+    pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, entry: u64) {
         let Some((before, _)) = self.content(index) else {
             panic!("account number {} is updated, but does not exist", index.0);
         };
@@ -390,7 +390,7 @@ impl AccountTable {
         self.change_extras(index, |extras| {
             extras.velocity.set_limits(&terms.velocity_limits);
             let created = extras.updated.take().map_or(before, |updated| updated.created);
-            extras.updated = Some(Updated { time, created });
+            extras.updated = Some(Updated { entry, created });
         });
         self.put_metadata(index, terms.metadata);
         let account = self.found_mut(index);
@@ -405,8 +405,8 @@ impl AccountTable {
         let extras = self.extras(index);
         let updated = extras.and_then(|extras| extras.updated.as_ref());
         out.push(u8::from(updated.is_some()));
-        if let Some(Updated { time, created }) = updated {
-            put_varint_u64(out, time.as_nanos());
+        if let Some(Updated { entry, created }) = updated {
+            put_varint_u64(out, *entry);
             created.put(out);
         }
         if let Some(extras) = extras {
@@ -422,7 +422,7 @@ impl AccountTable {
         let updated = match reader.u8()? {
             0 => None,
             _ => Some(Updated {
-                time: Timestamp::from_nanos(reader.varint_u64()?),
+                entry: reader.varint_u64()?,
                 created: AccountTerms::take(reader)?,
             }),
         };

@@ -210,6 +210,15 @@ impl Phase {
     }
 }
 
+/// Whether an encoded transaction makes a hold, or posts a part of one that may stay outstanding.
+#[inline]
+pub(crate) fn is_phase_of_hold(encoded: &[u8]) -> bool {
+    let phase = encoded
+        .first()
+        .and_then(|length| encoded.get(usize::from(*length) + 1));
+    phase.is_some_and(|phase| *phase == Phase::Pending as u8 || *phase == Phase::PostPending as u8)
+}
+
 // ===== impl AmountRule =====
 
 impl AmountRule {

@@ -70,6 +70,10 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
             rejected: count(ledger.rejected),
             replayed: count(ledger.replayed),
             disk_full: engine.disk_is_full(),
+            holds: count(ledger.holds),
+            hold_bytes: count(ledger.hold_bytes),
+            holds_expired: count(ledger.holds_expired),
+            velocity_refusals: count(ledger.velocity_refusals),
         }),
     }
 }

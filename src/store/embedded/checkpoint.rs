@@ -3,7 +3,8 @@
 //!
 //! A checkpoint is *fuzzy*: its accounts are copied at different times, all after its start point. Each copy stores the
 //! number of the last record that changed the account. A replay from the start point applies a record to an account
-//! only if the record has a greater number than the copy stores. So EXEC does not stop for a checkpoint, and no account
+//! only if the record has a greater number than the copy stores. A hold is copied with the place of its newest record, and a
+//! replay skips older records. So EXEC does not stop for a checkpoint, and no account
 //! is locked or copied twice.
 //!
 //! A checkpoint gets its final name only when all changes that it contains are durable. AUX, the thread that does
@@ -12,7 +13,8 @@
 //!
 //! ```text
 //! chunk 0:    version | start point in the journal | start point in the order of records
-//! chunk 1..n: accounts, in the order of creation
+//! chunk 1..n: 0 | accounts, in the order of creation
+//!             1 | outstanding holds
 //! last chunk: the number of the last block that was durable after the last account had been copied
 //! ```
 
@@ -21,7 +23,7 @@ use tally_journal::{
     JournalError,
 };
 use tally_ledger::{
-    AccountIndex, Amount, Balances, Ledger, Malformed, NewAccount, Timestamp,
+    AccountIndex, Amount, Balances, Hold, Ledger, Malformed, NewAccount, Timestamp,
     codec::{Reader, put_varint},
 };
 
@@ -31,9 +33,24 @@ use crate::mutation::planted;
 const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
 /// Version of the layout that the module documentation describes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms.
 pub const CHUNK_ACCOUNTS: usize = 1024;
+/// Number of slots of the table of holds that are copied in one step.
+const CHUNK_HOLDS: usize = 2048;
+/// The first byte of a chunk of accounts.
+const ACCOUNTS: u8 = 0;
+/// The first byte of a chunk of holds.
+const HOLDS: u8 = 1;
+
+/// Where the next chunk of a checkpoint begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChunkStart {
+    /// At this account.
+    Accounts(AccountIndex),
+    /// At this slot of the table of holds.
+    Holds(u32),
+}
 /// Number of checkpoints that are kept: the newest, and the one before it in case the newest is damaged.
 pub const KEEP: usize = 2;
 
@@ -73,6 +90,29 @@ pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
 
+// ===== impl ChunkStart =====
+
+impl ChunkStart {
+    /// The start of a checkpoint.
+    pub const FIRST: ChunkStart = ChunkStart::Accounts(AccountIndex(0));
+
+    /// The start of the next chunk if this one is full; `None` if no number is left.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "both constants are small")]
+    pub const fn after_full_chunk(self) -> Option<Self> {
+        match self {
+            ChunkStart::Accounts(from) => match from.0.checked_add(CHUNK_ACCOUNTS as u32) {
+                Some(next) => Some(ChunkStart::Accounts(AccountIndex(next))),
+                None => None,
+            },
+            ChunkStart::Holds(from) => match from.checked_add(CHUNK_HOLDS as u32) {
+                Some(next) => Some(ChunkStart::Holds(next)),
+                None => None,
+            },
+        }
+    }
+}
+
 // ===== impl LoadedCheckpoint =====
 
 impl LoadedCheckpoint {
@@ -109,11 +149,11 @@ impl CheckpointWriter {
         Ok(CheckpointWriter { file })
     }
 
-    /// Adds a chunk of accounts, encoded by [`put_accounts`].
+    /// Adds a chunk, encoded by [`put_chunk`].
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk is full or fails.
-    pub fn accounts(&mut self, chunk: &[u8]) -> Result<(), JournalError> {
+    pub fn chunk(&mut self, chunk: &[u8]) -> Result<(), JournalError> {
         self.file.write_chunk(chunk)
     }
 
@@ -130,13 +170,33 @@ impl CheckpointWriter {
     }
 }
 
+/// Appends the chunk of a checkpoint that begins at `from`. Returns the start of the next chunk, or `None` after the last one.
+/// The holds come after the accounts.
+pub fn put_chunk(ledger: &Ledger, from: ChunkStart, out: &mut Vec<u8>) -> Option<ChunkStart> {
+    match from {
+        ChunkStart::Accounts(from) => {
+            out.push(ACCOUNTS);
+            let next = put_accounts(ledger, from, out);
+            Some(next.map_or(ChunkStart::Holds(0), ChunkStart::Accounts))
+        }
+        ChunkStart::Holds(from) => {
+            out.push(HOLDS);
+            let (holds, next) = ledger.holds().page(from, CHUNK_HOLDS);
+            for hold in holds {
+                hold.put(out);
+            }
+            next.map(ChunkStart::Holds)
+        }
+    }
+}
+
 /// Appends the encodings of up to [`CHUNK_ACCOUNTS`] accounts to `out`, beginning with the account `from`. Returns the
 /// number of the next account, or `None` if no account is left.
 ///
 /// # Panics
 /// If the table of accounts does not contain an account that it lists: the checkpoint would lose the account's
 /// balances.
-pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> Option<AccountIndex> {
+fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> Option<AccountIndex> {
     let accounts = ledger.accounts();
     let mut indexes = accounts.indexes_from(from);
     for index in indexes.by_ref().take(CHUNK_ACCOUNTS) {
@@ -159,6 +219,7 @@ pub fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> O
         }
         put_varint(out, u128::from(account.version));
         put_varint(out, u128::from(create_time.as_nanos()));
+        accounts.put_extras(index, out);
     }
     indexes.next()
 }
@@ -199,9 +260,22 @@ pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoi
     for number in 1..last {
         file.read_chunk(number, &mut chunk)?;
         let mut reader = Reader::new(&chunk);
+        let kind = reader.u8().map_err(malformed)?;
         while !reader.is_empty() {
-            let version = read_account(&mut reader, &mut ledger).map_err(malformed)?;
-            last_entry = last_entry.max(version);
+            match kind {
+                ACCOUNTS => {
+                    let version = read_account(&mut reader, &mut ledger).map_err(malformed)?;
+                    last_entry = last_entry.max(version);
+                }
+                HOLDS => {
+                    let hold = Hold::take(&mut reader).map_err(malformed)?;
+                    if ledger.holds().get(hold.place).is_some() {
+                        return Err(file.malformed("each hold once"));
+                    }
+                    ledger.holds_mut().insert(hold);
+                }
+                _ => return Err(file.malformed("accounts or holds")),
+            }
         }
     }
     file.read_chunk(last, &mut chunk)?;
@@ -265,13 +339,14 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<u64, Mal
         );
     };
     account.balances = balances;
+    accounts.take_extras(index, reader)?;
     Ok(version)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tally_ledger::{AccountStatus, BalanceRule, Metadata, record::Record};
+    use tally_ledger::{AccountStatus, BalanceRule, Metadata, RecordPlace, record::Record};
 
     #[test]
     fn a_checkpoint_with_many_assets_restores_the_same_accounts() {
@@ -285,12 +360,16 @@ mod tests {
                 overdraft_limit: Amount::default(),
                 status: AccountStatus::Open,
                 metadata: Metadata::new(),
+                velocity_limits: Vec::new(),
             };
             let index = AccountIndex(number);
             let record = Record::AccountCreated { index, account };
-            replayed
-                .replay(record, u64::from(number) + 1, Timestamp::default())
-                .unwrap();
+            let at = RecordPlace {
+                entry: u64::from(number) + 1,
+                place: u64::from(number),
+                time: Timestamp::default(),
+            };
+            replayed.replay(record, at).unwrap();
         }
         let mut loaded = Ledger::new(7);
         let (mut next, mut chunk) = (Some(AccountIndex(0)), Vec::new());

@@ -1,8 +1,8 @@
 //! Id files: indexes of the transaction ids in full segments. A segment is full when the journal continues in the next
 //! segment. With an id file, the opening of the store need not read the segment.
 //!
-//! The file contains an entry of 12 bytes for each transaction record of its segment: the tag, which is a hash of the
-//! transaction id, and the offset of the record. The file can be made again from the segment. It also states the chain
+//! The file contains an entry of 12 bytes for each [key](tally_ledger::RecordKey) of the records of its segment: the tag, which is a
+//! hash of the key, and the offset of the record. The file can be made again from the segment. It also states the chain
 //! points at the start and the end of the segment from which it was made. The hashes in these points differ if the file
 //! was made from other blocks, for example from those of another backup. The store does not use such a file.
 //!
@@ -19,10 +19,7 @@ use tally_journal::{
 };
 use tally_ledger::{codec::Reader, tag_index::TagIndex};
 
-use super::{
-    error::RecordError,
-    record::{BlockRecords, id_tag, transaction_of},
-};
+use super::{error::RecordError, record::BlockRecords};
 use crate::mutation::planted;
 
 const DIRECTORY: &str = "index";
@@ -389,7 +386,7 @@ fn read_points(file: &ChunkedFileReader) -> Result<FullSegment, JournalError> {
     })
 }
 
-/// Calls `visit` with the tag and the position of each transaction record in the block at `block`.
+/// Calls `visit` with the tag and the position of each key of each record in the block at `block`.
 fn block_ids(
     block: Position,
     body: &[u8],
@@ -398,8 +395,8 @@ fn block_ids(
 ) -> Result<(), RecordError> {
     for record in BlockRecords::new(block, body) {
         let (position, framed) = record?;
-        if let Some((transaction, _)) = transaction_of(&framed) {
-            visit(id_tag(transaction.id_bytes(), seed), position);
+        for key in framed.record.keys().iter().flatten() {
+            visit(key.tag(seed), position);
         }
     }
     Ok(())

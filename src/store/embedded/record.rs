@@ -2,10 +2,10 @@
 
 use tally_journal::{HEADER_BYTES, Position};
 use tally_ledger::{
-    AccountIndex, Malformed, Rejection, TransactionView,
+    Malformed,
     codec::Reader,
-    record::{FramedRecord, Record, take_record},
-    tag_index::{TagIndex, tag},
+    record::{FramedRecord, take_record},
+    tag_index::TagIndex,
 };
 
 use super::error::RecordError;
@@ -85,12 +85,6 @@ pub(super) fn position_in(start: Position, offset: usize) -> Position {
     position
 }
 
-/// Returns the tag of a transaction id: a hash under which the index of ids stores the position of the transaction's
-/// record. `seed` is the secret hash seed of the data directory.
-pub(super) fn id_tag(id: &[u8], seed: u64) -> u64 {
-    tag(id, seed)
-}
-
 /// Decodes the record at the start of `bytes`, which were read from `position`.
 pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<FramedRecord<'_>, RecordError> {
     take_record(&mut Reader::new(bytes), position.as_u64())
@@ -98,36 +92,23 @@ pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<FramedRec
 }
 
 /// Decodes the record in `bytes`, which were read from `position`. The index contains this position under `tag`.
-/// Returns the record and its transaction id.
 ///
 /// # Errors
-/// [`RecordError::Malformed`] if the record's id does not have this tag, because then the index or the journal is
+/// [`RecordError::Malformed`] if no key of the record has this tag, because then the index or the journal is
 /// wrong. The caller must not treat the id as new: the transaction of the id could be applied twice.
 pub(super) fn indexed_record(
     position: Position,
     bytes: &[u8],
     tag: u64,
     seed: u64,
-) -> Result<(FramedRecord<'_>, &[u8]), RecordError> {
+) -> Result<FramedRecord<'_>, RecordError> {
     let framed = parse_record(position, bytes)?;
-    match transaction_of(&framed).map(|(transaction, _)| transaction.id_bytes()) {
-        Some(id) if TagIndex::is_same_tag(id_tag(id, seed), tag) => Ok((framed, id)),
-        Some(_) | None => Err(not_a_transaction(position)),
-    }
-}
-
-/// Returns the transaction of a record, and the rejection if the transaction was rejected. Returns `None` if the record
-/// is not about a transaction.
-pub(super) fn transaction_of<'a>(
-    framed: &FramedRecord<'a>,
-) -> Option<(TransactionView<'a, AccountIndex>, Option<Rejection>)> {
-    match framed.record {
-        Record::AccountCreated { .. } => None,
-        Record::Committed { transaction } => Some((transaction, None)),
-        Record::Rejected {
-            transaction,
-            rejection,
-        } => Some((transaction, Some(rejection))),
+    let keys = framed.record.keys();
+    let mut tags = keys.iter().flatten().map(|key| key.tag(seed));
+    if tags.any(|found| TagIndex::is_same_tag(found, tag)) {
+        Ok(framed)
+    } else {
+        Err(not_a_transaction(position))
     }
 }
 

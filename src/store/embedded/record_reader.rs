@@ -3,13 +3,14 @@
 
 use tally_journal::{Geometry, JournalReader, Position};
 use tally_ledger::{
-    AccountIndex, Committed, Malformed, Rejection, Timestamp, TransactionView, codec::Reader,
-    record::RECORD_BYTES_MAX,
+    Committed, Malformed, RecordKey, Timestamp,
+    codec::Reader,
+    record::{FramedRecord, RECORD_BYTES_MAX},
 };
 
 use super::{
     error::RecordError,
-    record::{BLOCK_HEADER_BYTES, id_tag, indexed_record, not_a_transaction, parse_record, transaction_of},
+    record::{BLOCK_HEADER_BYTES, indexed_record, not_a_transaction, parse_record},
 };
 use crate::mutation::planted;
 
@@ -25,14 +26,14 @@ pub struct RecordReader {
     seed: u64,
 }
 
-/// The record of a transaction that [`RecordReader::find`] found.
+/// A record that [`RecordReader::find`] found.
 #[derive(Debug)]
-pub struct FoundTransaction {
+pub struct FoundRecord {
     /// The bytes of the record.
     bytes: Vec<u8>,
     position: Position,
-    /// The sequence and the time of the transaction. For a rejected transaction, the sequence and the time that the
-    /// next committed transaction of the block would get.
+    /// The sequence and the time of the record. For a rejected transaction, the sequence and the time that the
+    /// next record of the block with a sequence would get.
     place: Committed,
 }
 
@@ -95,56 +96,72 @@ impl RecordReader {
         })
     }
 
-    /// Returns the transaction `id` if the record at `position` is the record of this transaction, otherwise `None`.
-    /// The record must be durable.
+    /// Returns the record at `position` if it has this key, otherwise `None`. The record must be durable.
     ///
     /// # Errors
     /// [`RecordError`] if the record cannot be read or is damaged ([`RecordError::damage`]).
-    pub fn find(&self, position: Position, id: &str) -> Result<Option<FoundTransaction>, RecordError> {
+    pub fn find(&self, position: Position, key: RecordKey<'_>) -> Result<Option<FoundRecord>, RecordError> {
         let mut bytes = Vec::new();
         self.read(position, &mut bytes)?;
-        let tag = id_tag(id.as_bytes(), self.seed);
-        let framed = match indexed_record(position, &bytes, tag, self.seed)? {
-            (framed, found) if found == id.as_bytes() => framed,
-            _ => return Ok(None),
-        };
-        let start = self.block_start(position, framed.back)?;
-        let place = place_in_block(start, framed.ordinal, position)?;
-        Ok(Some(FoundTransaction {
+        let framed = indexed_record(position, &bytes, key.tag(self.seed), self.seed)?;
+        if !framed.record.keys().contains(&Some(key)) {
+            return Ok(None);
+        }
+        let (back, ordinal) = (framed.back, framed.ordinal);
+        self.found(position, back, ordinal, bytes).map(Some)
+    }
+
+    /// Returns the record at `position`, where a record is. The record must be durable.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the record cannot be read or is damaged.
+    pub fn at(&self, position: Position) -> Result<FoundRecord, RecordError> {
+        let mut bytes = Vec::new();
+        self.read(position, &mut bytes)?;
+        let framed = parse_record(position, &bytes)?;
+        let (back, ordinal) = (framed.back, framed.ordinal);
+        self.found(position, back, ordinal, bytes)
+    }
+
+    fn found(
+        &self,
+        position: Position,
+        back: u32,
+        ordinal: u32,
+        bytes: Vec<u8>,
+    ) -> Result<FoundRecord, RecordError> {
+        let start = self.block_start(position, back)?;
+        let place = place_in_block(start, ordinal, position)?;
+        Ok(FoundRecord {
             bytes,
             position,
             place,
-        }))
+        })
     }
 }
 
-// ===== impl FoundTransaction =====
+// ===== impl FoundRecord =====
 
-impl FoundTransaction {
+impl FoundRecord {
     /// Returns the position of the record.
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
     }
 
-    /// Returns the sequence and the time of the transaction. For a rejected transaction, these are the sequence and the
-    /// time that the next committed transaction of the block would get.
+    /// Returns the sequence and the time of the record. For a rejected transaction, these are the sequence and the
+    /// time that the next record of the block with a sequence would get.
     #[must_use]
     pub const fn place(&self) -> Committed {
         self.place
     }
 
-    /// Returns the transaction and its outcome.
+    /// Returns the record.
     ///
     /// # Errors
     /// Never returns an error, because [`RecordReader::find`] has already decoded the record.
-    pub fn view(
-        &self,
-    ) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), RecordError> {
-        let framed = parse_record(self.position, &self.bytes)?;
-        let (transaction, rejection) =
-            transaction_of(&framed).ok_or_else(|| not_a_transaction(self.position))?;
-        Ok((transaction, rejection.map_or(Ok(self.place), Err)))
+    pub fn framed(&self) -> Result<FramedRecord<'_>, RecordError> {
+        parse_record(self.position, &self.bytes)
     }
 }
 

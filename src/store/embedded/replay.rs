@@ -1,21 +1,15 @@
 //! Replays the blocks of a journal: applies their records to a ledger.
 
 use tally_journal::{BlockHeader, Journal, JournalError, Position, ScanError, Tail};
-use tally_ledger::{Ledger, Timestamp, tag_index::TagIndex};
+use tally_ledger::{Ledger, Record, RecordPlace, Timestamp, tag_index::TagIndex};
 
-use super::{
-    checkpoint::LoadedCheckpoint,
-    error::OpenError,
-    point::OrderPoint,
-    record::{BlockRecords, id_tag, transaction_of},
-};
+use super::{checkpoint::LoadedCheckpoint, error::OpenError, point::OrderPoint, record::BlockRecords};
 use crate::mutation::planted;
 
 /// The state that a replay builds.
 pub(super) struct Replay {
     pub(super) ledger: Ledger,
-    /// The positions of the records of transactions, by the tags of the transaction ids. A tag is a hash, see
-    /// [`id_tag`].
+    /// The positions of records, by the tags of their keys. A tag is a hash.
     pub(super) ids: TagIndex,
     /// The numbers and the time after the last replayed record.
     pub(super) order: OrderPoint,
@@ -119,19 +113,24 @@ impl Replay {
             let time = base
                 .checked_add_nanos(committed)
                 .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
-            if let Some((transaction, rejection)) = transaction_of(&framed) {
-                if rejection.is_none() || !planted("forget_rejection_at_start") {
-                    self.ids
-                        .insert(id_tag(transaction.id_bytes(), self.seed), position.as_u64());
-                }
-                if rejection.is_none() {
-                    self.order.next_sequence += 1;
-                    self.order.last_time = time;
+            let is_rejection = matches!(framed.record, Record::Rejected { .. });
+            if !(is_rejection && planted("forget_rejection_at_start")) {
+                for key in framed.record.keys().iter().flatten() {
+                    self.ids.insert(key.tag(self.seed), position.as_u64());
                 }
             }
+            if framed.record.has_sequence() {
+                self.order.next_sequence += 1;
+                self.order.last_time = time;
+            }
             let entry = self.order.next_entry;
+            let at = RecordPlace {
+                entry,
+                place: position.as_u64(),
+                time,
+            };
             self.ledger
-                .replay(framed.record, entry, time)
+                .replay(framed.record, at)
                 .map_err(|source| OpenError::Replay {
                     block_sequence,
                     entry,

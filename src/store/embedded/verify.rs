@@ -3,14 +3,16 @@
 
 use std::{collections::BTreeMap, fmt::Display, path::Path, sync::Arc};
 
-use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal};
-use tally_ledger::{AccountIndex, AccountSnapshot, Balances, Ledger, tag_index::TagIndex};
+use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal, Position};
+use tally_ledger::{AccountIndex, AccountSnapshot, Balances, HoldTable, Ledger, tag_index::TagIndex};
 
 use super::{
     checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
     id_files::{self, BlockWalk},
+    pending_check::pending_differences,
     point::OrderPoint,
+    record_reader::RecordReader,
     replay::{Replay, replay, replay_before_damage},
 };
 
@@ -111,6 +113,9 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         report.may_lack_blocks = true;
     }
     let replayed = ledger_from(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
+    let records = RecordReader::new(journal.reader(), journal.directory().geometry(), seed);
+    let pending = pending_differences(&replayed.ledger, &records, DIFFERENCES_MAX)?;
+    report.differ("the outstanding holds", pending);
     report.describe(&replayed);
     let checkpoints = checkpoint::files_read_only(journal.directory());
     for number in checkpoints.numbers()? {
@@ -178,6 +183,7 @@ fn id_file_difference(
 /// (`replayed`), at most [`DIFFERENCES_MAX`].
 fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
     let order = order_differences(&started.order, &replayed.order);
+    let holds = hold_differences(started.ledger.holds(), replayed.ledger.holds());
     let (started, replayed) = (started.ledger.accounts(), replayed.ledger.accounts());
     let longer = if started.len() > replayed.len() {
         started
@@ -189,7 +195,8 @@ fn differences(started: &Replay, replayed: &Replay) -> Vec<String> {
         let what = account_difference(pair.0.as_ref(), pair.1.as_ref())?;
         Some(format!("account number {}: {what}", index.0))
     });
-    order.into_iter().chain(accounts).take(DIFFERENCES_MAX).collect()
+    let all = order.into_iter().chain(accounts).chain(holds);
+    all.take(DIFFERENCES_MAX).collect()
 }
 
 /// Returns the text of a value that differs.
@@ -222,6 +229,35 @@ fn order_differences(started: &OrderPoint, replayed: &OrderPoint) -> Vec<String>
         ));
     }
     differences
+}
+
+/// Returns how the outstanding holds differ.
+fn hold_differences(started: &HoldTable, replayed: &HoldTable) -> Vec<String> {
+    let sorted = |table: &HoldTable| {
+        let (mut holds, _) = table.page(0, usize::MAX);
+        holds.sort_unstable_by_key(|hold| hold.place);
+        holds
+    };
+    let (started, replayed) = (sorted(started), sorted(replayed));
+    if started == replayed {
+        return Vec::new();
+    }
+    if started.len() != replayed.len() {
+        let what = "the number of outstanding holds is";
+        return vec![differing(what, started.len(), replayed.len())];
+    }
+    let pairs = started.iter().zip(&replayed).filter(|(a, b)| a != b);
+    pairs
+        .map(|(started, replayed)| {
+            let at = |place| Position::from_u64(place);
+            differing(
+                &format!("the newest record of the hold at {} is at", at(replayed.place)),
+                at(started.newest),
+                at(replayed.newest),
+            )
+        })
+        .take(DIFFERENCES_MAX)
+        .collect()
 }
 
 /// Returns how an account differs; `None` if the two are equal.

@@ -30,7 +30,7 @@ fn a_greedy_client_has_half_of_a_batch_while_another_waits() {
     assert_eq!((stats.queue_depth, both.1.waiting()), (16, 16));
     // `sleep` returns at once, because requests are held back. No other client waits now, so the greedy client gets the
     // whole batch, in the order of its requests.
-    both.1.sleep(1);
+    both.1.sleep(1, None);
     assert_eq!(take_items(&mut both.1, 8), (4..12).collect::<Vec<_>>());
     let late = send(&both.0, MODEST, 22, 1);
     assert_eq!(take_items(&mut both.1, 8), [12, 13, 14, 15, 22]);

@@ -190,7 +190,7 @@ async fn a_blocked_executor_does_not_delay_timers() {
     let (release, blocked) = std::sync::mpsc::sync_channel::<()>(0);
     let (claims, claimed_first) = std::sync::mpsc::sync_channel::<()>(1);
     let executor = thread::spawn(move || {
-        intake.sleep(1);
+        intake.sleep(1, None);
         let claimed = take(&mut intake);
         claims.send(()).unwrap();
         assert!(blocked.recv().is_err(), "dropping the sender ends the wait");

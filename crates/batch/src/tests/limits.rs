@@ -214,6 +214,6 @@ fn the_service_is_always_ready() {
     // After a notification, the next `sleep` returns at once, even if no request is queued.
     assert_eq!(take(&mut intake).len(), 2);
     processor.notifier().notify();
-    intake.sleep(1);
+    intake.sleep(1, None);
     drop(waiting);
 }

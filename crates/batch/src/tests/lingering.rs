@@ -147,10 +147,10 @@ async fn a_lingering_batch_is_executed_before_its_earliest_deadline() {
 async fn a_request_with_a_short_deadline_wakes_the_executor() {
     let (processor, mut intake) = linger_of_1_ms().await;
     processor.notifier().notify();
-    intake.sleep(64);
+    intake.sleep(64, None);
     let patient = submit(&processor, Counted::new(0), None);
     let urgent = submit(&processor, Counted::new(1), Some(3 * MS));
-    intake.sleep(64);
+    intake.sleep(64, None);
     assert_eq!(take(&mut intake).len(), 2);
     drop((patient, urgent));
 }
@@ -162,7 +162,7 @@ async fn an_explicit_flush_ends_the_linger() {
     let first = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
     both.0.flush();
-    both.1.sleep(1);
+    both.1.sleep(1, None);
     assert_eq!(both.1.due(), Some(FlushReason::Explicit));
     // The flush does not apply to later requests.
     advance(MS / 10).await;
@@ -178,7 +178,7 @@ async fn a_shutdown_does_not_wait_out_the_linger() {
     let mut future = take_one(&mut both, None);
     assert_eq!(both.1.due(), None);
     both.0.close();
-    both.1.sleep(1);
+    both.1.sleep(1, None);
     assert_eq!(both.1.due(), Some(FlushReason::Drain));
     drop((future.poll(), others));
 }

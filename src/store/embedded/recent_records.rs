@@ -1,0 +1,75 @@
+//! Records of holds that were written recently. A hold is often posted soon after it was made. Then its record is still here, and need not
+//! be read from the journal; in particular, nothing waits until the record is durable.
+
+/// Maximum number of bytes of records in a generation. There are two generations.
+const GENERATION_BYTES_MAX: usize = 4 << 20;
+
+/// The records that were added last.
+#[derive(Debug, Default)]
+pub(super) struct RecentRecords {
+    /// Takes new records. When it is full, it replaces the older generation.
+    newer: Generation,
+    older: Generation,
+}
+
+/// Records in the order of their places.
+#[derive(Debug, Default)]
+struct Generation {
+    bytes: Vec<u8>,
+    /// The place of each record, and the end of its bytes.
+    ends: Vec<(u64, usize)>,
+}
+
+// ===== impl RecentRecords =====
+
+impl RecentRecords {
+    /// Adds the record at `place`, which is after all earlier ones.
+    pub(super) fn push(&mut self, place: u64, bytes: &[u8]) {
+        if self.newer.bytes.len() + bytes.len() > GENERATION_BYTES_MAX {
+            std::mem::swap(&mut self.newer, &mut self.older);
+            self.newer.bytes.clear();
+            self.newer.ends.clear();
+        }
+        self.newer.bytes.extend_from_slice(bytes);
+        self.newer.ends.push((place, self.newer.bytes.len()));
+    }
+
+    /// Returns the record at `place`, if it is here.
+    pub(super) fn get(&self, place: u64) -> Option<&[u8]> {
+        self.newer.get(place).or_else(|| self.older.get(place))
+    }
+}
+
+// ===== impl Generation =====
+
+impl Generation {
+    fn get(&self, place: u64) -> Option<&[u8]> {
+        let found = self.ends.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        let start = match found.checked_sub(1) {
+            Some(before) => self.ends.get(before)?.1,
+            None => 0,
+        };
+        self.bytes.get(start..self.ends.get(found)?.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_records_are_found_and_the_oldest_are_forgotten() {
+        let mut recent = RecentRecords::default();
+        let record = |place: u64| place.to_le_bytes().repeat(16);
+        let count = 3 * GENERATION_BYTES_MAX as u64 / 128;
+        for place in 1..=count {
+            recent.push(place * 5, &record(place));
+        }
+        for place in [count, count - 1, count - GENERATION_BYTES_MAX as u64 / 128] {
+            assert_eq!(recent.get(place * 5), Some(record(place).as_slice()));
+        }
+        assert_eq!(recent.get(5), None);
+        assert_eq!(recent.get(count * 5 - 1), None);
+        assert!(recent.newer.bytes.len() + recent.older.bytes.len() <= 2 * GENERATION_BYTES_MAX);
+    }
+}
