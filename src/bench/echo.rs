@@ -36,7 +36,7 @@ impl Echo for EchoService {
                 seconds: 1_700_000_000,
                 nanos: 1,
             }),
-            replayed: false,
+            ..ProcessTransactionResponse::default()
         }))
     }
 }

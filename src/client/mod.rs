@@ -201,6 +201,7 @@ impl Client {
         let request = ListAccountsRequest {
             page_size,
             page_token: page_token.to_owned(),
+            ..ListAccountsRequest::default()
         };
         call!(self.accounts.list_accounts, request)
     }

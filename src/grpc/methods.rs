@@ -15,10 +15,14 @@ pub(crate) enum AccountCall {
     Create,
     /// `BatchCreateAccounts`.
     BatchCreate,
+    /// `UpdateAccount`.
+    Update,
     /// `GetAccount`.
     Get,
     /// `ListAccounts`.
     List,
+    /// `ListHolds`.
+    ListHolds,
 }
 
 /// Which code answers a method.
@@ -60,7 +64,7 @@ const ADMIN: Option<Role> = Some(Role::Admin);
 
 /// All methods. A lookup searches in this order, so the most frequent method is first.
 #[rustfmt::skip] // One line for each method.
-static METHODS: [Method; 17] = [
+static METHODS: [Method; 19] = [
     method("/tally.v1.TransactionService/ProcessTransaction", WRITE, Handler::ProcessTransaction),
     method("/tally.v1.TransactionService/ProcessTransactions", WRITE, Handler::ProcessTransactions),
     method("/tally.v1.TransactionService/StreamTransactions", WRITE, Handler::StreamTransactions),
@@ -69,6 +73,8 @@ static METHODS: [Method; 17] = [
     method("/tally.v1.AccountService/ListAccounts", READ, Handler::Accounts(AccountCall::List)),
     method("/tally.v1.AccountService/CreateAccount", WRITE, Handler::Accounts(AccountCall::Create)),
     method("/tally.v1.AccountService/BatchCreateAccounts", WRITE, Handler::Accounts(AccountCall::BatchCreate)),
+    method("/tally.v1.AccountService/UpdateAccount", WRITE, Handler::Accounts(AccountCall::Update)),
+    method("/tally.v1.AccountService/ListHolds", READ, Handler::Accounts(AccountCall::ListHolds)),
     method("/tally.v1.EngineService/GetCircuitStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),
     method("/tally.v1.EngineService/GetTopology", READ, Handler::Unary),

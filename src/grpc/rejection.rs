@@ -123,7 +123,7 @@ fn words(reason: Reason, subject: Subject) -> &'static str {
                 "was reversed completely before"
             }
         },
-        Reason::HoldsFull => "the ledger has its maximum number of outstanding holds (ledger.holds_max)",
+        Reason::HoldsFull => "the ledger has its maximum number of outstanding holds (store.holds_max)",
     }
 }
 

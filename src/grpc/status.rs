@@ -171,17 +171,18 @@ pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> 
     builder.build()
 }
 
-/// The ledger did not update an account. `None` if `outcome` is an update.
+/// The ledger did not update an account.
 #[must_use]
-pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Option<Status> {
+pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Status {
     let (kind, words) = match outcome {
-        UpdateOutcome::Updated(_) => return None,
-        UpdateOutcome::NotFound => return Some(account_not_found(account_id)),
+        // The engine answers an update with the account, so this is a bug.
+        UpdateOutcome::Updated(_) => return batch(BatchError::Lost),
+        UpdateOutcome::NotFound => return account_not_found(account_id),
         UpdateOutcome::Unlimited => {
             let description = format!(
                 "must be unset or zero: account {account_id:?} has BALANCE_RULE_UNLIMITED, which has no bound to move"
             );
-            return Some(invalid_field("account.overdraft_limit", description));
+            return invalid_field("account.overdraft_limit", description);
         }
         UpdateOutcome::ChangedSince => (
             ErrorKind::ACCOUNT_CHANGED,
@@ -199,7 +200,7 @@ pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Option<S
     let builder = ErrorBuilder::new(kind, format!("account {account_id:?} {words}"));
     // An update has no id of its own, so a new id is no help.
     let builder = builder.with("account_id", account_id).with(RETRY, Retry::No.as_str());
-    Some(builder.build())
+    builder.build()
 }
 
 /// The id belongs to an earlier transaction with other content.

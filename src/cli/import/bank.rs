@@ -79,6 +79,7 @@ fn transfer(customer: &str, counter: &str, into_account: bool, minor_units: i64,
         credit_account_id: credit.to_owned(),
         amount: Some(transfer::Amount::MinorUnits(minor_units)),
         code,
+        ..Transfer::default()
     }
 }
 

@@ -206,6 +206,7 @@ fn native(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
             credit_account_id: cells.id("credit_account_id")?,
             amount: Some(transfer::Amount::MinorUnits(cells.minor_units("minor_units")?)),
             code: cells.code("code")?,
+            ..Transfer::default()
         }],
         effective_time: cells.time("effective_time")?,
         ..ProcessTransactionRequest::default()
@@ -225,7 +226,7 @@ fn transfer_list(cells: Cells<'_>) -> Result<ProcessTransactionRequest, Flaw> {
             debit_account_id: cells.id("source")?,
             credit_account_id: cells.id("target")?,
             amount: Some(transfer::Amount::MinorUnits(cells.minor_units("amount_minor")?)),
-            code: 0,
+            ..Transfer::default()
         }],
         ..ProcessTransactionRequest::default()
     })

@@ -1,7 +1,7 @@
 //! Checks the fields of requests for accounts, and converts them for the ledger.
 
 use tally_ledger::{
-    AccountIndex, AccountStatus, AccountUpdate, BalanceRule, NewAccount, Side, Timestamp, VelocityLimit,
+    AccountStatus, AccountUpdate, BalanceRule, NewAccount, Side, VelocityLimit,
     account::METADATA_ENTRIES_MAX,
     id::{check_asset, check_id},
     money::Amount,
@@ -10,7 +10,7 @@ use tally_ledger::{
 use tonic::Status;
 
 use crate::{
-    engine::{CREATE_ACCOUNTS_MAX, PAGE_ACCOUNTS_MAX},
+    engine::CREATE_ACCOUNTS_MAX,
     grpc::{
         fields::{Violations, check_metadata, from_halves, nanos_of},
         protobuf::{Read, Reader},
@@ -19,8 +19,6 @@ use crate::{
     proto::{self, BatchCreateAccountsRequest, UpdateAccountRequest, amount},
 };
 
-/// Number of accounts of a page if the request does not set the size of the page.
-const PAGE_ACCOUNTS_DEFAULT: usize = 100;
 /// The paths that the mask of an update may contain.
 const UPDATE_PATHS: &str = "status, overdraft_limit, metadata and velocity_limits";
 
@@ -51,7 +49,7 @@ pub(crate) fn to_new_account(
             BalanceRule::CreditBalance
         }
     };
-    let status = status_of(violations, prefix, account.status).unwrap_or_default();
+    let status = status_of(violations, &format!("{prefix}."), account.status).unwrap_or_default();
     let overdraft_limit = overdraft_limit(violations, prefix, account.overdraft_limit.as_ref());
     if rule == BalanceRule::Unlimited && !overdraft_limit.is_zero() {
         violations.add(
@@ -100,8 +98,8 @@ pub(crate) fn to_update(request: UpdateAccountRequest) -> Result<AccountUpdate, 
         violations.check("account.id", check_id(&account.id));
     }
     if !account.etag.is_empty() {
-        update.expected_change_time = change_time_of(&account.etag);
-        if update.expected_change_time.is_none() {
+        update.expected_revision = revision_of(&account.etag);
+        if update.expected_revision.is_none() {
             violations.add("account.etag", "is not the etag of an account");
         }
     }
@@ -113,7 +111,7 @@ pub(crate) fn to_update(request: UpdateAccountRequest) -> Result<AccountUpdate, 
     for path in &paths {
         match path.as_str() {
             "status" if account.status == 0 => violations.add("account.status", "must be set"),
-            "status" => update.status = status_of(&mut violations, "account", account.status),
+            "status" => update.status = status_of(&mut violations, "account.", account.status),
             "overdraft_limit" => {
                 let limit = account.overdraft_limit.as_ref();
                 update.overdraft_limit = Some(overdraft_limit(&mut violations, "account", limit));
@@ -138,7 +136,7 @@ pub(crate) fn to_update(request: UpdateAccountRequest) -> Result<AccountUpdate, 
 }
 
 /// Checks the status of an account. Returns `None` with a violation.
-fn status_of(violations: &mut Violations, prefix: &str, sent: i32) -> Option<AccountStatus> {
+pub(super) fn status_of(violations: &mut Violations, prefix: &str, sent: i32) -> Option<AccountStatus> {
     match proto::AccountStatus::try_from(sent) {
         Ok(proto::AccountStatus::Unspecified | proto::AccountStatus::Open) => Some(AccountStatus::Open),
         Ok(proto::AccountStatus::Frozen) => Some(AccountStatus::Frozen),
@@ -146,7 +144,7 @@ fn status_of(violations: &mut Violations, prefix: &str, sent: i32) -> Option<Acc
         Ok(proto::AccountStatus::DebitsFrozen) => Some(AccountStatus::DebitsFrozen),
         Err(_) => {
             violations.add(
-                format_args!("{prefix}.status"),
+                format_args!("{prefix}status"),
                 format_args!("{sent} is not a status"),
             );
             None
@@ -290,15 +288,16 @@ fn window(
     }
 }
 
-/// Returns the etag of an account that was last changed at `time`.
-pub(crate) fn etag_of(time: Timestamp) -> String {
-    format!("{:x}", time.as_nanos())
+/// Returns the etag of an account with this revision.
+pub(crate) fn etag_of(revision: u64) -> String {
+    format!("r{revision:x}")
 }
 
-/// Returns the time of an etag, or `None` if it does not come from [`etag_of`].
-fn change_time_of(etag: &str) -> Option<Timestamp> {
-    let time = u64::from_str_radix(etag, 16).ok().map(Timestamp::from_nanos)?;
-    (etag_of(time) == etag).then_some(time)
+/// Returns the revision of an etag, or `None` if the etag does not come from [`etag_of`].
+fn revision_of(etag: &str) -> Option<u64> {
+    let digits = etag.strip_prefix('r')?;
+    let revision = u64::from_str_radix(digits, 16).ok()?;
+    (etag_of(revision) == etag).then_some(revision)
 }
 
 /// Counts the accounts in a `BatchCreateAccountsRequest` without decoding them. If an account has several entries of
@@ -390,44 +389,4 @@ pub(crate) fn new_accounts(request: BatchCreateAccountsRequest) -> Result<Vec<Ne
     let accounts = accounts.collect();
     violations.finish().map_err(status::invalid)?;
     Ok(accounts)
-}
-
-/// Returns the maximum number of accounts of a page.
-///
-/// # Errors
-/// INVALID_ARGUMENT if the size in the request is out of its bounds.
-pub(crate) fn page_limit(page_size: i32) -> Result<usize, Status> {
-    match usize::try_from(page_size) {
-        Ok(0) => Ok(PAGE_ACCOUNTS_DEFAULT),
-        Ok(size) if size <= PAGE_ACCOUNTS_MAX => Ok(size),
-        _ => {
-            let description =
-                format!("is {page_size}, must be 0 (for {PAGE_ACCOUNTS_DEFAULT}) to {PAGE_ACCOUNTS_MAX}");
-            Err(status::invalid_field("page_size", description))
-        }
-    }
-}
-
-/// Returns the token of the page that begins with the account `next`. Accounts are numbered in the order of their
-/// creation and are never deleted, so the token contains only the number of the account.
-pub(crate) fn page_token_of(next: AccountIndex) -> String {
-    format!("a{:x}", next.0)
-}
-
-/// Returns the number of the first account of a page.
-///
-/// # Errors
-/// INVALID_ARGUMENT if the token does not come from [`page_token_of`].
-pub(crate) fn page_start(token: &str) -> Result<AccountIndex, Status> {
-    if token.is_empty() {
-        return Ok(AccountIndex(0));
-    }
-    let index = token
-        .strip_prefix('a')
-        .and_then(|digits| u32::from_str_radix(digits, 16).ok());
-    // Accepts only the form that `page_token_of` writes: no sign, no leading zeros, no upper-case digits.
-    index
-        .map(AccountIndex)
-        .filter(|index| page_token_of(*index) == token)
-        .ok_or_else(|| status::invalid_field("page_token", "is not a next_page_token of ListAccounts"))
 }

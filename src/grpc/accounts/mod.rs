@@ -2,4 +2,6 @@
 
 pub(super) mod decode;
 mod encode;
+mod holds;
+mod pages;
 pub(crate) mod service;

@@ -6,13 +6,18 @@
 use std::sync::Arc;
 
 use prost::Message;
-use tally_ledger::{NewAccount, id::check_id};
+use tally_ledger::{AccountIndex, NewAccount, id::check_id};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{decode, encode::from_account};
+use super::{
+    decode,
+    encode::from_account,
+    holds,
+    pages::{Filter, page_limit},
+};
 use crate::{
-    engine::{CreatedAccounts, Existing, TallyEngine},
+    engine::{CreatedAccounts, Existing, PAGE_ACCOUNTS_MAX, TallyEngine},
     grpc::{
         fields::Violations,
         limits::QUERY_BYTES_MAX,
@@ -26,7 +31,7 @@ use crate::{
     proto::{
         self, BatchCreateAccountsRequest, BatchCreateAccountsResponse, CreateAccountRequest,
         CreateAccountResponse, GetAccountRequest, GetAccountResponse, ListAccountsRequest,
-        ListAccountsResponse,
+        ListAccountsResponse, UpdateAccountRequest, UpdateAccountResponse,
     },
 };
 
@@ -38,6 +43,8 @@ const ACCOUNTS_BYTES_MAX: usize = 4 << 20;
 const SHOWN_ACCOUNT_BYTES: usize = 5 << 10;
 /// Memory of a new account, in bytes, in addition to [`NEW_ACCOUNT_COPIES`] copies of its bytes in the request.
 const NEW_ACCOUNT_BYTES: usize = 2 << 10;
+/// Maximum number of steps through the accounts for one page, if the request has a filter.
+const LIST_STEPS_MAX: usize = 16;
 /// Number of copies of a new account that exist at the same time: the bytes of the request, the decoded message, the
 /// account in the ledger, and the account in the answer.
 const NEW_ACCOUNT_COPIES: usize = 4;
@@ -59,15 +66,18 @@ impl AccountService {
         }
     }
 
-    /// Answers `CreateAccount`, `BatchCreateAccounts`, `GetAccount` or `ListAccounts`.
+    /// Answers a method of the service.
     pub(crate) fn call(&self, method: AccountCall, call: AdmittedCall) -> AnswerFuture {
         let (service, limits) = (self.clone(), Arc::clone(&call.limits));
         Box::pin(async move {
             let answered = match method {
                 AccountCall::Create => service.create_account(call).await,
                 AccountCall::BatchCreate => service.batch_create_accounts(call).await,
+                AccountCall::Update => service.update_account(call).await,
                 AccountCall::Get => service.get_account(call).await,
                 AccountCall::List => service.list_accounts(call).await,
+                // Boxed, because its future is much larger than those of the other methods.
+                AccountCall::ListHolds => Box::pin(holds::list(service.engine, call)).await,
             };
             Ok(limits.answer(answered))
         })
@@ -94,6 +104,7 @@ impl AccountService {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNT_BYTES_MAX)?;
         let account = {
             let message = inbound.only().await?;
+            decode::check_limit_count(&message)?;
             let request = CreateAccountRequest::decode(message).map_err(status::malformed_message)?;
             let mut violations = Violations::default();
             let account = decode::to_new_account(&mut violations, "account", request.account);
@@ -144,18 +155,66 @@ impl AccountService {
         }))
     }
 
+    async fn update_account(&self, call: AdmittedCall) -> AnswerResult {
+        let mut inbound = Inbound::open(call, Expected::Message, ACCOUNT_BYTES_MAX)?;
+        let update = {
+            let message = inbound.only().await?;
+            decode::check_limit_count(&message)?;
+            let request = UpdateAccountRequest::decode(message).map_err(status::malformed_message)?;
+            decode::to_update(request)?
+        };
+        inbound.hold(SHOWN_ACCOUNT_BYTES)?;
+        inbound.finish().await?;
+        let id = update.id.clone();
+        match self.engine.update_account(update, inbound.deadline).await? {
+            Ok(account) => Ok(inbound.answer(&UpdateAccountResponse {
+                account: Some(from_account(*account)),
+            })),
+            Err(outcome) => Err(status::account_not_updated(&id, outcome)),
+        }
+    }
+
     async fn list_accounts(&self, call: AdmittedCall) -> AnswerResult {
         let (request, mut inbound) =
             Inbound::read_request::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
-        let limit = decode::page_limit(request.page_size)?;
-        let from = decode::page_start(&request.page_token)?;
-        // The memory is reserved before the EXEC thread copies the accounts for the answer, because the copies stay in
-        // memory until all earlier transactions are durable. Only then is the answer released.
-        inbound.hold(limit * SHOWN_ACCOUNT_BYTES)?;
-        let (accounts, next) = self.engine.accounts(from, limit, inbound.deadline).await?;
+        let limit = page_limit(request.page_size)?;
+        let filter = Filter::of(&request)?;
+        let mut from = filter.start(&request.page_token)?;
+        let mut accounts = Vec::new();
+        for _ in 0..LIST_STEPS_MAX {
+            // With a filter, each step reads as many accounts as a page may have, because few of them may pass the filter.
+            let read = if filter.is_empty() {
+                limit
+            } else {
+                PAGE_ACCOUNTS_MAX
+            };
+            // The memory is reserved before the EXEC thread copies the accounts for the answer, because the copies stay in
+            // memory until all earlier transactions are durable. Only then is the answer released.
+            inbound.hold((accounts.len() + read) * SHOWN_ACCOUNT_BYTES)?;
+            let (found, next) = self.engine.accounts(from, read, inbound.deadline).await?;
+            let mut found = found.into_iter();
+            while accounts.len() < limit
+                && let Some(account) = found.next()
+            {
+                from = AccountIndex(from.0 + 1);
+                if filter.accepts(&account) {
+                    accounts.push(from_account(account));
+                }
+            }
+            let is_end = next.is_none() && found.len() == 0;
+            if is_end {
+                return Ok(inbound.answer(&ListAccountsResponse {
+                    accounts,
+                    next_page_token: String::new(),
+                }));
+            }
+            if accounts.len() >= limit {
+                break;
+            }
+        }
         Ok(inbound.answer(&ListAccountsResponse {
-            accounts: accounts.into_iter().map(from_account).collect(),
-            next_page_token: next.map(decode::page_token_of).unwrap_or_default(),
+            accounts,
+            next_page_token: filter.token_of(from),
         }))
     }
 }

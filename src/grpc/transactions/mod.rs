@@ -4,6 +4,7 @@
 mod collect;
 pub(super) mod decode;
 mod encode;
+pub(super) mod lookup;
 pub(crate) mod service;
 pub(super) mod split;
 mod stream;

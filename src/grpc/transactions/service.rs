@@ -92,7 +92,9 @@ impl TransactionService {
         let found = lookup.transaction(&id).await?;
         let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
         inbound.hold(found.memory_bytes()?)?;
-        let ids = lookup.account_ids([&found]).await?;
+        let found = [found];
+        let ids = lookup.ids_of(&found).await?;
+        let [found] = found;
         let transaction = found.describe(&ids)?;
         Ok(inbound.answer(&GetTransactionResponse {
             transaction: Some(transaction),

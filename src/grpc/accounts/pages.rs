@@ -1,0 +1,206 @@
+//! Pages of accounts and of holds: their sizes, tokens and filters.
+
+use tally_ledger::{
+    AccountIndex, AccountSnapshot, AccountStatus,
+    id::{check_asset, check_id},
+};
+use tonic::Status;
+
+use super::decode::status_of;
+use crate::{
+    engine::PAGE_ACCOUNTS_MAX,
+    grpc::{fields::Violations, status},
+    proto::ListAccountsRequest,
+};
+
+/// Number of entries of a page if the request does not set the size of the page.
+const PAGE_DEFAULT: usize = 100;
+
+/// The accounts that a list contains.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    id_prefix: String,
+    asset: String,
+    status: Option<AccountStatus>,
+}
+
+/// Returns the maximum number of entries of a page.
+///
+/// # Errors
+/// INVALID_ARGUMENT if the size in the request is out of its bounds.
+pub(super) fn page_limit(page_size: i32) -> Result<usize, Status> {
+    match usize::try_from(page_size) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) if size <= PAGE_ACCOUNTS_MAX => Ok(size),
+        _ => {
+            let description =
+                format!("is {page_size}, must be 0 (for {PAGE_DEFAULT}) to {PAGE_ACCOUNTS_MAX}");
+            Err(status::invalid_field("page_size", description))
+        }
+    }
+}
+
+// ===== impl Filter =====
+
+impl Filter {
+    /// Reads the filter of a request.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if a field of the filter is invalid.
+    pub(super) fn of(request: &ListAccountsRequest) -> Result<Self, Status> {
+        let mut violations = Violations::default();
+        // A prefix of an id has the characters and at most the length of an id.
+        if !request.id_prefix.is_empty() {
+            violations.check("id_prefix", check_id(&request.id_prefix));
+        }
+        if !request.asset.is_empty() {
+            violations.check("asset", check_asset(&request.asset));
+        }
+        let status = match request.status {
+            0 => None,
+            sent => status_of(&mut violations, "", sent),
+        };
+        violations.finish().map_err(status::invalid)?;
+        Ok(Filter {
+            id_prefix: request.id_prefix.clone(),
+            asset: request.asset.clone(),
+            status,
+        })
+    }
+
+    /// Whether all accounts pass the filter.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.id_prefix.is_empty() && self.asset.is_empty() && self.status.is_none()
+    }
+
+    /// Whether an account passes the filter.
+    pub(super) fn accepts(&self, snapshot: &AccountSnapshot) -> bool {
+        let account = &snapshot.account;
+        account.id.starts_with(&self.id_prefix)
+            && (self.asset.is_empty() || account.asset == self.asset)
+            && self.status.is_none_or(|status| account.status == status)
+    }
+
+    /// Returns the token of the page that begins with the account `next`. Accounts are numbered in the order of their
+    /// creation and are never deleted, so the token contains the number of the account, and the filter.
+    pub(super) fn token_of(&self, next: AccountIndex) -> String {
+        if self.is_empty() {
+            return format!("a{:x}", next.0);
+        }
+        let status = self.status.map_or(0, |status| status as u8);
+        let filter = fingerprint(&[self.id_prefix.as_bytes(), self.asset.as_bytes(), &[status]]);
+        format!("a{:x}.{filter:x}", next.0)
+    }
+
+    /// Returns the number of the first account of a page.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if the token does not come from [`Filter::token_of`] of the same filter.
+    pub(super) fn start(&self, token: &str) -> Result<AccountIndex, Status> {
+        if token.is_empty() {
+            return Ok(AccountIndex(0));
+        }
+        let digits = token
+            .strip_prefix('a')
+            .map(|rest| rest.split_once('.').map_or(rest, |(digits, _)| digits));
+        let index = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        // Accepts only the form that `token_of` writes: no sign, no leading zeros, no upper-case digits, the same filter.
+        index
+            .map(AccountIndex)
+            .filter(|index| self.token_of(*index) == token)
+            .ok_or_else(|| wrong_token("ListAccounts"))
+    }
+}
+
+// ===== tokens of holds =====
+
+/// The place at which a page of holds begins: a slot of the table of holds, and the place of the last hold that was listed of
+/// the step that begins with this slot, or 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct HoldsStart {
+    pub(super) slot: u32,
+    pub(super) after: u64,
+}
+
+impl HoldsStart {
+    /// Returns the token of a page with the holds of an account, or of all accounts if the id is empty.
+    pub(super) fn token(self, account_id: &str) -> String {
+        let HoldsStart { slot, after } = self;
+        let account = fingerprint(&[account_id.as_bytes()]);
+        format!("h{slot:x}.{after:x}.{account:x}")
+    }
+
+    /// Returns the place at which a page begins.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if the token does not come from [`HoldsStart::token`] for the same account.
+    pub(super) fn of(token: &str, account_id: &str) -> Result<Self, Status> {
+        if token.is_empty() {
+            return Ok(HoldsStart::default());
+        }
+        let read = || {
+            let (slot, rest) = token.strip_prefix('h')?.split_once('.')?;
+            let (after, _) = rest.split_once('.')?;
+            let start = HoldsStart {
+                slot: u32::from_str_radix(slot, 16).ok()?,
+                after: u64::from_str_radix(after, 16).ok()?,
+            };
+            (start.token(account_id) == token).then_some(start)
+        };
+        read().ok_or_else(|| wrong_token("ListHolds"))
+    }
+}
+
+fn wrong_token(method: &str) -> Status {
+    let description = format!("is not a next_page_token of {method} with the same filter");
+    status::invalid_field("page_token", description)
+}
+
+/// Returns a hash of the parts (FNV-1a), with which a token names its filter. It is the same in every process.
+fn fingerprint(parts: &[&[u8]]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.iter().chain(&[0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_belongs_to_its_filter() {
+        let filter = |id_prefix: &str, asset: &str, status| Filter {
+            id_prefix: id_prefix.to_owned(),
+            asset: asset.to_owned(),
+            status,
+        };
+        let filters = [
+            Filter::default(),
+            filter("a", "", None),
+            filter("", "a", None),
+            filter("", "", Some(AccountStatus::Open)),
+            filter("", "", Some(AccountStatus::Frozen)),
+        ];
+        for (place, one) in filters.iter().enumerate() {
+            let token = one.token_of(AccountIndex(0x1f));
+            for (other_place, other) in filters.iter().enumerate() {
+                let start = other.start(&token).ok();
+                assert_eq!(start, (place == other_place).then_some(AccountIndex(0x1f)), "{token}");
+            }
+        }
+        for token in ["a01f", "a1F", "a+1", "a", "b1", "a1.", "a1.0"] {
+            assert!(Filter::default().start(token).is_err(), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_holds_belongs_to_its_account() {
+        let start = HoldsStart { slot: 7, after: 1 << 40 };
+        let token = start.token("a");
+        assert_eq!(HoldsStart::of(&token, "a").unwrap(), start);
+        assert!(HoldsStart::of(&token, "").is_err());
+        assert!(HoldsStart::of(&token.to_uppercase(), "a").is_err());
+        assert!(HoldsStart::of("h7", "a").is_err());
+    }
+}
