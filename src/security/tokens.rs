@@ -138,7 +138,9 @@ impl Scope {
     #[inline]
     #[must_use]
     pub fn contains(&self, id: &[u8]) -> bool {
-        self.0.as_ref().is_none_or(|prefix| id.starts_with(prefix.as_bytes()))
+        self.0
+            .as_ref()
+            .is_none_or(|prefix| id.starts_with(prefix.as_bytes()))
     }
 
     /// The prefix of all ids of the scope; `None` if the scope is not restricted.
