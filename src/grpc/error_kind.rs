@@ -78,7 +78,6 @@ macro_rules! error_kinds {
 
 error_kinds! {
     INVALID_FIELD: [InvalidArgument], No, No, "A field is out of its bounds. `google.rpc.BadRequest` names the fields.";
-    PHASE_NOT_SUPPORTED: [Unimplemented], No, No, "This release does not support the phase of the transaction.";
     MALFORMED_CALL: [Internal], No, No, "The call has no message, a second message, an incomplete message or a wrong compression flag.";
     MALFORMED_MESSAGE: [Internal], No, No, "The message is not the protobuf message of the method.";
     MESSAGE_TOO_LARGE: [OutOfRange], No, No, "The message is longer than the method reads.";
@@ -92,10 +91,24 @@ error_kinds! {
     ACCOUNT_NOT_FOUND: [NotFound], No, No, "The account does not exist. The rejection is not recorded: after the account is created, the same transaction id may be used.";
     SAME_ACCOUNT: [FailedPrecondition], No, No, "A transfer has the same account on both sides.";
     ASSET_MISMATCH: [FailedPrecondition], No, No, "The accounts of a transfer have different assets.";
-    ACCOUNT_FROZEN: [FailedPrecondition], No, NewId, "The account is frozen.";
+    ACCOUNT_FROZEN: [FailedPrecondition], No, NewId, "The account is frozen, or its debits are.";
     ACCOUNT_CLOSED: [FailedPrecondition], No, NewId, "The account is closed.";
-    INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`.";
+    INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`. A transaction without transfers has no `needs`.";
+    NOTHING_AVAILABLE: [FailedPrecondition], No, NewId, "A transfer with an `amount_rule` would move nothing, because the balance rule of the account allows nothing.";
+    VELOCITY_LIMIT: [FailedPrecondition], No, NewId, "The transfer exceeds a velocity limit of the account. The metadata has the index of the `limit`, the `maximum` (`max_count`, `max_amount` or `single_amount_max`), what is `used`, and the time `room_at` from which on the transfer would fit. Without `room_at` it never fits.";
     BALANCE_OVERFLOW: [OutOfRange], No, NewId, "A balance would exceed 2^128 - 1.";
+    PENDING_NOT_FOUND: [NotFound], No, NewId, "No hold has the id `pending_transaction_id`.";
+    PENDING_ALREADY_POSTED: [FailedPrecondition], No, NewId, "The hold was posted before, and nothing of it is reserved any more.";
+    PENDING_ALREADY_VOIDED: [FailedPrecondition], No, NewId, "The hold was voided before.";
+    PENDING_EXPIRED: [FailedPrecondition], No, NewId, "The hold has expired.";
+    PENDING_AMOUNT_EXCEEDED: [FailedPrecondition], No, NewId, "A transfer posts more than the hold still reserves. The metadata has the minor units that the transfer `needs` and that were `available`.";
+    PENDING_TRANSFERS_DIFFER: [FailedPrecondition], No, NewId, "The accounts or the number of the transfers are not those of the hold.";
+    REVERSED_NOT_FOUND: [NotFound], No, NewId, "The transaction `reverses_transaction_id` does not exist.";
+    NOT_REVERSIBLE: [FailedPrecondition], No, NewId, "The transaction can't be reversed, because it is a hold, a void, a reversal or a rejection, or the transfers are not its transfers with swapped accounts.";
+    ALREADY_REVERSED: [FailedPrecondition], No, NewId, "Less than the requested amount is left to reverse. The metadata has the minor units that the transfer `needs` and that were `available`. Without `needs`, the transaction was reversed completely before.";
+    HOLDS_FULL: [ResourceExhausted], No, SameIdAfterDelay, "The ledger has reached its maximum number of outstanding holds.";
+    ACCOUNT_NOT_EMPTY: [FailedPrecondition], No, No, "The account can't be closed, because its posted debits and credits differ or something is pending.";
+    ACCOUNT_CHANGED: [Aborted], No, No, "The account was updated since its `etag` was read. Read the account again.";
     TRANSACTION_ID_REUSED: [AlreadyExists], No, No, "The id belongs to a transaction with different content. The metadata names the first `field` that differs.";
     ACCOUNT_ID_REUSED: [AlreadyExists], No, No, "The id belongs to an account with different content. The metadata names the first `field` that differs.";
     TRANSACTION_NOT_FOUND: [NotFound], No, No, "The transaction does not exist.";
@@ -160,6 +173,18 @@ impl ErrorKind {
             Reason::AccountClosed => ErrorKind::ACCOUNT_CLOSED,
             Reason::InsufficientFunds => ErrorKind::INSUFFICIENT_FUNDS,
             Reason::BalanceOverflow => ErrorKind::BALANCE_OVERFLOW,
+            Reason::NothingAvailable => ErrorKind::NOTHING_AVAILABLE,
+            Reason::VelocityLimit => ErrorKind::VELOCITY_LIMIT,
+            Reason::PendingNotFound => ErrorKind::PENDING_NOT_FOUND,
+            Reason::PendingAlreadyPosted => ErrorKind::PENDING_ALREADY_POSTED,
+            Reason::PendingAlreadyVoided => ErrorKind::PENDING_ALREADY_VOIDED,
+            Reason::PendingExpired => ErrorKind::PENDING_EXPIRED,
+            Reason::PendingAmountExceeded => ErrorKind::PENDING_AMOUNT_EXCEEDED,
+            Reason::PendingTransfersDiffer => ErrorKind::PENDING_TRANSFERS_DIFFER,
+            Reason::ReversedNotFound => ErrorKind::REVERSED_NOT_FOUND,
+            Reason::NotReversible => ErrorKind::NOT_REVERSIBLE,
+            Reason::AlreadyReversed => ErrorKind::ALREADY_REVERSED,
+            Reason::HoldsFull => ErrorKind::HOLDS_FULL,
         }
     }
 
@@ -192,15 +217,7 @@ mod tests {
 
     #[test]
     fn exactly_the_recorded_rejections_need_a_new_id() {
-        for reason in [
-            Reason::AccountNotFound,
-            Reason::SameAccount,
-            Reason::AssetMismatch,
-            Reason::AccountFrozen,
-            Reason::AccountClosed,
-            Reason::InsufficientFunds,
-            Reason::BalanceOverflow,
-        ] {
+        for reason in Reason::ALL {
             let kind = ErrorKind::of_rejection(reason);
             assert_eq!(kind.reason, reason.as_str());
             assert_eq!(kind.retry == Retry::NewId, reason.is_recorded(), "{reason}");

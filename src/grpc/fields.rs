@@ -1,7 +1,7 @@
 //! Checks of fields, and conversions of amounts and times, that several services use.
 
 use tally_ledger::{
-    Metadata, Timestamp,
+    Balances, Metadata, Timestamp,
     account::{METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METADATA_KEY_BYTES_MAX},
     money::Amount,
 };
@@ -39,6 +39,11 @@ impl Violations {
         }
     }
 
+    /// Whether the request has no violation up to now.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Ends the check of the request.
     ///
     /// # Errors
@@ -72,6 +77,16 @@ pub(crate) fn from_halves(high: u64, low: u64) -> Amount {
     Amount::new(u128::from(high) << 64 | u128::from(low))
 }
 
+/// Returns the nanoseconds of a `google.protobuf.Duration`. `None` if the duration is negative, if its nanoseconds are more than a
+/// second, or if the result exceeds 64 bits.
+pub(crate) fn nanos_of(seconds: i64, nanos: i32) -> Option<u64> {
+    let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    u64::try_from(seconds)
+        .ok()?
+        .checked_mul(1_000_000_000)?
+        .checked_add(nanos)
+}
+
 /// Converts an amount of the ledger for the API, as two halves of 64 bits.
 pub(crate) fn to_wide(amount: Amount) -> proto::Uint128 {
     let units = amount.minor_units();
@@ -90,6 +105,16 @@ pub(crate) fn from_amount(amount: Amount) -> proto::Amount {
         Err(_) => amount::Value::WideMinorUnits(to_wide(amount)),
     };
     proto::Amount { value: Some(value) }
+}
+
+/// Converts balances for the API.
+pub(crate) fn from_balances(balances: &Balances) -> proto::Balances {
+    proto::Balances {
+        debits_pending: Some(from_amount(balances.debits_pending)),
+        debits_posted: Some(from_amount(balances.debits_posted)),
+        credits_pending: Some(from_amount(balances.credits_pending)),
+        credits_posted: Some(from_amount(balances.credits_posted)),
+    }
 }
 
 /// Converts a time of the ledger for the API.

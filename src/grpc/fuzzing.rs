@@ -146,7 +146,7 @@ fn read(transaction: &WireTransaction<'_>) -> ReadTransaction {
             transaction_id: transaction.id.as_str().to_owned(),
             phase: transaction.phase,
             transfers: transaction.transfers.iter().map(read_transfer).collect(),
-            pending_transaction_id: transaction.pending_transaction_id.to_owned(),
+            pending_transaction_id: transaction.pending_transaction_id.as_str().to_owned(),
             pending_timeout: transaction.pending_timeout.map(|time| prost_types::Duration {
                 seconds: time.seconds,
                 nanos: time.nanos,
@@ -156,6 +156,9 @@ fn read(transaction: &WireTransaction<'_>) -> ReadTransaction {
                 nanos: time.nanos,
             }),
             metadata: transaction.metadata.clone(),
+            keep_remaining: transaction.keep_remaining,
+            reverses_transaction_id: transaction.reverses_transaction_id.as_str().to_owned(),
+            return_balances: transaction.return_balances,
         },
         transfer_count: transaction.transfer_count,
         checked,
@@ -172,5 +175,6 @@ fn read_transfer(transfer: &WireTransfer<'_>) -> Transfer {
         credit_account_id: transfer.credit.as_str().to_owned(),
         amount,
         code: transfer.code,
+        amount_rule: transfer.amount_rule,
     }
 }

@@ -20,6 +20,7 @@ mod introspection;
 mod limits;
 mod methods;
 mod protobuf;
+mod rejection;
 mod services;
 pub mod settings;
 pub mod status;
@@ -31,6 +32,7 @@ pub use introspection::{
     batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
 };
 pub use limits::MESSAGE_BYTES_MAX;
+pub use rejection::Rejected;
 pub use services::{Services, not_serving, services};
 pub use settings::NetConfig;
 pub use transport::clients::ConnectionMetrics;

@@ -157,6 +157,12 @@ impl<'a> Reader<'a> {
         Ok(u32::try_from(low).unwrap_or_default().cast_signed())
     }
 
+    /// Reads a truth value. As protobuf requires, every number but 0 is true.
+    pub(crate) fn bool(&mut self, kind: WireType) -> Read<bool> {
+        self.expect(kind, WireType::Varint)?;
+        Ok(self.varint()? != 0)
+    }
+
     pub(crate) fn fixed64(&mut self, kind: WireType) -> Read<u64> {
         self.expect(kind, WireType::SixtyFourBit)?;
         let bytes = self.bytes(8)?.try_into().map_err(|_| CUT_SHORT)?;

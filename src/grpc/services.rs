@@ -87,6 +87,10 @@ impl Services {
             request,
             limits: Arc::clone(limits),
             reservation,
+            principal: authorised
+                .grant
+                .as_ref()
+                .map(|grant| Arc::clone(&grant.principal.name)),
         };
         let transactions = &self.transactions;
         match authorised.method.handler {
@@ -126,6 +130,7 @@ impl Services {
             mut request,
             limits,
             mut reservation,
+            principal: _,
         } = call;
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
             return refuse(limits.memory_limit_reached(), reservation);

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use tally_batch::BatchError;
 use tally_breaker::{BreakerMode, CircuitState};
-use tally_ledger::{AccountField, ContentField, Reason, Rejection, Side, TableFull, money::Amount};
+use tally_ledger::{AccountField, ContentField, Rejection, TableFull, UpdateOutcome};
 use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -19,10 +19,11 @@ use super::{
     error_kind::{ErrorKind, Executed, Retry},
     limits::TRANSACTION_BYTES_MAX,
     protobuf::WireError,
+    rejection::{self, Description, Rejected},
 };
 use crate::{
     engine::{EngineError, StoreFault},
-    terminal::units::{self, unsigned_number},
+    terminal::units,
 };
 
 /// The domain of every `ErrorInfo`.
@@ -40,6 +41,9 @@ const RETRY: &str = "retry";
 const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 /// Retry delay after the memory limit refused a call.
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
+
+/// Retry delay while the ledger has its maximum number of outstanding holds.
+const HOLDS_FULL_RETRY: Duration = Duration::from_secs(1);
 
 /// Retry delay while the disk is full. The service looks for space at this interval.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
@@ -146,60 +150,56 @@ pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -
     invalid(vec![FieldViolation::new(field, description)])
 }
 
-/// This release does not support the phase.
+/// The ledger rejected a transaction. `about` is the part of the transaction that the error names.
 #[must_use]
-pub fn phase_not_supported(phase: &str) -> Status {
-    let message = format!("this release supports only TRANSACTION_PHASE_POSTED, not {phase}");
-    ErrorBuilder::new(ErrorKind::PHASE_NOT_SUPPORTED, message)
-        .with("phase", phase)
-        .build()
-}
-
-/// The ledger rejected a transaction. `account_id` is the account that caused the rejection, and `needs` is the amount of
-/// the rejected transfer.
-#[must_use]
-pub fn rejection(rejection: Rejection, account_id: &str, needs: Amount, replayed: bool) -> Status {
-    let Rejection {
-        reason,
-        transfer,
-        side,
-        ..
-    } = rejection;
-    let side = match side {
-        Side::Debit => "debit_account_id",
-        Side::Credit => "credit_account_id",
-    };
-    let kind = ErrorKind::of_rejection(reason);
-    let words = match reason {
-        Reason::AccountNotFound => "does not exist",
-        Reason::SameAccount => "is on both sides of the transfer",
-        Reason::AssetMismatch => "has a different asset than the debit account",
-        Reason::AccountFrozen => "is frozen",
-        Reason::AccountClosed => "is closed",
-        Reason::InsufficientFunds => "has insufficient funds under its balance rule",
-        Reason::BalanceOverflow => "would exceed 2^128 - 1 minor units",
-    };
-    let mut message = format!("transfers[{transfer}].{side}: account {account_id:?} {words}");
-    let figures = (reason == Reason::InsufficientFunds).then(|| rejection.available());
-    let number = |amount: Amount| unsigned_number(amount.minor_units());
-    if let Some(available) = figures {
-        message.push_str(&format!(": needs {}, has {}", number(needs), number(available)));
-    }
+pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> Status {
+    let kind = ErrorKind::of_rejection(rejection.reason);
+    let Description {
+        mut message,
+        metadata,
+    } = rejection::describe(rejection, about);
     if kind.retry == Retry::NewId {
         message.push_str(". This is final for the id: retry with a new id");
     }
-    let builder = ErrorBuilder::new(kind, message)
-        .with("transfer", transfer.to_string())
-        .with("field", format!("transfers[{transfer}].{side}"))
-        .with("account_id", account_id)
-        .with("replayed", replayed.to_string());
-    match figures {
-        None => builder,
-        Some(available) => builder
-            .with("needs", needs.to_string())
-            .with("available", available.to_string()),
+    let mut builder = ErrorBuilder::new(kind, message).with("replayed", replayed.to_string());
+    for (key, value) in metadata {
+        builder = builder.with(key, value);
     }
-    .build()
+    if kind.retry == Retry::SameIdAfterDelay {
+        builder = builder.retry_after(HOLDS_FULL_RETRY);
+    }
+    builder.build()
+}
+
+/// The ledger did not update an account. `None` if `outcome` is an update.
+#[must_use]
+pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Option<Status> {
+    let (kind, words) = match outcome {
+        UpdateOutcome::Updated(_) => return None,
+        UpdateOutcome::NotFound => return Some(account_not_found(account_id)),
+        UpdateOutcome::Unlimited => {
+            let description = format!(
+                "must be unset or zero: account {account_id:?} has BALANCE_RULE_UNLIMITED, which has no bound to move"
+            );
+            return Some(invalid_field("account.overdraft_limit", description));
+        }
+        UpdateOutcome::ChangedSince => (
+            ErrorKind::ACCOUNT_CHANGED,
+            "was changed since the etag was read. Read the account again",
+        ),
+        UpdateOutcome::Closed => (
+            ErrorKind::ACCOUNT_CLOSED,
+            "is closed. Only its metadata can change",
+        ),
+        UpdateOutcome::NotEmpty => (
+            ErrorKind::ACCOUNT_NOT_EMPTY,
+            "can't be closed: its posted debits and credits differ, or something is pending",
+        ),
+    };
+    let builder = ErrorBuilder::new(kind, format!("account {account_id:?} {words}"));
+    // An update has no id of its own, so a new id is no help.
+    let builder = builder.with("account_id", account_id).with(RETRY, Retry::No.as_str());
+    Some(builder.build())
 }
 
 /// The id belongs to an earlier transaction with other content.

@@ -97,6 +97,29 @@ pub struct VelocityFigures {
 // ===== impl Reason =====
 
 impl Reason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Reason; 19] = [
+        Reason::AccountNotFound,
+        Reason::SameAccount,
+        Reason::AssetMismatch,
+        Reason::AccountFrozen,
+        Reason::AccountClosed,
+        Reason::InsufficientFunds,
+        Reason::BalanceOverflow,
+        Reason::NothingAvailable,
+        Reason::VelocityLimit,
+        Reason::PendingNotFound,
+        Reason::PendingAlreadyPosted,
+        Reason::PendingAlreadyVoided,
+        Reason::PendingExpired,
+        Reason::PendingAmountExceeded,
+        Reason::PendingTransfersDiffer,
+        Reason::ReversedNotFound,
+        Reason::NotReversible,
+        Reason::AlreadyReversed,
+        Reason::HoldsFull,
+    ];
+
     /// Whether a rejection for this reason is recorded under the transaction's id.
     ///
     /// A rejection that depends on balances or on the status of an account is recorded, and every retry gets the same
@@ -317,8 +340,8 @@ mod tests {
 
     #[test]
     fn every_rejection_is_decoded_as_it_was_encoded() {
-        for code in 1..=19 {
-            let reason = Reason::from_code(code).unwrap();
+        for (code, reason) in (1..).zip(Reason::ALL) {
+            assert_eq!(Reason::from_code(code), Some(reason));
             assert_eq!(reason as u8, code);
             for side in [Side::Debit, Side::Credit] {
                 for available in [0, 1, u128::from(u64::MAX) + 1, u128::MAX] {

@@ -51,6 +51,8 @@ pub(crate) struct Refused<'a> {
 pub(crate) struct Transactions {
     pub(crate) batch: TransactionBatch,
     pub(crate) places: Places,
+    /// Maximum memory of the amounts and balances in the answer, in bytes.
+    detail_bytes: usize,
 }
 
 /// The transactions with invalid fields, and their positions. These transactions are not in the batch.
@@ -132,6 +134,7 @@ impl Transactions {
                 refused_bytes: Vec::new(),
                 answer_bytes: 0,
             },
+            detail_bytes: 0,
         }
     }
 
@@ -142,7 +145,10 @@ impl Transactions {
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let transaction = (self.places.read)(bytes)?;
         match decode::push_transaction(&mut self.batch, &transaction) {
-            Ok(()) => self.places.count += 1,
+            Ok(()) => {
+                self.places.count += 1;
+                self.detail_bytes += decode::detail_bytes_max(&transaction);
+            }
             Err(refusal) => {
                 let answer_bytes = RESULT_BYTES_MAX + transaction.id.as_str().len() + refusal.bytes();
                 self.places.refuse(bytes, 0, answer_bytes);
@@ -157,6 +163,7 @@ impl Transactions {
         let each = size_of::<Outcome>() + RESULT_BYTES_MAX;
         self.batch.memory_bytes()
             + self.batch.len() * each
+            + self.detail_bytes
             + self.places.refused_bytes.capacity()
             + self.places.refused.capacity() * size_of::<RefusedEntry>()
             + self.places.answer_bytes

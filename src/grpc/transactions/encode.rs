@@ -9,18 +9,19 @@ use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
 };
-use tally_ledger::{Committed, Outcome, Rejection, Side, TransactionView, money::Amount};
+use tally_ledger::{Balances, Committed, Outcome, Rejection, Side, TransactionView, money::Amount};
 use tonic::Status;
 
 use super::collect::{Places, Refused};
 use crate::{
-    engine::TransactionBatch,
+    engine::{Detail, Processed, TransactionBatch},
     grpc::{
-        fields::{from_time, to_wide},
+        fields::to_wide,
+        rejection::Rejected,
         status,
         transport::frame::{begin_frame, end_frame, put_frame},
     },
-    proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result, transfer},
+    proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result},
 };
 
 /// Approximate bytes of a result, without the id of its transaction. The result contains the id twice.
@@ -36,12 +37,13 @@ struct CommittedAnswer<'a> {
     seconds: u64,
     nanos: u32,
     replayed: bool,
+    detail: Option<&'a Detail>,
 }
 
 // ===== impl CommittedAnswer =====
 
 impl<'a> CommittedAnswer<'a> {
-    fn new(id: &'a [u8], committed: Committed, replayed: bool) -> Self {
+    fn new(id: &'a [u8], committed: Committed, replayed: bool, detail: Option<&'a Detail>) -> Self {
         let (seconds, nanos) = committed.time.seconds_and_nanos();
         CommittedAnswer {
             id,
@@ -49,6 +51,7 @@ impl<'a> CommittedAnswer<'a> {
             seconds,
             nanos,
             replayed,
+            detail,
         }
     }
 
@@ -61,6 +64,7 @@ impl<'a> CommittedAnswer<'a> {
             + number_bytes(self.sequence)
             + message_bytes(self.time_bytes())
             + number_bytes(self.replayed.into())
+            + self.detail.map_or(0, detail_bytes)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -70,6 +74,84 @@ impl<'a> CommittedAnswer<'a> {
         put_number(out, 1, self.seconds);
         put_number(out, 2, self.nanos.into());
         put_number(out, 4, self.replayed.into());
+        if let Some(detail) = self.detail {
+            put_detail(out, detail);
+        }
+    }
+}
+
+/// Returns the bytes of the balances and of the moved amounts in a `ProcessTransactionResponse`.
+fn detail_bytes(detail: &Detail) -> usize {
+    let balances = detail.balances.iter();
+    let moved = detail.moved.iter();
+    balances
+        .map(|(id, balances)| message_bytes(account_balances_bytes(id, balances)))
+        .chain(moved.map(|amount| message_bytes(amount_bytes(*amount))))
+        .sum()
+}
+
+fn put_detail(out: &mut Vec<u8>, detail: &Detail) {
+    for (id, balances) in &detail.balances {
+        put_head(out, 5, account_balances_bytes(id, balances));
+        put_text(out, 1, id.as_bytes());
+        put_head(out, 2, balances_bytes(balances));
+        for (field, amount) in (1..).zip(columns(balances)) {
+            put_amount(out, field, amount);
+        }
+    }
+    for amount in &detail.moved {
+        put_amount(out, 6, *amount);
+    }
+}
+
+fn account_balances_bytes(id: &str, balances: &Balances) -> usize {
+    text_bytes(id.as_bytes()) + message_bytes(balances_bytes(balances))
+}
+
+fn balances_bytes(balances: &Balances) -> usize {
+    let columns = columns(balances).into_iter();
+    columns.map(|amount| message_bytes(amount_bytes(amount))).sum()
+}
+
+/// Returns the columns in the order of their fields.
+const fn columns(balances: &Balances) -> [Amount; 4] {
+    [
+        balances.debits_pending,
+        balances.debits_posted,
+        balances.credits_pending,
+        balances.credits_posted,
+    ]
+}
+
+/// Returns the bytes of an `Amount`.
+fn amount_bytes(amount: Amount) -> usize {
+    match i64::try_from(amount.minor_units()) {
+        // A field of a `oneof` is written even if it is 0.
+        Ok(units) => 1 + encoded_len_varint(units.cast_unsigned()),
+        Err(_) => message_bytes(wide_bytes(amount)),
+    }
+}
+
+/// Returns the bytes of a `Uint128`.
+fn wide_bytes(amount: Amount) -> usize {
+    let proto::Uint128 { high, low } = to_wide(amount);
+    9 * (usize::from(high > 0) + usize::from(low > 0))
+}
+
+fn put_amount(out: &mut Vec<u8>, field: u32, amount: Amount) {
+    put_head(out, field, amount_bytes(amount));
+    if let Ok(units) = i64::try_from(amount.minor_units()) {
+        encode_key(1, WireType::Varint, out);
+        encode_varint(units.cast_unsigned(), out);
+        return;
+    }
+    put_head(out, 2, wide_bytes(amount));
+    let proto::Uint128 { high, low } = to_wide(amount);
+    for (field, half) in [(1, high), (2, low)] {
+        if half > 0 {
+            encode_key(field, WireType::SixtyFourBit, out);
+            out.extend_from_slice(&half.to_le_bytes());
+        }
     }
 }
 
@@ -114,12 +196,14 @@ fn put_text(out: &mut Vec<u8>, field: u32, text: &[u8]) {
 ///
 /// # Errors
 /// The error of the transaction if it was not committed.
-pub(crate) fn single(batch: &TransactionBatch, outcome: Option<Outcome>) -> Result<Vec<u8>, Status> {
-    let (Some(transaction), Some(outcome)) = (batch.get(0), outcome) else {
+pub(crate) fn single(batch: &TransactionBatch, processed: &Processed) -> Result<Vec<u8>, Status> {
+    let (Some(transaction), Some(outcome)) = (batch.get(0), processed.outcomes.first()) else {
         return Err(status::outcome_missing());
     };
-    let answer = committed_or_error(&transaction, outcome)?;
-    let mut out = Vec::with_capacity(transaction.id_bytes().len() + RESULT_BYTES);
+    let detail = processed.details.first();
+    let answer = committed_or_error(&transaction, *outcome, detail)?;
+    let room = transaction.id_bytes().len() + RESULT_BYTES + detail.map_or(0, detail_bytes);
+    let mut out = Vec::with_capacity(room);
     put_frame(&mut out, |out| answer.put(out));
     Ok(out)
 }
@@ -130,7 +214,7 @@ pub(crate) struct Results<'a> {
     pub(crate) places: &'a Places,
     pub(crate) batch: &'a TransactionBatch,
     /// The outcome of each transaction in the batch, or one error that applies to all of them.
-    pub(crate) outcomes: Result<&'a [Outcome], &'a Status>,
+    pub(crate) processed: Result<&'a Processed, &'a Status>,
 }
 
 /// The result of one of many transactions. An error comes with the id of its transaction.
@@ -180,20 +264,25 @@ impl<'a> Results<'a> {
         if let Some(found) = self.places.refused_at(place, *refused) {
             *refused += 1;
             let Refused { id, status } = found.ok_or_else(missing)?;
-            return Err((id, self.outcomes.err().cloned().unwrap_or(status)));
+            return Err((id, self.processed.err().cloned().unwrap_or(status)));
         }
         let executed = place - *refused;
         let transaction = self.batch.get(executed).ok_or_else(missing)?;
         let failed = |status| (transaction.id(), status);
-        let outcomes = self.outcomes.map_err(|status| failed(status.clone()))?;
-        let outcome = outcomes.get(executed).ok_or_else(missing)?;
-        committed_or_error(&transaction, *outcome).map_err(failed)
+        let processed = self.processed.map_err(|status| failed(status.clone()))?;
+        let outcome = processed.outcomes.get(executed).ok_or_else(missing)?;
+        let details = &processed.details;
+        let detail = details.binary_search_by_key(&executed, |detail| detail.place);
+        let detail = detail.ok().and_then(|found| details.get(found));
+        committed_or_error(&transaction, *outcome, detail).map_err(failed)
     }
 
     /// Returns the approximate length of the results if all transactions are committed.
     fn room(&self) -> usize {
         let id_bytes = self.batch.get(0).map_or(0, |first| first.id_bytes().len());
-        self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES)
+        let details = self.processed.map_or(&[][..], |processed| &processed.details);
+        let detail_bytes: usize = details.iter().map(detail_bytes).sum();
+        self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES) + detail_bytes
     }
 }
 
@@ -223,66 +312,35 @@ fn put_result(out: &mut Vec<u8>, result: OneResult<'_>) {
 fn committed_or_error<'a>(
     transaction: &TransactionView<'a, &'a [u8]>,
     outcome: Outcome,
+    detail: Option<&'a Detail>,
 ) -> Result<CommittedAnswer<'a>, Status> {
     match outcome {
         Outcome::Committed { committed, replayed } => {
-            Ok(CommittedAnswer::new(transaction.id_bytes(), committed, replayed))
+            let id = transaction.id_bytes();
+            Ok(CommittedAnswer::new(id, committed, replayed, detail))
         }
         Outcome::Rejected { rejection, replayed } => {
-            let (account_id, amount) = subject_of(transaction, rejection);
-            Err(status::rejection(rejection, account_id, amount, replayed))
+            let about = rejected_part(transaction, rejection);
+            Err(status::rejection(rejection, &about, replayed))
         }
         Outcome::Reused { field } => Err(status::transaction_id_reused(transaction.id(), field)),
     }
 }
 
-/// Returns the id of the account that caused a rejection, and the amount of the rejected transfer.
-fn subject_of<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> (&'a str, Amount) {
-    let transfer = transaction
-        .transfers()
-        .nth(rejection.transfer.into())
-        .and_then(Result::ok);
-    let Some(transfer) = transfer else {
-        panic!(
-            "a transaction was rejected for transfer {}, which it does not have",
-            rejection.transfer
-        );
-    };
-    let name = match rejection.side {
+/// Returns the part of a transaction that the error of its rejection names.
+fn rejected_part<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> Rejected<'a> {
+    let mut transfers = transaction.transfers();
+    // A transaction that posts a hold or reverses a transaction can be rejected for a transfer that was not sent.
+    let transfer = transfers.nth(rejection.transfer.into()).and_then(Result::ok);
+    let account = transfer.map(|transfer| match rejection.side {
         Side::Debit => transfer.debit,
         Side::Credit => transfer.credit,
-    };
-    // Ids are ASCII, so the conversion cannot fail.
-    (std::str::from_utf8(name).unwrap_or_default(), transfer.amount)
-}
-
-/// Converts a transfer for the API. `debit` and `credit` are the ids of the accounts.
-#[must_use]
-pub(crate) fn from_transfer(debit: String, credit: String, amount: Amount, code: u32) -> proto::Transfer {
-    let amount = match i64::try_from(amount.minor_units()) {
-        Ok(units) => transfer::Amount::MinorUnits(units),
-        Err(_) => transfer::Amount::WideMinorUnits(to_wide(amount)),
-    };
-    proto::Transfer {
-        debit_account_id: debit,
-        credit_account_id: credit,
-        code: i32::try_from(code).unwrap_or(i32::MAX),
-        amount: Some(amount),
-    }
-}
-
-/// Converts a committed transaction for the API.
-#[must_use]
-pub(crate) fn from_committed(
-    transaction_id: String,
-    committed: Committed,
-    replayed: bool,
-) -> proto::ProcessTransactionResponse {
-    proto::ProcessTransactionResponse {
-        transaction_id,
-        sequence: i64::try_from(committed.sequence).unwrap_or(i64::MAX),
-        commit_time: Some(from_time(committed.time)),
-        replayed,
+    });
+    Rejected {
+        // Ids are ASCII, so the conversion cannot fail.
+        account_id: account.and_then(|id| std::str::from_utf8(id).ok()),
+        amount: transfer.map(|transfer| transfer.amount),
+        names: transaction.names(),
     }
 }
 
@@ -291,34 +349,92 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{grpc::transactions::collect::RESULT_BYTES_MAX, proto::ProcessTransactionResponse};
-    use tally_ledger::{ContentField, Reason, Timestamp};
+    use crate::{
+        grpc::{
+            fields::{from_amount, from_balances},
+            transactions::collect::RESULT_BYTES_MAX,
+        },
+        proto::ProcessTransactionResponse,
+    };
+    use tally_ledger::{
+        ContentField, Names, Reason, Timestamp,
+        velocity::{Exceeded, Maximum},
+    };
+
+    /// Returns the length of the result of a rejection.
+    fn rejected_bytes(id: &str, rejection: Rejection, about: &Rejected<'_>) -> usize {
+        let mut result = Vec::new();
+        let status = status::rejection(rejection, about, false);
+        put_result(&mut result, Err((id, status)));
+        result.len()
+    }
 
     #[test]
     fn the_longest_result_of_a_rejection_is_within_its_bound() {
         let id = "i".repeat(64);
-        for reason in [
-            Reason::InsufficientFunds,
-            Reason::AssetMismatch,
-            Reason::BalanceOverflow,
-        ] {
-            let most = Amount::new(u128::MAX);
-            let rejection = Rejection::new(reason, 255, Side::Credit).with_available(most);
-            let mut result = Vec::new();
-            put_result(
-                &mut result,
-                Err((&id, status::rejection(rejection, &id, most, false))),
-            );
-            assert!(
-                result.len() <= RESULT_BYTES_MAX,
-                "{reason}: {} bytes",
-                result.len()
-            );
+        let most = Amount::new(u128::MAX);
+        let exceeded = Exceeded {
+            limit: 3,
+            maximum: Maximum::Single,
+            used: u128::MAX,
+            room_at: Some(Timestamp::from_nanos(4_000_000_000_000_000_000)),
+        };
+        for reason in Reason::ALL {
+            let mut rejections = vec![Rejection::new(reason, 255, Side::Credit).with_available(most)];
+            rejections.push(Rejection::new(reason, 0, Side::Debit));
+            if reason == Reason::VelocityLimit {
+                rejections.push(Rejection::velocity(255, Side::Credit, &exceeded));
+            }
+            for names in [
+                Names::Nothing,
+                Names::Hold(id.as_bytes()),
+                Names::Reversed(id.as_bytes()),
+            ] {
+                for account_id in [None, Some(id.as_str())] {
+                    let about = Rejected {
+                        account_id,
+                        amount: account_id.map(|_| most),
+                        names,
+                    };
+                    for rejection in &rejections {
+                        let bytes = rejected_bytes(&id, *rejection, &about);
+                        assert!(bytes <= RESULT_BYTES_MAX, "{reason}: {bytes} bytes");
+                    }
+                }
+            }
         }
         let mut result = Vec::new();
         let reused = status::transaction_id_reused(&id, ContentField::CreditAccount(255));
         put_result(&mut result, Err((&id, reused)));
         assert!(result.len() <= RESULT_BYTES_MAX, "{} bytes", result.len());
+    }
+
+    fn amounts() -> impl Strategy<Value = u128> {
+        prop_oneof![
+            0..3_u128,
+            any::<u64>().prop_map(u128::from),
+            any::<u128>(),
+            any::<u64>().prop_map(|high| u128::from(high) << 64),
+        ]
+    }
+
+    fn details() -> impl Strategy<Value = Detail> {
+        let balances = prop::array::uniform4(amounts()).prop_map(|columns| {
+            let [debits_pending, debits_posted, credits_pending, credits_posted] = columns.map(Amount::new);
+            Balances {
+                debits_pending,
+                debits_posted,
+                credits_pending,
+                credits_posted,
+            }
+        });
+        let balances = prop::collection::vec(("[a-z]{1,64}".prop_map(String::into_boxed_str), balances), 0..4);
+        let moved = prop::collection::vec(amounts().prop_map(Amount::new), 0..4);
+        (balances, moved).prop_map(|(balances, moved)| Detail {
+            place: 0,
+            moved,
+            balances,
+        })
     }
 
     proptest! {
@@ -328,9 +444,19 @@ mod tests {
             sequence in prop_oneof![any::<u64>().prop_map(|sequence| sequence >> 1), 0..300_u64],
             nanos in prop_oneof![any::<u64>(), 0..3_u64, Just(5_000_000_000)],
             replayed: bool,
+            detail in prop::option::of(details()),
         ) {
             let committed = Committed { sequence, time: Timestamp::from_nanos(nanos) };
-            let answer = CommittedAnswer::new(id.as_bytes(), committed, replayed);
+            let answer = CommittedAnswer::new(id.as_bytes(), committed, replayed, detail.as_ref());
+            let shown = |detail: &Detail| {
+                let moved = detail.moved.iter().map(|amount| from_amount(*amount)).collect::<Vec<_>>();
+                let balances = detail.balances.iter().map(|(id, balances)| proto::AccountBalances {
+                    account_id: id.to_string(),
+                    balances: Some(from_balances(balances)),
+                });
+                (moved, balances.collect::<Vec<_>>())
+            };
+            let (moved_amounts, balances) = detail.as_ref().map(shown).unwrap_or_default();
             let expected = ProcessTransactionResponse {
                 transaction_id: id.clone(),
                 sequence: i64::try_from(sequence).unwrap(),
@@ -339,6 +465,8 @@ mod tests {
                     nanos: i32::try_from(nanos % 1_000_000_000).unwrap(),
                 }),
                 replayed,
+                balances,
+                moved_amounts,
             };
             let mut bytes = Vec::new();
             answer.put(&mut bytes);

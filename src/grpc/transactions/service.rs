@@ -5,18 +5,19 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use tally_ledger::{Malformed, Phase, Rejection, Side, id::check_id};
+use tally_ledger::id::check_id;
 use tonic::Status;
 
 use super::{
     collect::{BulkReader, Transactions},
     decode,
     encode::{self, Results},
+    lookup::Lookup,
     stream::StreamAnswers,
     wire,
 };
 use crate::{
-    engine::{CallKind, Outcomes, StoreFault, TallyEngine, TransactionBatch},
+    engine::{CallKind, Processed, TallyEngine, TransactionBatch},
     grpc::{
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
@@ -27,14 +28,8 @@ use crate::{
             outbound::{Answer, AnswerFuture, AnswerResult},
         },
     },
-    proto::{self, GetTransactionRequest, GetTransactionResponse},
-    store::embedded::FoundTransaction,
+    proto::{GetTransactionRequest, GetTransactionResponse},
 };
-
-/// Maximum memory of a transfer in `GetTransaction`, in bytes: its record, its account ids and its part of the answer.
-const FOUND_TRANSFER_BYTES: usize = 1 << 10;
-/// Maximum memory of the transaction without its transfers in `GetTransaction`, in bytes.
-const FOUND_BYTES: usize = 8 << 10;
 
 /// The service. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -93,67 +88,15 @@ impl TransactionService {
             Inbound::read_request::<GetTransactionRequest>(call, QUERY_BYTES_MAX).await?;
         let id = request.transaction_id;
         check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
-        let found = self.engine.transaction(id.clone(), inbound.deadline).await?;
+        let lookup = Lookup::new(&self.engine, inbound.deadline);
+        let found = lookup.transaction(&id).await?;
         let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
-        let transaction = self.describe(id, &found, &mut inbound).await?;
+        inbound.hold(found.memory_bytes()?)?;
+        let ids = lookup.account_ids([&found]).await?;
+        let transaction = found.describe(&ids)?;
         Ok(inbound.answer(&GetTransactionResponse {
             transaction: Some(transaction),
         }))
-    }
-
-    /// Converts a record of the journal for the API. The record contains the numbers of the accounts, and the engine
-    /// finds their ids.
-    async fn describe(
-        &self,
-        id: String,
-        found: &FoundTransaction,
-        inbound: &mut Inbound,
-    ) -> Result<proto::Transaction, Status> {
-        let damaged = || status::engine(&StoreFault::damaged_at(found.position()).into());
-        let unreadable = |_: Malformed| damaged();
-        let (view, outcome) = found.view().map_err(|_| damaged())?;
-        inbound.hold(FOUND_BYTES + view.transfer_count() * FOUND_TRANSFER_BYTES)?;
-        let numbered: Result<Vec<_>, _> = view.transfers().collect();
-        let numbered = numbered.map_err(unreadable)?;
-        let indexes = numbered
-            .iter()
-            .flat_map(|transfer| [transfer.debit, transfer.credit])
-            .collect();
-        let ids = self.engine.account_ids(indexes, inbound.deadline).await?;
-        let mut ids = ids.into_iter();
-        let transfers: Vec<proto::Transfer> = numbered
-            .iter()
-            .map(|transfer| {
-                let (debit, credit) = (ids.next().unwrap_or_default(), ids.next().unwrap_or_default());
-                encode::from_transfer(debit, credit, transfer.amount, transfer.code)
-            })
-            .collect();
-        let outcome = match outcome {
-            Ok(committed) => {
-                proto::transaction::Outcome::Committed(encode::from_committed(id.clone(), committed, false))
-            }
-            Err(rejection) => {
-                let amount = numbered
-                    .get(usize::from(rejection.transfer))
-                    .map(|transfer| transfer.amount)
-                    .ok_or_else(damaged)?;
-                let status = status::rejection(rejection, account_of(&transfers, rejection), amount, false);
-                proto::transaction::Outcome::Error(status::to_value(&status))
-            }
-        };
-        Ok(proto::Transaction {
-            transaction_id: id,
-            phase: match view.phase() {
-                Phase::Posted => proto::TransactionPhase::Posted.into(),
-            },
-            transfers,
-            effective_time: view.effective_time().map(|time| prost_types::Timestamp {
-                seconds: time.seconds,
-                nanos: i32::try_from(time.nanos).unwrap_or_default(),
-            }),
-            metadata: view.metadata().map_err(unreadable)?,
-            outcome: Some(outcome),
-        })
     }
 }
 
@@ -171,18 +114,19 @@ async fn process_one(
 }
 
 async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult {
-    let batch = {
+    let (batch, detail_bytes) = {
         let message = inbound.only().await?;
         let transaction = wire::transaction(&message)?;
         let mut batch = engine.batch(message.len());
+        batch.set_principal(inbound.principal.take());
         decode::push_transaction(&mut batch, &transaction)?;
-        Arc::new(batch)
+        (Arc::new(batch), decode::detail_bytes_max(&transaction))
     };
-    inbound.hold(batch.memory_bytes())?;
+    inbound.hold(batch.memory_bytes() + detail_bytes)?;
     inbound.finish().await?;
-    let outcomes = execute(engine, CallKind::Unary, &batch, &inbound).await?;
-    let answer = encode::single(&batch, outcomes.first().copied())?;
-    drop(batch);
+    let processed = execute(engine, CallKind::Unary, &batch, &inbound).await?;
+    let answer = encode::single(&batch, &processed)?;
+    drop((batch, processed));
     Ok((answer, inbound.into_reservation()))
 }
 
@@ -193,7 +137,9 @@ async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult 
 async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult {
     let mut inbound = Inbound::open(call, Expected::Message, MESSAGE_BYTES_MAX)?;
     let mut piece = inbound.piece().await?.ok_or_else(status::message_missing)?;
-    let mut reader = BulkReader::new(engine.batch(piece.bytes.len()));
+    let mut batch = engine.batch(piece.bytes.len());
+    batch.set_principal(inbound.principal.take());
+    let mut reader = BulkReader::new(batch);
     loop {
         reader.read(&piece)?;
         inbound.hold(reader.held_bytes())?;
@@ -204,18 +150,20 @@ async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult 
     }
     drop(piece);
     inbound.finish().await?;
-    let Transactions { mut batch, places } = reader.finish()?;
+    let Transactions {
+        mut batch, places, ..
+    } = reader.finish()?;
     batch.hold_charge(Box::new(inbound.split_reservation()));
     let batch = Arc::new(batch);
-    let outcomes = execute(engine, CallKind::Bulk, &batch, &inbound).await?;
+    let processed = execute(engine, CallKind::Bulk, &batch, &inbound).await?;
     let results = Results {
         places: &places,
         batch: &batch,
-        outcomes: Ok(&outcomes),
+        processed: Ok(&processed),
     };
     let answer = results.bulk().await;
     let mut reservation = inbound.into_reservation();
-    drop((batch, outcomes, places));
+    drop((batch, processed, places));
     reservation.resize(CALL_BYTES + answer.capacity());
     Ok((answer, reservation))
 }
@@ -226,19 +174,9 @@ async fn execute(
     kind: CallKind,
     batch: &Arc<TransactionBatch>,
     inbound: &Inbound,
-) -> Result<Outcomes, Status> {
+) -> Result<Processed, Status> {
     if batch.is_empty() {
-        return Ok(Outcomes::new());
+        return Ok(Processed::default());
     }
     Ok(engine.process(kind, batch, inbound.deadline).await?)
-}
-
-/// Returns the id of the account that caused a rejection.
-fn account_of(transfers: &[proto::Transfer], rejection: Rejection) -> &str {
-    transfers
-        .get(usize::from(rejection.transfer))
-        .map_or("", |transfer| match rejection.side {
-            Side::Debit => transfer.debit_account_id.as_str(),
-            Side::Credit => transfer.credit_account_id.as_str(),
-        })
 }

@@ -21,7 +21,7 @@ use super::{
     wire,
 };
 use crate::{
-    engine::{CallKind, EngineError, Outcomes, TallyEngine, TransactionBatch},
+    engine::{CallKind, EngineError, Processed, TallyEngine, TransactionBatch},
     grpc::{
         status,
         transport::{
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// The outcomes of the transactions of a chunk, or the error of the chunk.
-type ChunkOutcomes = Result<Outcomes, EngineError>;
+type ChunkOutcomes = Result<Processed, EngineError>;
 
 /// Maximum number of messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
@@ -163,7 +163,9 @@ impl StreamAnswers {
     /// remembers a rejection for insufficient funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
-            transactions: Transactions { mut batch, places },
+            transactions: Transactions {
+                mut batch, places, ..
+            },
             mut reservation,
             broken,
         } = chunk;
@@ -185,7 +187,7 @@ impl StreamAnswers {
         Box::pin(async move {
             let outcomes = match called {
                 Some(task) => executed(task).await,
-                None => Ok(Outcomes::new()),
+                None => Ok(Processed::default()),
             };
             ChunkDone {
                 batch,
@@ -304,12 +306,13 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> ChunkAnswer {
         broken,
         ..
     } = done;
+    let none = Processed::default();
     let results = Results {
         places: &places,
         batch: &batch,
         // If the chunk failed, all its transactions get this error, including the invalid ones.
-        outcomes: match &failed {
-            None => Ok(outcomes.as_deref().unwrap_or_default()),
+        processed: match &failed {
+            None => Ok(outcomes.as_ref().unwrap_or(&none)),
             Some(status) => Err(status),
         },
     };
@@ -322,6 +325,13 @@ async fn answer(done: ChunkDone, failed: Option<Status>) -> ChunkAnswer {
 // ===== impl Chunks =====
 
 impl Chunks {
+    /// Returns an empty batch with room for `bytes` bytes.
+    fn batch(&self, bytes: usize) -> TransactionBatch {
+        let mut batch = self.engine.batch(bytes);
+        batch.set_principal(self.inbound.principal.clone());
+        batch
+    }
+
     /// Adds the next part of a message. Copies the message only if it arrives in several parts.
     fn add(&mut self, transactions: &mut Transactions, piece: &Piece) -> Result<(), Status> {
         if piece.to_come > 0 {
@@ -350,7 +360,7 @@ impl Chunks {
             };
         }
         let chunk = Chunk {
-            transactions: Transactions::new(self.engine.batch(0), wire::stream_message),
+            transactions: Transactions::new(self.batch(0), wire::stream_message),
             reservation: limits.memory.reserve_beyond_limit(CHUNK_BYTES),
             broken: Some(limits.memory_limit_reached()),
         };
@@ -366,7 +376,7 @@ impl Chunks {
         };
         // Transactions take less memory in the batch than on the wire, so this capacity suffices for the messages that
         // have arrived.
-        let batch = self.engine.batch(self.inbound.arrived());
+        let batch = self.batch(self.inbound.arrived());
         let mut transactions = Transactions::new(batch, wire::stream_message);
         let mut broken = None;
         let mut next = Poll::Ready(first);

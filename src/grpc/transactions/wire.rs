@@ -33,10 +33,13 @@ pub(crate) struct WireTransaction<'a> {
     pub(crate) transfers: SmallVec<[WireTransfer<'a>; 2]>,
     /// The number of transfers in the request. It can be more than [`TRANSFERS_MAX`].
     pub(crate) transfer_count: usize,
-    pub(crate) pending_transaction_id: &'a str,
+    pub(crate) pending_transaction_id: Text<'a>,
     pub(crate) pending_timeout: Option<Time>,
     pub(crate) effective_time: Option<Time>,
     pub(crate) metadata: Metadata,
+    pub(crate) keep_remaining: bool,
+    pub(crate) reverses_transaction_id: Text<'a>,
+    pub(crate) return_balances: bool,
 }
 
 /// `Transfer`.
@@ -46,6 +49,7 @@ pub(crate) struct WireTransfer<'a> {
     pub(crate) credit: Text<'a>,
     pub(crate) amount: Option<WireAmount>,
     pub(crate) code: i32,
+    pub(crate) amount_rule: i32,
 }
 
 /// The amount of a transfer.
@@ -85,6 +89,13 @@ impl<'a> Text<'a> {
         } else {
             utf8(bytes).map(Text::Other)
         }
+    }
+
+    /// Whether the field is unset.
+    #[must_use]
+    pub(crate) const fn is_empty(self) -> bool {
+        // An id is not empty.
+        matches!(self, Text::Other(text) if text.is_empty())
     }
 
     /// Returns the text as the client sent it.
@@ -143,13 +154,16 @@ impl<'a> WireTransaction<'a> {
                 (1, kind) => self.id = Text::of(reader.delimited(kind)?)?,
                 (2, kind) => self.phase = reader.int32(kind)?,
                 (3, kind) => self.merge_transfer(reader.message(kind)?)?,
-                (4, kind) => self.pending_transaction_id = utf8(reader.delimited(kind)?)?,
+                (4, kind) => self.pending_transaction_id = Text::of(reader.delimited(kind)?)?,
                 (5, kind) => merge_time(
                     self.pending_timeout.get_or_insert_default(),
                     reader.message(kind)?,
                 )?,
                 (6, kind) => merge_time(self.effective_time.get_or_insert_default(), reader.message(kind)?)?,
                 (7, kind) => merge_entry(&mut self.metadata, reader.message(kind)?)?,
+                (8, kind) => self.keep_remaining = reader.bool(kind)?,
+                (9, kind) => self.reverses_transaction_id = Text::of(reader.delimited(kind)?)?,
+                (10, kind) => self.return_balances = reader.bool(kind)?,
                 (field, kind) => reader.skip(field, kind)?,
             }
         }
@@ -165,6 +179,7 @@ impl<'a> WireTransaction<'a> {
                 (3, kind) => transfer.amount = Some(WireAmount::Narrow(reader.int64(kind)?)),
                 (4, kind) => merge_wide(&mut transfer.amount, reader.message(kind)?)?,
                 (5, kind) => transfer.code = reader.int32(kind)?,
+                (6, kind) => transfer.amount_rule = reader.int32(kind)?,
                 (field, kind) => reader.skip(field, kind)?,
             }
         }

@@ -34,6 +34,9 @@ fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
         pending_timeout,
         effective_time,
         metadata,
+        keep_remaining,
+        reverses_transaction_id,
+        return_balances,
     } = request;
     let amount = |amount: &transfer::Amount| match amount {
         transfer::Amount::MinorUnits(units) => WireAmount::Narrow(*units),
@@ -53,10 +56,11 @@ fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
                 credit: text(&transfer.credit_account_id),
                 amount: transfer.amount.as_ref().map(amount),
                 code: transfer.code,
+                amount_rule: transfer.amount_rule,
             })
             .collect(),
         transfer_count: transfers.len(),
-        pending_transaction_id,
+        pending_transaction_id: text(pending_transaction_id),
         pending_timeout: pending_timeout.map(|time| Time {
             seconds: time.seconds,
             nanos: time.nanos,
@@ -66,6 +70,9 @@ fn expected(request: &ProcessTransactionRequest) -> WireTransaction<'_> {
             nanos: time.nanos,
         }),
         metadata: metadata.clone(),
+        keep_remaining: *keep_remaining,
+        reverses_transaction_id: text(reverses_transaction_id),
+        return_balances: *return_balances,
     }
 }
 
@@ -131,14 +138,22 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
         (any::<u64>(), any::<u64>())
             .prop_map(|(high, low)| transfer::Amount::WideMinorUnits(Uint128 { high, low })),
     ];
-    let transfer = (id(), id(), proptest::option::of(amount), any::<i32>()).prop_map(
-        |(debit_account_id, credit_account_id, amount, code)| Transfer {
-            debit_account_id,
-            credit_account_id,
-            amount,
-            code,
-        },
-    );
+    let transfer = (
+        id(),
+        id(),
+        proptest::option::of(amount),
+        any::<i32>(),
+        any::<i32>(),
+    )
+        .prop_map(
+            |(debit_account_id, credit_account_id, amount, code, amount_rule)| Transfer {
+                debit_account_id,
+                credit_account_id,
+                amount,
+                code,
+                amount_rule,
+            },
+        );
     let time = || proptest::option::of((any::<i64>(), any::<i32>()));
     let metadata = proptest::collection::btree_map(".{0,4}", ".{0,4}", 0..3);
     (
@@ -149,9 +164,11 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
         time(),
         time(),
         metadata,
+        (any::<bool>(), id(), any::<bool>()),
     )
         .prop_map(
-            |(transaction_id, phase, transfers, pending_transaction_id, timeout, effective, metadata)| {
+            |(transaction_id, phase, transfers, pending_transaction_id, timeout, effective, metadata, added)| {
+                let (keep_remaining, reverses_transaction_id, return_balances) = added;
                 ProcessTransactionRequest {
                     transaction_id,
                     phase,
@@ -161,6 +178,9 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
                     effective_time: effective
                         .map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos }),
                     metadata,
+                    keep_remaining,
+                    reverses_transaction_id,
+                    return_balances,
                 }
             },
         )
@@ -170,21 +190,21 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
 /// may send such fields.
 fn fields() -> impl Strategy<Value = Vec<u8>> {
     let scalar = prop_oneof![
-        (1..9_u8, vec(any::<u8>(), 0..4)).prop_map(|(field, bytes)| delimited(field, &bytes)),
-        (1..9_u8, any::<u64>()).prop_map(|(field, value)| {
+        (1..12_u8, vec(any::<u8>(), 0..4)).prop_map(|(field, bytes)| delimited(field, &bytes)),
+        (1..12_u8, any::<u64>()).prop_map(|(field, value)| {
             let mut bytes = vec![field << 3];
             prost::encoding::encode_varint(value, &mut bytes);
             bytes
         }),
-        (1..9_u8, any::<[u8; 8]>()).prop_map(|(field, value)| [&[field << 3 | FIXED64][..], &value].concat()),
-        (1..9_u8, any::<[u8; 4]>()).prop_map(|(field, value)| [&[field << 3 | FIXED32][..], &value].concat()),
-        (1..9_u8, "[a-z]{0,5}").prop_map(|(field, text)| delimited(field, text.as_bytes())),
+        (1..12_u8, any::<[u8; 8]>()).prop_map(|(field, value)| [&[field << 3 | FIXED64][..], &value].concat()),
+        (1..12_u8, any::<[u8; 4]>()).prop_map(|(field, value)| [&[field << 3 | FIXED32][..], &value].concat()),
+        (1..12_u8, "[a-z]{0,5}").prop_map(|(field, text)| delimited(field, text.as_bytes())),
     ];
     scalar.prop_recursive(4, 32, 5, |inner| {
         let some = || vec(inner.clone(), 0..5).prop_map(|fields| fields.concat());
         prop_oneof![
-            (1..9_u8, some()).prop_map(|(field, bytes)| delimited(field, &bytes)),
-            (9..12_u8, some()).prop_map(|(field, bytes)| {
+            (1..12_u8, some()).prop_map(|(field, bytes)| delimited(field, &bytes)),
+            (12..15_u8, some()).prop_map(|(field, bytes)| {
                 [&[field << 3 | GROUP][..], &bytes, &[field << 3 | GROUP_END]].concat()
             }),
             some(),

@@ -52,6 +52,8 @@ pub(crate) struct AdmittedCall {
     pub(crate) limits: Arc<ConnectionLimits>,
     /// The memory of the call.
     pub(crate) reservation: Reservation,
+    /// The name of the caller's token. `None` if the service asks for no tokens.
+    pub(crate) principal: Option<Arc<str>>,
 }
 
 /// Reads the messages of a call while they arrive.
@@ -70,6 +72,8 @@ pub(crate) struct Inbound {
     /// The limits of the call's connection.
     pub(crate) limits: Arc<ConnectionLimits>,
     reservation: Reservation,
+    /// See [`AdmittedCall::principal`].
+    pub(crate) principal: Option<Arc<str>>,
 }
 
 /// What the client must send in a call.
@@ -98,6 +102,7 @@ impl Inbound {
             request,
             limits,
             reservation,
+            principal,
         } = call;
         // The headers are dropped here, because a call can take long and the headers take memory.
         let (head, body) = request.into_parts();
@@ -117,6 +122,7 @@ impl Inbound {
             deadline,
             limits,
             reservation,
+            principal,
         })
     }
 
