@@ -17,6 +17,8 @@ pub(super) struct Generator {
     distribution: Distribution,
     random_ids: bool,
     seed: u64,
+    /// Half of the number of transactions of a call, if one half of them makes holds and the other half posts them.
+    holds: Option<u64>,
     /// The number of the next transaction.
     next: Arc<AtomicU64>,
     /// The numbers of all transactions are below this number.
@@ -30,6 +32,17 @@ pub(super) struct Payment {
     pub(super) credit: AccountNumber,
     pub(super) minor_units: u64,
     pub(super) code: u64,
+}
+
+/// What a transaction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It posts its transfer.
+    Post,
+    /// It makes a hold.
+    Hold,
+    /// It posts the hold that the transaction with this number has made.
+    PostHold(u64),
 }
 
 /// An account by its number, from 0.
@@ -66,6 +79,9 @@ impl Generator {
             distribution,
             random_ids: settings.random_ids,
             seed: settings.seed,
+            holds: settings
+                .holds
+                .then(|| u64::from(settings.transactions_per_call() / 2)),
             next: Arc::new(AtomicU64::new(0)),
             end: Arc::new(AtomicU64::new(u64::MAX)),
         }
@@ -101,6 +117,15 @@ impl Generator {
             credit: AccountNumber(credit),
             minor_units: 1 + random % 1000,
             code: 1,
+        }
+    }
+
+    /// Returns what transaction `number` does. The numbers of a call begin at a multiple of the number of its transactions.
+    pub(super) const fn step(&self, number: u64) -> Step {
+        match self.holds {
+            None => Step::Post,
+            Some(half) if number % (2 * half) < half => Step::Hold,
+            Some(half) => Step::PostHold(number - half),
         }
     }
 
@@ -189,7 +214,7 @@ pub(super) mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::proto::{ProcessTransactionRequest, Transfer, transfer::Amount};
+    use crate::proto::{ProcessTransactionRequest, TransactionPhase, Transfer, transfer::Amount};
 
     impl Generator {
         /// Returns transaction `number` as a generated type.
@@ -209,8 +234,22 @@ pub(super) mod tests {
             } else {
                 format!("bench-{}-{number}", self.seed)
             };
+            let (phase, held) = match self.step(number) {
+                Step::Post => (TransactionPhase::Unspecified, None),
+                Step::Hold => (TransactionPhase::Pending, None),
+                Step::PostHold(held) => (TransactionPhase::PostPending, Some(held)),
+            };
+            if let Some(held) = held {
+                return ProcessTransactionRequest {
+                    transaction_id,
+                    phase: phase.into(),
+                    pending_transaction_id: self.transaction(held).transaction_id,
+                    ..ProcessTransactionRequest::default()
+                };
+            }
             ProcessTransactionRequest {
                 transaction_id,
+                phase: phase.into(),
                 transfers: vec![Transfer {
                     debit_account_id: payment.debit.id(),
                     credit_account_id: payment.credit.id(),
@@ -228,6 +267,7 @@ pub(super) mod tests {
             distribution,
             random_ids,
             seed: 7,
+            holds: None,
             next: Arc::default(),
             end: Arc::new(AtomicU64::new(u64::MAX)),
         }
@@ -242,7 +282,11 @@ pub(super) mod tests {
             Distribution::Zipf(Zipf::new(10, 8.0)),
         ];
         let generators = |random_ids| distributions.map(|distribution| generator(distribution, random_ids));
-        [generators(false), generators(true)].concat()
+        let holds = generators(true).map(|generator| Generator {
+            holds: Some(2),
+            ..generator
+        });
+        [generators(false), generators(true), holds].concat()
     }
 
     #[test]
@@ -253,7 +297,11 @@ pub(super) mod tests {
             let mut ids = HashSet::new();
             for number in generator.take(10_000) {
                 let transaction = generator.transaction(number);
-                let transfer = &transaction.transfers[0];
+                assert!(ids.insert(transaction.transaction_id.clone()));
+                let Some(transfer) = transaction.transfers.first() else {
+                    assert!(ids.contains(&transaction.pending_transaction_id));
+                    continue;
+                };
                 assert_ne!(transfer.debit_account_id, transfer.credit_account_id);
                 for id in [&transfer.debit_account_id, &transfer.credit_account_id] {
                     assert!((0..10).any(|number| AccountNumber(number).id() == *id), "{id}");
@@ -262,7 +310,6 @@ pub(super) mod tests {
                     assert_eq!(transfer.debit_account_id, AccountNumber(0).id());
                 }
                 assert_eq!(generator.transaction(number), transaction);
-                assert!(ids.insert(transaction.transaction_id));
             }
         }
     }

@@ -16,7 +16,11 @@ use tonic::{
 };
 use tonic_types::Status as RpcStatus;
 
-use super::{generator::Generator, stats::Outcomes};
+use super::{
+    generator::{Generator, Step},
+    stats::Outcomes,
+};
+use crate::proto::TransactionPhase;
 
 /// The type of the request and of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +65,9 @@ const LENGTH_MAX: usize = 127;
 /// Field numbers of the proto files.
 mod field {
     pub(super) const TRANSACTION_ID: u32 = 1;
+    pub(super) const PHASE: u32 = 2;
     pub(super) const TRANSFERS: u32 = 3;
+    pub(super) const PENDING_TRANSACTION_ID: u32 = 4;
     pub(super) const DEBIT_ACCOUNT_ID: u32 = 1;
     pub(super) const CREDIT_ACCOUNT_ID: u32 = 2;
     pub(super) const MINOR_UNITS: u32 = 3;
@@ -134,6 +140,16 @@ impl Encoder for LoadEncoder {
 fn put_transaction(out: &mut Vec<u8>, generator: &Generator, number: u64) {
     let payment = generator.payment(number);
     delimited(out, field::TRANSACTION_ID, |out| generator.put_id(out, number));
+    match generator.step(number) {
+        Step::Post => {}
+        Step::Hold => phase(out, TransactionPhase::Pending),
+        Step::PostHold(held) => {
+            phase(out, TransactionPhase::PostPending);
+            return delimited(out, field::PENDING_TRANSACTION_ID, |out| {
+                generator.put_id(out, held)
+            });
+        }
+    }
     delimited(out, field::TRANSFERS, |out| {
         delimited(out, field::DEBIT_ACCOUNT_ID, |out| payment.debit.put(out));
         delimited(out, field::CREDIT_ACCOUNT_ID, |out| payment.credit.put(out));
@@ -142,6 +158,11 @@ fn put_transaction(out: &mut Vec<u8>, generator: &Generator, number: u64) {
         key(out, field::CODE, WireType::Varint);
         encode_varint(payment.code, out);
     });
+}
+
+fn phase(out: &mut Vec<u8>, phase: TransactionPhase) {
+    key(out, field::PHASE, WireType::Varint);
+    encode_varint(u64::from(phase as u8), out);
 }
 
 fn delimited(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
@@ -321,6 +342,7 @@ mod tests {
             sequence: 7,
             commit_time: Some(Timestamp { seconds: 1, nanos: 2 }),
             replayed,
+            ..ProcessTransactionResponse::default()
         }
     }
 

@@ -45,6 +45,9 @@ pub struct BenchSettings {
     /// Use transaction ids that look like random UUIDs, instead of a counter.
     #[arg(long)]
     pub(super) random_ids: bool,
+    /// Make holds in the first half of each call, and post them in the second half. Batch mode only, with an even --batch.
+    #[arg(long)]
+    pub(super) holds: bool,
     /// Length of each round, 1ms to 1day.
     #[arg(long, default_value = "3s", value_parser = duration)]
     pub(super) duration: Duration,
@@ -70,7 +73,7 @@ pub struct BenchSettings {
         long,
         conflicts_with_all = [
             "endpoint", "self_contained", "baseline", "mode", "in_flight", "batch", "rate", "connections",
-            "client_threads", "accounts", "hot", "zipf", "random_ids", "duration", "rounds", "transactions", "seed",
+            "client_threads", "accounts", "hot", "zipf", "random_ids", "holds", "duration", "rounds", "transactions", "seed",
             "plot", "hdr"
         ]
     )]
@@ -125,6 +128,12 @@ impl BenchSettings {
             return refuse(format!(
                 "--batch can't be used with --mode {mode}, which sends each transaction separately; use --mode batch"
             ));
+        }
+        if self.holds && (self.mode != Mode::Batch || !self.transactions_per_call().is_multiple_of(2)) {
+            return refuse(
+                "--holds needs --mode batch with an even --batch: one half of a call posts the holds of the other half"
+                    .to_owned(),
+            );
         }
         let (batch, seconds) = (self.transactions_per_call(), self.duration.as_secs_f64());
         match self.rate {

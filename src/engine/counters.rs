@@ -20,6 +20,7 @@ pub(super) struct EngineCounters {
     id_bytes: AtomicU64,
     last_sequence: AtomicU64,
     holds: AtomicU64,
+    holds_max: AtomicU64,
     hold_bytes: AtomicU64,
     holds_expired: AtomicU64,
     velocity_refusals: AtomicU64,
@@ -79,6 +80,8 @@ pub struct LedgerFigures {
     pub last_sequence: u64,
     /// Outstanding holds.
     pub holds: u64,
+    /// Maximum number of outstanding holds.
+    pub holds_max: u64,
     /// Memory of the table of holds, in bytes.
     pub hold_bytes: u64,
     /// Holds that have expired since the process started.
@@ -127,6 +130,11 @@ impl EngineCounters {
         self.committed.fetch_add(committed, Ordering::Relaxed);
         self.rejected.fetch_add(rejected, Ordering::Relaxed);
         self.replayed.fetch_add(replayed, Ordering::Relaxed);
+    }
+
+    /// Sets the maximum number of outstanding holds.
+    pub(super) fn set_holds_max(&self, holds_max: usize) {
+        self.holds_max.store(holds_max as u64, Ordering::Relaxed);
     }
 
     /// Counts holds that have expired.
@@ -210,6 +218,7 @@ impl EngineCounters {
             id_bytes: read(&self.id_bytes),
             last_sequence: read(&self.last_sequence),
             holds: read(&self.holds),
+            holds_max: read(&self.holds_max),
             hold_bytes: read(&self.hold_bytes),
             holds_expired: read(&self.holds_expired),
             velocity_refusals: read(&self.velocity_refusals),

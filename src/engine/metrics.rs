@@ -187,6 +187,11 @@ impl TallyEngine {
             ledger.ids as f64,
         );
         families.gauge("tally_holds", "Outstanding holds.", ledger.holds as f64);
+        families.gauge(
+            "tally_holds_max",
+            "Maximum number of outstanding holds.",
+            ledger.holds_max as f64,
+        );
         families.counter(
             "tally_holds_expired_total",
             "Holds that have expired.",

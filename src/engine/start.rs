@@ -170,6 +170,7 @@ fn cores(
 ) -> (Cores, Vitals) {
     let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
     store.ledger.set_holds_max(config.holds_max.0);
+    counters.set_holds_max(config.holds_max.0);
     counters.publish(&store.ledger);
     let sync_times = Arc::new(Distribution::new());
     let pipeline = Arc::new(CommitPipeline::new(

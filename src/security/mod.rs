@@ -24,7 +24,7 @@ pub use self::{
     settings::{SecurityConfig, TlsPaths},
     state::Security,
     tokens::{
-        Grant, Principal, Role, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, TokenFileError, TokenTable, hash_hex,
+        Grant, Principal, Role, Scope, TOKEN_NAME_BYTES_MAX, TOKENS_MAX, TokenFileError, TokenTable, hash_hex,
     },
     watched::RefreshKind,
 };

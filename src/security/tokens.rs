@@ -1,10 +1,11 @@
-//! Bearer tokens. The tokens file has one line for each token: `role name sha256`. The file contains hashes of the
-//! tokens, and not the tokens.
+//! Bearer tokens. The tokens file has one line for each token: `role name sha256`, and `prefix=TEXT` after that if the token is for
+//! accounts and transactions only whose ids begin with the text. The file contains hashes of the tokens, and not the tokens.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use tally_ledger::id::ID_BYTES_MAX;
 use thiserror::Error;
 
 /// The rights of a caller. Each role includes the rights of the roles before it.
@@ -25,7 +26,14 @@ pub struct Principal {
     pub name: Arc<str>,
     /// The role of the token.
     pub role: Role,
+    /// What the token is for.
+    pub scope: Scope,
 }
+
+/// The accounts and transactions that a token is for: all, or those whose ids begin with a prefix. The prefix ends with a separator, so
+/// `acme/` does not include `acme2/`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope(Option<Arc<str>>);
 
 /// The table's entry of a valid token. With this entry, the service can check later whether the token is still valid,
 /// although the service does not keep the token.
@@ -64,6 +72,8 @@ pub enum TokenFileError {
 pub const TOKENS_MAX: usize = 256;
 /// Maximum length of the name of a token, in bytes.
 pub const TOKEN_NAME_BYTES_MAX: usize = 64;
+/// The characters of ids that separate their parts. A prefix ends with one of them.
+const SEPARATORS: &str = "_-.:/@";
 /// Length of a SHA-256 hash, in bytes. Passwords need a slow hash, but tokens do not: tokens are long and random, so
 /// nobody can guess a token from its hash.
 const HASH_BYTES: usize = 32;
@@ -92,6 +102,51 @@ impl FromStr for Role {
             "admin" => Ok(Role::Admin),
             _ => Err(()),
         }
+    }
+}
+
+// ===== impl Scope =====
+
+impl Scope {
+    /// All accounts and transactions.
+    pub const ALL: Scope = Scope(None);
+
+    /// The accounts and transactions whose ids begin with `prefix`.
+    ///
+    /// # Errors
+    /// What is wrong with the prefix.
+    pub fn with_prefix(prefix: &str) -> Result<Self, String> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || SEPARATORS.as_bytes().contains(&byte);
+        if prefix.is_empty() || prefix.len() > ID_BYTES_MAX {
+            let length = prefix.len();
+            return Err(format!("prefix of {length} bytes: must have 1 to {ID_BYTES_MAX}"));
+        }
+        if !prefix.bytes().all(allowed) {
+            return Err(format!(
+                "prefix {prefix:?}: may contain only A-Z a-z 0-9 and {SEPARATORS}, as ids do"
+            ));
+        }
+        if prefix.ends_with(|last: char| last.is_ascii_alphanumeric()) {
+            return Err(format!(
+                "prefix {prefix:?}: must end with a separator, one of {SEPARATORS}"
+            ));
+        }
+        Ok(Scope(Some(prefix.into())))
+    }
+
+    /// Whether an account or a transaction with this id belongs to the scope.
+    #[inline]
+    #[must_use]
+    pub fn contains(&self, id: &[u8]) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|prefix| id.starts_with(prefix.as_bytes()))
+    }
+
+    /// The prefix of all ids of the scope; `None` if the scope is not restricted.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        self.0.as_deref()
     }
 }
 
@@ -189,10 +244,19 @@ impl fmt::Debug for Grant {
 impl Grant {
     fn parse(line: &str) -> Result<Self, String> {
         let mut words = line.split_whitespace();
-        let (Some(role), Some(name), Some(hash), None) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
-            return Err("must be: role name sha256".to_owned());
+        let (Some(role), Some(name), Some(hash), prefix, None) = (
+            words.next(),
+            words.next(),
+            words.next(),
+            words.next(),
+            words.next(),
+        ) else {
+            return Err("must be: role name sha256 [prefix=TEXT]".to_owned());
+        };
+        let scope = match prefix.map(|word| word.strip_prefix("prefix=").ok_or(word)) {
+            None => Scope::ALL,
+            Some(Ok(prefix)) => Scope::with_prefix(prefix)?,
+            Some(Err(word)) => return Err(format!("{word:?}: must be prefix=TEXT")),
         };
         let role = role
             .parse()
@@ -213,6 +277,7 @@ impl Grant {
             principal: Principal {
                 name: name.into(),
                 role,
+                scope,
             },
             hash,
         })

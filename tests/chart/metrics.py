@@ -23,6 +23,9 @@ METRICS = {
     "tally_disk_full": set(),
     "tally_disk_total_bytes": set(),
     "tally_fsync_seconds_bucket": {"le"},
+    "tally_holds": set(),
+    "tally_holds_expired_total": set(),
+    "tally_holds_max": set(),
     "tally_journal_damage_total": {"found_by"},
     "tally_panics_total": set(),
     "tally_queue_capacity": set(),
@@ -35,6 +38,7 @@ METRICS = {
     "tally_spans_total": {"outcome"},
     "tally_store_failed": set(),
     "tally_transactions_total": {"outcome"},
+    "tally_velocity_refusals_total": set(),
 }
 # Labels that the scraper adds to every series.
 SCRAPED = {"namespace", "pod"}

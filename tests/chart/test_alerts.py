@@ -85,7 +85,7 @@ def test_runbook(alert):
 
 
 def test_thresholds_labels_and_exclusion():
-    thresholds = {"queueFull": 0.5, "fsyncSeconds": 0.25, "cpuThrottled": 0.125, "diskFree": 0.375, "diskHours": 7}
+    thresholds = {"queueFull": 0.5, "holdsFull": 0.625, "fsyncSeconds": 0.25, "cpuThrottled": 0.125, "diskFree": 0.375, "diskHours": 7}
     thresholds["certificateDays"] = 3
     changed = {"thresholds": thresholds, "exclude": ["TallyBreakerOpen"], "alertLabels": {"team": "a", "severity": "page"}}
     found = rules({"metrics": {"prometheusRule": changed}})
