@@ -247,8 +247,8 @@ impl AmountRule {
 /// decoded must never become a record.
 ///
 /// # Panics
-/// If there are more than [`TRANSFERS_MAX`] transfers, if an id is longer than 255 bytes, or if a transaction without transfers
-/// names no other transaction.
+/// If there are more than [`TRANSFERS_MAX`] transfers, if an id is longer than 255 bytes, if a transaction without transfers
+/// names no other transaction, or if fields contradict each other: for example if a transaction that voids a hold has transfers.
 pub fn put_transaction<'a, A: AccountRef<'a>>(
     out: &mut Vec<u8>,
     heading: &Heading<'_>,
@@ -272,6 +272,11 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
     let has_rules = transfers
         .clone()
         .any(|transfer| transfer.rule != AmountRule::Exact);
+    assert!(
+        is_consistent(heading, transfers.len(), has_rules),
+        "the fields of this transaction contradict each other: {heading:?}, {} transfers, amount rules: {has_rules}",
+        transfers.len()
+    );
     let mut set = |flag: u8, condition: bool| flags |= flag * u8::from(condition);
     set(FLAG_EFFECTIVE_TIME, heading.effective_time.is_some());
     set(FLAG_METADATA, !heading.metadata.is_empty());
@@ -296,6 +301,19 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
         Names::Hold(id) | Names::Reversed(id) => put_short_bytes(out, id),
     }
     put_transfers(out, transfers, has_rules);
+}
+
+/// Whether the fields of a transaction fit its phase. What the ledger does with other combinations is not defined.
+const fn is_consistent(heading: &Heading<'_>, transfers: usize, has_rules: bool) -> bool {
+    let (keeps, expires) = (heading.keep_remaining, heading.pending_timeout.is_some());
+    match (heading.names, heading.phase) {
+        (Names::Nothing, Phase::Posted) => !keeps && !expires,
+        (Names::Nothing, Phase::Pending) => !keeps,
+        (Names::Hold(_), Phase::PostPending) => !has_rules && !expires && (transfers > 0 || !keeps),
+        (Names::Hold(_), Phase::VoidPending) => transfers == 0 && !keeps && !expires,
+        (Names::Reversed(_), Phase::Posted) => !has_rules && !keeps && !expires,
+        (Names::Nothing | Names::Hold(_) | Names::Reversed(_), _) => false,
+    }
 }
 
 /// Appends encoded transfers, which follow the heading of a transaction. `has_rules` says whether each transfer is followed by its

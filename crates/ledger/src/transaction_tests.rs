@@ -73,3 +73,61 @@ fn a_transaction_with_too_many_transfers_is_not_cut() {
     let transfers = vec![transfer; TRANSFERS_MAX + 1];
     put_transaction(&mut Vec::new(), &heading(&metadata), transfers.into_iter());
 }
+
+/// A void that has transfers, a reversal with an amount rule, and the like must never become a record: what a replay does
+/// with them is not defined.
+#[test]
+fn fields_that_contradict_each_other_are_not_encoded() {
+    let metadata = Metadata::new();
+    let (hold, reversed) = (Names::Hold(b"h"), Names::Reversed(b"r"));
+    let clamped = AmountRule::UpToDebitAvailable;
+    let is_encoded = |phase, names, transfers: usize, rule, keep_remaining, pending_timeout| {
+        let heading = Heading {
+            phase,
+            names,
+            keep_remaining,
+            pending_timeout,
+            ..heading(&metadata)
+        };
+        let transfer = Transfer {
+            debit: AccountIndex(0),
+            credit: AccountIndex(1),
+            amount: Amount::from(1),
+            code: 0,
+            rule,
+        };
+        let put = || put_transaction(&mut Vec::new(), &heading, vec![transfer; transfers].into_iter());
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(put)).is_ok()
+    };
+    let exact = AmountRule::Exact;
+    for (phase, names, transfers, rule, keeps, timeout, expected) in [
+        (Phase::Posted, Names::Nothing, 1, clamped, false, None, true),
+        (Phase::Posted, Names::Nothing, 0, exact, false, None, false),
+        (Phase::Posted, Names::Nothing, 1, exact, true, None, false),
+        (Phase::Posted, Names::Nothing, 1, exact, false, Some(1), false),
+        (Phase::Posted, hold, 1, exact, false, None, false),
+        (Phase::Posted, reversed, 0, exact, false, None, true),
+        (Phase::Posted, reversed, 1, exact, false, None, true),
+        (Phase::Posted, reversed, 1, clamped, false, None, false),
+        (Phase::Posted, reversed, 1, exact, true, None, false),
+        (Phase::Pending, Names::Nothing, 1, clamped, false, Some(1), true),
+        (Phase::Pending, Names::Nothing, 1, exact, true, None, false),
+        (Phase::Pending, reversed, 0, exact, false, None, false),
+        (Phase::PostPending, Names::Nothing, 1, exact, false, None, false),
+        (Phase::PostPending, hold, 0, exact, false, None, true),
+        (Phase::PostPending, hold, 1, exact, true, None, true),
+        (Phase::PostPending, hold, 0, exact, true, None, false),
+        (Phase::PostPending, hold, 1, clamped, false, None, false),
+        (Phase::PostPending, hold, 0, exact, false, Some(1), false),
+        (Phase::VoidPending, hold, 0, exact, false, None, true),
+        (Phase::VoidPending, hold, 1, exact, false, None, false),
+        (Phase::VoidPending, hold, 0, exact, true, None, false),
+        (Phase::VoidPending, Names::Nothing, 1, exact, false, None, false),
+    ] {
+        assert_eq!(
+            is_encoded(phase, names, transfers, rule, keeps, timeout),
+            expected,
+            "{phase:?} {names:?} {transfers} {rule:?} {keeps} {timeout:?}"
+        );
+    }
+}

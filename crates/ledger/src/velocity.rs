@@ -195,9 +195,10 @@ impl Velocity {
             let same = |(before, _): &(VelocityLimit, VecDeque<Slice>)| {
                 (before.side, before.window_nanos) == (limit.side, limit.window_nanos)
             };
-            let kept = used.iter().position(same).map(|place| used.remove(place).1);
+            let kept = used.iter().position(same);
             self.limits.push(*limit);
-            self.used.push(kept.unwrap_or_default());
+            self.used
+                .push(kept.map_or_else(VecDeque::new, |place| used.remove(place).1));
         }
     }
 
