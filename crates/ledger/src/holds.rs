@@ -221,7 +221,9 @@ impl HoldTable {
 
     /// Lets a hold never expire. It stays outstanding. This is for a hold whose record can't be read any more.
     pub fn suspend_expiry(&mut self, place: u64) {
-        let heap_place = self.slot_of(place).map(|number| (number, self.slot(number).heap_place));
+        let heap_place = self
+            .slot_of(place)
+            .map(|number| (number, self.slot(number).heap_place));
         if let Some((number, heap_place)) = heap_place
             && heap_place != NOTHING
         {

@@ -241,7 +241,10 @@ fn the_longest_transaction_of_each_form_fits_a_record() {
                 let mut read = Legs::new();
                 legs_of(&transaction, Some(effects), &mut read).unwrap();
                 assert_eq!(read.len(), TRANSFERS_MAX);
-                assert!(read.iter().all(|leg| (leg.debit, leg.credit) == (WIDEST.debit, WIDEST.credit)));
+                assert!(
+                    read.iter()
+                        .all(|leg| (leg.debit, leg.credit) == (WIDEST.debit, WIDEST.credit))
+                );
                 let widest = |leg: &Leg| [leg.moved, leg.released, leg.remaining].contains(&WIDEST.amount);
                 assert!(read.iter().all(widest));
             });

@@ -131,3 +131,87 @@ fn fields_that_contradict_each_other_are_not_encoded() {
         );
     }
 }
+
+/// All combinations of the optional fields, in the forms that may have them.
+#[test]
+fn every_field_is_decoded_as_it_was_encoded() {
+    let texts = [Metadata::new(), Metadata::from([("k".into(), "v".into())])];
+    let times = [
+        None,
+        Some(EffectiveTime {
+            seconds: i64::MIN,
+            nanos: 999_999_999,
+        }),
+    ];
+    let exact = AmountRule::Exact;
+    let forms = [
+        (
+            Phase::Posted,
+            Names::Nothing,
+            2,
+            AmountRule::UpToCreditAvailable,
+            false,
+            None,
+        ),
+        (Phase::Posted, Names::Reversed(b"r"), 0, exact, false, None),
+        (Phase::Posted, Names::Reversed(b"r"), 256, exact, false, None),
+        (
+            Phase::Pending,
+            Names::Nothing,
+            1,
+            AmountRule::UpToBothAvailable,
+            false,
+            Some(u64::MAX),
+        ),
+        (
+            Phase::Pending,
+            Names::Nothing,
+            1,
+            AmountRule::UpToDebitAvailable,
+            false,
+            None,
+        ),
+        (Phase::PostPending, Names::Hold(b"h"), 0, exact, false, None),
+        (Phase::PostPending, Names::Hold(b"h"), 1, exact, true, None),
+        (Phase::VoidPending, Names::Hold(b"h"), 0, exact, false, None),
+    ];
+    for (metadata, effective_time) in texts.iter().zip(times) {
+        for (phase, names, count, rule, keep_remaining, pending_timeout) in forms {
+            let heading = Heading {
+                phase,
+                names,
+                keep_remaining,
+                pending_timeout,
+                effective_time,
+                ..heading(metadata)
+            };
+            let transfers: Vec<_> = (0..count)
+                .map(|number| Transfer {
+                    debit: AccountIndex(number),
+                    credit: AccountIndex(u32::MAX),
+                    amount: Amount::new(u128::MAX - u128::from(number)),
+                    code: number,
+                    rule,
+                })
+                .collect();
+            let mut encoded = Vec::new();
+            put_transaction(&mut encoded, &heading, transfers.iter().copied());
+            let view = TransactionView::<AccountIndex>::parse(&encoded).unwrap();
+            let found = Heading {
+                id: view.id_bytes(),
+                phase: view.phase(),
+                effective_time: view.effective_time(),
+                metadata: &view.metadata().unwrap(),
+                names: view.names(),
+                keep_remaining: view.keep_remaining(),
+                pending_timeout: view.pending_timeout(),
+            };
+            assert_eq!(found, heading);
+            let found: Result<Vec<_>, _> = view.transfers().collect();
+            assert_eq!(found, Ok(transfers));
+            let is_plain = phase == Phase::Posted && names == Names::Nothing && rule == exact;
+            assert_eq!(view.is_plain(), is_plain);
+            assert_eq!(view.is_derived(), names != Names::Nothing || rule != exact);
+        }
+    }
+}

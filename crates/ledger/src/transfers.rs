@@ -110,7 +110,9 @@ fn count(
     let mut counted = Vec::new();
     for (place, transfer) in transfers.iter().enumerate() {
         for (index, side, amount) in sides(transfer) {
-            let checked = accounts.extras(index).map(|extras| extras.velocity.check(side, amount, time));
+            let checked = accounts
+                .extras(index)
+                .map(|extras| extras.velocity.check(side, amount, time));
             if let Some(Err(exceeded)) = checked {
                 for (index, side, amount) in counted.into_iter().rev() {
                     accounts.change_extras(index, |extras| extras.velocity.take_back(side, amount, time));

@@ -107,7 +107,13 @@ fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
 
     // The record of the first account is missing.
     let error = log.replay_into(&mut Ledger::new(0), 2).unwrap_err();
-    let gap = matches!(error, ReplayError::AccountGap { found: 1, expected: 0 });
+    let gap = matches!(
+        error,
+        ReplayError::AccountGap {
+            found: 1,
+            expected: 0
+        }
+    );
     assert!(gap, "{error}");
     // In this ledger, another account has the number of the first account.
     let mut other = Ledger::new(0);

@@ -78,12 +78,7 @@ impl Content {
     }
 
     pub(super) fn reversal(id: &str, reversed: &str, transfers: &[Transfer<String>]) -> Self {
-        Content::new(
-            id,
-            Phase::Posted,
-            Other::Reversed(reversed.to_owned()),
-            transfers,
-        )
+        Content::new(id, Phase::Posted, Other::Reversed(reversed.to_owned()), transfers)
     }
 
     /// Whether the record of the transaction says what it moved.

@@ -5,7 +5,7 @@ use tally_ledger::{velocity::Maximum, *};
 use super::{
     broken_logs::open,
     content::{Content, transfer},
-    world::World,
+    world::{HOLDS_MAX, World},
 };
 
 const MAX: u128 = u128::MAX;
@@ -81,7 +81,12 @@ fn columns(world: &World, id: &str) -> [u128; 4] {
 }
 
 fn available(world: &World, id: &str) -> Option<u128> {
-    world.ledger.account(id).unwrap().available.map(Amount::minor_units)
+    world
+        .ledger
+        .account(id)
+        .unwrap()
+        .available
+        .map(Amount::minor_units)
 }
 
 fn moved(world: &World) -> Vec<u128> {
@@ -129,7 +134,10 @@ fn a_post_of_a_due_hold_writes_the_expiry_first_and_is_refused() {
         assert_eq!(world.log.next().sequence, next + 1, "the expiry has a sequence");
         assert_eq!(columns(&world, "w"), [0, 50, 0, 0]);
         // The rejection is recorded, and nothing expires twice.
-        assert!(matches!(world.send(end), Outcome::Rejected { replayed: true, .. }));
+        assert!(matches!(
+            world.send(end),
+            Outcome::Rejected { replayed: true, .. }
+        ));
         assert_eq!(world.log.entries, entries + 2);
         let again = Content::post("q", "h", &[]);
         assert_eq!(figures(world.send(again)).0, Reason::PendingExpired);
@@ -207,7 +215,11 @@ fn a_hold_is_captured_in_parts_with_single_zero_amounts() {
     let over = world.send(Content::post("p3", "h", &part([21, 0, 0])));
     assert_eq!(figures(over), (Reason::PendingAmountExceeded, 0, Side::Debit, 20));
     world.send(Content::post_and_keep("p4", "h", &part([20, 0, 0])));
-    assert_eq!(world.ledger.holds().len(), 1, "the third leg still reserves something");
+    assert_eq!(
+        world.ledger.holds().len(),
+        1,
+        "the third leg still reserves something"
+    );
     // Nothing remains after this, so the hold is posted, although `keep_remaining` is set.
     world.send(Content::post_and_keep("p5", "h", &part([0, 0, 5])));
     assert_eq!(world.ledger.holds().len(), 0);
@@ -244,9 +256,24 @@ fn a_hold_that_can_not_be_posted_is_refused_with_the_reason() {
     let other = |debit, credit| [transfer(debit, credit, 5)];
     let two = [transfer("w", "x", 5), transfer("w", "x", 5)];
     let cases = [
-        (Content::post("1", "nobody", &[]), Reason::PendingNotFound, 0, Side::Debit),
-        (Content::post("2", "plain", &[]), Reason::PendingNotFound, 0, Side::Debit),
-        (Content::void("3", "refused"), Reason::PendingNotFound, 0, Side::Debit),
+        (
+            Content::post("1", "nobody", &[]),
+            Reason::PendingNotFound,
+            0,
+            Side::Debit,
+        ),
+        (
+            Content::post("2", "plain", &[]),
+            Reason::PendingNotFound,
+            0,
+            Side::Debit,
+        ),
+        (
+            Content::void("3", "refused"),
+            Reason::PendingNotFound,
+            0,
+            Side::Debit,
+        ),
         (Content::void("4", "p"), Reason::PendingNotFound, 0, Side::Debit),
         (
             Content::post("5", "posted", &[]),
@@ -283,7 +310,10 @@ fn a_hold_that_can_not_be_posted_is_refused_with_the_reason() {
         let before = columns(&world, "w");
         assert_eq!(figures(world.send(content.clone())), (reason, place, side, 0));
         assert_eq!(columns(&world, "w"), before);
-        assert!(matches!(world.send(content), Outcome::Rejected { replayed: true, .. }));
+        assert!(matches!(
+            world.send(content),
+            Outcome::Rejected { replayed: true, .. }
+        ));
     }
     // An unknown account comes before the hold.
     let unknown = Content::post("10", "nobody", &other("w", "nobody"));
@@ -296,16 +326,23 @@ fn a_hold_that_can_not_be_posted_is_refused_with_the_reason() {
 #[test]
 fn too_many_holds_are_refused_and_the_refusal_is_not_recorded() {
     let mut world = world(100);
-    for number in 0..12 {
-        world.send(Content::pending(&format!("h{number}"), None, &[transfer("w", "x", 1)]));
+    for number in 0..HOLDS_MAX {
+        world.send(Content::pending(
+            &format!("h{number}"),
+            None,
+            &[transfer("w", "x", 1)],
+        ));
     }
     let more = Content::pending("more", None, &[transfer("w", "x", 1)]);
-    assert_eq!(figures(world.send(more.clone())), (Reason::HoldsFull, 0, Side::Debit, 0));
+    assert_eq!(
+        figures(world.send(more.clone())),
+        (Reason::HoldsFull, 0, Side::Debit, 0)
+    );
     world.send(Content::void("v", "h3"));
     sequence(world.send(more));
     // A lower maximum does not end holds.
     world.ledger.set_holds_max(0);
-    assert_eq!(world.ledger.holds().len(), 12);
+    assert_eq!(world.ledger.holds().len(), HOLDS_MAX);
     sequence(world.send(Content::post("p", "more", &[])));
 }
 
@@ -344,7 +381,11 @@ fn frozen_debits_allow_credits_and_posts_and_frozen_accounts_only_void_and_expir
     let post = world.send(Content::post("9", "h3", &[]));
     assert_eq!(figures(post), (Reason::AccountFrozen, 0, Side::Credit, 0));
     world.next_block(200, 9);
-    assert_eq!(columns(&world, "x"), [0, 5, 0, 5], "the void and the expiry worked");
+    assert_eq!(
+        columns(&world, "x"),
+        [0, 5, 0, 5],
+        "the void and the expiry worked"
+    );
     // The rejected reversal left its target reversible.
     status(&mut world, "x", AccountStatus::Open);
     world.send(Content::reversal("10", "funds", &[transfer("w", "bank", 7)]));
@@ -458,7 +499,12 @@ fn a_clamped_transfer_moves_what_both_accounts_allow() {
 #[test]
 fn idempotency_compares_the_requested_amount() {
     let mut world = world(30);
-    let sweep = |amount| Content::posted("s", &[clamped("w", "bank", amount, AmountRule::UpToDebitAvailable)]);
+    let sweep = |amount| {
+        Content::posted(
+            "s",
+            &[clamped("w", "bank", amount, AmountRule::UpToDebitAvailable)],
+        )
+    };
     world.send(sweep(99));
     assert_eq!(moved(&world), [30]);
     assert!(matches!(
@@ -697,10 +743,7 @@ fn only_what_moved_money_can_be_reversed() {
         );
     }
     let unknown = world.send(Content::reversal("1", "nothing", &[]));
-    assert_eq!(
-        figures(unknown),
-        (Reason::ReversedNotFound, 0, Side::Debit, 0)
-    );
+    assert_eq!(figures(unknown), (Reason::ReversedNotFound, 0, Side::Debit, 0));
     let two = [transfer("x", "w", 1), transfer("x", "w", 1)];
     for (id, transfers, place, side) in [
         ("2", vec![transfer("w", "x", 1)], 0, Side::Debit),

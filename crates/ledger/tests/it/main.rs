@@ -25,8 +25,9 @@ use generators::Random;
 use proptest::prelude::*;
 use world::World;
 
-/// Number of steps that `random_histories_agree_with_the_model` runs, if the variable of the environment does not say it.
-const STEPS_DEFAULT: u64 = 1_000_000;
+/// Number of steps that the histories have together, if the variable of the environment does not say it. Four of five steps are
+/// requests; the others are blocks, checkpoints and restarts.
+const STEPS_DEFAULT: u64 = 2_000_000;
 /// The variable of the environment with the number of steps.
 const STEPS_VARIABLE: &str = "TALLY_TEST_LEDGER_STEPS";
 /// The variable of the environment with the seed of the first history.
@@ -53,7 +54,10 @@ fn history(seed: u64) -> Result<BTreeSet<String>, String> {
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")),
+    )
 }
 
 proptest! {
@@ -95,12 +99,13 @@ fn random_histories_agree_with_the_model_and_reach_every_outcome() {
             scope.spawn(run);
         }
     });
+    // Fewer steps may miss an outcome.
     let expected: BTreeSet<String> = include_str!("outcomes.txt").lines().map(str::to_owned).collect();
     let reached = reached.into_inner().unwrap();
     let missing: Vec<_> = expected.difference(&reached).collect();
     let unexpected: Vec<_> = reached.difference(&expected).collect();
     assert!(
-        missing.is_empty() && unexpected.is_empty(),
+        (missing.is_empty() || steps < STEPS_DEFAULT) && unexpected.is_empty(),
         "missing: {missing:#?}, unexpected: {unexpected:#?}"
     );
 }

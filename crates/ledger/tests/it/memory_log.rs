@@ -135,7 +135,10 @@ impl MemoryLog {
             }
             if framed.record.has_sequence() {
                 sequence += 1;
-                assert_eq!(self.block_of(place, &framed).at(framed.ordinal).sequence, sequence);
+                assert_eq!(
+                    self.block_of(place, &framed).at(framed.ordinal).sequence,
+                    sequence
+                );
             }
         }
         assert_eq!(rebuilt, self.place_by_key);

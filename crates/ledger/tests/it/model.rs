@@ -389,7 +389,11 @@ impl Model {
                 return Err(rejection.with_available(Amount::new(reserved_amount)));
             }
             let rest = reserved_amount - moved;
-            let (released, remaining) = if content.keep_remaining { (0, rest) } else { (rest, 0) };
+            let (released, remaining) = if content.keep_remaining {
+                (0, rest)
+            } else {
+                (rest, 0)
+            };
             legs.push(ModelLeg {
                 moved,
                 released,
@@ -555,9 +559,7 @@ impl Model {
             let ends = counted
                 .iter()
                 .map(|counted| (counted.time / slice + SLICES) * slice);
-            let room_at = ends
-                .filter(|end| *end > time)
-                .find(|end| has_room(used_at(*end)));
+            let room_at = ends.filter(|end| *end > time).find(|end| has_room(used_at(*end)));
             let room_at = room_at.map(Timestamp::from_nanos);
             return Err(if count_fits(limit, count) {
                 exceeded(Maximum::Amount, sum, room_at)
@@ -607,7 +609,10 @@ impl Model {
         let mut missing: BTreeMap<&String, &NewAccount> = BTreeMap::new();
         let mut in_order = Vec::new();
         for (place, account) in new.iter().enumerate() {
-            let existing = self.created.get(&account.id).or(missing.get(&account.id).copied());
+            let existing = self
+                .created
+                .get(&account.id)
+                .or(missing.get(&account.id).copied());
             match existing {
                 Some(existing) if existing != account => return Err(place),
                 Some(_) => {}

@@ -19,8 +19,8 @@ use super::{
     model::{Columns, Model, ModelLeg, Now},
 };
 
-/// The maximum number of outstanding holds of a random history.
-const HOLDS_MAX: usize = 12;
+/// The largest maximum number of outstanding holds.
+pub(super) const HOLDS_MAX: usize = 12;
 
 /// A sum of amounts that can't overflow: the multiple of 2^128, and the remainder.
 #[derive(Debug, Default, PartialEq)]
@@ -44,6 +44,7 @@ pub(super) struct World {
     checkpoint: Option<Checkpoint>,
     prefixes: Vec<Prefix>,
     is_wide: bool,
+    holds_max: usize,
     pub(super) reached: BTreeSet<String>,
 }
 
@@ -51,16 +52,21 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
+        World::with_holds_max(HOLDS_MAX)
+    }
+
+    fn with_holds_max(holds_max: usize) -> Self {
         let mut ledger = Ledger::new(1);
-        ledger.set_holds_max(HOLDS_MAX);
+        ledger.set_holds_max(holds_max);
         World {
             ledger,
             log: MemoryLog::new(),
-            model: Model::new(HOLDS_MAX),
+            model: Model::new(holds_max),
             sent: Vec::new(),
             checkpoint: None,
             prefixes: Vec::new(),
             is_wide: false,
+            holds_max,
             reached: BTreeSet::new(),
         }
     }
@@ -68,6 +74,7 @@ impl World {
     /// Runs a history: some accounts, then a step for each number. Checks after each step, after each block, and at the end.
     pub(super) fn run(&mut self, first: u64, steps: impl IntoIterator<Item = u64>) {
         let mut random = Random(first);
+        *self = World::with_holds_max(1 + random.index(HOLDS_MAX));
         self.is_wide = random.percent(25);
         let accounts: Vec<NewAccount> = ACCOUNTS[..CREATED_FIRST]
             .iter()
@@ -101,8 +108,7 @@ impl World {
                 } else {
                     self.sent.len()
                 };
-                let content =
-                    generators::content(&self.model, random, &format!("t{number}"), self.is_wide);
+                let content = generators::content(&self.model, random, &format!("t{number}"), self.is_wide);
                 self.send(content);
             }
             680..760 if !self.sent.is_empty() => {
@@ -134,7 +140,11 @@ impl World {
                 for (index, name) in indexes.into_iter().zip(&names) {
                     assert_eq!(self.ledger.accounts().id(index), Some(name.as_str()));
                 }
-                let all = if created == names.len() { "all new" } else { "some known" };
+                let all = if created == names.len() {
+                    "all new"
+                } else {
+                    "some known"
+                };
                 self.reach(&format!("accounts created, {all}"));
             }
             (Err(expected), AccountOutcome::Reused { place, .. }) => {
@@ -171,7 +181,12 @@ impl World {
         assert_eq!(outcome, expected, "{content:?}");
         let is_committed = matches!(outcome, Outcome::Committed { .. });
         if content.is_derived() && is_committed {
-            let found: Vec<_> = self.ledger.last_legs().iter().map(|leg| self.named(leg)).collect();
+            let found: Vec<_> = self
+                .ledger
+                .last_legs()
+                .iter()
+                .map(|leg| self.named(leg))
+                .collect();
             assert_eq!(found, legs, "{content:?}");
         } else {
             assert_eq!(self.ledger.last_legs(), []);
@@ -210,7 +225,11 @@ impl World {
         let expected = self.model.expire_due(self.log.block_time(), limit);
         let expired = self.ledger.expire_due(limit, &mut self.log, |_| true).unwrap();
         assert_eq!(expired, expected);
-        self.reach(if expired == 0 { "block" } else { "block with expiry" });
+        self.reach(if expired == 0 {
+            "block"
+        } else {
+            "block with expiry"
+        });
     }
 
     /// Copies the next accounts or holds into the checkpoint. Starts a checkpoint if there is none, or it is complete.
@@ -240,7 +259,7 @@ impl World {
         };
         self.log.replay_into(&mut ledger, first_entry).unwrap();
         self.check_same(&ledger);
-        ledger.set_holds_max(HOLDS_MAX);
+        ledger.set_holds_max(self.holds_max);
         self.ledger = ledger;
         self.reach(if first_entry > 1 {
             "restart from a checkpoint"
