@@ -337,7 +337,7 @@ fn checksum(place: u64, bytes: &[u8]) -> u32 {
 
 #[inline]
 fn put_frame(out: &mut Vec<u8>, kind: u8, back: u32, ordinal: u32, principal: Option<&[u8]>) {
-    out.push(kind | PRINCIPAL_BIT * u8::from(principal.is_some()));
+    out.push(kind | (PRINCIPAL_BIT * u8::from(principal.is_some())));
     put_varint_u64(out, u64::from(back));
     put_varint_u64(out, u64::from(ordinal));
     if let Some(principal) = principal {
