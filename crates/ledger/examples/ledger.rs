@@ -61,7 +61,10 @@ impl TransactionLog for MemoryLog {
         };
         let effects = match record {
             Record::Committed { effects, .. } => effects,
-            _ => None,
+            Record::AccountCreated { .. }
+            | Record::HoldExpired { .. }
+            | Record::AccountUpdated { .. }
+            | Record::Rejected { .. } => None,
         };
         Ok(Some(RecordedTransaction {
             transaction,

@@ -32,7 +32,7 @@ fn world(funds: u128) -> World {
 fn sequence(outcome: Outcome) -> u64 {
     match outcome {
         Outcome::Committed { committed, .. } => committed.sequence,
-        other => panic!("{other:?} instead of a commit"),
+        Outcome::Rejected { .. } | Outcome::Reused { .. } => panic!("{outcome:?} instead of a commit"),
     }
 }
 
@@ -48,7 +48,9 @@ fn figures(outcome: Outcome) -> (Reason, u8, Side, u128) {
             rejection.side,
             rejection.available().minor_units(),
         ),
-        other => panic!("{other:?} instead of a rejection"),
+        Outcome::Committed { .. } | Outcome::Rejected { .. } | Outcome::Reused { .. } => {
+            panic!("{outcome:?} instead of a first rejection")
+        }
     }
 }
 
@@ -631,7 +633,7 @@ fn a_velocity_limit_names_what_is_used_and_when_there_is_room() {
             let used = figures.used.minor_units();
             (figures.limit, figures.maximum, used, figures.room_at_seconds)
         }
-        other => panic!("{other:?} instead of a rejection"),
+        Outcome::Committed { .. } | Outcome::Reused { .. } => panic!("{outcome:?} instead of a rejection"),
     };
     assert_eq!(refused(world.send(pay("1", 96))), (0, Maximum::Single, 0, None));
     assert_eq!(refused(world.send(pay("2", 91))), (1, Maximum::Single, 0, None));

@@ -154,10 +154,10 @@ pub(super) fn update(model: &Model, random: &mut Random) -> AccountUpdate {
     let id = account_id(random);
     let change_time = model.change_times.get(&id).copied();
     // Closed accounts stay closed, so few are closed.
-    let status = match status(random) {
-        AccountStatus::Closed if random.percent(70) => AccountStatus::Open,
-        status => status,
-    };
+    let mut status = status(random);
+    if status == AccountStatus::Closed && random.percent(70) {
+        status = AccountStatus::Open;
+    }
     AccountUpdate {
         id,
         status: random.percent(60).then_some(status),
@@ -369,7 +369,7 @@ pub(super) fn change(random: &mut Random, mut content: Content) -> Content {
                 Phase::Pending => Phase::Posted,
                 Phase::VoidPending => Phase::PostPending,
                 Phase::PostPending if content.transfers.is_empty() => Phase::VoidPending,
-                phase => phase,
+                phase @ (Phase::Posted | Phase::PostPending) => phase,
             };
             content.pending_timeout = None;
         }
@@ -389,7 +389,7 @@ pub(super) fn change(random: &mut Random, mut content: Content) -> Content {
         8 if content.phase == Phase::Posted => {
             content.other = match content.other {
                 Other::Nothing => Other::Reversed("t0".to_owned()),
-                other => other,
+                other @ (Other::Hold(_) | Other::Reversed(_)) => other,
             };
             for transfer in &mut content.transfers {
                 transfer.rule = AmountRule::Exact;

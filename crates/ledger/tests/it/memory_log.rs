@@ -183,7 +183,10 @@ impl TransactionLog for MemoryLog {
         let (transaction, rejection) = framed.record.transaction().unwrap();
         let effects = match framed.record {
             Record::Committed { effects, .. } => effects,
-            _ => None,
+            Record::AccountCreated { .. }
+            | Record::HoldExpired { .. }
+            | Record::AccountUpdated { .. }
+            | Record::Rejected { .. } => None,
         };
         Ok(Some(RecordedTransaction {
             transaction,

@@ -159,9 +159,10 @@ impl World {
         let (entries, sequence) = (self.log.entries, self.model.sequence);
         let expected = self.model.update(&update, self.log.next());
         let outcome = self.ledger.update_account(update, &mut self.log);
-        let without_index = match outcome {
-            UpdateOutcome::Updated(_) => UpdateOutcome::Updated(AccountIndex(0)),
-            other => other,
+        let without_index = if matches!(outcome, UpdateOutcome::Updated(_)) {
+            UpdateOutcome::Updated(AccountIndex(0))
+        } else {
+            outcome
         };
         assert_eq!(without_index, expected);
         let recorded = self.log.entries - entries;
