@@ -35,7 +35,7 @@ pub struct Hold {
 }
 
 /// All outstanding holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HoldTable {
     pages: Vec<Vec<Slot>>,
     /// The first slot that is free, or [`NOTHING`]. Each free slot contains the number of the next one.
@@ -122,10 +122,13 @@ impl Hold {
 impl HoldTable {
     /// Creates an empty table.
     #[must_use]
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         HoldTable {
+            pages: Vec::new(),
             free: NOTHING,
-            ..HoldTable::default()
+            len: 0,
+            by_place: HashTable::new(),
+            by_deadline: Vec::new(),
         }
     }
 
@@ -248,11 +251,12 @@ impl HoldTable {
 
     /// Lets a hold never expire. It stays outstanding. This is for a hold whose record can't be read any more.
     pub fn suspend_expiry(&mut self, place: u64) {
-        let Some(number) = self.slot_of(place) else {
-            return;
-        };
-        let heap_place = self.slot(number).heap_place;
-        if heap_place != NOTHING {
+        let heap_place = self
+            .slot_of(place)
+            .map(|number| (number, self.slot(number).heap_place));
+        if let Some((number, heap_place)) = heap_place
+            && heap_place != NOTHING
+        {
             self.remove_deadline(heap_place);
             self.slot_mut(number).heap_place = NOTHING;
         }
@@ -263,7 +267,7 @@ impl HoldTable {
     /// time exactly once.
     #[must_use]
     pub fn page(&self, from: u32, slots: usize) -> (Vec<Hold>, Option<u32>) {
-        let end = from.saturating_add(u32::try_from(slots).unwrap_or(u32::MAX));
+        let end = from.saturating_add(u32::try_from(slots).map_or(u32::MAX, |slots| slots));
         let all = self.slots_len();
         let holds = (from..end.min(all))
             .map(|number| self.slot(number))
@@ -402,6 +406,12 @@ impl HoldTable {
     }
 }
 
+impl Default for HoldTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 // ===== impl Slot =====
 
 impl Slot {
@@ -520,6 +530,13 @@ mod tests {
                 assert!(bytes <= HOLD_BYTES_MAX, "{bytes} bytes for each of {place} holds");
             }
         }
+    }
+
+    #[test]
+    fn a_default_table_is_empty() {
+        let mut table = HoldTable::default();
+        table.insert(hold(1, None));
+        assert_eq!(table.len(), 1);
     }
 
     #[test]

@@ -269,7 +269,7 @@ impl Rejection {
         });
         Rejection {
             limit: exceeded.limit << 2 | exceeded.maximum as u8,
-            room_at: room_at.unwrap_or(0),
+            room_at: room_at.map_or(0, |seconds| seconds),
             ..Rejection::new(Reason::VelocityLimit, transfer, side).with_available(Amount::new(exceeded.used))
         }
     }

@@ -256,8 +256,8 @@ impl AmountRule {
 /// decoded must never become a record.
 ///
 /// # Panics
-/// If there are more than [`TRANSFERS_MAX`] transfers, if an id is longer than 255 bytes, or if a transaction without transfers
-/// names no other transaction.
+/// If there are more than [`TRANSFERS_MAX`] transfers, if an id is longer than 255 bytes, if a transaction without transfers
+/// names no other transaction, or if fields contradict each other: for example if a transaction that voids a hold has transfers.
 pub fn put_transaction<'a, A: AccountRef<'a>>(
     out: &mut Vec<u8>,
     heading: &Heading<'_>,
@@ -281,6 +281,11 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
     let has_rules = transfers
         .clone()
         .any(|transfer| transfer.rule != AmountRule::Exact);
+    assert!(
+        is_consistent(heading, transfers.len(), has_rules),
+        "the fields of this transaction contradict each other: {heading:?}, {} transfers, amount rules: {has_rules}",
+        transfers.len()
+    );
     let mut set = |flag: u8, condition: bool| flags |= flag * u8::from(condition);
     set(FLAG_EFFECTIVE_TIME, heading.effective_time.is_some());
     set(FLAG_METADATA, !heading.metadata.is_empty());
@@ -305,6 +310,19 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
         Names::Hold(id) | Names::Reversed(id) => put_short_bytes(out, id),
     }
     put_transfers(out, transfers, has_rules);
+}
+
+/// Whether the fields of a transaction fit its phase. What the ledger does with other combinations is not defined.
+const fn is_consistent(heading: &Heading<'_>, transfers: usize, has_rules: bool) -> bool {
+    let (keeps, expires) = (heading.keep_remaining, heading.pending_timeout.is_some());
+    match (heading.names, heading.phase) {
+        (Names::Nothing, Phase::Posted) => !keeps && !expires,
+        (Names::Nothing, Phase::Pending) => !keeps,
+        (Names::Hold(_), Phase::PostPending) => !has_rules && !expires && (transfers > 0 || !keeps),
+        (Names::Hold(_), Phase::VoidPending) => transfers == 0 && !keeps && !expires,
+        (Names::Reversed(_), Phase::Posted) => !has_rules && !keeps && !expires,
+        (Names::Nothing | Names::Hold(_) | Names::Reversed(_), _) => false,
+    }
 }
 
 /// Appends encoded transfers, which follow the heading of a transaction. `has_rules` says whether each transfer is followed by its
@@ -566,71 +584,5 @@ fn take_transfer<'a, A: AccountRef<'a>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn both_forms_are_decoded_as_they_were_encoded(
-            id in "[a-z]{1,64}",
-            effective in proptest::option::of((any::<i64>(), 0..1_000_000_000_u32)),
-            metadata in proptest::collection::btree_map("[a-z]{1,8}", ".{0,20}", 0..4),
-            transfers in proptest::collection::vec(("[a-z]{1,20}", "[a-z]{1,20}", any::<u128>(), any::<u32>()), 1..5),
-        ) {
-            let effective_time = effective.map(|(seconds, nanos)| EffectiveTime { seconds, nanos });
-            let heading = Heading { id: id.as_bytes(), phase: Phase::Posted, effective_time, metadata: &metadata };
-            let named: Vec<Transfer<&str>> = transfers.iter().map(|(debit, credit, amount, code)| Transfer {
-                debit: debit.as_str(), credit: credit.as_str(), amount: Amount::new(*amount), code: *code,
-            }).collect();
-
-            let mut bytes = Vec::new();
-            put_transaction(&mut bytes, &heading, named.iter().copied());
-            let view = TransactionView::<&str>::parse(&bytes).unwrap();
-            prop_assert_eq!(view.id(), id.as_str());
-            prop_assert_eq!(view.effective_time(), effective_time);
-            prop_assert_eq!(view.metadata().unwrap(), metadata.clone());
-            prop_assert_eq!(view.transfers().collect::<Result<Vec<_>, _>>().unwrap(), named);
-
-            let numbered = transfers.iter().zip(0..).map(|((_, _, amount, code), number)| Transfer {
-                debit: AccountIndex(number), credit: AccountIndex(u32::MAX - number), amount: Amount::new(*amount), code: *code,
-            }).collect::<Vec<_>>();
-            let mut journal = Vec::new();
-            put_transaction(&mut journal, &heading, numbered.iter().copied());
-            let view_of_journal = TransactionView::<AccountIndex>::parse(&journal).unwrap();
-            prop_assert_eq!(view_of_journal.heading_bytes(), view.heading_bytes());
-            prop_assert_eq!(view_of_journal.transfers().collect::<Result<Vec<_>, _>>().unwrap(), numbered);
-        }
-
-        #[test]
-        fn no_bytes_make_a_view_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            if let Ok(view) = TransactionView::<AccountIndex>::parse(&bytes) {
-                prop_assert!(view.transfers().count() <= TRANSFERS_MAX);
-            }
-            if let Ok(view) = TransactionView::<&str>::parse(&bytes) {
-                prop_assert!(view.transfers().count() <= TRANSFERS_MAX);
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "a transaction of 257 transfers")]
-    fn a_transaction_with_too_many_transfers_is_not_cut() {
-        let metadata = Metadata::new();
-        let heading = Heading {
-            id: b"t",
-            phase: Phase::Posted,
-            effective_time: None,
-            metadata: &metadata,
-        };
-        let transfer = Transfer {
-            debit: AccountIndex(0),
-            credit: AccountIndex(1),
-            amount: Amount::from(1),
-            code: 0,
-        };
-        let transfers = vec![transfer; TRANSFERS_MAX + 1];
-        put_transaction(&mut Vec::new(), &heading, transfers.into_iter());
-    }
-}
+#[path = "transaction_tests.rs"]
+mod tests;

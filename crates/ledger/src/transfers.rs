@@ -110,17 +110,19 @@ fn count(
     let mut counted = Vec::new();
     for (place, transfer) in transfers.iter().enumerate() {
         for (index, side, amount) in sides(transfer) {
-            let Some(extras) = accounts.extras(index) else {
-                continue;
-            };
-            if let Err(exceeded) = extras.velocity.check(side, amount, time) {
+            let checked = accounts
+                .extras(index)
+                .map(|extras| extras.velocity.check(side, amount, time));
+            if let Some(Err(exceeded)) = checked {
                 for (index, side, amount) in counted.into_iter().rev() {
                     accounts.change_extras(index, |extras| extras.velocity.take_back(side, amount, time));
                 }
                 return Err(Rejection::velocity(index_of(place), side, &exceeded));
             }
-            accounts.change_extras(index, |extras| extras.velocity.count(side, amount, time));
-            counted.push((index, side, amount));
+            if checked.is_some() {
+                accounts.change_extras(index, |extras| extras.velocity.count(side, amount, time));
+                counted.push((index, side, amount));
+            }
         }
     }
     Ok(())
