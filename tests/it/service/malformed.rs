@@ -333,6 +333,7 @@ async fn the_sizes_of_requests_and_pages_are_limited() {
         let request = ListAccountsRequest {
             page_size,
             page_token: page_token.to_owned(),
+            ..ListAccountsRequest::default()
         };
         assert_eq!(
             violation(&accounts.list_accounts(request).await.unwrap_err()).0,

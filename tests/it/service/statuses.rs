@@ -48,6 +48,8 @@ const CREATE_ACCOUNT: &str = "/tally.v1.AccountService/CreateAccount";
 const CREATE_ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
 const GET_ACCOUNT: &str = "/tally.v1.AccountService/GetAccount";
 const LIST_ACCOUNTS: &str = "/tally.v1.AccountService/ListAccounts";
+const UPDATE_ACCOUNT: &str = "/tally.v1.AccountService/UpdateAccount";
+const LIST_HOLDS: &str = "/tally.v1.AccountService/ListHolds";
 const CIRCUITS: &str = "/tally.v1.EngineService/GetCircuitStats";
 const WATCH: &str = "/tally.v1.EngineService/WatchCircuitStats";
 const SET_MODE: &str = "/tally.v1.EngineService/SetCircuitMode";
@@ -57,7 +59,7 @@ const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionI
 const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 /// Methods with one request message that is decoded by Tally's own code.
-const DECODED_BY_TALLY: [&str; 7] = [
+const DECODED_BY_TALLY: [&str; 9] = [
     PROCESS_ONE,
     PROCESS_MANY,
     GET_TRANSACTION,
@@ -65,6 +67,8 @@ const DECODED_BY_TALLY: [&str; 7] = [
     CREATE_ACCOUNTS,
     GET_ACCOUNT,
     LIST_ACCOUNTS,
+    UPDATE_ACCOUNT,
+    LIST_HOLDS,
 ];
 /// Methods with one request message that is decoded by tonic.
 const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
@@ -287,9 +291,16 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         .await;
     let page = ListAccountsRequest {
         page_size: -1,
-        page_token: String::new(),
+        ..ListAccountsRequest::default()
     };
     wire.rejects_fields(LIST_ACCOUNTS, &page).await;
+    let page = ListHoldsRequest {
+        page_size: 1001,
+        ..ListHoldsRequest::default()
+    };
+    wire.rejects_fields(LIST_HOLDS, &page).await;
+    wire.rejects_fields(UPDATE_ACCOUNT, &UpdateAccountRequest::default())
+        .await;
     wire.rejects_fields(SET_MODE, &SetCircuitModeRequest::default())
         .await;
     let watch = WatchCircuitStatsRequest {
@@ -310,12 +321,6 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         "LIBRARY_ERROR",
     )
     .await;
-    let pending = ProcessTransactionRequest {
-        phase: TransactionPhase::Pending.into(),
-        ..pay("t")
-    };
-    wire.rejects_transaction(pending, Code::Unimplemented, "PHASE_NOT_SUPPORTED")
-        .await;
 }
 
 /// Sends requests that the ledger rejects.

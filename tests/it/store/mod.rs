@@ -19,7 +19,7 @@ use tally::{
 };
 use tally_journal::{BlockBuffer, Disk};
 use tally_ledger::{
-    AccountIndex, AccountOutcome, AccountStatus, BalanceRule, Heading, Metadata, NewAccount, Outcome, Phase,
+    AccountIndex, AccountOutcome, AccountStatus, BalanceRule, AmountRule, Heading, Metadata, Names, NewAccount, Outcome, Phase,
     Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
     transaction::put_transaction,
 };
@@ -94,12 +94,16 @@ impl Store {
             phase: Phase::Posted,
             effective_time: None,
             metadata: &metadata,
+            names: Names::Nothing,
+            keep_remaining: false,
+            pending_timeout: None,
         };
         let transfer = Transfer {
             debit: b"a".as_slice(),
             credit: b"b".as_slice(),
             amount: Amount::new(1),
             code: 0,
+            rule: AmountRule::Exact,
         };
         let mut bytes = Vec::new();
         put_transaction(&mut bytes, &heading, [transfer].into_iter());
