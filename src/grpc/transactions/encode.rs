@@ -428,7 +428,8 @@ mod tests {
                 credits_posted,
             }
         });
-        let balances = prop::collection::vec(("[a-z]{1,64}".prop_map(String::into_boxed_str), balances), 0..4);
+        let balances =
+            prop::collection::vec(("[a-z]{1,64}".prop_map(String::into_boxed_str), balances), 0..4);
         let moved = prop::collection::vec(amounts().prop_map(Amount::new), 0..4);
         (balances, moved).prop_map(|(balances, moved)| Detail {
             place: 0,

@@ -15,7 +15,8 @@ use tally::{
     grpc::fuzzing::{self, ReadTransaction, SPLIT_BYTES_MAX, SplitTransaction},
     proto::{
         Account, Amount, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest,
-        ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128, VelocityLimit, amount, transfer,
+        ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128, VelocityLimit, amount,
+        transfer,
     },
 };
 use tally_ledger::{Metadata, Names, TRANSFERS_MAX, TransactionView};
@@ -394,7 +395,8 @@ fn is_valid_transaction(request: &ProcessTransactionRequest) -> bool {
             && (0..=if is_partial { 1 } else { 4 }).contains(&transfer.amount_rule)
     };
     // The service looks only at the amounts of the transfers that it keeps, but a request with more of them is invalid anyway.
-    let moves_nothing = is_partial && count > 0 && request.transfers.iter().all(|transfer| units(transfer) == 0);
+    let moves_nothing =
+        is_partial && count > 0 && request.transfers.iter().all(|transfer| units(transfer) == 0);
     let is_valid_timeout = |timeout: &prost_types::Duration| {
         let nanos = i128::from(timeout.seconds) * 1_000_000_000 + i128::from(timeout.nanos);
         request.phase == 2
@@ -411,8 +413,16 @@ fn is_valid_transaction(request: &ProcessTransactionRequest) -> bool {
         && (!voids_hold || count == 0)
         && request.transfers.iter().all(is_valid_transfer)
         && !moves_nothing
-        && if posts_hold || voids_hold { is_other(hold) } else { hold.is_empty() }
-        && if reverses { is_other(reversed) } else { reversed.is_empty() }
+        && if posts_hold || voids_hold {
+            is_other(hold)
+        } else {
+            hold.is_empty()
+        }
+        && if reverses {
+            is_other(reversed)
+        } else {
+            reversed.is_empty()
+        }
         && (!request.keep_remaining || posts_hold && count > 0)
         && request.pending_timeout.as_ref().is_none_or(is_valid_timeout)
         && request.effective_time.as_ref().is_none_or(is_valid_time)
@@ -434,7 +444,8 @@ fn naive_amount(amount: Option<&Amount>) -> Option<u128> {
 }
 
 fn is_valid_limit(limit: &VelocityLimit) -> bool {
-    let is_maximum = |amount: Option<&Amount>| amount.is_none() || naive_amount(amount).is_some_and(|amount| amount > 0);
+    let is_maximum =
+        |amount: Option<&Amount>| amount.is_none() || naive_amount(amount).is_some_and(|amount| amount > 0);
     let has_window = limit.max_count > 0 || limit.max_amount.is_some();
     let is_window = |window: &prost_types::Duration| {
         let nanos = i128::from(window.seconds) * 1_000_000_000 + i128::from(window.nanos);
@@ -550,8 +561,7 @@ fn check_accounts(message: &[u8]) {
         })
     };
     let count = request.requests.len();
-    let is_bounded = (1..=ACCOUNTS_MAX).contains(&count)
-        && raw.requests.iter().all(is_small);
+    let is_bounded = (1..=ACCOUNTS_MAX).contains(&count) && raw.requests.iter().all(is_small);
     assert_eq!(ours.as_ref().ok(), is_bounded.then_some(&count), "{ours:?}");
     if !is_bounded {
         return;

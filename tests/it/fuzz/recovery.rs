@@ -26,9 +26,9 @@ use tally::{
 };
 use tally_journal::{BlockBuffer, HEADER_BYTES};
 use tally_ledger::{
-    AccountIndex, AccountSnapshot, AccountStatus, AmountRule, BalanceRule, Committed, Heading, Metadata, Names, NewAccount,
-    Outcome, Phase, Rejection, Tags, Timestamp, TransactionView, Transfer, money::Amount, tag_index::tag,
-    transaction::put_transaction,
+    AccountIndex, AccountSnapshot, AccountStatus, AmountRule, BalanceRule, Committed, Heading, Metadata,
+    Names, NewAccount, Outcome, Phase, Rejection, Tags, Timestamp, TransactionView, Transfer, money::Amount,
+    tag_index::tag, transaction::put_transaction,
 };
 
 use super::sim_disk::SimDisk;

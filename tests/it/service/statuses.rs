@@ -19,10 +19,11 @@ use tally::{
     },
     proto::{
         Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
-        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ProcessTransactionRequest,
-        ProcessTransactionsRequest, ProcessTransactionsResponse, SetCircuitModeRequest,
-        StreamTransactionsRequest, StreamTransactionsResponse, TransactionPhase, TransactionResult, Uint128,
-        WatchCircuitStatsRequest, set_circuit_mode_request::Change, transaction_result::Outcome, transfer,
+        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ListHoldsRequest,
+        ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
+        SetCircuitModeRequest, StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult,
+        Uint128, UpdateAccountRequest, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
+        transaction_result::Outcome, transfer,
     },
     security::{Security, SecurityConfig, hash_hex},
 };
@@ -73,8 +74,11 @@ const DECODED_BY_TALLY: [&str; 9] = [
 /// Methods with one request message that is decoded by tonic.
 const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
 
+/// The file of the other rejections by the ledger.
+const IN_REASONS: &str = "service/reasons.rs";
+
 /// Reasons that this file does not provoke, each with the explanation or the file of another test.
-const NOT_PROVOKED: [(&str, &str); 9] = [
+const NOT_PROVOKED: [(&str, &str); 23] = [
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
     ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
     (
@@ -90,6 +94,20 @@ const NOT_PROVOKED: [(&str, &str); 9] = [
         "the client has cancelled the call and sees no status; status.rs has a unit test",
     ),
     ("MEMORY_LIMIT", "security/slow.rs and the hostile suite"),
+    ("NOTHING_AVAILABLE", IN_REASONS),
+    ("VELOCITY_LIMIT", IN_REASONS),
+    ("PENDING_NOT_FOUND", IN_REASONS),
+    ("PENDING_ALREADY_POSTED", IN_REASONS),
+    ("PENDING_ALREADY_VOIDED", IN_REASONS),
+    ("PENDING_EXPIRED", IN_REASONS),
+    ("PENDING_AMOUNT_EXCEEDED", IN_REASONS),
+    ("PENDING_TRANSFERS_DIFFER", IN_REASONS),
+    ("REVERSED_NOT_FOUND", IN_REASONS),
+    ("NOT_REVERSIBLE", IN_REASONS),
+    ("ALREADY_REVERSED", IN_REASONS),
+    ("HOLDS_FULL", IN_REASONS),
+    ("ACCOUNT_NOT_EMPTY", IN_REASONS),
+    ("ACCOUNT_CHANGED", IN_REASONS),
 ];
 
 /// Returns an encoded message with the gRPC header before it: a flag and the length.

@@ -19,8 +19,8 @@ use tally::{
 };
 use tally_journal::{BlockBuffer, Disk};
 use tally_ledger::{
-    AccountIndex, AccountOutcome, AccountStatus, BalanceRule, AmountRule, Heading, Metadata, Names, NewAccount, Outcome, Phase,
-    Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
+    AccountIndex, AccountOutcome, AccountStatus, AmountRule, BalanceRule, Heading, Metadata, Names,
+    NewAccount, Outcome, Phase, Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
     transaction::put_transaction,
 };
 
