@@ -34,7 +34,7 @@ const CHART_VARIABLES: [&str; 6] = [
 ];
 
 /// The variables of this project's build, scripts and tests.
-const OWN_VARIABLES: [&str; 9] = [
+const OWN_VARIABLES: [&str; 10] = [
     "TALLY_BINARY",
     "TALLY_COMMIT",
     "TALLY_PID",
@@ -43,6 +43,7 @@ const OWN_VARIABLES: [&str; 9] = [
     "TALLY_TEST_FAKETIME",
     "TALLY_TEST_FIFO",
     "TALLY_TEST_KILLS",
+    "TALLY_TEST_LEDGER_STEPS",
     "TALLY_TEST_SEED",
 ];
 

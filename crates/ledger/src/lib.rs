@@ -34,6 +34,7 @@ pub mod money;
 mod mutation;
 #[cfg(feature = "mutations")]
 pub mod mutation;
+mod pages;
 pub mod record;
 pub mod reject;
 mod replay;

@@ -140,8 +140,10 @@ impl Ledger {
         let rule = account.rule;
         let before = before.account.into_terms();
         let terms = AccountTerms {
-            status: update.status.unwrap_or(before.status),
-            overdraft_limit: update.overdraft_limit.unwrap_or(before.overdraft_limit),
+            status: update.status.map_or(before.status, |status| status),
+            overdraft_limit: update
+                .overdraft_limit
+                .map_or(before.overdraft_limit, |limit| limit),
             metadata: update.metadata.unwrap_or_else(|| before.metadata.clone()),
             velocity_limits: update
                 .velocity_limits

@@ -334,13 +334,15 @@ impl Ledger {
             let place = index_of(sent.len().min(target.len()).min(usize::from(u8::MAX)));
             return Err(refused(Reason::NotReversible, place, Side::Debit));
         }
-        for (place, (sent, leg)) in (0_u8..=u8::MAX).zip(sent.iter().zip(target.iter_mut())) {
+        for (place, (sent, leg)) in (0_u8..=u8::MAX).zip(sent.iter().zip(target.iter())) {
             if sent.debit != leg.credit {
                 return Err(refused(Reason::NotReversible, place, Side::Debit));
             }
             if sent.credit != leg.debit {
                 return Err(refused(Reason::NotReversible, place, Side::Credit));
             }
+        }
+        for (place, (sent, leg)) in (0_u8..=u8::MAX).zip(sent.iter().zip(target.iter_mut())) {
             let Some(rest) = leg.remaining.checked_sub(sent.amount) else {
                 return Err(
                     refused(Reason::AlreadyReversed, place, Side::Debit).with_available(leg.remaining)

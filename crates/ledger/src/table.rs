@@ -11,15 +11,11 @@ use super::{
     },
     assets::{ASSETS_MAX, AssetTable},
     codec::{Malformed, Reader, put_varint_u64},
+    pages::{PAGE_ACCOUNTS, Pages, place_of},
     tag_index::{TagIndex, tag},
     velocity::{Velocity, VelocityLimit},
 };
 use crate::{sys::prefetch::prefetch_read, time::Timestamp};
-
-/// Number of accounts of a page. Pages never move in memory, so adding an account never copies other accounts. The
-/// metadata of the accounts of a page is in a separate page, which is allocated when the first of these accounts that
-/// has metadata is added.
-const PAGE_ACCOUNTS: usize = 4096;
 
 /// Maximum number of accounts of a ledger. Account numbers have 32 bits.
 pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
@@ -91,13 +87,6 @@ const INLINE_BYTES: usize = 22;
 enum Name {
     Short { length: u8, bytes: [u8; INLINE_BYTES] },
     Long(Box<str>),
-}
-
-/// A vector of pages that have a fixed capacity.
-#[derive(Debug)]
-struct Pages<T> {
-    pages: Vec<Vec<T>>,
-    len: usize,
 }
 
 // ===== impl AccountTable =====
@@ -578,175 +567,6 @@ impl Name {
     }
 }
 
-// ===== impl Pages =====
-
-impl<T> Pages<T> {
-    const fn new() -> Self {
-        Pages {
-            pages: Vec::new(),
-            len: 0,
-        }
-    }
-
-    /// Returns the value with a number that was found in the id index.
-    ///
-    /// # Panics
-    /// If no value has this number. If `None` were returned instead, the account would count as unknown, and could be
-    /// created twice.
-    #[inline]
-    fn indexed(&self, index: AccountIndex) -> &T {
-        let Some(value) = self.get(index) else {
-            panic!(
-                "the index holds account number {}, but this account does not exist",
-                index.0
-            );
-        };
-        value
-    }
-
-    #[inline]
-    fn get(&self, index: AccountIndex) -> Option<&T> {
-        let (page, place) = place_of(index);
-        self.pages.get(page)?.get(place)
-    }
-
-    #[inline]
-    fn get_mut(&mut self, index: AccountIndex) -> Option<&mut T> {
-        let (page, place) = place_of(index);
-        self.pages.get_mut(page)?.get_mut(place)
-    }
-
-    fn push(&mut self, value: T) {
-        if self.len.is_multiple_of(PAGE_ACCOUNTS) {
-            self.pages.push(Vec::with_capacity(PAGE_ACCOUNTS));
-        }
-        let Some(page) = self.pages.last_mut() else {
-            panic!("the table has {} accounts, but no page for them", self.len);
-        };
-        page.push(value);
-        self.len += 1;
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.pages.len() * PAGE_ACCOUNTS * size_of::<T>() + self.pages.capacity() * size_of::<Vec<T>>()
-    }
-}
-
-/// Returns the number of the account's page, and the account's index in the page.
-#[inline]
-const fn place_of(index: AccountIndex) -> (usize, usize) {
-    let index = index.0 as usize;
-    (index / PAGE_ACCOUNTS, index % PAGE_ACCOUNTS)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::mem::offset_of;
-
-    use super::*;
-    use crate::{
-        account::{AccountStatus, BalanceRule},
-        money::Amount,
-    };
-
-    fn new(id: &str, asset: &str) -> NewAccount {
-        NewAccount {
-            id: id.to_owned(),
-            asset: asset.to_owned(),
-            rule: BalanceRule::CreditBalance,
-            overdraft_limit: Amount::from(3),
-            status: AccountStatus::Open,
-            metadata: Metadata::new(),
-            velocity_limits: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn adding_an_account_takes_constant_work_with_many_assets() {
-        let mut table = AccountTable::new(7);
-        for number in 0..20_000 {
-            let account = new(&format!("a{number}"), &format!("asset-{number}"));
-            table.push(account, 1, Timestamp::default()).unwrap();
-        }
-        let comparisons = table.asset_comparisons();
-        assert!(comparisons < 100, "{comparisons} comparisons");
-    }
-
-    #[test]
-    fn finds_accounts_by_id_across_pages() {
-        let mut table = AccountTable::new(7);
-        let count = PAGE_ACCOUNTS * 2 + 1;
-        // No account of the first page has metadata.
-        let account = |number: usize| {
-            let text = || number.to_string();
-            let has_metadata = number > PAGE_ACCOUNTS && number.is_multiple_of(3);
-            NewAccount {
-                metadata: has_metadata.then(|| (text(), text())).into_iter().collect(),
-                ..new(&format!("a{number}"), ["EUR", "USD"][number % 2])
-            }
-        };
-        for number in 0..count {
-            let index = table.push(account(number), 1, Timestamp::default());
-            assert_eq!(index, Ok(AccountIndex(u32::try_from(number).unwrap())));
-        }
-        assert_eq!(table.len(), count);
-        // The two prefetched fields are in different cache lines.
-        let version = offset_of!(AccountSlot, account.version);
-        assert_eq!(
-            (
-                size_of::<AccountSlot>(),
-                offset_of!(AccountSlot, name),
-                version / 64
-            ),
-            (128, 0, 1)
-        );
-        for number in (0..count).step_by(97) {
-            let index = table.find(&format!("a{number}")).unwrap();
-            assert_eq!(table.snapshot(index).unwrap().account, account(number));
-        }
-        let long = "b".repeat(INLINE_BYTES + 1);
-        for id in [&long, &long[1..]] {
-            assert_eq!(table.find(id), None);
-            let index = table.push(new(id, "EUR"), 1, Timestamp::default()).ok();
-            table.prefetch_account(tag(id.as_bytes(), table.seed()));
-            assert_eq!(table.find(id), index);
-            assert_eq!(index.and_then(|index| table.id(index)), Some(id));
-        }
-        assert_eq!(table.find("b"), None);
-        assert_eq!(table.get(AccountIndex(u32::MAX)), None);
-        assert_eq!(table.indexes_from(AccountIndex(5)).count(), count + 2 - 5);
-    }
-
-    #[test]
-    #[should_panic(expected = "the index holds account number 5")]
-    fn an_index_entry_without_an_account_is_a_panic() {
-        let mut table = AccountTable::new(7);
-        table.by_name.insert(tag(b"a", 7), 5);
-        assert_eq!(table.find("a"), None);
-    }
-
-    #[test]
-    fn only_new_accounts_need_room() {
-        let mut table = AccountTable::new(7);
-        for (id, asset) in [("a", "EUR"), ("b", "USD")] {
-            table.push(new(id, asset), 1, Timestamp::default()).unwrap();
-        }
-        let check = |new: &[NewAccount]| table.check_room_within(new, 4, 3);
-        assert_eq!(check(&[]), Ok(()));
-        assert_eq!(check(&[new("c", "CZK"), new("d", "CZK")]), Ok(()));
-        assert_eq!(check(&[new("c", "CZK"), new("d", "GBP")]), Err(TableFull::Assets));
-        assert_eq!(
-            check(&[new("c", "EUR"), new("d", "EUR"), new("e", "EUR")]),
-            Err(TableFull::Accounts)
-        );
-        // An existing account needs no room. An account that is listed twice needs room for one account.
-        let again = [
-            new("a", "EUR"),
-            new("b", "USD"),
-            new("c", "CZK"),
-            new("c", "CZK"),
-            new("d", "CZK"),
-        ];
-        assert_eq!(check(&again), Ok(()));
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -410,7 +410,7 @@ mod tests {
         }
     }
 
-    fn velocity(limits: &[VelocityLimit]) -> Velocity {
+    fn new(limits: &[VelocityLimit]) -> Velocity {
         let mut velocity = Velocity::default();
         velocity.set_limits(limits);
         velocity
@@ -422,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_window_has_room_again_when_the_oldest_slice_has_left_it() {
-        let mut velocity = velocity(&[limit(2, None)]);
+        let mut velocity = new(&[limit(2, None)]);
         velocity.count(Side::Debit, Amount::from(1), at(0));
         velocity.count(Side::Debit, Amount::from(1), at(10));
         let exceeded = velocity.check(Side::Debit, Amount::from(1), at(63)).unwrap_err();
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn an_amount_that_never_fits_has_no_room_time() {
-        let mut velocity = velocity(&[limit(0, Some(100))]);
+        let mut velocity = new(&[limit(0, Some(100))]);
         velocity.count(Side::Debit, Amount::from(60), at(0));
         velocity.count(Side::Debit, Amount::from(40), at(5));
         let check = |amount| {
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_does_not_count() {
-        let mut velocity = velocity(&[limit(1, None)]);
+        let mut velocity = new(&[limit(1, None)]);
         let before = velocity.clone();
         velocity.count(Side::Debit, Amount::from(7), at(0));
         velocity.take_back(Side::Debit, Amount::from(7), at(0));
@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     fn new_limits_keep_what_was_used_in_the_same_window() {
-        let mut velocity = velocity(&[limit(5, None)]);
+        let mut velocity = new(&[limit(5, None)]);
         velocity.count(Side::Debit, Amount::from(7), at(0));
         velocity.set_limits(&[limit(1, None)]);
         assert!(velocity.check(Side::Debit, Amount::from(1), at(1)).is_err());
@@ -487,14 +487,14 @@ mod tests {
             max_amount: None,
             single_amount_max: Some(Amount::new(u128::MAX)),
         };
-        let mut velocity = velocity(&[limit(9, Some(1 << 40)), single]);
+        let mut velocity = new(&[limit(9, Some(1 << 40)), single]);
         velocity.count(Side::Debit, Amount::from(7), at(0));
         velocity.count(Side::Debit, Amount::from(8), at(3));
         velocity.count(Side::Credit, Amount::from(8), at(3));
         let (mut limits, mut slices) = (Vec::new(), Vec::new());
         put_limits(&mut limits, velocity.limits());
         velocity.put_slices(&mut slices);
-        let mut again = velocity(&take_limits(&mut Reader::new(&limits)).unwrap());
+        let mut again = new(&take_limits(&mut Reader::new(&limits)).unwrap());
         again.take_slices(&mut Reader::new(&slices)).unwrap();
         assert_eq!(again, velocity);
     }
