@@ -255,6 +255,7 @@ pub(super) mod tests {
                     credit_account_id: payment.credit.id(),
                     amount: Some(Amount::MinorUnits(payment.minor_units.try_into().unwrap())),
                     code: payment.code.try_into().unwrap(),
+                    ..Transfer::default()
                 }],
                 ..ProcessTransactionRequest::default()
             }

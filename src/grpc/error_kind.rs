@@ -92,7 +92,7 @@ error_kinds! {
     SAME_ACCOUNT: [FailedPrecondition], No, No, "A transfer has the same account on both sides.";
     ASSET_MISMATCH: [FailedPrecondition], No, No, "The accounts of a transfer have different assets.";
     ACCOUNT_FROZEN: [FailedPrecondition], No, NewId, "The account is frozen, or its debits are.";
-    ACCOUNT_CLOSED: [FailedPrecondition], No, NewId, "The account is closed.";
+    ACCOUNT_CLOSED: [FailedPrecondition], No, NewId, "The account is closed. In `UpdateAccount`, `retry` is `no`.";
     INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`. A transaction without transfers has no `needs`.";
     NOTHING_AVAILABLE: [FailedPrecondition], No, NewId, "A transfer with an `amount_rule` would move nothing, because the balance rule of the account allows nothing.";
     VELOCITY_LIMIT: [FailedPrecondition], No, NewId, "The transfer exceeds a velocity limit of the account. The metadata has the index of the `limit`, the `maximum` (`max_count`, `max_amount` or `single_amount_max`), what is `used`, and the time `room_at` from which on the transfer would fit. Without `room_at` it never fits.";

@@ -39,11 +39,6 @@ impl Violations {
         }
     }
 
-    /// Whether the request has no violation up to now.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Ends the check of the request.
     ///
     /// # Errors

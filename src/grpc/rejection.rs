@@ -2,7 +2,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use tally_ledger::{Names, Reason, Rejection, Side, money::Amount, reject::VelocityFigures, velocity::Maximum};
+use tally_ledger::{
+    Names, Reason, Rejection, Side, money::Amount, reject::VelocityFigures, velocity::Maximum,
+};
 
 use crate::terminal::units::unsigned_number;
 

@@ -199,7 +199,9 @@ pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Status {
     };
     let builder = ErrorBuilder::new(kind, format!("account {account_id:?} {words}"));
     // An update has no id of its own, so a new id is no help.
-    let builder = builder.with("account_id", account_id).with(RETRY, Retry::No.as_str());
+    let builder = builder
+        .with("account_id", account_id)
+        .with(RETRY, Retry::No.as_str());
     builder.build()
 }
 

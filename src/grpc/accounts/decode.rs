@@ -88,15 +88,12 @@ pub(crate) fn to_new_account(
 /// # Errors
 /// INVALID_ARGUMENT with all violations, up to a bound.
 pub(crate) fn to_update(request: UpdateAccountRequest) -> Result<AccountUpdate, Status> {
+    let Some(account) = request.account else {
+        return Err(status::invalid_field("account", "must be set"));
+    };
     let mut violations = Violations::default();
-    let account = request.account.unwrap_or_else(|| {
-        violations.add("account", "must be set");
-        proto::Account::default()
-    });
     let mut update = AccountUpdate::default();
-    if violations.is_empty() {
-        violations.check("account.id", check_id(&account.id));
-    }
+    violations.check("account.id", check_id(&account.id));
     if !account.etag.is_empty() {
         update.expected_revision = revision_of(&account.etag);
         if update.expected_revision.is_none() {
@@ -320,7 +317,12 @@ pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
                     ("metadata", "entries", entries, METADATA_ENTRIES_MAX),
                     ("velocity_limits", "limits", limits, VELOCITY_LIMITS_MAX),
                 ] {
-                    check_count(format_args!("requests[{count}].account.{field}"), noun, found, bound)?;
+                    check_count(
+                        format_args!("requests[{count}].account.{field}"),
+                        noun,
+                        found,
+                        bound,
+                    )?;
                 }
                 count += 1;
             }

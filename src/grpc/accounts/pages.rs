@@ -186,7 +186,11 @@ mod tests {
             let token = one.token_of(AccountIndex(0x1f));
             for (other_place, other) in filters.iter().enumerate() {
                 let start = other.start(&token).ok();
-                assert_eq!(start, (place == other_place).then_some(AccountIndex(0x1f)), "{token}");
+                assert_eq!(
+                    start,
+                    (place == other_place).then_some(AccountIndex(0x1f)),
+                    "{token}"
+                );
             }
         }
         for token in ["a01f", "a1F", "a+1", "a", "b1", "a1.", "a1.0"] {
@@ -196,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_token_of_holds_belongs_to_its_account() {
-        let start = HoldsStart { slot: 7, after: 1 << 40 };
+        let start = HoldsStart {
+            slot: 7,
+            after: 1 << 40,
+        };
         let token = start.token("a");
         assert_eq!(HoldsStart::of(&token, "a").unwrap(), start);
         assert!(HoldsStart::of(&token, "").is_err());

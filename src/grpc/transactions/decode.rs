@@ -87,7 +87,8 @@ pub(crate) fn push_transaction(
 /// message. This memory is reserved before the execution, because the service must be able to answer an executed transaction. So
 /// a transaction without transfers counts as one with the maximum number of transfers: only the execution finds out their number.
 pub(crate) fn detail_bytes_max(request: &WireTransaction<'_>) -> usize {
-    let names_other = !request.pending_transaction_id.is_empty() || !request.reverses_transaction_id.is_empty();
+    let names_other =
+        !request.pending_transaction_id.is_empty() || !request.reverses_transaction_id.is_empty();
     let has_rules = || request.transfers.iter().any(|transfer| transfer.amount_rule > 1);
     let shows_moved = names_other || has_rules();
     if !shows_moved && !request.return_balances {
@@ -147,7 +148,9 @@ impl Action {
     fn of(violations: &mut Violations, request: &WireTransaction<'_>) -> Self {
         use proto::TransactionPhase as Sent;
         match Sent::try_from(request.phase) {
-            Ok(Sent::Unspecified | Sent::Posted) if request.reverses_transaction_id.is_empty() => Action::Post,
+            Ok(Sent::Unspecified | Sent::Posted) if request.reverses_transaction_id.is_empty() => {
+                Action::Post
+            }
             Ok(Sent::Unspecified | Sent::Posted) => Action::Reverse,
             Ok(Sent::Pending) => Action::Reserve,
             Ok(Sent::PostPending) => Action::PostHold,
@@ -196,9 +199,12 @@ impl Action {
             Action::PostHold | Action::VoidHold => {
                 Names::Hold(other_id(violations, "pending_transaction_id", hold, request.id))
             }
-            Action::Reverse => {
-                Names::Reversed(other_id(violations, "reverses_transaction_id", reversed, request.id))
-            }
+            Action::Reverse => Names::Reversed(other_id(
+                violations,
+                "reverses_transaction_id",
+                reversed,
+                request.id,
+            )),
         }
     }
 

@@ -352,12 +352,16 @@ mod tests {
     use crate::{
         grpc::{
             fields::{from_amount, from_balances},
-            transactions::collect::RESULT_BYTES_MAX,
+            transactions::{
+                collect::RESULT_BYTES_MAX,
+                decode::detail_bytes_max,
+                wire::{Text, WireTransaction},
+            },
         },
         proto::ProcessTransactionResponse,
     };
     use tally_ledger::{
-        ContentField, Names, Reason, Timestamp,
+        ContentField, Names, Reason, TRANSFERS_MAX, Timestamp,
         velocity::{Exceeded, Maximum},
     };
 
@@ -409,6 +413,37 @@ mod tests {
         assert!(result.len() <= RESULT_BYTES_MAX, "{} bytes", result.len());
     }
 
+    #[test]
+    fn the_longest_detail_is_within_its_bound() {
+        let most = Amount::new(u128::MAX);
+        let balances = Balances {
+            debits_pending: most,
+            debits_posted: most,
+            credits_pending: most,
+            credits_posted: most,
+        };
+        for transfers in [1, TRANSFERS_MAX] {
+            let detail = Detail {
+                place: 0,
+                moved: vec![most; transfers],
+                balances: vec![("i".repeat(64).into_boxed_str(), balances); 2 * transfers],
+            };
+            // A heap block has at most 16 bytes of its own.
+            let of_balances = size_of_val(detail.balances.as_slice()) + 2 * transfers * (64 + 16);
+            let held = size_of::<Detail>() + size_of_val(detail.moved.as_slice()) + of_balances;
+            let request = WireTransaction {
+                pending_transaction_id: Text::Id(b"h"),
+                transfer_count: transfers % TRANSFERS_MAX,
+                return_balances: true,
+                ..WireTransaction::default()
+            };
+            let bound = detail_bytes_max(&request);
+            let bytes = held + detail_bytes(&detail);
+            assert!(bytes <= bound, "{transfers} transfers: {bytes} bytes, {bound} are reserved");
+        }
+        assert_eq!(detail_bytes_max(&WireTransaction::default()), 0);
+    }
+
     fn amounts() -> impl Strategy<Value = u128> {
         prop_oneof![
             0..3_u128,
@@ -428,7 +463,8 @@ mod tests {
                 credits_posted,
             }
         });
-        let balances = prop::collection::vec(("[a-z]{1,64}".prop_map(String::into_boxed_str), balances), 0..4);
+        let balances =
+            prop::collection::vec(("[a-z]{1,64}".prop_map(String::into_boxed_str), balances), 0..4);
         let moved = prop::collection::vec(amounts().prop_map(Amount::new), 0..4);
         (balances, moved).prop_map(|(balances, moved)| Detail {
             place: 0,

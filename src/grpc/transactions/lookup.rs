@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tally_journal::Position;
 use tally_ledger::{
-    AccountIndex, AmountRule, Committed, Effects, Hold, Legs, Malformed, Names, Phase, Record, Rejection, Side,
-    TransactionView, Transfer, effects::legs, money::Amount, record::RECORD_BYTES_MAX,
+    AccountIndex, AmountRule, Committed, Effects, Hold, Legs, Malformed, Names, Phase, Record, Rejection,
+    Side, TransactionView, Transfer, effects::legs, money::Amount, record::RECORD_BYTES_MAX,
 };
 use tokio::time::Instant;
 use tonic::Status;
@@ -138,7 +138,9 @@ impl<'a> Lookup<'a> {
             let newest = (hold.newest != hold.place).then(|| newest.next());
             Found {
                 record,
-                progress: newest.flatten().map_or(Progress::Untouched, Progress::PartlyPosted),
+                progress: newest
+                    .flatten()
+                    .map_or(Progress::Untouched, Progress::PartlyPosted),
                 reversed_by: Vec::new(),
             }
         };
@@ -398,12 +400,7 @@ impl Parts<'_> {
     }
 
     /// Returns the error of a rejection.
-    fn error(
-        &self,
-        rejection: Rejection,
-        transfers: &[Transfer<AccountIndex>],
-        ids: &AccountIds,
-    ) -> Status {
+    fn error(&self, rejection: Rejection, transfers: &[Transfer<AccountIndex>], ids: &AccountIds) -> Status {
         let transfer = transfers.get(usize::from(rejection.transfer));
         let account = transfer.map(|transfer| match rejection.side {
             Side::Debit => transfer.debit,

@@ -167,7 +167,16 @@ fn requests() -> impl Strategy<Value = ProcessTransactionRequest> {
         (any::<bool>(), id(), any::<bool>()),
     )
         .prop_map(
-            |(transaction_id, phase, transfers, pending_transaction_id, timeout, effective, metadata, added)| {
+            |(
+                transaction_id,
+                phase,
+                transfers,
+                pending_transaction_id,
+                timeout,
+                effective,
+                metadata,
+                added,
+            )| {
                 let (keep_remaining, reverses_transaction_id, return_balances) = added;
                 ProcessTransactionRequest {
                     transaction_id,
@@ -196,8 +205,10 @@ fn fields() -> impl Strategy<Value = Vec<u8>> {
             prost::encoding::encode_varint(value, &mut bytes);
             bytes
         }),
-        (1..12_u8, any::<[u8; 8]>()).prop_map(|(field, value)| [&[field << 3 | FIXED64][..], &value].concat()),
-        (1..12_u8, any::<[u8; 4]>()).prop_map(|(field, value)| [&[field << 3 | FIXED32][..], &value].concat()),
+        (1..12_u8, any::<[u8; 8]>())
+            .prop_map(|(field, value)| [&[field << 3 | FIXED64][..], &value].concat()),
+        (1..12_u8, any::<[u8; 4]>())
+            .prop_map(|(field, value)| [&[field << 3 | FIXED32][..], &value].concat()),
         (1..12_u8, "[a-z]{0,5}").prop_map(|(field, text)| delimited(field, text.as_bytes())),
     ];
     scalar.prop_recursive(4, 32, 5, |inner| {

@@ -359,12 +359,15 @@ mod tests {
                 overdraft_limit: Amount::default(),
                 status: AccountStatus::Open,
                 metadata: Metadata::default(),
+                velocity_limits: Vec::new(),
             },
             balances: Balances {
                 debits_posted: Amount::new(debits_posted),
                 ..Balances::default()
             },
+            available: None,
             create_time: Timestamp::from_nanos(1),
+            revision: 0,
         }
     }
 

@@ -120,13 +120,103 @@ def test_an_unknown_account_is_not_found(tally, accounts):
     assert (error.code, error.info.reason) == (grpc.StatusCode.NOT_FOUND, "ACCOUNT_NOT_FOUND")
 
 
-@pytest.mark.parametrize("phase", ["PENDING", "POST_PENDING", "VOID_PENDING"])
-def test_pending_phases_are_not_part_of_this_release(tally, accounts, phase):
-    request = deposit(tally, accounts, phase=f"TRANSACTION_PHASE_{phase}")
-    if phase != "PENDING":
-        request.pending_transaction_id = new_id()
-    error = refused(tally, "TransactionService.ProcessTransaction", request)
-    assert (error.code, error.info.reason) == (grpc.StatusCode.UNIMPLEMENTED, "PHASE_NOT_SUPPORTED")
+# --- holds and reversals
+
+
+class Card:
+    """A card that may not be overdrawn, and a shop. Each transaction returns the balances after it."""
+
+    def __init__(self, tally):
+        self.tally = tally
+        self.ids = {name: f"{new_id()}:{name}" for name in ("bank", "card", "shop")}
+        for name, account_id in self.ids.items():
+            rule = "BALANCE_RULE_UNLIMITED" if name == "bank" else "BALANCE_RULE_CREDIT_BALANCE"
+            tally.call("AccountService.CreateAccount", account=dict(id=account_id, asset="EUR", balance_rule=rule))
+
+    def request(self, phase, debit=None, credit=None, minor_units=0, **fields):
+        transfers = [dict(debit_account_id=self.ids[debit], credit_account_id=self.ids[credit], minor_units=minor_units)]
+        return self.tally.message(
+            "ProcessTransactionRequest",
+            transaction_id=new_id(),
+            phase=f"TRANSACTION_PHASE_{phase}",
+            transfers=transfers if debit else [],
+            return_balances=True,
+            **fields,
+        )
+
+    def process(self, *args, **fields):
+        """Returns the id, the moved amounts and the balances: (debits pending and posted, credits pending and posted) by name."""
+        request = self.request(*args, **fields)
+        response = self.tally.call("TransactionService.ProcessTransaction", request)
+        names = {account_id: name for name, account_id in self.ids.items()}
+        columns = ("debits_pending", "debits_posted", "credits_pending", "credits_posted")
+        balances = {
+            names[account.account_id]: tuple(getattr(account.balances, column).minor_units for column in columns)
+            for account in response.balances
+        }
+        return request.transaction_id, [amount.minor_units for amount in response.moved_amounts], balances
+
+    def state(self, transaction_id):
+        found = self.tally.call("TransactionService.GetTransaction", transaction_id=transaction_id).transaction
+        state = found.DESCRIPTOR.fields_by_name["hold_state"].enum_type.values_by_number[found.hold_state].name
+        amounts = [[amount.minor_units for amount in of] for of in (found.posted_amounts, found.remaining_amounts)]
+        return state, *amounts, found.ended_by
+
+
+def test_a_card_payment_is_authorized_increased_captured_in_parts_and_refunded(tally):
+    card = Card(tally)
+    card.process("POSTED", "bank", "card", 1000)
+    authorized, moved, balances = card.process("PENDING", "card", "shop", 600)
+    assert (moved, balances) == ([], {"card": (600, 0, 0, 1000), "shop": (0, 0, 600, 0)})
+    increased, _, balances = card.process("PENDING", "card", "shop", 100)
+    assert balances == {"card": (700, 0, 0, 1000), "shop": (0, 0, 700, 0)}
+    available = tally.call("AccountService.GetAccount", account_id=card.ids["card"]).account.available
+    assert available.minor_units == 300
+
+    post = dict(pending_transaction_id=authorized)
+    _, moved, balances = card.process("POST_PENDING", "card", "shop", 250, keep_remaining=True, **post)
+    assert (moved, balances) == ([250], {"card": (450, 250, 0, 1000), "shop": (0, 0, 450, 250)})
+    assert card.state(authorized) == ("HOLD_STATE_PENDING", [250], [350], "")
+    captured, moved, balances = card.process("POST_PENDING", **post)
+    assert (moved, balances) == ([350], {"card": (100, 600, 0, 1000), "shop": (0, 0, 100, 600)})
+    assert card.state(authorized) == ("HOLD_STATE_POSTED", [600], [0], captured)
+    error = refused(tally, "TransactionService.ProcessTransaction", card.request("POST_PENDING", **post))
+    assert (error.code, error.info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PENDING_ALREADY_POSTED")
+
+    holds = tally.call("AccountService.ListHolds", account_id=card.ids["card"]).holds
+    assert [hold.transaction_id for hold in holds] == [increased]
+    released, moved, balances = card.process("VOID_PENDING", pending_transaction_id=increased)
+    assert (moved, balances) == ([], {"card": (0, 600, 0, 1000), "shop": (0, 0, 0, 600)})
+    assert card.state(increased) == ("HOLD_STATE_VOIDED", [0], [0], released)
+
+    reverse = dict(reverses_transaction_id=captured)
+    first, moved, balances = card.process("POSTED", "shop", "card", 50, **reverse)
+    assert (moved, balances) == ([50], {"shop": (0, 50, 0, 600), "card": (0, 600, 0, 1050)})
+    error = refused(tally, "TransactionService.ProcessTransaction", card.request("POSTED", "shop", "card", 301, **reverse))
+    assert (error.info.reason, error.info.metadata["available"]) == ("ALREADY_REVERSED", "300")
+    second, moved, balances = card.process("POSTED", **reverse)
+    assert (moved, balances) == ([300], {"shop": (0, 350, 0, 600), "card": (0, 600, 0, 1350)})
+    found = tally.call("TransactionService.GetTransaction", transaction_id=captured).transaction
+    assert list(found.reversed_by) == [first, second]
+
+
+def test_an_account_is_frozen_and_opened_again(tally):
+    card = Card(tally)
+
+    def update(status, **fields):
+        account = dict(id=card.ids["card"], status=f"ACCOUNT_STATUS_{status}", **fields)
+        request = tally.message("UpdateAccountRequest", account=account, update_mask=dict(paths=["status"]))
+        return tally.call("AccountService.UpdateAccount", request).account
+
+    etag = update("DEBITS_FROZEN").etag
+    card.process("POSTED", "bank", "card", 10)
+    error = refused(tally, "TransactionService.ProcessTransaction", card.request("POSTED", "card", "shop", 1))
+    assert (error.code, error.info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ACCOUNT_FROZEN")
+    assert update("OPEN", etag=etag).etag != etag
+    with pytest.raises(Refused) as caught:
+        update("FROZEN", etag=etag)
+    assert (caught.value.code, caught.value.info.reason) == (grpc.StatusCode.ABORTED, "ACCOUNT_CHANGED")
+    card.process("POSTED", "card", "shop", 1)
 
 
 def test_after_an_expired_deadline_nothing_is_executed(tally, accounts):
@@ -167,6 +257,9 @@ TRANSACTION_CASES = [
     ("transfers.0.minor_units", -1, "transfers[0].minor_units"),
     ("transfers.0.wide_minor_units.low", 0, "transfers[0].wide_minor_units"),
     ("transfers.0.code", -1, "transfers[0].code"),
+    ("transfers.0.amount_rule", 9, "transfers[0].amount_rule"),
+    ("keep_remaining", True, "keep_remaining"),
+    ("reverses_transaction_id", "a b", "reverses_transaction_id"),
     ("transfers.1.code", -1, "transfers[1].code"),
 ]
 
@@ -181,7 +274,15 @@ ACCOUNT_CASES = [
     *[("account.metadata", bad, "account.metadata") for bad in BAD_METADATA],
     ("account.balances.debits_posted.minor_units", 1, "account.balances"),
     ("account.create_time.seconds", 1, "account.create_time"),
+    ("account.available.minor_units", 1, "account.available"),
+    ("account.etag", "r0", "account.etag"),
+    ("account.velocity_limits", [{}] * 5, "account.velocity_limits"),
+    ("account.velocity_limits", [dict(side=1)], "account.velocity_limits[0]"),
+    ("account.velocity_limits", [dict(side=1, max_count=1)], "account.velocity_limits[0].window"),
 ]
+
+# Fields in which every value is valid.
+ALWAYS_VALID = ["return_balances"]
 
 OTHER_CASES = [
     ("TransactionService.ProcessTransactions", "transactions", [], "transactions"),
@@ -197,6 +298,14 @@ OTHER_CASES = [
     ("AccountService.ListAccounts", "page_size", 1001, "page_size"),
     ("AccountService.ListAccounts", "page_token", "bogus", "page_token"),
     ("AccountService.ListAccounts", "page_token", "a01", "page_token"),
+    ("AccountService.ListAccounts", "id_prefix", "a b", "id_prefix"),
+    ("AccountService.ListAccounts", "asset", "x" * 17, "asset"),
+    ("AccountService.ListAccounts", "status", 9, "status"),
+    ("AccountService.ListHolds", "account_id", "a b", "account_id"),
+    ("AccountService.ListHolds", "state", 3, "state"),
+    ("AccountService.ListHolds", "page_size", 1001, "page_size"),
+    ("AccountService.ListHolds", "page_token", "h0", "page_token"),
+    ("AccountService.UpdateAccount", "account", None, "account"),
 ]
 
 
@@ -264,8 +373,9 @@ def test_the_tables_of_malformed_fields_contain_every_field(tally):
         ("Transfer", TRANSACTION_CASES, "transfers.0."),
         ("Account", ACCOUNT_CASES, "account."),
         ("ListAccountsRequest", [case[1:] for case in OTHER_CASES], ""),
+        ("ListHoldsRequest", [case[1:] for case in OTHER_CASES], ""),
     ]:
-        paths = [path for path, _, _ in cases]
+        paths = [path for path, _, _ in cases] + ALWAYS_VALID
         for field in tally.message(message).DESCRIPTOR.fields:
             assert any(path.startswith(prefix + field.name) for path in paths), f"{message}.{field.name}"
 
@@ -284,7 +394,7 @@ def mixed(tally, accounts):
         (malformed, "INVALID_FIELD"),
         (reused, "TRANSACTION_ID_REUSED"),
         (transaction(tally, new_id(), accounts["wallet"]), "ACCOUNT_NOT_FOUND"),
-        (deposit(tally, accounts, phase="TRANSACTION_PHASE_PENDING"), "PHASE_NOT_SUPPORTED"),
+        (deposit(tally, accounts, phase="TRANSACTION_PHASE_EXPIRE_PENDING"), "INVALID_FIELD"),
         (good, None),
         (deposit(tally, accounts), None),
     ]

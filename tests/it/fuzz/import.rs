@@ -344,6 +344,7 @@ fn naive_transfer(debit: String, credit: String, units: i64, code: i32) -> Trans
         credit_account_id: credit,
         amount: Some(transfer::Amount::MinorUnits(units)),
         code,
+        ..Transfer::default()
     }
 }
 

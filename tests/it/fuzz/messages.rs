@@ -7,22 +7,26 @@
 //! - The reader of a `ProcessTransactionsRequest` does not read a transaction of more than [`SPLIT_BYTES_MAX`] bytes, but
 //!   reports its length.
 //! - The count of the accounts in a `BatchCreateAccountsRequest` rejects a message without accounts, with more than 1000
-//!   accounts, or with more than 16 entries of metadata in an account. Entries with the same key all count.
+//!   accounts, or with more than 16 entries of metadata or more than 4 velocity limits in an account. Entries with the same key
+//!   all count.
 
 use prost::Message;
 use tally::{
     grpc::fuzzing::{self, ReadTransaction, SPLIT_BYTES_MAX, SplitTransaction},
     proto::{
         Account, Amount, BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest,
-        ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128, amount, transfer,
+        ProcessTransactionsRequest, StreamTransactionsRequest, Transfer, Uint128, VelocityLimit, amount,
+        transfer,
     },
 };
-use tally_ledger::{Metadata, TRANSFERS_MAX, TransactionView};
+use tally_ledger::{Metadata, Names, TRANSFERS_MAX, TransactionView};
 
 /// Maximum number of accounts in a `BatchCreateAccountsRequest`.
 const ACCOUNTS_MAX: usize = 1000;
 /// Maximum number of entries of metadata.
 const ENTRIES_MAX: usize = 16;
+/// Maximum number of velocity limits of an account.
+const LIMITS_MAX: usize = 4;
 
 /// A `ProcessTransactionsRequest` whose transactions are not decoded.
 #[derive(Clone, PartialEq, Message)]
@@ -31,8 +35,8 @@ struct RawTransactions {
     transactions: Vec<Vec<u8>>,
 }
 
-/// A `BatchCreateAccountsRequest` of which only the entries of metadata are decoded. Entries with the same key stay
-/// separate.
+/// A `BatchCreateAccountsRequest` of which only the entries of metadata and the velocity limits are decoded. Entries with the same
+/// key stay separate.
 #[derive(Clone, PartialEq, Message)]
 struct RawAccounts {
     #[prost(message, repeated, tag = "1")]
@@ -49,6 +53,8 @@ struct RawRequest {
 struct RawAccount {
     #[prost(message, repeated, tag = "6")]
     metadata: Vec<RawEntry>,
+    #[prost(message, repeated, tag = "10")]
+    velocity_limits: Vec<RawEntry>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -86,7 +92,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         accounts[1].encode_to_vec(),
         many.encode_to_vec(),
     ];
-    for number in 0..4 {
+    for number in 0..8 {
         messages.push(transaction(number).encode_to_vec());
         messages.push(
             StreamTransactionsRequest {
@@ -136,11 +142,32 @@ fn transaction(number: u32) -> ProcessTransactionRequest {
             transfer::Amount::MinorUnits(leg + 5)
         }),
         code: 7,
+        amount_rule: i32::from(number == 2) * 2,
+    };
+    let phase = match number {
+        1 => 1,
+        3 => 2,
+        4 | 5 => 3,
+        6 => 4,
+        _ => 0,
     };
     ProcessTransactionRequest {
         transaction_id: format!("t-{number}"),
-        phase: i32::from(number == 1),
-        transfers: (0..i64::from(number.max(1))).map(transfer).collect(),
+        phase,
+        transfers: match number {
+            4 | 6 => Vec::new(),
+            _ => (0..i64::from(number.max(1))).map(transfer).collect(),
+        },
+        pending_transaction_id: match number {
+            4..=6 => "hold".to_owned(),
+            _ => String::new(),
+        },
+        keep_remaining: number == 5,
+        reverses_transaction_id: match number {
+            7 => "t-1".to_owned(),
+            _ => String::new(),
+        },
+        return_balances: number == 7,
         effective_time: (number == 2).then_some(prost_types::Timestamp {
             seconds: 728_438_400,
             nanos: 5,
@@ -152,7 +179,6 @@ fn transaction(number: u32) -> ProcessTransactionRequest {
         metadata: (0..number)
             .map(|n| (format!("key{n}"), "value č".to_owned()))
             .collect(),
-        ..ProcessTransactionRequest::default()
     }
 }
 
@@ -165,8 +191,22 @@ fn account(number: i32) -> CreateAccountRequest {
             overdraft_limit: (number > 0).then_some(Amount {
                 value: Some(amount::Value::MinorUnits(100)),
             }),
-            status: 1,
+            status: if number == 2 { 4 } else { 1 },
             metadata: [("owner".to_owned(), "x".to_owned())].into(),
+            velocity_limits: (0..number)
+                .map(|place| VelocityLimit {
+                    side: place + 1,
+                    window: Some(prost_types::Duration {
+                        seconds: 60,
+                        nanos: 1,
+                    }),
+                    max_count: i64::from(place),
+                    max_amount: Some(Amount {
+                        value: Some(amount::Value::MinorUnits(5)),
+                    }),
+                    single_amount_max: None,
+                })
+                .collect(),
             ..Account::default()
         }),
     }
@@ -272,6 +312,19 @@ fn assert_encodes(bytes: &[u8], request: &ProcessTransactionRequest) {
         .map(|time| (time.seconds, i64::from(time.nanos)));
     assert_eq!(time, expected);
     assert_eq!(view.metadata().expect("metadata"), request.metadata);
+    assert_eq!(view.phase() as i32, request.phase.max(1));
+    let other = match view.names() {
+        Names::Nothing => (&[][..], &[][..]),
+        Names::Hold(id) => (id, &[][..]),
+        Names::Reversed(id) => (&[][..], id),
+    };
+    let (hold, reversed) = (&request.pending_transaction_id, &request.reverses_transaction_id);
+    assert_eq!(other, (hold.as_bytes(), reversed.as_bytes()));
+    assert_eq!(view.keep_remaining(), request.keep_remaining);
+    let timeout = request
+        .pending_timeout
+        .map(|timeout| i128::from(timeout.seconds) * 1_000_000_000 + i128::from(timeout.nanos));
+    assert_eq!(view.pending_timeout().map(i128::from), timeout);
     let found: Vec<_> = view
         .transfers()
         .map(|transfer| transfer.expect("a transfer"))
@@ -281,6 +334,7 @@ fn assert_encodes(bytes: &[u8], request: &ProcessTransactionRequest) {
                 transfer.credit,
                 transfer.amount.minor_units(),
                 i64::from(transfer.code),
+                transfer.rule as i32,
             )
         })
         .collect();
@@ -293,6 +347,7 @@ fn assert_encodes(bytes: &[u8], request: &ProcessTransactionRequest) {
                 transfer.credit_account_id.as_bytes(),
                 units(transfer),
                 i64::from(transfer.code),
+                transfer.amount_rule.max(1),
             )
         })
         .collect();
@@ -319,31 +374,64 @@ fn is_valid_metadata(metadata: &Metadata) -> bool {
     metadata.len() <= ENTRIES_MAX && bytes <= 1024 && keys
 }
 
-/// The rules of `proto/tally/v1/transaction_service.proto` for a transaction of this release.
+/// The rules of `proto/tally/v1/transaction_service.proto` for a transaction.
 fn is_valid_transaction(request: &ProcessTransactionRequest) -> bool {
+    let count = request.transfers.len();
+    let (hold, reversed) = (&request.pending_transaction_id, &request.reverses_transaction_id);
+    let is_other = |id: &str| is_valid_id(id, 64) && id != request.transaction_id;
+    let (posts_hold, voids_hold) = (request.phase == 3, request.phase == 4);
+    let reverses = request.phase <= 1 && !reversed.is_empty();
+    let is_partial = posts_hold || reverses;
     let is_valid_transfer = |transfer: &Transfer| {
+        let is_zero = match &transfer.amount {
+            Some(transfer::Amount::MinorUnits(units)) => *units == 0,
+            Some(transfer::Amount::WideMinorUnits(_)) => units(transfer) == 0,
+            None => false,
+        };
         is_valid_id(&transfer.debit_account_id, 64)
             && is_valid_id(&transfer.credit_account_id, 64)
-            && units(transfer) > 0
+            && (units(transfer) > 0 || is_zero && is_partial)
             && transfer.code >= 0
+            && (0..=if is_partial { 1 } else { 4 }).contains(&transfer.amount_rule)
+    };
+    // The service looks only at the amounts of the transfers that it keeps, but a request with more of them is invalid anyway.
+    let moves_nothing =
+        is_partial && count > 0 && request.transfers.iter().all(|transfer| units(transfer) == 0);
+    let is_valid_timeout = |timeout: &prost_types::Duration| {
+        let nanos = i128::from(timeout.seconds) * 1_000_000_000 + i128::from(timeout.nanos);
+        request.phase == 2
+            && (0..1_000_000_000).contains(&timeout.nanos)
+            && (1_000_000..=3650 * 24 * 3600 * 1_000_000_000).contains(&nanos)
     };
     let is_valid_time = |time: &prost_types::Timestamp| {
         (-62_135_596_800..=253_402_300_799).contains(&time.seconds)
             && (0..1_000_000_000).contains(&time.nanos)
     };
     is_valid_id(&request.transaction_id, 64)
-        && (0..=1).contains(&request.phase)
-        && (1..=TRANSFERS_MAX).contains(&request.transfers.len())
+        && (0..=4).contains(&request.phase)
+        && (usize::from(!is_partial && !voids_hold)..=TRANSFERS_MAX).contains(&count)
+        && (!voids_hold || count == 0)
         && request.transfers.iter().all(is_valid_transfer)
-        && request.pending_transaction_id.is_empty()
-        && request.pending_timeout.is_none()
+        && !moves_nothing
+        && if posts_hold || voids_hold {
+            is_other(hold)
+        } else {
+            hold.is_empty()
+        }
+        && if reverses {
+            is_other(reversed)
+        } else {
+            reversed.is_empty()
+        }
+        && (!request.keep_remaining || posts_hold && count > 0)
+        && request.pending_timeout.as_ref().is_none_or(is_valid_timeout)
         && request.effective_time.as_ref().is_none_or(is_valid_time)
         && is_valid_metadata(&request.metadata)
 }
 
-/// The rules of `proto/tally/v1/types.proto` for a new account.
-fn is_valid_account(account: &Account) -> bool {
-    let limit = match &account.overdraft_limit {
+/// Returns an amount, 0 if it is unset. `None` if it has no value or a negative one.
+fn naive_amount(amount: Option<&Amount>) -> Option<u128> {
+    match amount {
         None => Some(0),
         Some(Amount { value: None }) => None,
         Some(Amount {
@@ -352,15 +440,44 @@ fn is_valid_account(account: &Account) -> bool {
         Some(Amount {
             value: Some(amount::Value::WideMinorUnits(wide)),
         }) => Some(u128::from(wide.high) << 64 | u128::from(wide.low)),
+    }
+}
+
+fn is_valid_limit(limit: &VelocityLimit) -> bool {
+    let is_maximum =
+        |amount: Option<&Amount>| amount.is_none() || naive_amount(amount).is_some_and(|amount| amount > 0);
+    let has_window = limit.max_count > 0 || limit.max_amount.is_some();
+    let is_window = |window: &prost_types::Duration| {
+        let nanos = i128::from(window.seconds) * 1_000_000_000 + i128::from(window.nanos);
+        (0..1_000_000_000).contains(&window.nanos)
+            && (1_000_000_000..=30 * 24 * 3600 * 1_000_000_000).contains(&nanos)
     };
+    (1..=2).contains(&limit.side)
+        && limit.max_count >= 0
+        && is_maximum(limit.max_amount.as_ref())
+        && is_maximum(limit.single_amount_max.as_ref())
+        && (has_window || limit.single_amount_max.is_some())
+        && match &limit.window {
+            Some(window) => has_window && is_window(window),
+            None => !has_window,
+        }
+}
+
+/// The rules of `proto/tally/v1/types.proto` for a new account.
+fn is_valid_account(account: &Account) -> bool {
+    let limit = naive_amount(account.overdraft_limit.as_ref());
     is_valid_id(&account.id, 64)
         && is_valid_id(&account.asset, 16)
         && (0..=3).contains(&account.balance_rule)
-        && (0..=3).contains(&account.status)
+        && (0..=4).contains(&account.status)
         && limit.is_some_and(|limit| limit == 0 || account.balance_rule > 1)
         && account.balances.is_none()
         && account.create_time.is_none()
+        && account.available.is_none()
+        && account.etag.is_empty()
         && is_valid_metadata(&account.metadata)
+        && account.velocity_limits.len() <= LIMITS_MAX
+        && account.velocity_limits.iter().all(is_valid_limit)
 }
 
 fn assert_same_account(ours: &tally_ledger::NewAccount, theirs: &Account) {
@@ -370,6 +487,23 @@ fn assert_same_account(ours: &tally_ledger::NewAccount, theirs: &Account) {
     );
     assert_eq!(ours.rule as i32, theirs.balance_rule.max(1));
     assert_eq!(ours.status as i32, theirs.status.max(1));
+    let naive = |limit: &VelocityLimit| {
+        let window = limit.window.unwrap_or_default();
+        let window = i128::from(window.seconds) * 1_000_000_000 + i128::from(window.nanos);
+        let maximum = |amount: &Option<Amount>| amount.as_ref().and_then(|amount| naive_amount(Some(amount)));
+        let maxima = (maximum(&limit.max_amount), maximum(&limit.single_amount_max));
+        (limit.side, window, i128::from(limit.max_count), maxima)
+    };
+    let found = |limit: &tally_ledger::VelocityLimit| {
+        let maximum = |amount: Option<tally_ledger::Amount>| amount.map(tally_ledger::Amount::minor_units);
+        let maxima = (maximum(limit.max_amount), maximum(limit.single_amount_max));
+        let (window, count) = (limit.window_nanos.into(), limit.max_count.into());
+        (limit.side as i32 + 1, window, count, maxima)
+    };
+    assert_eq!(
+        ours.velocity_limits.iter().map(found).collect::<Vec<_>>(),
+        theirs.velocity_limits.iter().map(naive).collect::<Vec<_>>()
+    );
 }
 
 /// Returns `message` in `count` pieces of about the same length; in pieces of one byte if `count` is 0.
@@ -421,15 +555,13 @@ fn check_accounts(message: &[u8]) {
         return;
     };
     let raw = RawAccounts::decode(message).expect("prost has read the same message");
-    let entries = |request: &RawRequest| {
-        request
-            .account
-            .as_ref()
-            .map_or(0, |account| account.metadata.len())
+    let is_small = |request: &RawRequest| {
+        request.account.as_ref().is_none_or(|account| {
+            account.metadata.len() <= ENTRIES_MAX && account.velocity_limits.len() <= LIMITS_MAX
+        })
     };
     let count = request.requests.len();
-    let is_bounded = (1..=ACCOUNTS_MAX).contains(&count)
-        && raw.requests.iter().all(|request| entries(request) <= ENTRIES_MAX);
+    let is_bounded = (1..=ACCOUNTS_MAX).contains(&count) && raw.requests.iter().all(is_small);
     assert_eq!(ours.as_ref().ok(), is_bounded.then_some(&count), "{ours:?}");
     if !is_bounded {
         return;

@@ -26,9 +26,9 @@ use tally::{
 };
 use tally_journal::{BlockBuffer, HEADER_BYTES};
 use tally_ledger::{
-    AccountIndex, AccountSnapshot, AccountStatus, BalanceRule, Committed, Heading, Metadata, NewAccount,
-    Outcome, Phase, Rejection, Tags, Timestamp, TransactionView, Transfer, money::Amount, tag_index::tag,
-    transaction::put_transaction,
+    AccountIndex, AccountSnapshot, AccountStatus, AmountRule, BalanceRule, Committed, Heading, Metadata,
+    Names, NewAccount, Outcome, Phase, Rejection, Tags, Timestamp, TransactionView, Transfer, money::Amount,
+    tag_index::tag, transaction::put_transaction,
 };
 
 use super::sim_disk::SimDisk;
@@ -165,12 +165,16 @@ fn request(id: &str, metadata_bytes: usize) -> Vec<u8> {
         phase: Phase::Posted,
         effective_time: None,
         metadata: &metadata,
+        names: Names::Nothing,
+        keep_remaining: false,
+        pending_timeout: None,
     };
     let transfer = |debit: &'static str, credit: &'static str, units: u64| Transfer {
         debit: debit.as_bytes(),
         credit: credit.as_bytes(),
         amount: Amount::from(units),
         code: 3,
+        rule: AmountRule::Exact,
     };
     let first = transfer(if id.starts_with("poor") { "poor" } else { "bank" }, "a", 5);
     let transfers = [first, transfer("a", "b", 2)];

@@ -59,7 +59,7 @@ fn payment(transaction_id: String, debit: &str, credit: &str, amount: i64) -> Pr
         debit_account_id: debit.to_owned(),
         credit_account_id: credit.to_owned(),
         amount: Some(Amount::MinorUnits(amount)),
-        code: 0,
+        ..Transfer::default()
     };
     ProcessTransactionRequest {
         transaction_id,

@@ -61,7 +61,7 @@ impl Row {
                     debit_account_id,
                     credit_account_id,
                     amount,
-                    code: 0,
+                    ..Transfer::default()
                 }
             });
         ProcessTransactionRequest {

@@ -51,7 +51,7 @@ impl Booking {
                         debit_account_id: account_id(&debit.account, &debit.asset),
                         credit_account_id: account_id(&credit.account, &credit.asset),
                         amount: Some(Amount::MinorUnits(amount)),
-                        code: 0,
+                        ..Transfer::default()
                     });
                 }
             }

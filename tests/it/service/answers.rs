@@ -406,6 +406,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
         let request = ListAccountsRequest {
             page_size: 100,
             page_token,
+            ..ListAccountsRequest::default()
         };
         let page = client.list_accounts(request).await.unwrap().into_inner();
         listed.extend(page.accounts.into_iter().map(|account| account.id));

@@ -36,6 +36,7 @@ async fn balances(service: &Service) -> BTreeMap<String, Balances> {
             .list_accounts(ListAccountsRequest {
                 page_size: 1000,
                 page_token,
+                ..ListAccountsRequest::default()
             })
             .await
             .unwrap()

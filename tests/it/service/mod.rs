@@ -10,10 +10,13 @@ mod durability;
 mod full_disk;
 mod hangs;
 mod hash_collision;
+mod holds;
 mod introspection;
+mod ledger_client;
 mod malformed;
 mod open_streams;
 mod overload;
+mod reasons;
 mod statuses;
 mod streams;
 

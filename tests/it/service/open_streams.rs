@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tally::{
-    engine::{CallKind, EngineConfig},
+    engine::{CallKind, EngineConfig, OwnedKey},
     proto::{
         CreateAccountRequest, StreamTransactionsRequest, StreamTransactionsResponse,
         transaction_result::Outcome, transaction_service_client::TransactionServiceClient,
@@ -128,7 +128,8 @@ async fn a_cancelled_stream_withdraws_its_queued_requests() {
     for call in calls {
         call.await.unwrap().unwrap();
     }
-    let booked = service.engine.transaction("given-up".to_owned(), None).await;
+    let key = OwnedKey::Transaction("given-up".to_owned());
+    let booked = service.engine.record(key, None).await;
     assert!(booked.unwrap().is_none());
 }
 

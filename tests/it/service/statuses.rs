@@ -19,10 +19,11 @@ use tally::{
     },
     proto::{
         Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
-        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ProcessTransactionRequest,
-        ProcessTransactionsRequest, ProcessTransactionsResponse, SetCircuitModeRequest,
-        StreamTransactionsRequest, StreamTransactionsResponse, TransactionPhase, TransactionResult, Uint128,
-        WatchCircuitStatsRequest, set_circuit_mode_request::Change, transaction_result::Outcome, transfer,
+        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ListHoldsRequest,
+        ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
+        SetCircuitModeRequest, StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult,
+        Uint128, UpdateAccountRequest, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
+        transaction_result::Outcome, transfer,
     },
     security::{Security, SecurityConfig, hash_hex},
 };
@@ -48,6 +49,8 @@ const CREATE_ACCOUNT: &str = "/tally.v1.AccountService/CreateAccount";
 const CREATE_ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
 const GET_ACCOUNT: &str = "/tally.v1.AccountService/GetAccount";
 const LIST_ACCOUNTS: &str = "/tally.v1.AccountService/ListAccounts";
+const UPDATE_ACCOUNT: &str = "/tally.v1.AccountService/UpdateAccount";
+const LIST_HOLDS: &str = "/tally.v1.AccountService/ListHolds";
 const CIRCUITS: &str = "/tally.v1.EngineService/GetCircuitStats";
 const WATCH: &str = "/tally.v1.EngineService/WatchCircuitStats";
 const SET_MODE: &str = "/tally.v1.EngineService/SetCircuitMode";
@@ -57,7 +60,7 @@ const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionI
 const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 /// Methods with one request message that is decoded by Tally's own code.
-const DECODED_BY_TALLY: [&str; 7] = [
+const DECODED_BY_TALLY: [&str; 9] = [
     PROCESS_ONE,
     PROCESS_MANY,
     GET_TRANSACTION,
@@ -65,12 +68,17 @@ const DECODED_BY_TALLY: [&str; 7] = [
     CREATE_ACCOUNTS,
     GET_ACCOUNT,
     LIST_ACCOUNTS,
+    UPDATE_ACCOUNT,
+    LIST_HOLDS,
 ];
 /// Methods with one request message that is decoded by tonic.
 const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
 
+/// The file of the other rejections by the ledger.
+const IN_REASONS: &str = "service/reasons.rs";
+
 /// Reasons that this file does not provoke, each with the explanation or the file of another test.
-const NOT_PROVOKED: [(&str, &str); 9] = [
+const NOT_PROVOKED: [(&str, &str); 23] = [
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
     ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
     (
@@ -86,6 +94,20 @@ const NOT_PROVOKED: [(&str, &str); 9] = [
         "the client has cancelled the call and sees no status; status.rs has a unit test",
     ),
     ("MEMORY_LIMIT", "security/slow.rs and the hostile suite"),
+    ("NOTHING_AVAILABLE", IN_REASONS),
+    ("VELOCITY_LIMIT", IN_REASONS),
+    ("PENDING_NOT_FOUND", IN_REASONS),
+    ("PENDING_ALREADY_POSTED", IN_REASONS),
+    ("PENDING_ALREADY_VOIDED", IN_REASONS),
+    ("PENDING_EXPIRED", IN_REASONS),
+    ("PENDING_AMOUNT_EXCEEDED", IN_REASONS),
+    ("PENDING_TRANSFERS_DIFFER", IN_REASONS),
+    ("REVERSED_NOT_FOUND", IN_REASONS),
+    ("NOT_REVERSIBLE", IN_REASONS),
+    ("ALREADY_REVERSED", IN_REASONS),
+    ("HOLDS_FULL", IN_REASONS),
+    ("ACCOUNT_NOT_EMPTY", IN_REASONS),
+    ("ACCOUNT_CHANGED", IN_REASONS),
 ];
 
 /// Returns an encoded message with the gRPC header before it: a flag and the length.
@@ -287,9 +309,16 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         .await;
     let page = ListAccountsRequest {
         page_size: -1,
-        page_token: String::new(),
+        ..ListAccountsRequest::default()
     };
     wire.rejects_fields(LIST_ACCOUNTS, &page).await;
+    let page = ListHoldsRequest {
+        page_size: 1001,
+        ..ListHoldsRequest::default()
+    };
+    wire.rejects_fields(LIST_HOLDS, &page).await;
+    wire.rejects_fields(UPDATE_ACCOUNT, &UpdateAccountRequest::default())
+        .await;
     wire.rejects_fields(SET_MODE, &SetCircuitModeRequest::default())
         .await;
     let watch = WatchCircuitStatsRequest {
@@ -310,12 +339,6 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         "LIBRARY_ERROR",
     )
     .await;
-    let pending = ProcessTransactionRequest {
-        phase: TransactionPhase::Pending.into(),
-        ..pay("t")
-    };
-    wire.rejects_transaction(pending, Code::Unimplemented, "PHASE_NOT_SUPPORTED")
-        .await;
 }
 
 /// Sends requests that the ledger rejects.

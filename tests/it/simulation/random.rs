@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tally_ledger::transaction::put_transaction;
+use tally_ledger::{AmountRule, Names, transaction::put_transaction};
 
 use super::*;
 
@@ -129,12 +129,16 @@ impl Service {
             phase: Phase::Posted,
             effective_time: None,
             metadata: &Metadata::new(),
+            names: Names::Nothing,
+            keep_remaining: false,
+            pending_timeout: None,
         };
         let transfers = sent.legs.iter().map(|leg| Transfer {
             debit: leg.debit.as_str(),
             credit: leg.credit.as_str(),
             amount: Amount::new(leg.amount),
             code: leg.code,
+            rule: AmountRule::Exact,
         });
         put_transaction(&mut bytes, &heading, transfers);
         self.log.last = None;

@@ -12,15 +12,15 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use tally::{
     store::embedded::{
         DurablePoint, OpenError, OpenStore, RecordError, StoreConfig,
-        checkpoint::{CheckpointWriter, put_accounts},
+        checkpoint::{CheckpointWriter, ChunkStart, put_chunk},
         open,
     },
     wall_clock::{SystemWallClock, WallClock},
 };
 use tally_journal::{BlockBuffer, Disk};
 use tally_ledger::{
-    AccountIndex, AccountOutcome, AccountStatus, BalanceRule, Heading, Metadata, NewAccount, Outcome, Phase,
-    Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
+    AccountIndex, AccountOutcome, AccountStatus, AmountRule, BalanceRule, Heading, Metadata, Names,
+    NewAccount, Outcome, Phase, Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
     transaction::put_transaction,
 };
 
@@ -73,6 +73,7 @@ impl Store {
             overdraft_limit: Amount::new(0),
             status: AccountStatus::Open,
             metadata: Metadata::new(),
+            velocity_limits: Vec::new(),
         };
         let created = self
             .opened
@@ -94,12 +95,16 @@ impl Store {
             phase: Phase::Posted,
             effective_time: None,
             metadata: &metadata,
+            names: Names::Nothing,
+            keep_remaining: false,
+            pending_timeout: None,
         };
         let transfer = Transfer {
             debit: b"a".as_slice(),
             credit: b"b".as_slice(),
             amount: Amount::new(1),
             code: 0,
+            rule: AmountRule::Exact,
         };
         let mut bytes = Vec::new();
         put_transaction(&mut bytes, &heading, [transfer].into_iter());
@@ -110,7 +115,7 @@ impl Store {
         };
         self.opened
             .ledger
-            .process(&TransactionView::parse(&bytes).unwrap(), tags)
+            .process(&TransactionView::parse(&bytes).unwrap(), tags, None)
     }
 
     /// Seals the open block and makes it durable, if it has records.
@@ -151,12 +156,12 @@ impl Store {
     fn checkpoint_from(&self, start: &DurablePoint) -> u64 {
         let durable = self.opened.durable;
         let mut writer = CheckpointWriter::begin(&self.opened.checkpoints, start).unwrap();
-        let mut chunk = Vec::new();
-        assert_eq!(
-            put_accounts(self.opened.ledger.ledger(), AccountIndex(0), &mut chunk),
-            None
-        );
-        writer.accounts(&chunk).unwrap();
+        let mut from = Some(ChunkStart::Accounts(AccountIndex(0)));
+        while let Some(start) = from {
+            let mut chunk = Vec::new();
+            from = put_chunk(self.opened.ledger.ledger(), start, &mut chunk);
+            writer.chunk(&chunk).unwrap();
+        }
         writer.finish(durable.chain().last_block_sequence()).unwrap();
         start.chain().block_sequence
     }

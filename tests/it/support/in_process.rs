@@ -247,7 +247,7 @@ pub(crate) fn transfer(debit: &str, credit: &str, units: i64) -> Transfer {
         debit_account_id: debit.to_owned(),
         credit_account_id: credit.to_owned(),
         amount: Some(Amount::MinorUnits(units)),
-        code: 0,
+        ..Transfer::default()
     }
 }
 
