@@ -19,7 +19,8 @@ use crate::support::in_process::{Service, transaction, transfer};
 
 /// A service and its clients.
 pub(super) struct Ledger {
-    pub(super) service: Service,
+    /// Runs until the value is dropped.
+    _service: Service,
     pub(super) transactions: TransactionServiceClient<Channel>,
     pub(super) accounts: AccountServiceClient<Channel>,
 }
@@ -140,7 +141,7 @@ impl Ledger {
         Ledger {
             transactions: service.transactions().await,
             accounts: service.accounts().await,
-            service,
+            _service: service,
         }
     }
 
