@@ -48,14 +48,19 @@ fn grant<B>(security: &Security, request: &Request<B>) -> Result<Grant, Status> 
     })
 }
 
-/// Checks that the role of `grant` is high enough for `method`.
+/// Checks that the role of `grant` is high enough for `method`, and that a token for ids with a prefix calls no method that shows
+/// or changes the whole service.
 ///
 /// # Errors
-/// PERMISSION_DENIED if it is not.
+/// PERMISSION_DENIED if not.
 pub(crate) fn check_role(method: &Method, grant: &Grant) -> Result<(), Status> {
     let role = grant.principal.role;
     match method.needed_role {
         Some(needed) if role < needed => Err(status::forbidden(role.as_str(), needed.as_str())),
+        Some(_) if method.concerns_whole_service() => match grant.principal.scope.prefix() {
+            Some(prefix) => Err(status::restricted_token(prefix)),
+            None => Ok(()),
+        },
         Some(_) | None => Ok(()),
     }
 }

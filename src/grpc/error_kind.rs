@@ -87,7 +87,7 @@ error_kinds! {
     UNKNOWN_METHOD: [Unimplemented], No, No, "The path is not a method of the service, or the request is not a POST.";
     CALL_CANCELLED: [Cancelled], No, SameId, "The client ended the call before its message had arrived.";
     UNAUTHENTICATED: [Unauthenticated], No, No, "The call has no valid token.";
-    FORBIDDEN: [PermissionDenied], No, No, "The role of the token is too low.";
+    FORBIDDEN: [PermissionDenied], No, No, "The role of the token is too low, or the token is for ids with a `prefix` only and the call names another id.";
     ACCOUNT_NOT_FOUND: [NotFound], No, No, "The account does not exist. The rejection is not recorded: after the account is created, the same transaction id may be used.";
     SAME_ACCOUNT: [FailedPrecondition], No, No, "A transfer has the same account on both sides.";
     ASSET_MISMATCH: [FailedPrecondition], No, No, "The accounts of a transfer have different assets.";

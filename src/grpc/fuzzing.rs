@@ -20,8 +20,12 @@ use super::{
     },
     transport::frame::{FrameReader, Piece},
 };
-use crate::proto::{
-    BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest, Transfer, Uint128, transfer,
+use crate::{
+    proto::{
+        BatchCreateAccountsRequest, CreateAccountRequest, ProcessTransactionRequest, Transfer, Uint128,
+        transfer,
+    },
+    security::Scope,
 };
 
 /// A transaction as the hot path reads it.
@@ -134,7 +138,7 @@ pub fn new_account(request: CreateAccountRequest) -> Result<Option<NewAccount>, 
 
 fn read(transaction: &WireTransaction<'_>) -> ReadTransaction {
     let mut ledger_bytes = Vec::new();
-    let checked = decode::check(transaction, |heading, transfers| {
+    let checked = decode::check(transaction, &Scope::ALL, |heading, transfers| {
         put_transaction(&mut ledger_bytes, heading, transfers.iter().copied());
     });
     let checked = match checked {

@@ -88,6 +88,13 @@ static METHODS: [Method; 19] = [
     method("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READ, Handler::Stream),
 ];
 
+impl Method {
+    /// Whether the method shows or changes the service as a whole, and not single accounts and transactions.
+    pub(crate) fn concerns_whole_service(&self) -> bool {
+        self.path.starts_with("/tally.v1.EngineService/")
+    }
+}
+
 const fn method(path: &'static str, needed_role: Option<Role>, handler: Handler) -> Method {
     Method {
         path,

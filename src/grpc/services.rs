@@ -87,10 +87,7 @@ impl Services {
             request,
             limits: Arc::clone(limits),
             reservation,
-            principal: authorised
-                .grant
-                .as_ref()
-                .map(|grant| Arc::clone(&grant.principal.name)),
+            caller: authorised.grant.as_ref().map(|grant| grant.principal.clone()),
         };
         let transactions = &self.transactions;
         match authorised.method.handler {
@@ -130,7 +127,7 @@ impl Services {
             mut request,
             limits,
             mut reservation,
-            principal: _,
+            caller: _,
         } = call;
         if !reservation.grow_to(CALL_BYTES + TONIC_CALL_BYTES) {
             return refuse(limits.memory_limit_reached(), reservation);

@@ -298,6 +298,27 @@ pub fn forbidden(role: &str, needed: &str) -> Status {
         .build()
 }
 
+/// The token is for ids with a prefix only, and a field names another id.
+#[must_use]
+pub fn foreign_id(field: &str, id: &str, prefix: &str) -> Status {
+    let message = format!("{field}: the token is for ids that begin with {prefix:?} only, not for {id:?}");
+    ErrorBuilder::new(ErrorKind::FORBIDDEN, message)
+        .with("field", field)
+        .with("prefix", prefix)
+        .build()
+}
+
+/// The token is for ids with a prefix only, and the method shows or changes the whole service.
+#[must_use]
+pub fn restricted_token(prefix: &str) -> Status {
+    let message = format!(
+        "authorization: the token is for ids that begin with {prefix:?} only, and the call concerns the whole service"
+    );
+    ErrorBuilder::new(ErrorKind::FORBIDDEN, message)
+        .with("prefix", prefix)
+        .build()
+}
+
 /// The path is not a method of the service, or the request is not a POST.
 #[must_use]
 pub fn unknown_method() -> Status {

@@ -18,6 +18,7 @@ use crate::{
         },
     },
     proto::{self, HoldState, ListHoldsRequest, ListHoldsResponse},
+    security::Scope,
 };
 
 /// Maximum number of steps through the table of holds for one page.
@@ -31,6 +32,8 @@ const STEP_BYTES: usize = 512 << 10;
 struct Page<'a> {
     lookup: Lookup<'a>,
     account_id: &'a str,
+    /// The holds that the caller may see.
+    scope: Scope,
     /// Maximum number of holds.
     limit: usize,
     holds: Vec<proto::Transaction>,
@@ -54,6 +57,7 @@ pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> Answer
     let mut page = Page {
         lookup: Lookup::new(&engine, inbound.deadline),
         account_id: &request.account_id,
+        scope: inbound.scope(),
         limit,
         holds: Vec::new(),
         bytes: 0,
@@ -133,9 +137,12 @@ impl Page<'_> {
             if !self.account_id.is_empty() && !accounts.any(|id| id == self.account_id) {
                 continue;
             }
+            if !self.scope.contains(found.id()?.as_bytes()) {
+                continue;
+            }
             self.bytes += found.memory_bytes()?;
             inbound.hold(self.bytes + STEP_BYTES + HOLDS_TOGETHER_BYTES)?;
-            self.holds.push(found.describe(&ids)?);
+            self.holds.push(found.describe(&ids, &self.scope)?);
             if self.holds.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX {
                 return Ok(Some(*hold));
             }

@@ -11,6 +11,7 @@ use crate::{
     engine::PAGE_ACCOUNTS_MAX,
     grpc::{fields::Violations, status},
     proto::ListAccountsRequest,
+    security::Scope,
 };
 
 /// Number of entries of a page if the request does not set the size of the page.
@@ -22,6 +23,8 @@ pub(super) struct Filter {
     id_prefix: String,
     asset: String,
     status: Option<AccountStatus>,
+    /// The accounts that the caller may see.
+    scope: Scope,
 }
 
 /// Returns the maximum number of entries of a page.
@@ -47,7 +50,7 @@ impl Filter {
     ///
     /// # Errors
     /// INVALID_ARGUMENT if a field of the filter is invalid.
-    pub(super) fn of(request: &ListAccountsRequest) -> Result<Self, Status> {
+    pub(super) fn of(request: &ListAccountsRequest, scope: Scope) -> Result<Self, Status> {
         let mut violations = Violations::default();
         // A prefix of an id has the characters and at most the length of an id.
         if !request.id_prefix.is_empty() {
@@ -65,18 +68,23 @@ impl Filter {
             id_prefix: request.id_prefix.clone(),
             asset: request.asset.clone(),
             status,
+            scope,
         })
     }
 
     /// Whether all accounts pass the filter.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.id_prefix.is_empty() && self.asset.is_empty() && self.status.is_none()
+    pub(super) fn is_empty(&self) -> bool {
+        self.id_prefix.is_empty()
+            && self.asset.is_empty()
+            && self.status.is_none()
+            && self.scope.prefix().is_none()
     }
 
     /// Whether an account passes the filter.
     pub(super) fn accepts(&self, snapshot: &AccountSnapshot) -> bool {
         let account = &snapshot.account;
         account.id.starts_with(&self.id_prefix)
+            && self.scope.contains(account.id.as_bytes())
             && (self.asset.is_empty() || account.asset == self.asset)
             && self.status.is_none_or(|status| account.status == status)
     }
@@ -88,7 +96,12 @@ impl Filter {
             return format!("a{:x}", next.0);
         }
         let status = self.status.map_or(0, |status| status as u8);
-        let filter = fingerprint(&[self.id_prefix.as_bytes(), self.asset.as_bytes(), &[status]]);
+        let filter = fingerprint(&[
+            self.id_prefix.as_bytes(),
+            self.asset.as_bytes(),
+            &[status],
+            self.scope.prefix().unwrap_or("").as_bytes(),
+        ]);
         format!("a{:x}.{filter:x}", next.0)
     }
 

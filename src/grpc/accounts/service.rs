@@ -3,7 +3,7 @@
 //! Requests are read without tonic's server, so that the memory of a call is reserved before the message is decoded.
 //! `transport/framing.rs` gives the details.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use prost::Message;
 use tally_ledger::{AccountIndex, NewAccount, id::check_id};
@@ -33,6 +33,7 @@ use crate::{
         CreateAccountResponse, GetAccountRequest, GetAccountResponse, ListAccountsRequest,
         ListAccountsResponse, UpdateAccountRequest, UpdateAccountResponse,
     },
+    security::Scope,
 };
 
 /// Longest message with one account, in bytes. A valid message has less than 2 KiB.
@@ -102,6 +103,7 @@ impl AccountService {
 
     async fn create_account(&self, call: AdmittedCall) -> AnswerResult {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNT_BYTES_MAX)?;
+        let scope = inbound.scope();
         let account = {
             let message = inbound.only().await?;
             decode::check_limit_count(&message)?;
@@ -109,6 +111,9 @@ impl AccountService {
             let mut violations = Violations::default();
             let account = decode::to_new_account(&mut violations, "account", request.account);
             violations.finish().map_err(status::invalid)?;
+            if let Some(account) = &account {
+                check_scope(&scope, "account.id", &account.id)?;
+            }
             account
         };
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
@@ -123,6 +128,7 @@ impl AccountService {
 
     async fn batch_create_accounts(&self, call: AdmittedCall) -> AnswerResult {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNTS_BYTES_MAX)?;
+        let scope = inbound.scope();
         let (accounts, existing) = {
             let message = inbound.only().await?;
             // A decoded message can take a thousand times as much memory as its bytes. So the accounts are counted
@@ -135,7 +141,11 @@ impl AccountService {
             } else {
                 Existing::Compare
             };
-            (decode::new_accounts(request)?, existing)
+            let accounts = decode::new_accounts(request)?;
+            for (place, account) in accounts.iter().enumerate() {
+                check_scope(&scope, format_args!("requests[{place}].account.id"), &account.id)?;
+            }
+            (accounts, existing)
         };
         inbound.finish().await?;
         let accounts = self.create(accounts, existing, inbound.deadline).await?;
@@ -147,6 +157,10 @@ impl AccountService {
             Inbound::read_request::<GetAccountRequest>(call, QUERY_BYTES_MAX).await?;
         let id = request.account_id;
         check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
+        // An account of another tenant looks as if it did not exist.
+        if !inbound.scope().contains(id.as_bytes()) {
+            return Err(status::account_not_found(&id));
+        }
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
         let account = self.engine.account(id.clone(), inbound.deadline).await?;
         let account = account.ok_or_else(|| status::account_not_found(&id))?;
@@ -157,11 +171,14 @@ impl AccountService {
 
     async fn update_account(&self, call: AdmittedCall) -> AnswerResult {
         let mut inbound = Inbound::open(call, Expected::Message, ACCOUNT_BYTES_MAX)?;
+        let scope = inbound.scope();
         let update = {
             let message = inbound.only().await?;
             decode::check_limit_count(&message)?;
             let request = UpdateAccountRequest::decode(message).map_err(status::malformed_message)?;
-            decode::to_update(request)?
+            let update = decode::to_update(request)?;
+            check_scope(&scope, "account.id", &update.id)?;
+            update
         };
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
         inbound.finish().await?;
@@ -178,7 +195,7 @@ impl AccountService {
         let (request, mut inbound) =
             Inbound::read_request::<ListAccountsRequest>(call, QUERY_BYTES_MAX).await?;
         let limit = page_limit(request.page_size)?;
-        let filter = Filter::of(&request)?;
+        let filter = Filter::of(&request, inbound.scope())?;
         let mut from = filter.start(&request.page_token)?;
         let mut accounts = Vec::new();
         for _ in 0..LIST_STEPS_MAX {
@@ -216,5 +233,19 @@ impl AccountService {
             accounts,
             next_page_token: filter.token_of(from),
         }))
+    }
+}
+
+/// Checks that a write names an account of the caller's scope. This looks at the id only, so the answer does not tell whether the
+/// account exists.
+///
+/// # Errors
+/// PERMISSION_DENIED if not.
+fn check_scope(scope: &Scope, field: impl Display, id: &str) -> Result<(), Status> {
+    match scope.prefix() {
+        Some(prefix) if !scope.contains(id.as_bytes()) => {
+            Err(status::foreign_id(&field.to_string(), id, prefix))
+        }
+        Some(_) | None => Ok(()),
     }
 }

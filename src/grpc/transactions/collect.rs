@@ -10,13 +10,14 @@ use super::{
     wire::{self, WireTransaction},
 };
 use crate::{
-    engine::{TRANSACTIONS_MAX, TransactionBatch},
+    engine::{Processed, TRANSACTIONS_MAX, TransactionBatch},
     grpc::{
         limits::TRANSACTION_BYTES_MAX,
         protobuf::{Read, WireError},
         status,
         transport::frame::Piece,
     },
+    security::Scope,
 };
 
 /// Longest result of an executed transaction, in bytes. The longest result is a rejection by the ledger.
@@ -64,6 +65,8 @@ pub(crate) struct Places {
     /// The number of transactions that the client sent.
     pub(crate) count: usize,
     read: ReadTransaction,
+    /// What the client may touch.
+    pub(crate) scope: Scope,
     refused: Vec<RefusedEntry>,
     refused_bytes: Vec<u8>,
     /// Maximum number of bytes that the results of the invalid transactions take in the answer.
@@ -98,7 +101,7 @@ impl Places {
         let from = previous.map_or(0, |previous| previous.end as usize);
         let bytes = self.refused_bytes.get(from..entry.end as usize)?;
         let transaction = (self.read)(bytes).ok()?;
-        let refusal = decode::check(&transaction, |_, _| ()).err()?;
+        let refusal = decode::check(&transaction, &self.scope, |_, _| ()).err()?;
         Some(Refused {
             id: transaction.id.as_str(),
             status: refusal.into(),
@@ -123,13 +126,15 @@ impl Places {
 // ===== impl Transactions =====
 
 impl Transactions {
-    /// Returns an empty collection. `batch` receives the valid transactions, and `read` reads each transaction.
-    pub(crate) fn new(batch: TransactionBatch, read: ReadTransaction) -> Self {
+    /// Returns an empty collection. `batch` receives the valid transactions, and `read` reads each transaction. A transaction that
+    /// names an id outside of `scope` is refused.
+    pub(crate) fn new(batch: TransactionBatch, read: ReadTransaction, scope: Scope) -> Self {
         Transactions {
             batch,
             places: Places {
                 count: 0,
                 read,
+                scope,
                 refused: Vec::new(),
                 refused_bytes: Vec::new(),
                 answer_bytes: 0,
@@ -144,7 +149,7 @@ impl Transactions {
     /// [`WireError`] if the bytes are not a transaction. In this case, nothing is added.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let transaction = (self.places.read)(bytes)?;
-        match decode::push_transaction(&mut self.batch, &transaction) {
+        match decode::push_transaction(&mut self.batch, &transaction, &self.places.scope) {
             Ok(()) => {
                 self.places.count += 1;
                 self.detail_bytes += decode::detail_bytes_max(&transaction);
@@ -173,10 +178,10 @@ impl Transactions {
 // ===== impl BulkReader =====
 
 impl BulkReader {
-    /// Begins a request. `batch` receives the valid transactions.
-    pub(crate) fn new(batch: TransactionBatch) -> Self {
+    /// Begins a request. `batch` receives the valid transactions. `scope` is what the client may touch.
+    pub(crate) fn new(batch: TransactionBatch, scope: Scope) -> Self {
         BulkReader {
-            transactions: Transactions::new(batch, wire::nested_transaction),
+            transactions: Transactions::new(batch, wire::nested_transaction, scope),
             splitter: Splitter::new(TRANSACTION_BYTES_MAX),
         }
     }
@@ -213,6 +218,16 @@ impl BulkReader {
             return Err(transaction_count("0"));
         }
         Ok(self.transactions)
+    }
+}
+
+/// Leaves out the balances of accounts outside of `scope`. A caller whose token has a prefix can touch such an account only by
+/// posting or reversing what an unrestricted caller has made.
+pub(crate) fn leave_out_foreign(processed: &mut Processed, scope: &Scope) {
+    if scope.prefix().is_some() {
+        for detail in &mut processed.details {
+            detail.balances.retain(|(id, _)| scope.contains(id.as_bytes()));
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Checks the fields of transactions, and converts them for the ledger, before the transactions are queued.
 
+use std::fmt::Display;
+
 use smallvec::SmallVec;
 use tally_ledger::{
     AmountRule, EffectiveTime, Heading, Names, Phase, TRANSFERS_MAX, Transfer, id::check_id, money::Amount,
@@ -15,6 +17,7 @@ use crate::{
         status,
     },
     proto,
+    security::Scope,
 };
 
 /// The seconds that `google.protobuf.Timestamp` allows: from the year 1 to the end of the year 9999.
@@ -29,9 +32,22 @@ const MOVED_BYTES_MAX: usize = 40;
 /// Maximum memory of the balances of an account, in bytes: the id and the four columns, in the engine's answer and in the message.
 const BALANCES_BYTES_MAX: usize = 384;
 
-/// The invalid fields of a transaction, because of which it is not queued.
+/// The reason why a transaction is not queued.
 #[derive(Debug)]
-pub(crate) struct Refusal(Vec<FieldViolation>);
+pub(crate) enum Refusal {
+    /// Fields are invalid.
+    Invalid(Vec<FieldViolation>),
+    /// A field names an id outside of the caller's scope.
+    Foreign(ForeignId),
+}
+
+/// An id that is outside of the caller's scope.
+#[derive(Debug)]
+pub(crate) struct ForeignId {
+    field: String,
+    id: String,
+    prefix: String,
+}
 
 /// What a transaction does. This decides which fields it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,17 +71,24 @@ enum Action {
 impl Refusal {
     /// Returns the approximate length of the error's text in an answer, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        // The status contains the first violation twice: in its message, and in its details.
-        let violations = self.0.iter().chain(self.0.first());
-        violations
-            .map(|violation| violation.field.len() + violation.description.len() + 16)
-            .sum()
+        match self {
+            // The status contains the first violation twice: in its message, and in its details.
+            Refusal::Invalid(violations) => violations
+                .iter()
+                .chain(violations.first())
+                .map(|violation| violation.field.len() + violation.description.len() + 16)
+                .sum(),
+            Refusal::Foreign(ForeignId { field, id, prefix }) => 2 * (field.len() + id.len() + prefix.len()),
+        }
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        status::invalid(refusal.0)
+        match refusal {
+            Refusal::Invalid(violations) => status::invalid(violations),
+            Refusal::Foreign(ForeignId { field, id, prefix }) => status::foreign_id(&field, &id, &prefix),
+        }
     }
 }
 
@@ -76,9 +99,10 @@ impl From<Refusal> for Status {
 pub(crate) fn push_transaction(
     batch: &mut TransactionBatch,
     request: &WireTransaction<'_>,
+    scope: &Scope,
 ) -> Result<(), Refusal> {
     let return_balances = request.return_balances;
-    check(request, |heading, transfers| {
+    check(request, scope, |heading, transfers| {
         batch.push(heading, transfers, return_balances);
     })
 }
@@ -107,9 +131,10 @@ pub(crate) fn detail_bytes_max(request: &WireTransaction<'_>) -> usize {
 /// Checks a transaction, and passes it to `then` if it is valid.
 ///
 /// # Errors
-/// [`Refusal`] if the transaction is invalid. The same transaction always gets the same error.
+/// [`Refusal`] if the transaction is invalid, or names an id outside of `scope`. The same transaction always gets the same error.
 pub(crate) fn check(
     request: &WireTransaction<'_>,
+    scope: &Scope,
     then: impl FnOnce(&Heading<'_>, &[Transfer<&[u8]>]),
 ) -> Result<(), Refusal> {
     let mut violations = Violations::default();
@@ -127,7 +152,7 @@ pub(crate) fn check(
         .effective_time
         .and_then(|time| effective_time(&mut violations, "effective_time", time));
     check_metadata(&mut violations, "metadata", &request.metadata);
-    violations.finish().map_err(Refusal)?;
+    violations.finish().map_err(Refusal::Invalid)?;
     let heading = Heading {
         id,
         phase: action.phase(),
@@ -137,7 +162,47 @@ pub(crate) fn check(
         keep_remaining: request.keep_remaining,
         pending_timeout,
     };
+    if let Some(prefix) = scope.prefix() {
+        check_scope(scope, prefix, &heading, &transfers)?;
+    }
     then(&heading, &transfers);
+    Ok(())
+}
+
+/// Checks that every id of a transaction belongs to a scope. This looks at the ids only, so the answer does not tell whether
+/// something with a foreign id exists.
+fn check_scope(
+    scope: &Scope,
+    prefix: &str,
+    heading: &Heading<'_>,
+    transfers: &[Transfer<&[u8]>],
+) -> Result<(), Refusal> {
+    let check = |field: &dyn Display, id: &[u8]| {
+        if scope.contains(id) {
+            return Ok(());
+        }
+        Err(Refusal::Foreign(ForeignId {
+            field: field.to_string(),
+            id: String::from_utf8_lossy(id).into_owned(),
+            prefix: prefix.to_owned(),
+        }))
+    };
+    check(&"transaction_id", heading.id)?;
+    match heading.names {
+        Names::Nothing => {}
+        Names::Hold(id) => check(&"pending_transaction_id", id)?,
+        Names::Reversed(id) => check(&"reverses_transaction_id", id)?,
+    }
+    for (place, transfer) in transfers.iter().enumerate() {
+        check(
+            &format_args!("transfers[{place}].debit_account_id"),
+            transfer.debit,
+        )?;
+        check(
+            &format_args!("transfers[{place}].credit_account_id"),
+            transfer.credit,
+        )?;
+    }
     Ok(())
 }
 

@@ -439,7 +439,10 @@ mod tests {
             };
             let bound = detail_bytes_max(&request);
             let bytes = held + detail_bytes(&detail);
-            assert!(bytes <= bound, "{transfers} transfers: {bytes} bytes, {bound} are reserved");
+            assert!(
+                bytes <= bound,
+                "{transfers} transfers: {bytes} bytes, {bound} are reserved"
+            );
         }
         assert_eq!(detail_bytes_max(&WireTransaction::default()), 0);
     }

@@ -18,6 +18,7 @@ use crate::{
         status,
     },
     proto::{self, transaction::Outcome, transfer},
+    security::Scope,
     store::embedded::FoundRecord,
 };
 
@@ -219,6 +220,14 @@ impl Found {
         Ok(FOUND_BYTES + transfers * FOUND_TRANSFER_BYTES)
     }
 
+    /// Returns the id of the transaction.
+    ///
+    /// # Errors
+    /// DATA_LOSS if a record is damaged, although its checksum is right.
+    pub(crate) fn id(&self) -> Result<&str, Status> {
+        Ok(parts(&self.record)?.transaction.id())
+    }
+
     /// Returns the accounts of the transfers.
     ///
     /// # Errors
@@ -231,11 +240,11 @@ impl Found {
         Ok(accounts.collect())
     }
 
-    /// Describes the transaction for the API. `ids` has the ids of its accounts.
+    /// Describes the transaction for the API. `ids` has the ids of its accounts. Ids outside of `scope` are left out.
     ///
     /// # Errors
     /// DATA_LOSS if a record is damaged, although its checksum is right.
-    pub(crate) fn describe(&self, ids: &AccountIds) -> Result<proto::Transaction, Status> {
+    pub(crate) fn describe(&self, ids: &AccountIds, scope: &Scope) -> Result<proto::Transaction, Status> {
         let parts = parts(&self.record)?;
         let transaction = &parts.transaction;
         let transfers = parts.transfers(&self.record)?;
@@ -284,6 +293,9 @@ impl Found {
             let timeout = transaction.pending_timeout();
             let expiry = timeout.and_then(|timeout| self.record.place().time.checked_add_nanos(timeout));
             described.expire_time = expiry.map(from_time);
+        }
+        if scope.prefix().is_some() {
+            leave_out_foreign(&mut described, scope);
         }
         Ok(described)
     }
@@ -344,6 +356,33 @@ impl Found {
             },
             ended_by,
         }))
+    }
+}
+
+/// Leaves out the ids of accounts and transactions outside of `scope`. Only an unrestricted caller can have made such a transaction.
+fn leave_out_foreign(described: &mut proto::Transaction, scope: &Scope) {
+    let leave_out = |id: &mut String| {
+        if !scope.contains(id.as_bytes()) {
+            id.clear();
+        }
+    };
+    for transfer in &mut described.transfers {
+        leave_out(&mut transfer.debit_account_id);
+        leave_out(&mut transfer.credit_account_id);
+    }
+    leave_out(&mut described.pending_transaction_id);
+    leave_out(&mut described.reverses_transaction_id);
+    leave_out(&mut described.ended_by);
+    described.reversed_by.iter_mut().for_each(leave_out);
+    if described
+        .transfers
+        .iter()
+        .any(|transfer| transfer.debit_account_id.is_empty() || transfer.credit_account_id.is_empty())
+        && let Some(Outcome::Error(error)) = &mut described.outcome
+    {
+        // The text and the details of a rejection can name a foreign account.
+        error.message.clear();
+        error.details.clear();
     }
 }
 

@@ -9,7 +9,7 @@ use tally_ledger::id::check_id;
 use tonic::Status;
 
 use super::{
-    collect::{BulkReader, Transactions},
+    collect::{BulkReader, Transactions, leave_out_foreign},
     decode,
     encode::{self, Results},
     lookup::Lookup,
@@ -88,6 +88,11 @@ impl TransactionService {
             Inbound::read_request::<GetTransactionRequest>(call, QUERY_BYTES_MAX).await?;
         let id = request.transaction_id;
         check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
+        let scope = inbound.scope();
+        // A transaction of another tenant looks as if it did not exist.
+        if !scope.contains(id.as_bytes()) {
+            return Err(status::transaction_not_found(&id));
+        }
         let lookup = Lookup::new(&self.engine, inbound.deadline);
         let found = lookup.transaction(&id).await?;
         let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
@@ -95,7 +100,7 @@ impl TransactionService {
         let found = [found];
         let ids = lookup.ids_of(&found).await?;
         let [found] = found;
-        let transaction = found.describe(&ids)?;
+        let transaction = found.describe(&ids, &scope)?;
         Ok(inbound.answer(&GetTransactionResponse {
             transaction: Some(transaction),
         }))
@@ -116,12 +121,13 @@ async fn process_one(
 }
 
 async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult {
+    let (principal, scope) = (inbound.principal(), inbound.scope());
     let (batch, detail_bytes) = {
         let message = inbound.only().await?;
         let transaction = wire::transaction(&message)?;
         let mut batch = engine.batch(message.len());
-        batch.set_principal(inbound.principal.take());
-        decode::push_transaction(&mut batch, &transaction)?;
+        batch.set_principal(principal);
+        decode::push_transaction(&mut batch, &transaction, &scope)?;
         (Arc::new(batch), decode::detail_bytes_max(&transaction))
     };
     inbound.hold(batch.memory_bytes() + detail_bytes)?;
@@ -140,8 +146,8 @@ async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult 
     let mut inbound = Inbound::open(call, Expected::Message, MESSAGE_BYTES_MAX)?;
     let mut piece = inbound.piece().await?.ok_or_else(status::message_missing)?;
     let mut batch = engine.batch(piece.bytes.len());
-    batch.set_principal(inbound.principal.take());
-    let mut reader = BulkReader::new(batch);
+    batch.set_principal(inbound.principal());
+    let mut reader = BulkReader::new(batch, inbound.scope());
     loop {
         reader.read(&piece)?;
         inbound.hold(reader.held_bytes())?;
@@ -180,5 +186,7 @@ async fn execute(
     if batch.is_empty() {
         return Ok(Processed::default());
     }
-    Ok(engine.process(kind, batch, inbound.deadline).await?)
+    let mut processed = engine.process(kind, batch, inbound.deadline).await?;
+    leave_out_foreign(&mut processed, &inbound.scope());
+    Ok(processed)
 }

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
-    collect::{Places, Transactions},
+    collect::{Places, Transactions, leave_out_foreign},
     encode::Results,
     wire,
 };
@@ -185,10 +185,13 @@ impl StreamAnswers {
         // clients.
         let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));
         Box::pin(async move {
-            let outcomes = match called {
+            let mut outcomes = match called {
                 Some(task) => executed(task).await,
                 None => Ok(Processed::default()),
             };
+            if let Ok(processed) = &mut outcomes {
+                leave_out_foreign(processed, &places.scope);
+            }
             ChunkDone {
                 batch,
                 places,
@@ -328,7 +331,7 @@ impl Chunks {
     /// Returns an empty batch with room for `bytes` bytes.
     fn batch(&self, bytes: usize) -> TransactionBatch {
         let mut batch = self.engine.batch(bytes);
-        batch.set_principal(self.inbound.principal.clone());
+        batch.set_principal(self.inbound.principal());
         batch
     }
 
@@ -360,7 +363,7 @@ impl Chunks {
             };
         }
         let chunk = Chunk {
-            transactions: Transactions::new(self.batch(0), wire::stream_message),
+            transactions: Transactions::new(self.batch(0), wire::stream_message, self.inbound.scope()),
             reservation: limits.memory.reserve_beyond_limit(CHUNK_BYTES),
             broken: Some(limits.memory_limit_reached()),
         };
@@ -377,7 +380,7 @@ impl Chunks {
         // Transactions take less memory in the batch than on the wire, so this capacity suffices for the messages that
         // have arrived.
         let batch = self.batch(self.inbound.arrived());
-        let mut transactions = Transactions::new(batch, wire::stream_message);
+        let mut transactions = Transactions::new(batch, wire::stream_message, self.inbound.scope());
         let mut broken = None;
         let mut next = Poll::Ready(first);
         loop {

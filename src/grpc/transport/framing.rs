@@ -34,7 +34,10 @@ use super::{
     frame::{FrameReader, HEADER_BYTES, Piece, put_frame},
     receive_timeout::ReceiveTimeout,
 };
-use crate::grpc::status;
+use crate::{
+    grpc::status,
+    security::{Principal, Scope},
+};
 
 /// Number of bytes that a call reads before it lets the other tasks of its thread run.
 const TURN_BYTES: usize = 64 << 10;
@@ -52,8 +55,8 @@ pub(crate) struct AdmittedCall {
     pub(crate) limits: Arc<ConnectionLimits>,
     /// The memory of the call.
     pub(crate) reservation: Reservation,
-    /// The name of the caller's token. `None` if the service asks for no tokens.
-    pub(crate) principal: Option<Arc<str>>,
+    /// The owner of the caller's token. `None` if the service asks for no tokens.
+    pub(crate) caller: Option<Principal>,
 }
 
 /// Reads the messages of a call while they arrive.
@@ -72,8 +75,8 @@ pub(crate) struct Inbound {
     /// The limits of the call's connection.
     pub(crate) limits: Arc<ConnectionLimits>,
     reservation: Reservation,
-    /// See [`AdmittedCall::principal`].
-    pub(crate) principal: Option<Arc<str>>,
+    /// See [`AdmittedCall::caller`].
+    caller: Option<Principal>,
 }
 
 /// What the client must send in a call.
@@ -102,7 +105,7 @@ impl Inbound {
             request,
             limits,
             reservation,
-            principal,
+            caller,
         } = call;
         // The headers are dropped here, because a call can take long and the headers take memory.
         let (head, body) = request.into_parts();
@@ -122,8 +125,20 @@ impl Inbound {
             deadline,
             limits,
             reservation,
-            principal,
+            caller,
         })
+    }
+
+    /// The name of the caller's token. `None` if the service asks for no tokens.
+    pub(crate) fn principal(&self) -> Option<Arc<str>> {
+        self.caller.as_ref().map(|caller| Arc::clone(&caller.name))
+    }
+
+    /// The accounts and transactions that the caller may touch and see.
+    pub(crate) fn scope(&self) -> Scope {
+        self.caller
+            .as_ref()
+            .map_or(Scope::ALL, |caller| caller.scope.clone())
     }
 
     /// Reserves `bytes` for the call, in addition to [`CALL_BYTES`].

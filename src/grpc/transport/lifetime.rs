@@ -120,7 +120,17 @@ impl Authority {
             .security
             .renewed(&self.grant)
             .ok_or_else(|| status::unauthenticated("authorization: the token is no longer valid"))
-            .and_then(|grant| check_role(self.method, &grant));
+            .and_then(|grant| {
+                check_role(self.method, &grant)?;
+                if grant.principal.scope == self.grant.principal.scope {
+                    Ok(())
+                } else {
+                    // What the stream has read was checked with the old prefix.
+                    Err(status::unauthenticated(
+                        "authorization: the prefix of the token has changed",
+                    ))
+                }
+            });
         match checked {
             Ok(()) => {
                 self.valid_in.store(version, Ordering::Relaxed);
