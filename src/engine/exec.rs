@@ -183,7 +183,7 @@ impl Exec {
         let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
         let due = if self.open.is_empty() {
             // A block without answers contains only holds that have expired.
-            (progress.idle && self.book.open_records() > 0).then_some(FlushReason::Idle)
+            (progress.idle && !self.failed && self.book.open_records() > 0).then_some(FlushReason::Idle)
         } else {
             let due = progress.idle.then(|| self.intake.due()).flatten();
             due.or((large && progress.has_room).then_some(FlushReason::Items))

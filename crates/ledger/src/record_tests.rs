@@ -332,7 +332,7 @@ fn the_longest_expiry_account_and_update_fit_a_record() {
     let terms = account.clone().into_terms();
     let record = NewRecord::AccountUpdated { index, terms: &terms };
     check_longest(record, |framed| {
-        assert!(framed.record.has_sequence());
+        assert!(!framed.record.has_sequence());
         assert!(
             matches!(framed.record, Record::AccountUpdated { index: found, terms: read } if (found, &read) == (index, &terms))
         );

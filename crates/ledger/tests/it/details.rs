@@ -438,7 +438,7 @@ fn an_account_is_closed_only_when_it_is_empty_and_stays_closed() {
     assert_eq!(close(&mut world, "w"), UpdateOutcome::NotEmpty);
     world.send(Content::void("3", "2"));
     assert!(matches!(close(&mut world, "w"), UpdateOutcome::Updated(_)));
-    let change_time = world.ledger.account("w").unwrap().change_time;
+    let revision = world.ledger.account("w").unwrap().revision;
     let credit = world.send(Content::posted("4", &[transfer("bank", "w", 1)]));
     assert_eq!(figures(credit), (Reason::AccountClosed, 0, Side::Credit, 0));
     let reopen = AccountUpdate {
@@ -450,7 +450,7 @@ fn an_account_is_closed_only_when_it_is_empty_and_stays_closed() {
     let note = AccountUpdate {
         id: "w".to_owned(),
         metadata: Some(Metadata::from([("k".to_owned(), "v".to_owned())])),
-        expected_change_time: Some(change_time),
+        expected_revision: Some(revision),
         ..AccountUpdate::default()
     };
     assert!(matches!(world.update(note.clone()), UpdateOutcome::Updated(_)));

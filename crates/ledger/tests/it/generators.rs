@@ -152,7 +152,7 @@ pub(super) fn new_accounts(model: &Model, random: &mut Random) -> Vec<NewAccount
 
 pub(super) fn update(model: &Model, random: &mut Random) -> AccountUpdate {
     let id = account_id(random);
-    let change_time = model.change_times.get(&id).copied();
+    let revision = model.revision(&id);
     // Closed accounts stay closed, so few are closed.
     let mut status = status(random);
     if status == AccountStatus::Closed && random.percent(70) {
@@ -170,9 +170,9 @@ pub(super) fn update(model: &Model, random: &mut Random) -> AccountUpdate {
                 Vec::new()
             }
         }),
-        expected_change_time: match random.below(10) {
-            0 => Some(Timestamp::from_nanos(1)),
-            1..4 => change_time,
+        expected_revision: match random.below(10) {
+            0 => Some(u64::MAX),
+            1..4 => Some(revision),
             _ => None,
         },
     }

@@ -78,7 +78,8 @@ pub(super) struct Model {
     pub(super) accounts: BTreeMap<String, NewAccount>,
     /// The accounts as they were created.
     created: BTreeMap<String, NewAccount>,
-    pub(super) change_times: BTreeMap<String, Timestamp>,
+    /// The number of the record of the last update of an account that was updated.
+    pub(super) revisions: BTreeMap<String, u64>,
     pub(super) columns: BTreeMap<String, Columns>,
     /// What the velocity limits of an account have counted, for each limit.
     counted: BTreeMap<String, Vec<Vec<Counted>>>,
@@ -605,7 +606,7 @@ impl Model {
     }
 
     /// Creates all accounts. If one exists with different content, creates none and returns its index.
-    pub(super) fn create(&mut self, new: &[NewAccount], first: Committed) -> Result<(), usize> {
+    pub(super) fn create(&mut self, new: &[NewAccount]) -> Result<(), usize> {
         let mut missing: BTreeMap<&String, &NewAccount> = BTreeMap::new();
         let mut in_order = Vec::new();
         for (place, account) in new.iter().enumerate() {
@@ -622,12 +623,10 @@ impl Model {
                 }
             }
         }
-        for (number, account) in (0..).zip(in_order) {
+        for account in in_order {
             let id = || account.id.clone();
-            self.sequence += 1;
             self.created.insert(id(), account.clone());
             self.accounts.insert(id(), account.clone());
-            self.change_times.insert(id(), first.time.plus_nanos(number));
             self.columns.insert(id(), Columns::default());
             self.counted
                 .insert(id(), vec![Vec::new(); account.velocity_limits.len()]);
@@ -635,15 +634,20 @@ impl Model {
         Ok(())
     }
 
-    /// Updates an account. The index in the outcome is always 0.
-    pub(super) fn update(&mut self, update: &AccountUpdate, next: Committed) -> UpdateOutcome {
+    /// The number of the record of the last update of an account; 0 if it was never updated.
+    pub(super) fn revision(&self, id: &str) -> u64 {
+        self.revisions.get(id).copied().unwrap_or(0)
+    }
+
+    /// Updates an account. A record of it gets the number `entry`. The index in the outcome is always 0.
+    pub(super) fn update(&mut self, update: &AccountUpdate, entry: u64) -> UpdateOutcome {
         let updated = UpdateOutcome::Updated(AccountIndex(0));
         let Some(before) = self.accounts.get(&update.id).cloned() else {
             return UpdateOutcome::NotFound;
         };
         if update
-            .expected_change_time
-            .is_some_and(|expected| expected != self.change_times[&update.id])
+            .expected_revision
+            .is_some_and(|expected| expected != self.revision(&update.id))
         {
             return UpdateOutcome::ChangedSince;
         }
@@ -679,8 +683,7 @@ impl Model {
             return UpdateOutcome::NotEmpty;
         }
         if after != before {
-            self.sequence += 1;
-            self.change_times.insert(update.id.clone(), next.time);
+            self.revisions.insert(update.id.clone(), entry);
             self.keep_counted(&before, &after);
             self.accounts.insert(update.id.clone(), after);
         }

@@ -130,7 +130,7 @@ impl World {
     pub(super) fn create(&mut self, new: Vec<NewAccount>) {
         let (entries, before) = (self.log.entries, self.ledger.accounts().len());
         let names: Vec<_> = new.iter().map(|account| account.id.clone()).collect();
-        let expected = self.model.create(&new, self.log.next());
+        let expected = self.model.create(&new);
         let outcome = self.ledger.create_accounts(new, &mut self.log);
         let created = self.ledger.accounts().len() - before;
         assert_eq!(self.log.entries - entries, created as u64);
@@ -156,8 +156,10 @@ impl World {
     }
 
     pub(super) fn update(&mut self, update: AccountUpdate) -> UpdateOutcome {
-        let (entries, sequence) = (self.log.entries, self.model.sequence);
-        let expected = self.model.update(&update, self.log.next());
+        let entries = self.log.entries;
+        let revision = self.model.revision(&update.id);
+        let id = update.id.clone();
+        let expected = self.model.update(&update, entries + 1);
         let outcome = self.ledger.update_account(update, &mut self.log);
         let without_index = if matches!(outcome, UpdateOutcome::Updated(_)) {
             UpdateOutcome::Updated(AccountIndex(0))
@@ -166,7 +168,7 @@ impl World {
         };
         assert_eq!(without_index, expected);
         let recorded = self.log.entries - entries;
-        assert_eq!(recorded, self.model.sequence - sequence);
+        assert_eq!(recorded, u64::from(self.model.revision(&id) != revision));
         self.reach(&format!("update, {recorded} records: {without_index:?}"));
         outcome
     }
@@ -350,7 +352,7 @@ impl World {
             let snapshot = table.snapshot(index).unwrap();
             let expected = &self.model.accounts[&snapshot.account.id];
             assert_eq!(&snapshot.account, expected);
-            assert_eq!(snapshot.change_time, self.model.change_times[&expected.id]);
+            assert_eq!(snapshot.revision, self.model.revision(&expected.id));
             let [debits, credits] = pending.remove(&index).unwrap_or_default();
             assert_eq!(snapshot.balances.debits_pending.minor_units(), debits);
             assert_eq!(snapshot.balances.credits_pending.minor_units(), credits);
