@@ -85,7 +85,10 @@ fn leaf(field: String, value: &Value, expected: String) -> Misfit {
         field,
         value: match value {
             Value::String(text) => text.clone(),
-            other => other.to_string(),
+            other
+            @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                other.to_string()
+            }
         },
         expected,
     }

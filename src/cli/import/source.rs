@@ -132,7 +132,10 @@ impl Source {
                         given: Arc::clone(&options.given),
                     },
                     HeaderError::Read(source) => SourceError::Read { file, source },
-                    source => SourceError::Header { file, source },
+                    source @ (HeaderError::Empty
+                    | HeaderError::Flaw { .. }
+                    | HeaderError::Unknown { .. }
+                    | HeaderError::NotInHeader { .. }) => SourceError::Header { file, source },
                 }
             })?))
         };
