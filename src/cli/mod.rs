@@ -14,6 +14,7 @@ mod output;
 mod reconnect;
 mod serve;
 mod serve_error;
+mod serve_store;
 mod settings_args;
 mod signals;
 mod stats;

@@ -21,6 +21,7 @@ use super::fault::Fault;
 use crate::{
     certificates::{CertificateFileError, certificates, check_authorities, pair, private_key},
     settings::read_bounded,
+    terminal::file_advice,
 };
 
 /// How to connect to a service.
@@ -64,7 +65,7 @@ pub enum ConnectError {
         problem: &'static str,
     },
     /// A file with a certificate, a key or a token can't be read.
-    #[error("can't read {}: {source}", path.display())]
+    #[error("can't read {}: {source}{}", path.display(), file_advice(path, source))]
     File {
         /// The file.
         path: PathBuf,
@@ -162,6 +163,7 @@ impl ConnectError {
                     | Fault::UnknownAuthority
                     | Fault::OtherName
                     | Fault::NotValidNow
+                    | Fault::AuthorityAsService
                     | Fault::UnusableCertificate
             ),
             ConnectError::Endpoint { .. }

@@ -18,7 +18,7 @@
 
 use tally_journal::{
     CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
-    JournalError,
+    FileFamily, JournalError,
 };
 use tally_ledger::{
     AccountIndex, Amount, Balances, Ledger, Malformed, NewAccount, Timestamp,
@@ -72,6 +72,13 @@ pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
+
+/// The names of the checkpoint files.
+pub(super) const FAMILY: FileFamily = FileFamily {
+    subdirectory: DIRECTORY,
+    prefix: "",
+    suffix: SUFFIX,
+};
 
 // ===== impl LoadedCheckpoint =====
 
