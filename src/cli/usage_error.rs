@@ -152,7 +152,14 @@ fn problem(error: &clap::Error) -> String {
             format!("{shown} needs another number of values")
         }
         ErrorKind::InvalidUtf8 => "a word of the command line is not UTF-8 text".to_owned(),
-        _ => "the command line can't be used".to_owned(),
+        // The caller describes a missing subcommand, and prints help texts and the version.
+        ErrorKind::MissingSubcommand
+        | ErrorKind::DisplayHelp
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::DisplayVersion
+        | ErrorKind::Io
+        | ErrorKind::Format
+        | _ => "the command line can't be used".to_owned(),
     }
 }
 
