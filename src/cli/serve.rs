@@ -19,6 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
+use tracing::field;
 
 use super::{
     effective,
@@ -311,10 +312,18 @@ fn placement_error(loaded: &Loaded, error: AffinityError) -> ServeError {
 /// if the process may not open enough files.
 fn warn(config: &mut Config, affinity: &CpuAffinityManager, security: &Security) {
     for warning in &affinity.plan().warnings {
-        let code = warning.code;
+        let (code, figures) = (warning.code, &warning.figures);
         tracing::warn!(
             warning = code.as_str(),
             detail = without_error_numbers(warning.detail.clone()),
+            cpus = figures.cpus.as_ref().map(field::display),
+            allowed = figures.allowed.as_ref().map(field::display),
+            listed = figures.listed,
+            limit = figures.limit,
+            time_us = figures.time_us,
+            period_us = figures.period_us,
+            exec_node = figures.exec_node,
+            aux_node = figures.aux_node,
             remedy = code.remedy(),
             "the placement of the threads costs speed or predictability"
         );

@@ -55,8 +55,8 @@ pub(super) enum HeaderError {
     },
     /// The columns belong to no layout.
     #[error(
-        "unknown header {found:?}: {problem}. Rename columns with --columns, leave columns out with --ignore-columns, or use \
-         one of these headers\n  {}\n  {}\n  {}",
+        "unknown header {found:?}: {problem}; rename columns with --columns, leave columns out with --ignore-columns, or use \
+         one of these headers: {}; or {}; or {}",
         CsvLayout::Native.describe(),
         CsvLayout::BankStatement.describe(),
         CsvLayout::TransferList.describe()

@@ -154,11 +154,11 @@ impl ImportError {
             ImportError::Source(
                 SourceError::Format { .. } | SourceError::StdinFormat | SourceError::Directory(_),
             )
-            | ImportError::RejectsInput { .. }
             | ImportError::AssetMissing
-            | ImportError::Mapping(_)
-            | ImportError::StdinTwice
-            | ImportError::BalanceRule { .. } => exit::USAGE,
+            | ImportError::StdinTwice => exit::USAGE,
+            ImportError::RejectsInput { .. } => exit::option_code(&["--rejects"]),
+            ImportError::BalanceRule { .. } => exit::option_code(&["--balance-rule"]),
+            ImportError::Mapping(MappingError::Repeated { options, .. }) => exit::option_code(options),
             ImportError::Source(SourceError::Read { .. } | SourceError::Changed { .. })
             | ImportError::Rejects { .. }
             | ImportError::RejectsCut { .. }

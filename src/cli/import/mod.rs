@@ -140,7 +140,7 @@ pub struct ImportArgs {
     /// Write rejected transactions to this file, as one JSON object per line with the reason. Replaces an earlier file.
     #[arg(long, value_name = "FILE", env = "TALLY_IMPORT_REJECTS")]
     rejects: Option<PathBuf>,
-    /// How long to try to connect, and how long to retry each call, when the service is unavailable or overloaded.
+    /// How long to try to connect, and how long to retry each call, when the service is unavailable or overloaded, 1ms to 30days.
     #[arg(long, env = "TALLY_IMPORT_GIVE_UP_AFTER", default_value = "60s", value_parser = give_up_after)]
     give_up_after: Duration,
     /// How to print the summary.
