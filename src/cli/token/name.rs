@@ -46,12 +46,14 @@ const INVISIBLE: [RangeInclusive<char>; 29] = [
 pub(super) fn name(text: &str) -> Result<String, String> {
     if !(1..=TOKEN_NAME_BYTES_MAX).contains(&text.len()) {
         return Err(format!(
-            "the name has {} bytes, it must have 1 to {TOKEN_NAME_BYTES_MAX}",
+            "must be 1 to {TOKEN_NAME_BYTES_MAX} bytes, but has {}",
             text.len()
         ));
     }
     if text.starts_with('#') {
-        return Err("a name must not begin with #, which begins a comment in the tokens file".to_owned());
+        return Err(
+            "must be a name that does not begin with #, which begins a comment in the tokens file".to_owned(),
+        );
     }
     match text
         .chars()
@@ -59,7 +61,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     {
         None => Ok(text.to_owned()),
         Some((character, kind)) => Err(format!(
-            "the name has the character U+{:04X}, {kind}; write a name without it",
+            "must be a name without the character U+{:04X}, {kind}",
             u32::from(character)
         )),
     }
@@ -88,41 +90,44 @@ mod tests {
             assert_eq!(name(good).as_deref(), Ok(good));
         }
         for (bad, expected) in [
-            ("", "the name has 0 bytes, it must have 1 to 64"),
+            ("", "must be 1 to 64 bytes, but has 0"),
             (
                 "a b",
-                "the name has the character U+0020, which is a blank; write a name without it",
+                "must be a name without the character U+0020, which is a blank",
             ),
-            ("a\u{a0}b", "the name has the character U+00A0, which is a blank"),
+            (
+                "a\u{a0}b",
+                "must be a name without the character U+00A0, which is a blank",
+            ),
             (
                 "a\u{1b}[31m",
-                "the name has the character U+001B, which is a control character",
+                "must be a name without the character U+001B, which is a control character",
             ),
             (
                 "a\u{200b}",
-                "the name has the character U+200B, which is invisible or",
+                "must be a name without the character U+200B, which is invisible or",
             ),
             (
                 "\u{202e}a",
-                "the name has the character U+202E, which is invisible or",
+                "must be a name without the character U+202E, which is invisible or",
             ),
             (
                 "a\u{2066}b",
-                "the name has the character U+2066, which is invisible or",
+                "must be a name without the character U+2066, which is invisible or",
             ),
             (
                 "\u{feff}a",
-                "the name has the character U+FEFF, which is invisible or",
+                "must be a name without the character U+FEFF, which is invisible or",
             ),
             (
                 "a\u{3164}",
-                "the name has the character U+3164, which is invisible or",
+                "must be a name without the character U+3164, which is invisible or",
             ),
             (
                 "a\u{e0041}",
-                "the name has the character U+E0041, which is invisible or",
+                "must be a name without the character U+E0041, which is invisible or",
             ),
-            ("#a", "a name must not begin with #"),
+            ("#a", "must be a name that does not begin with #"),
         ] {
             let error = name(bad).unwrap_err();
             assert!(error.starts_with(expected), "{bad:?}: {error}");
@@ -130,7 +135,7 @@ mod tests {
         assert!(
             name(&"x".repeat(65))
                 .unwrap_err()
-                .starts_with("the name has 65 bytes")
+                .starts_with("must be 1 to 64 bytes, but has 65")
         );
     }
 }
