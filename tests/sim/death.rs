@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll};
 
 use tally::{
-    engine::{Condition, ExecStep, PipelineStep, TallyEngine},
+    engine::{Condition, ExecStep, PipelineStep, StartError, TallyEngine},
     store::block_log::BlockLog,
 };
 use tally_journal::HEADER_BYTES;
@@ -14,6 +14,7 @@ use crate::{
     clients::examine_transaction,
     config::Config,
     random::Random,
+    refusal::{cannot_start, names_a_place, shown},
     service::Service,
     sim_disk::{CrashModel, FaultPlan, SimDisk},
     slow_log::SlowLog,
@@ -98,11 +99,6 @@ impl Death {
     }
 }
 
-/// Whether an error of a start names the place of the damage in the journal.
-fn names_a_place(error: &str) -> bool {
-    error.contains("journal segment") || error.contains("the record at")
-}
-
 // ===== impl World: deaths =====
 
 impl World {
@@ -172,7 +168,7 @@ impl World {
         self.note(format_args!("the service ends because its disk failed"));
         self.bury();
         if self.random.percent(50) {
-            self.disk.crash();
+            self.crash_disk();
         } else {
             self.disk.restart();
         }
@@ -189,9 +185,15 @@ impl World {
             self.service.as_mut().unwrap().step_wal();
         }
         // The disk loses power before the process ends, so that nothing the process does then reaches it.
-        self.disk.crash();
+        self.crash_disk();
         self.bury();
         self.start()
+    }
+
+    /// The machine loses its power.
+    fn crash_disk(&mut self) {
+        self.disk.crash();
+        self.stale.extend(self.disk.take_stale());
     }
 
     /// Ends the process without any last step.
@@ -222,7 +224,7 @@ impl World {
                 return Err(Failure("the service does not stop".to_owned()));
             }
             if self.disk.is_powered_off() {
-                self.disk.crash();
+                self.crash_disk();
                 self.bury();
                 return Ok(());
             }
@@ -234,7 +236,7 @@ impl World {
         let powered_off = self.disk.is_powered_off();
         self.bury();
         if powered_off {
-            self.disk.crash();
+            self.crash_disk();
         } else {
             self.disk.restart();
         }
@@ -264,30 +266,34 @@ impl World {
                 self.deaths.armed = true;
             }
             match self.open() {
-                Ok(service) => self.service = Some(service),
+                Ok(service) => {
+                    self.service = Some(service);
+                    // The start has removed the remains of everything that was not durable.
+                    self.stale.clear();
+                }
                 Err(_) if self.disk.is_powered_off() => {
                     self.note(format_args!("the power is out during the start"));
-                    self.disk.crash();
+                    self.crash_disk();
                     self.deaths.armed = false;
                     continue;
                 }
                 Err(error) if self.deaths.faulty && attempt + 1 < STARTS_MAX => {
-                    self.note(format_args!("the start fails: {error}"));
+                    self.note(format_args!("the start fails: {}", shown(&error)));
                     if self.random.percent(50) {
-                        self.disk.crash();
+                        self.crash_disk();
                     } else {
                         self.disk.restart();
                     }
                     continue;
                 }
-                Err(error) if self.config.stale_bytes > 0 && names_a_place(&error) => {
+                Err(error) if self.stale_bytes_excuse(&error) => {
                     // On a file system that shows stale bytes, the journal may end in a block of an earlier life. The
                     // start refuses that, and nothing is lost. docs/durability.md tells which file systems do so.
-                    self.note(format_args!("the start is refused: {error}"));
+                    self.note(format_args!("the start is refused: {}", shown(&error)));
                     self.ended = true;
-                    return Err(Failure(error));
+                    return Err(Failure(shown(&error)));
                 }
-                Err(error) => return Err(Failure(format!("the service can't start: {error}"))),
+                Err(error) => return Err(cannot_start(&error)),
             }
             let report = *self.service.as_ref().unwrap().engine.recovery();
             self.note(format_args!(
@@ -297,10 +303,8 @@ impl World {
             return self.examine();
         }
         // The power stays on at last.
-        self.service = Some(
-            self.open()
-                .map_err(|error| Failure(format!("the service can't start: {error}")))?,
-        );
+        self.service = Some(self.open().map_err(|error| cannot_start(&error))?);
+        self.stale.clear();
         self.examine()
     }
 
@@ -320,7 +324,7 @@ impl World {
         self.deaths.faulty |= faulty;
     }
 
-    fn open(&self) -> Result<Service, String> {
+    fn open(&self) -> Result<Service, StartError> {
         let pace = self.pace.clone();
         let wrap = |journal| -> Box<dyn BlockLog> { Box::new(SlowLog::new(journal, pace)) };
         let opened = TallyEngine::without_threads(
@@ -331,10 +335,8 @@ impl World {
             &self.affinity,
             wrap,
         );
-        match opened {
-            Ok((engine, cores)) => Ok(Service::new(engine, cores, self.config.wake_task > 0)),
-            Err(error) => Err(format!("{error}: {error:?}")),
-        }
+        let (engine, cores) = opened?;
+        Ok(Service::new(engine, cores, self.config.wake_task > 0))
     }
 
     /// Reads everything that the service knows, and lets the oracle judge it.
@@ -466,6 +468,7 @@ impl World {
         self.disk = SimDisk::holding(self.random.next(), &damaged);
         match self.open() {
             Err(error) => {
+                let error = shown(&error);
                 self.note(format_args!("the start is refused: {error}"));
                 if !names_a_place(&error) {
                     return Err(Failure(format!(

@@ -1,6 +1,13 @@
 //! The scheduler: one thread that lets EXEC, WAL, AUX, the clients and time take turns, as the seed decides.
 
-use std::{fmt, path::Path, sync::Arc, task::Poll, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use tally::{
     engine::{CallKind, EngineConfig, ExecStep},
@@ -32,6 +39,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) clock: SimClock,
     pub(crate) disk: SimDisk,
+    /// Where crashes put stale bytes since the last start: files, each with a range of bytes.
+    pub(crate) stale: Vec<(PathBuf, Range<usize>)>,
     pub(crate) pace: LogPace,
     pub(crate) affinity: CpuAffinityManager,
     pub(crate) service: Option<Service>,
@@ -108,6 +117,7 @@ impl World {
         World {
             clock: SimClock::new(),
             disk,
+            stale: Vec::new(),
             pace: LogPace::new(config, random.fork()),
             affinity: affinity.clone(),
             service: None,
