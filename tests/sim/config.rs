@@ -114,6 +114,8 @@ config! {
     self_probe: 0,
     /// Percentage of the scheduler's choices that go to the engine rather than to the clients.
     engine_share: 50,
+    /// Number of requests that the queue holds; 0 if it holds more than the clients ever send.
+    queue: 0,
 }
 
 /// The settings that the command line can change, in the order of [`KNOBS`].
@@ -130,6 +132,7 @@ pub(crate) fn settings() -> Vec<Setting> {
             // The store demands these.
             "block_kib" => 8..=1024,
             "segment_blocks" => 4..=64,
+            "queue" => 0..=1 << 20,
             "checkpoint_kib" => 0..=1 << 32,
             "single_clients" | "batch_clients" | "stream_clients" | "readers" | "creators" | "deaths" => {
                 0..=1000
@@ -191,6 +194,7 @@ impl Config {
             self_probe: r.within(&(0..2)),
             engine_share: r.within(&(20..90)),
             full_one_in: if r.percent(25) { r.within(&(50..1500)) } else { 0 },
+            queue: if r.percent(15) { r.within(&(2..12)) } else { 0 },
         };
         // Large batches of large transactions would make a few seeds much slower than the others.
         if config.batch_clients > 0 {

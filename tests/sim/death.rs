@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll};
 
 use tally::{
-    engine::{Condition, ExecStep, PipelineStep, StartError, TallyEngine},
+    engine::{Condition, EngineError, ExecStep, PipelineStep, StartError, TallyEngine},
     store::block_log::BlockLog,
 };
+use tally_batch::BatchError;
 use tally_journal::HEADER_BYTES;
 use tally_ledger::AccountIndex;
 
 use crate::{
     calls::State,
-    clients::examine_transaction,
+    clients::{examine_transaction, poll_once_more},
     config::Config,
     random::Random,
     refusal::{cannot_start, names_a_place, shown},
@@ -207,6 +208,7 @@ impl World {
     /// Stops the service in good order.
     pub(crate) fn stop(&mut self) -> Result<(), Failure> {
         self.note(format_args!("the service stops"));
+        self.oracle.stops();
         let service = self.service.as_mut().unwrap();
         service.engine.drain();
         let mut steps = 0;
@@ -245,6 +247,7 @@ impl World {
 
     /// The clients get the answers that the service gave before it stopped.
     fn collect_answers(&mut self) -> Result<(), Failure> {
+        self.tell_time();
         for mut flight in std::mem::take(&mut self.flights) {
             // A call that reads twice, or has not begun, gets no further.
             if let Poll::Ready(reply) = flight.poll() {
@@ -256,6 +259,9 @@ impl World {
 
     /// Starts the service, sometimes on a damaged disk, and examines what it knows.
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
+        self.tell_time();
+        // A disk that was full has space again after a death.
+        self.oracle.disk_has_space();
         self.journal_damage_is_seen()?;
         for attempt in 0..STARTS_MAX {
             self.damage_derived_files();
@@ -350,6 +356,7 @@ impl World {
             state.accounts.len(),
             state.transactions.len()
         ));
+        self.tell_time();
         self.oracle.examine(&state)?;
         Ok(())
     }
@@ -371,7 +378,14 @@ impl World {
         while let Some(start) = from {
             let page = Box::pin({
                 let engine = engine.clone();
-                async move { engine.accounts(start, 1000, None).await }
+                async move {
+                    loop {
+                        match engine.accounts(start, 1000, None).await {
+                            Err(EngineError::Batch(BatchError::Full { .. })) => poll_once_more().await,
+                            result => return result,
+                        }
+                    }
+                }
             });
             match self.complete(vec![page])?.pop() {
                 Some(Ok((page, next))) => {
@@ -384,7 +398,11 @@ impl World {
         }
         let mut transactions = Vec::new();
         let ids: Vec<String> = self.workload.ids().cloned().collect();
-        for ids in ids.chunks(READS_AT_A_TIME) {
+        let at_a_time = match usize::try_from(self.config.queue).unwrap() {
+            0 => READS_AT_A_TIME,
+            queue => queue,
+        };
+        for ids in ids.chunks(at_a_time) {
             let reads = ids
                 .iter()
                 .map(|id| Box::pin(examine_transaction(engine.clone(), id.clone())))
@@ -399,6 +417,7 @@ impl World {
         Ok(Some(State {
             accounts,
             transactions,
+            figures: Some(engine.stats().ledger),
         }))
     }
 
@@ -440,7 +459,9 @@ impl World {
             return Ok(());
         }
         let whole = self.disk.snapshot();
-        let block = blocks[self.random.below(blocks.len() - 1)];
+        // A start reads no block before the checkpoint as a whole, so damage of an early block is the more interesting one.
+        let choice = (blocks.len() - 1).div_ceil(if self.random.percent(50) { 2 } else { 1 });
+        let block = blocks[self.random.below(choice)];
         let bit = self.random.below(block.bytes * 8);
         let path = PathBuf::from(format!("{DATA}/journal/{:010}.segment", block.segment));
         let mut damaged = whole.clone();

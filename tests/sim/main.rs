@@ -24,6 +24,7 @@ mod clock;
 mod config;
 mod death;
 mod hunt;
+mod liveness;
 mod oracle;
 mod random;
 mod refusal;
