@@ -24,13 +24,14 @@ pub(crate) fn names_a_place(error: &str) -> bool {
 
 /// The damage of the journal that the error reports.
 fn corruption(error: &StartError) -> Option<&Corruption> {
-    match error {
-        StartError::Open(
-            OpenError::Store(JournalError::Corrupt(corruption))
-            | OpenError::Record(RecordError::Store(JournalError::Corrupt(corruption))),
-        ) => Some(corruption),
-        _ => None,
-    }
+    let StartError::Open(
+        OpenError::Store(JournalError::Corrupt(corruption))
+        | OpenError::Record(RecordError::Store(JournalError::Corrupt(corruption))),
+    ) = error
+    else {
+        return None;
+    };
+    Some(corruption)
 }
 
 // ===== impl World: refused starts =====

@@ -72,17 +72,7 @@ impl Planted {
                 self.circuits_closed.is_some_and(|closed| closed <= begun),
                 "the circuits had closed on a healthy disk",
             ),
-            EngineError::Batch(BatchError::Full { .. }) => {
-                (!self.small_queue, "the queue has room for all calls")
-            }
-            EngineError::Batch(BatchError::Closed) => (!self.stops, "the service was not stopping"),
-            EngineError::Batch(BatchError::ExpiredInQueue | BatchError::ExpiredInExecution) => {
-                (invocation.call.deadline.is_none(), "the call has no deadline")
-            }
-            EngineError::Batch(BatchError::Interrupted) => {
-                (invocation.call.message.is_none(), "the call belongs to no stream")
-            }
-            EngineError::Batch(BatchError::Lost) => (true, "the reply was lost"),
+            EngineError::Batch(error) => return self.objection_of_queue(invocation, *error),
             EngineError::Store(StoreFault::WriteFailed | StoreFault::Failed) => {
                 (self.healed, "the disk had no fault any more")
             }
@@ -96,12 +86,29 @@ impl Planted {
         is_wrong.then_some(why)
     }
 
+    /// Why a correct queue never gives this error to this call.
+    fn objection_of_queue(&self, invocation: &Invocation, error: BatchError) -> Option<&'static str> {
+        let call = &invocation.call;
+        let (is_wrong, why) = match error {
+            BatchError::Full { .. } => (!self.small_queue, "the queue has room for all calls"),
+            BatchError::Closed => (!self.stops, "the service was not stopping"),
+            BatchError::ExpiredInQueue | BatchError::ExpiredInExecution => {
+                (call.deadline.is_none(), "the call has no deadline")
+            }
+            BatchError::Interrupted => (call.message.is_none(), "the call belongs to no stream"),
+            BatchError::Lost => (true, "the reply was lost"),
+        };
+        is_wrong.then_some(why)
+    }
+
     /// Why no record can be unreadable with this fault.
     fn unreadable(&self, fault: StoreFault) -> Option<&'static str> {
         match fault {
             StoreFault::ReadFailed => (!self.faults).then_some("the disk had no fault"),
             StoreFault::Damaged { .. } => (!self.damage).then_some("nothing was damaged"),
-            _ => Some("this is not an error of a read"),
+            StoreFault::WriteFailed | StoreFault::Failed | StoreFault::DiskFull { .. } | _ => {
+                Some("this is not an error of a read")
+            }
         }
     }
 
@@ -118,9 +125,10 @@ impl Planted {
             let Err(error) = found else {
                 continue;
             };
-            let why = match error {
-                EngineError::Store(fault) => self.unreadable(*fault),
-                _ => Some("this is not an error of a read"),
+            let why = if let EngineError::Store(fault) = error {
+                self.unreadable(*fault)
+            } else {
+                Some("this is not an error of a read")
             };
             if let Some(why) = why {
                 return violation(
