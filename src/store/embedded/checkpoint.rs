@@ -32,8 +32,9 @@ const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
 /// Version of the layout that the module documentation describes.
 const VERSION: u8 = 1;
-/// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms.
-pub const CHUNK_ACCOUNTS: usize = 1024;
+/// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms. The simulation has few
+/// accounts, and its checkpoints must have several chunks, too.
+pub const CHUNK_ACCOUNTS: usize = if cfg!(feature = "simulation") { 4 } else { 1024 };
 /// Number of checkpoints that are kept: the newest, and the one before it in case the newest is damaged.
 pub const KEEP: usize = 2;
 
