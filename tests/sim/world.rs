@@ -59,6 +59,8 @@ pub(crate) struct World {
     /// The last call whose answer says that it has created accounts or committed a transaction.
     pub(crate) last_write: Option<CallId>,
     streams: u64,
+    /// When the process froze, and for how long, since the block in flight was submitted.
+    freezes: Vec<(Instant, Duration)>,
     /// Whether no more faults happen, so that everything must come to an end.
     pub(crate) healed: bool,
     /// Whether the simulation ends before its end, because a start was refused as it should be.
@@ -144,6 +146,7 @@ impl World {
             patient: false,
             last_write: None,
             streams: 0,
+            freezes: Vec::new(),
             healed: false,
             ended: false,
             turns: 0,
@@ -209,6 +212,7 @@ impl World {
         if self.random.one_in(self.config.freeze_one_in) && !self.healed {
             let time = self.random.up_to(FREEZE_MAX);
             self.note(format_args!("the process freezes for {time:?}"));
+            self.freezes.push((Instant::now(), time));
             self.pass_time(Some(time)).await;
         }
         self.wake_log()?;
@@ -225,8 +229,10 @@ impl World {
 
     /// Tells the pipeline when the block in flight is to be written. Before that, checks that the circuits saw it hang.
     fn wake_log(&mut self) -> Result<(), Failure> {
-        if self.pace.hung_for().is_some_and(|time| time >= HANG) {
-            self.circuits_saw_the_hang()?;
+        match self.pace.hangs_since() {
+            None => self.freezes.clear(),
+            Some(since) if self.awake_since(since) >= HANG => self.circuits_saw_the_hang(since)?,
+            Some(_) => {}
         }
         if self.pace.wake_if_due() {
             self.service.as_mut().unwrap().wal_ready = true;
@@ -234,18 +240,25 @@ impl World {
         Ok(())
     }
 
-    /// Calls that waited for a hanging disk have opened their circuit.
-    fn circuits_saw_the_hang(&self) -> Result<(), Failure> {
+    /// The time since `since` in which the process was not frozen. The circuits leave the time out in which the process
+    /// could not run: the disk is not to blame for it. Freezes are remembered only while a block is in flight.
+    fn awake_since(&self, since: Instant) -> Duration {
+        let frozen = self.freezes.iter().filter(|(at, _)| *at >= since);
+        let frozen: Duration = frozen.map(|(_, time)| *time).sum();
+        Instant::now().duration_since(since).saturating_sub(frozen)
+    }
+
+    /// Calls that waited for a hanging disk have opened their circuit. The disk hangs since `since`.
+    fn circuits_saw_the_hang(&self, since: Instant) -> Result<(), Failure> {
         let engine = &self.service.as_ref().unwrap().engine;
-        let now = Instant::now();
         for kind in CallKind::ALL {
-            let waited = self
-                .flights
-                .iter()
-                .filter(|flight| flight.kind == Some(kind) && flight.begun + HANG <= now);
+            let waited = self.flights.iter().filter(|flight| {
+                // Freezes before the hang are not remembered.
+                flight.kind == Some(kind) && self.awake_since(flight.begun.max(since)) >= HANG
+            });
             let circuit = engine.breaker(kind);
             if waited.count() >= 1 && circuit.state() == CircuitState::Closed {
-                let time = self.pace.hung_for();
+                let time = self.awake_since(since);
                 return Err(Failure(format!(
                     "the disk hung for {time:?} while calls waited, but the circuit {} is closed",
                     circuit.key()
