@@ -1,6 +1,7 @@
 //! Converts the protobuf messages of the API to their canonical JSON form and back. Uses the message descriptors that
 //! the build has compiled into the program.
 
+mod misfit;
 mod rounded;
 
 use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
@@ -14,6 +15,7 @@ use serde::{
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use thiserror::Error;
 
+pub use self::misfit::Misfit;
 use self::rounded::Rounded;
 use crate::proto::FILE_DESCRIPTOR_SET;
 
@@ -130,6 +132,14 @@ pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, Json
     // Decoding cannot fail if `M` is the type of message `name`, because the encoder uses the descriptor of that
     // message.
     Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
+}
+
+/// Returns the first value that does not fit its field, if `text` is JSON, but not the JSON form of message `name` of package
+/// `tally.v1`. Returns `None` if there is no such value, for example because two fields exclude each other.
+#[must_use]
+pub fn misfit(name: &str, text: &str) -> Option<Misfit> {
+    let value = serde_json::from_str(text).ok()?;
+    misfit::in_message(&descriptor(name).ok()?, &value, "")
 }
 
 /// Returns whether `text` is the text of [`from_json`]'s error about a repeated key, without the place. All other texts of

@@ -127,6 +127,19 @@ pub fn in_one_line(text: &str) -> String {
     shown
 }
 
+/// Returns `url` with `***` instead of a user name and a password.
+#[must_use]
+pub fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_end);
+    match authority.rsplit_once('@') {
+        None => url.to_owned(),
+        Some((_user, host)) if scheme.is_empty() => format!("***@{host}{path}"),
+        Some((_user, host)) => format!("{scheme}://***@{host}{path}"),
+    }
+}
+
 /// Describes the values from `minimum` to `maximum`. If both are the same, names this only value.
 #[must_use]
 pub fn range_text(minimum: &str, maximum: &str) -> String {
@@ -172,6 +185,28 @@ pub fn check_time(
         return Ok(());
     }
     Err(SettingError::new(key, humantime::format_duration(value), bound))
+}
+
+/// Parses a time with a unit.
+///
+/// # Errors
+/// The form of a time, in words.
+pub fn parse_time(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "expected a time with a unit, for example 500ms, 2s or 1h")
+}
+
+/// Parses a time with a unit, from `min` to `max`.
+///
+/// # Errors
+/// The form or the bounds of the time, in words.
+pub fn parse_time_between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if (min..=max).contains(&time) => return Ok(time),
+        Ok(_) | Err(humantime::DurationError::NumberOverflow) => {}
+        Err(_) => return parse_time(text).map_err(str::to_owned),
+    }
+    let [min, max] = [min, max].map(humantime::format_duration);
+    Err(format!("must be {min} to {max}"))
 }
 
 /// Returns the content of a file with certificates, a key or tokens. Reads a bounded number of bytes, because the path of

@@ -10,6 +10,8 @@ use axum::{
     routing::get,
 };
 
+use http_body::Body as _;
+
 use super::{
     places::AdminConnections,
     readiness::{Phase, Readiness},
@@ -159,6 +161,11 @@ async fn set_log_level(
         Ok(who) => who,
         Err(refusal) => return refusal.into_response(),
     };
+    // A body that is announced as too long is not awaited: it would use the time limit of the request.
+    let announced = request.body().size_hint().lower();
+    if announced > BODY_BYTES_MAX as u64 {
+        return refused_body(StatusCode::PAYLOAD_TOO_LARGE).into_response();
+    }
     let filter = match String::from_request(request, &admin).await {
         Ok(filter) => filter,
         Err(rejected) => return refused_body(rejected.status()).into_response(),

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::error::BenchError;
+use crate::settings::parse_time_between;
 
 /// The settings of a benchmark.
 #[derive(Debug, Clone, Args)]
@@ -202,19 +203,12 @@ impl Mode {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (Duration::from_millis(1)..=DURATION_MAX).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err("must be 1ms to 1day".to_owned())
-    }
+    parse_time_between(text, Duration::from_millis(1), DURATION_MAX)
 }
 
 fn theta(text: &str) -> Result<f64, String> {
-    let theta: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if theta > 0.0 && theta <= THETA_MAX {
-        Ok(theta)
-    } else {
-        Err(format!("must be more than 0 and at most {THETA_MAX}"))
+    match text.parse() {
+        Ok(theta) if theta > 0.0 && theta <= THETA_MAX => Ok(theta),
+        Ok(_) | Err(_) => Err(format!("must be a number of more than 0 and at most {THETA_MAX}")),
     }
 }

@@ -33,7 +33,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     settings: BenchSettings,
     /// How to print the results.
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", value_enum, default_value_t)]
     output: OutputFormat,
     /// The same as --output json.
     #[arg(long)]

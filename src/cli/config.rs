@@ -17,7 +17,7 @@ pub struct ConfigArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     /// How to print the settings.
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", value_enum, default_value_t)]
     output: OutputFormat,
 }
 

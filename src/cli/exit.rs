@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use tonic::{Code, Status};
 
+use super::given::is_given;
 use crate::{
     client::{ClientConfig, ConnectError},
     terminal::{errln, without_error_numbers},
@@ -155,11 +156,23 @@ pub fn unwritten(error: &std::io::Error) -> ExitCode {
 }
 
 /// Returns the exit code for a failure to connect.
-pub(super) const fn connect_code(error: &ConnectError) -> u8 {
+pub(super) fn connect_code(error: &ConnectError) -> u8 {
     match error {
-        ConnectError::Endpoint { .. } | ConnectError::ServerName { .. } | ConnectError::Host { .. } => USAGE,
+        ConnectError::Endpoint { .. } | ConnectError::Host { .. } => option_code(&["--endpoint"]),
+        ConnectError::ServerName { .. } => option_code(&["--server-name"]),
+        ConnectError::WithoutTls { option, .. } => option_code(&[option, "--endpoint"]),
         ConnectError::File { .. } | ConnectError::Certificates(_) | ConnectError::TokenFile { .. } => CONFIG,
         ConnectError::Unreachable { .. } => UNAVAILABLE,
+    }
+}
+
+/// Returns the exit code for wrong values of these options: [`USAGE`] if one of them is on the command line, and [`CONFIG`] if the
+/// values come from environment variables.
+pub(super) fn option_code(options: &[&str]) -> u8 {
+    if options.iter().any(|option| is_given(option)) {
+        USAGE
+    } else {
+        CONFIG
     }
 }
 

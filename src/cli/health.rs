@@ -23,7 +23,7 @@ pub struct HealthArgs {
     /// Check this gRPC service, for example tally.v1.TransactionService. [default: the whole server]
     #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
-    /// Longest time to wait for the connection, and longest time to wait for the answer.
+    /// Longest time to wait for the connection, and longest time to wait for the answer, 1ms to 1day.
     #[arg(long, default_value = "2s", value_parser = timeout)]
     timeout: Duration,
 }

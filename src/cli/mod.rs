@@ -7,6 +7,7 @@ mod config;
 mod effective;
 pub mod exit;
 mod generate;
+mod given;
 mod health;
 mod import;
 mod option_variables;
@@ -14,20 +15,22 @@ mod output;
 mod reconnect;
 mod serve;
 mod serve_error;
+mod serve_store;
 mod settings_args;
 mod signals;
 mod stats;
 mod token;
 mod top;
 mod topology;
+mod usage_error;
 mod values;
 mod verify;
 
 use std::{ffi::OsString, io, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 
-use self::exit::fail;
+use self::{exit::fail, given::options_in};
 use crate::{
     config::{ConfigError, IgnoredVariables, check_variables},
     sys::limits::ignore_file_size_signal,
@@ -118,7 +121,15 @@ impl Command {
 /// Returns the definition of the command line, for parsing, help texts, completions and manual pages.
 #[must_use]
 pub fn command() -> clap::Command {
-    with_exit_codes(without_env_values(Cli::command()))
+    with_exit_codes(without_env_values(without_help_as_error(Cli::command())))
+}
+
+/// Makes a missing subcommand an error of one line, like every other error. Clap would print the whole help text, but only if no
+/// variable sets an option.
+fn without_help_as_error(command: clap::Command) -> clap::Command {
+    command
+        .arg_required_else_help(false)
+        .mut_subcommands(without_help_as_error)
 }
 
 /// Adds a reference to the exit codes to the help text of every subcommand. The help text of tally itself lists the codes.
@@ -133,18 +144,6 @@ fn without_env_values(command: clap::Command) -> clap::Command {
     command
         .mut_args(|argument| argument.hide_env_values(true))
         .mut_subcommands(without_env_values)
-}
-
-/// Returns the names of the long options in `words`, without their values.
-fn given_options(words: impl Iterator<Item = OsString>) -> Vec<String> {
-    words
-        .take_while(|word| word != "--")
-        .filter_map(|word| {
-            let option = word.to_str()?.strip_prefix("--")?;
-            let name = option.split_once('=').map_or(option, |(name, _)| name);
-            Some(name.to_owned())
-        })
-        .collect()
 }
 
 /// Removes the environment variable of every option in `given`, and of every option that conflicts with one of them, because
@@ -177,10 +176,14 @@ fn without_overruled_variables(command: clap::Command, given: &[String]) -> clap
         .mut_subcommands(|subcommand| without_overruled_variables(subcommand, given))
 }
 
-/// Parses the command line `words`, whose first word is the name of the program.
-fn parse(command: &mut clap::Command, words: &[OsString]) -> Result<Cli, clap::Error> {
-    let matches = command.try_get_matches_from_mut(words)?;
-    Cli::from_arg_matches(&matches).map_err(|error| error.format(command))
+/// Returns the name of the program and the names of the subcommands that were parsed.
+fn path(matches: &ArgMatches) -> Vec<OsString> {
+    let (mut path, mut matches) = (vec![OsString::from("tally")], Some(matches));
+    while let Some((name, inner)) = matches.and_then(ArgMatches::subcommand) {
+        path.push(name.into());
+        matches = Some(inner);
+    }
+    path
 }
 
 // ===== impl Cli =====
@@ -192,11 +195,13 @@ impl Cli {
     /// [`CommandLineError`].
     pub fn from_command_line() -> Result<Self, CommandLineError> {
         let words: Vec<OsString> = std::env::args_os().collect();
-        let given = given_options(words.iter().skip(1).cloned());
-        let command = without_overruled_variables(command(), &given);
-        let parse_again = |mut command: clap::Command| parse(&mut command, &words).err();
-        parse(&mut command.clone(), &words)
-            .map_err(|error| option_variables::explain(error, &command, &parse_again))
+        let given = options_in(words.iter().skip(1).cloned());
+        let mut command = without_overruled_variables(command(), &given);
+        let definition = command.clone();
+        let wrong = |error| option_variables::explain(error, &definition, &words);
+        let matches = command.try_get_matches_from_mut(&words).map_err(wrong)?;
+        option_variables::check_values(&self::command(), &path(&matches))?;
+        Cli::from_arg_matches(&matches).map_err(|error| wrong(error.format(&mut command)))
     }
 
     /// Runs the subcommand.
@@ -246,7 +251,7 @@ mod tests {
     #[test]
     fn an_option_overrides_the_variable_of_a_conflicting_option() {
         let variable = |words: &[&str], subcommand: &str, option: &str| {
-            let given = given_options(words.iter().map(OsString::from));
+            let given = options_in(words.iter().map(OsString::from));
             let command = without_overruled_variables(command(), &given);
             let subcommand = command.find_subcommand(subcommand).unwrap();
             let mut options = subcommand.get_arguments();

@@ -1,26 +1,28 @@
 //! The environment variables of command-line options: their names, and the errors of their values.
 
-use std::{env, error::Error, ffi::OsStr, io, num::ParseIntError, process::ExitCode};
+use std::{env, ffi::OsString, io, process::ExitCode};
 
 use clap::{
     builder::Resettable,
-    error::{ContextKind, ContextValue, ErrorKind},
+    error::{ContextKind, ErrorKind},
 };
 use thiserror::Error;
 
-use super::exit::{self, fail};
-use crate::settings::SettingError;
-
-/// The variables whose values no error shows.
-const SECRETS: [&str; 1] = ["TALLY_TOKEN"];
+use super::{
+    exit::{self, fail},
+    usage_error,
+};
 
 /// Why the command line can't be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CommandLineError {
-    /// The command line is wrong, or asks for help or the version.
-    #[error(transparent)]
-    Usage(clap::Error),
+    /// The command line asks for help or the version.
+    #[error("the command line asks for a text")]
+    Requested(clap::Error),
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
     /// An environment variable has a value that its option does not accept.
     #[error("{0}")]
     Variable(String),
@@ -32,14 +34,12 @@ impl CommandLineError {
     /// Prints the error on standard error, or the requested text on standard output. Returns the exit code.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        let error = match self {
+        let requested = match self {
             CommandLineError::Variable(_) => return fail(exit::CONFIG, self),
-            CommandLineError::Usage(error) => error,
+            CommandLineError::Usage(_) => return fail(exit::USAGE, self),
+            CommandLineError::Requested(text) => text,
         };
-        let requested = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-        match error.print() {
-            // There is no place to report that a text on standard error can't be written.
-            _ if !requested => ExitCode::from(exit::USAGE),
+        match requested.print() {
             // A reader such as `head` has closed the pipe, because it needs no more output. This is not an error.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => exit::unwritten(&error),
             Ok(()) | Err(_) => ExitCode::SUCCESS,
@@ -64,50 +64,62 @@ fn add_names(command: &clap::Command, found: &mut Vec<String>) {
         .for_each(|command| add_names(command, found));
 }
 
-/// Finds out whether an environment variable is the cause of `error`, an error of the command line. The error of clap names
-/// only the option. `command` is the definition with which the words were parsed, and `parse` parses the words with
-/// another definition.
-pub(super) fn explain(
-    error: clap::Error,
-    command: &clap::Command,
-    parse: &dyn Fn(clap::Command) -> Option<clap::Error>,
-) -> CommandLineError {
+/// Finds out whether an environment variable is the cause of `error`, an error of the command line `words`. The error of clap
+/// names only the option. `command` is the definition with which the words were parsed.
+pub(super) fn explain(error: clap::Error, command: &clap::Command, words: &[OsString]) -> CommandLineError {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return CommandLineError::Usage(error);
-    }
-    if error.kind() == ErrorKind::MissingSubcommand {
-        // Clap prints the help for a missing subcommand only if no variable sets an option.
-        let without_variables = names(command)
-            .iter()
-            .fold(command.clone(), |command, name| without_variable(command, name));
-        return CommandLineError::Usage(parse(without_variables).unwrap_or(error));
+        return CommandLineError::Requested(error);
     }
     // The whole text would differ even without another error, because the usage names the options that are set.
     let is_same = |other: clap::Error| {
         let argument = ContextKind::InvalidArg;
         other.kind() == error.kind() && other.get(argument) == error.get(argument)
     };
-    let is_cause = |name: &String| {
-        env::var_os(name).is_some() && !parse(without_variable(command.clone(), name)).is_some_and(is_same)
-    };
+    let without = |name: &str| with_variables(command.clone(), &|variable| variable != name);
+    let is_cause =
+        |name: &String| env::var_os(name).is_some() && !error_of(without(name), words).is_some_and(is_same);
     let causes: Vec<String> = names(command).into_iter().filter(is_cause).collect();
     match &*causes {
-        [] => CommandLineError::Usage(error),
+        [] => CommandLineError::Usage(usage_error::described(&error, command, words)),
         [name, others @ ..] => CommandLineError::Variable(described(&error, name, others)),
     }
 }
 
-/// Removes the variable `name` from all options.
-fn without_variable(command: clap::Command, name: &str) -> clap::Command {
+/// Checks the value of every variable of the options of a subcommand, also if an option of the command line overrides the
+/// variable. `path` is the name of the program and the names of the subcommands.
+///
+/// # Errors
+/// [`CommandLineError::Variable`] for the first variable in the order of their names whose option does not accept the value.
+pub(super) fn check_values(command: &clap::Command, path: &[OsString]) -> Result<(), CommandLineError> {
+    for name in names(command).iter().filter(|name| env::var_os(name).is_some()) {
+        let only = with_variables(command.clone(), &|variable| variable == name.as_str());
+        // Other errors are those of the words in `path`, in which the required arguments are missing.
+        let is_of_value = |error: &clap::Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8
+            )
+        };
+        if let Some(error) = error_of(only, path).filter(is_of_value) {
+            return Err(CommandLineError::Variable(described(&error, name, &[])));
+        }
+    }
+    Ok(())
+}
+
+/// Parses `words` with the definition `command`. Returns the error.
+fn error_of(mut command: clap::Command, words: &[OsString]) -> Option<clap::Error> {
+    command.try_get_matches_from_mut(words).err()
+}
+
+/// Removes the variables that are not `kept` from all options.
+fn with_variables(command: clap::Command, kept: &dyn Fn(&str) -> bool) -> clap::Command {
     command
-        .mut_args(|argument| {
-            if argument.get_env() == Some(OsStr::new(name)) {
-                argument.env(Resettable::Reset)
-            } else {
-                argument
-            }
+        .mut_args(|argument| match argument.get_env() {
+            Some(name) if !kept(&name.to_string_lossy()) => argument.env(Resettable::Reset),
+            Some(_) | None => argument,
         })
-        .mut_subcommands(|subcommand| without_variable(subcommand, name))
+        .mut_subcommands(|subcommand| with_variables(subcommand, kept))
 }
 
 /// Describes `error`, which the variables `name` and `others` cause.
@@ -118,46 +130,9 @@ fn described(error: &clap::Error, name: &str, others: &[String]) -> String {
         let names = others.join(" and ");
         format!("{name} and {names} are set, but exclude each other: set only one of them")
     } else if kind == ErrorKind::MissingRequiredArgument {
-        let missing = if let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg) {
-            missing.join(" and ")
-        } else {
-            "another option".to_owned()
-        };
+        let missing = usage_error::options(error).unwrap_or_else(|| "another option".to_owned());
         format!("{name} is set, so {missing} must be set, too")
-    } else if SECRETS.contains(&name) {
-        format!("{name}: must be {}", bound(error, &value))
     } else {
-        SettingError::new(name, value.to_string_lossy(), bound(error, &value)).to_string()
-    }
-}
-
-/// Returns the values that the option accepts, in words.
-fn bound(error: &clap::Error, value: &OsStr) -> String {
-    if let Some(ContextValue::Strings(words)) = error.get(ContextKind::ValidValue)
-        && !words.is_empty()
-    {
-        return format!("one of {}", words.join(", "));
-    }
-    if value.to_str().is_none() {
-        return "UTF-8 text".to_owned();
-    }
-    let Some(source) = error.source() else {
-        return "a value that is not empty".to_owned();
-    };
-    if source.is::<ParseIntError>() {
-        return "a whole number".to_owned();
-    }
-    if source.is::<humantime::DurationError>() {
-        return "a time with a unit, for example 500ms, 2s or 1h".to_owned();
-    }
-    let text = source.to_string();
-    let known_beginnings = ["expected ", "must be "];
-    let bound = known_beginnings
-        .into_iter()
-        .find_map(|beginning| text.strip_prefix(beginning));
-    match (bound, text.split_once(" is not in ")) {
-        (Some(bound), _) => bound.to_owned(),
-        (None, Some((_, range))) => range.replace("..=", " to "),
-        (None, None) => format!("a valid value: {text}"),
+        usage_error::wrong_value(error, name, &value)
     }
 }

@@ -19,11 +19,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic_health::server::HealthReporter;
+use tracing::field;
 
 use super::{
     effective,
     exit::{self, fail},
     serve_error::{SecurityFileError, ServeError},
+    serve_store,
     settings_args::SettingsArgs,
 };
 use crate::{
@@ -32,12 +34,11 @@ use crate::{
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
     security::{RefreshKind, Refresher, Security},
-    store::embedded::RecoveryReport,
+    store::embedded,
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
     terminal::{outln, without_error_numbers},
     version::LONG_VERSION,
-    wall_clock::SystemWallClock,
 };
 
 /// Interval at which the time throttled by the CPU quota is read. It is the default length of the kernel's quota period.
@@ -54,8 +55,8 @@ const OTHER_FILES: u64 = 256;
 pub struct ServeArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    /// Check the settings, the certificates and the tokens, print the settings that would be in force, and exit. The exit
-    /// code is 78 if something is wrong.
+    /// Check the settings, the certificates, the tokens and the kind of the data directory, print the settings that would be in
+    /// force, and exit. The exit code is 78 if something is wrong, and 74 if the start would refuse the data directory.
     #[arg(long)]
     check: bool,
 }
@@ -94,6 +95,7 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
     if args.check {
         telemetry::warnings_to_standard_error()?;
         warn(&mut config, &affinity, &security);
+        embedded::check_directory(&RealDisk, &config.store.data).map_err(StartError::from)?;
         return Ok(effective::print(&loaded.settings()));
     }
     if is_before_epoch(SystemTime::now()) {
@@ -146,14 +148,16 @@ impl Service<'_> {
         // Bind the ports before the store is opened, so that a wrong address does not create a new data directory.
         let listener = grpc::Listener::bind(config.server.listen)?;
         let admin_listener = admin_listener(config)?;
-        let engine = TallyEngine::start(
+        let started = serve_store::start(
             self.engine_config,
-            Arc::new(RealDisk),
             &config.store.data,
-            Arc::new(SystemWallClock),
             self.affinity,
-        )?;
-        log_recovery(config, engine.recovery());
+            stop.signal(),
+        );
+        let Some(engine) = started.await? else {
+            tracing::info!("stopped by a signal before the start was complete; no call was accepted");
+            return Ok(ExitCode::SUCCESS);
+        };
         let guard = engine.panic_guard();
         let refresher = Refresher::start(Arc::clone(security), |run| {
             let run = move || {
@@ -296,20 +300,6 @@ fn is_before_epoch(now: SystemTime) -> bool {
     now < UNIX_EPOCH
 }
 
-/// Logs how the store was opened. A field whose value is not known is absent.
-fn log_recovery(config: &Config, report: &RecoveryReport) {
-    tracing::info!(
-        data = %config.store.data.display(),
-        created = report.created,
-        checkpoint_block = report.checkpoint,
-        blocks_replayed = report.blocks_replayed,
-        entries_replayed = report.entries_replayed,
-        torn_tail = report.torn_tail,
-        elapsed_ms = millis(report.elapsed),
-        "store opened"
-    );
-}
-
 /// Converts the error of a plan for the CPUs. `loaded` knows the settings that caused the error.
 fn placement_error(loaded: &Loaded, error: AffinityError) -> ServeError {
     match loaded.placement_error(error) {
@@ -322,10 +312,18 @@ fn placement_error(loaded: &Loaded, error: AffinityError) -> ServeError {
 /// if the process may not open enough files.
 fn warn(config: &mut Config, affinity: &CpuAffinityManager, security: &Security) {
     for warning in &affinity.plan().warnings {
-        let code = warning.code;
+        let (code, figures) = (warning.code, &warning.figures);
         tracing::warn!(
             warning = code.as_str(),
             detail = without_error_numbers(warning.detail.clone()),
+            cpus = figures.cpus.as_ref().map(field::display),
+            allowed = figures.allowed.as_ref().map(field::display),
+            listed = figures.listed,
+            limit = figures.limit,
+            time_us = figures.time_us,
+            period_us = figures.period_us,
+            exec_node = figures.exec_node,
+            aux_node = figures.aux_node,
             remedy = code.remedy(),
             "the placement of the threads costs speed or predictability"
         );
@@ -449,6 +447,14 @@ impl Stop {
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for a signal that ends the service.
+    async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Waits for a reason to stop. Meanwhile, does the periodic work: ticks the breaker, reads throttling, checks the placement of

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::values::socket_address;
+use super::{given::is_given, values::socket_address};
 use crate::{
     config::{ConfigError, Loaded, Override},
     settings::Origin,
@@ -69,13 +69,7 @@ impl SettingsArgs {
 
 /// Returns the origin of the value of an option: the command line, or else the environment variable of the option.
 fn option_origin(option: &'static str, variable: &str) -> Origin {
-    let is_option = |argument: String| {
-        argument
-            .strip_prefix(option)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    };
-    let arguments = std::env::args_os().filter_map(|argument| argument.into_string().ok());
-    if arguments.into_iter().any(is_option) {
+    if is_given(option) {
         Origin::Option { name: option }
     } else {
         Origin::Variable {

@@ -27,7 +27,7 @@ pub struct StatsArgs {
     #[command(flatten)]
     client: ClientArgs,
     /// How to print the statistics.
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", value_enum, default_value_t)]
     output: OutputFormat,
 }
 

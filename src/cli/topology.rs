@@ -43,7 +43,7 @@ pub struct TopologyArgs {
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", conflicts_with = "endpoint")]
     config: Option<PathBuf>,
     /// How to print the topology.
-    #[arg(short, long, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", value_enum, default_value_t)]
     output: OutputFormat,
 }
 

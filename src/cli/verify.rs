@@ -1,12 +1,21 @@
 //! `tally verify`: checks a data directory.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fmt::Write,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Args;
 use tally_journal::{BlockRun, Disk, JournalError, RealDisk};
 
 use super::exit::{self, Failure, fail};
-use crate::store::embedded::{self, DirectoryReport, OpenError};
+use crate::{
+    store::embedded::{self, DirectoryReport, OpenError},
+    terminal::file_advice,
+};
 
 /// Options of `tally verify`.
 #[derive(Debug, Args)]
@@ -21,14 +30,11 @@ const REMEDY: &str = "not sound: nothing was changed; keep this directory for an
 const DERIVED_FILES_DIFFER: &str = "not sound, but the journal is undamaged and no transaction is lost: stop the service, keep a copy of the checkpoints and \
      id files that differ, and remove them; a start makes them again from the journal (docs/operations.md)";
 
+/// Maximum number of foreign files that the report names.
+const FOREIGN_FILES_SHOWN_MAX: usize = 8;
+
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
-    if !args.data.is_dir() {
-        let name = args.data.display();
-        let message = if args.data.exists() {
-            format!("{name} is a file, not a directory; name a data directory")
-        } else {
-            format!("{name}: no such directory")
-        };
+    if let Some(message) = fault(&args.data) {
         return Failure::with_message(exit::IO, message).report();
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -38,6 +44,25 @@ pub(super) fn run(args: &VerifyArgs) -> ExitCode {
             ExitCode::from(if report.is_sound() { 0 } else { exit::FAILED })
         }
         Err(error) => fail(exit_code(&error), &error),
+    }
+}
+
+/// Returns why `data` is not a directory; `None` if it is one.
+fn fault(data: &Path) -> Option<String> {
+    let name = data.display();
+    match fs::metadata(data) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some(format!(
+            "{name} is a file, not a directory; name a data directory"
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let advice = file_advice(data, &error);
+            Some(format!("{name}: no such directory{advice}"))
+        }
+        Err(error) => {
+            let advice = file_advice(data, &error);
+            Some(format!("can't open the directory {name}: {error}{advice}"))
+        }
     }
 }
 
@@ -99,10 +124,25 @@ fn text(report: &DirectoryReport) -> String {
     for difference in &report.differences {
         lines.add("DIFFERS", difference);
     }
+    add_foreign_files(&mut lines, &report.foreign_files);
     let mut text = lines.0;
     text.push_str(verdict(report));
     text.push('\n');
     text
+}
+
+/// Warns of files that do not belong to the data directory: a backup copied to a wrong place, or notes.
+fn add_foreign_files(lines: &mut Lines, files: &[String]) {
+    for file in files.iter().take(FOREIGN_FILES_SHOWN_MAX) {
+        lines.add(
+            "WARNING",
+            format_args!("{file} does not belong to the data directory, and is never read: move it away"),
+        );
+    }
+    let more = files.len().saturating_sub(FOREIGN_FILES_SHOWN_MAX);
+    if more > 0 {
+        lines.add("WARNING", format_args!("{more} more such files"));
+    }
 }
 
 /// Returns the last line: whether the directory is sound, and what to do if not.

@@ -20,7 +20,8 @@ use tonic_types::StatusExt;
 use super::fault::Fault;
 use crate::{
     certificates::{CertificateFileError, certificates, check_authorities, pair, private_key},
-    settings::read_bounded,
+    settings::{read_bounded, without_user},
+    terminal::file_advice,
 };
 
 /// How to connect to a service.
@@ -64,7 +65,7 @@ pub enum ConnectError {
         problem: &'static str,
     },
     /// A file with a certificate, a key or a token can't be read.
-    #[error("can't read {}: {source}", path.display())]
+    #[error("can't read {}: {source}{}", path.display(), file_advice(path, source))]
     File {
         /// The file.
         path: PathBuf,
@@ -87,6 +88,19 @@ pub enum ConnectError {
     ServerName {
         /// The name.
         name: String,
+    },
+    /// An option for TLS has no effect, because the endpoint has no TLS.
+    #[error(
+        "{endpoint} has no TLS, so {option} has no effect and the connection would not be protected; write https:// in --endpoint, or \
+         remove {option} ({variable})"
+    )]
+    WithoutTls {
+        /// The endpoint.
+        endpoint: String,
+        /// The option.
+        option: &'static str,
+        /// The environment variable of the option.
+        variable: &'static str,
     },
     /// The host of the endpoint can't be in a certificate.
     #[error(
@@ -162,6 +176,7 @@ impl ConnectError {
                     | Fault::UnknownAuthority
                     | Fault::OtherName
                     | Fault::NotValidNow
+                    | Fault::AuthorityAsService
                     | Fault::UnusableCertificate
             ),
             ConnectError::Endpoint { .. }
@@ -169,6 +184,7 @@ impl ConnectError {
             | ConnectError::Certificates(_)
             | ConnectError::TokenFile { .. }
             | ConnectError::ServerName { .. }
+            | ConnectError::WithoutTls { .. }
             | ConnectError::Host { .. } => false,
         }
     }
@@ -269,7 +285,7 @@ impl ClientConfig {
     fn endpoint(&self) -> Result<Endpoint, ConnectError> {
         let endpoint = &self.endpoint;
         let wrong = |problem| ConnectError::Endpoint {
-            endpoint: endpoint.clone(),
+            endpoint: without_user(endpoint),
             problem,
         };
         let uri = address(endpoint).map_err(wrong)?;
@@ -281,12 +297,33 @@ impl ClientConfig {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         if !secure {
-            return Ok(address);
+            return match self.tls_option() {
+                None => Ok(address),
+                Some((option, variable)) => Err(ConnectError::WithoutTls {
+                    endpoint: endpoint.clone(),
+                    option,
+                    variable,
+                }),
+            };
         }
         // `tls` has checked the files and the name, so only the host of the endpoint can be wrong.
         address.tls_config(self.tls()?).map_err(|_| ConnectError::Host {
             endpoint: endpoint.clone(),
         })
+    }
+
+    /// Returns an option that only TLS uses, with its environment variable, if one is set.
+    fn tls_option(&self) -> Option<(&'static str, &'static str)> {
+        [
+            (self.ca.is_some(), ("--ca", "TALLY_CA")),
+            (
+                self.identity.is_some(),
+                ("--client-certificate", "TALLY_CLIENT_CERTIFICATE"),
+            ),
+            (self.server_name.is_some(), ("--server-name", "TALLY_SERVER_NAME")),
+        ]
+        .into_iter()
+        .find_map(|(is_set, option)| is_set.then_some(option))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, ConnectError> {
@@ -340,8 +377,14 @@ fn address(endpoint: &str) -> Result<Uri, &'static str> {
         return Err("the scheme must be http or https");
     }
     let authority = uri.authority().ok_or("the host is missing")?;
+    if authority.as_str().contains('@') {
+        return Err("a user name and a password are not accepted, a token is passed with --token-file");
+    }
     if authority.host().is_empty() {
         return Err("the host is missing");
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err("the address must end after the port, without a path");
     }
     let has_port = !authority.as_str().ends_with(authority.host());
     match authority.port_u16() {
@@ -374,12 +417,61 @@ mod tests {
             ("ftp://127.0.0.1:1", "the scheme must be http or https"),
             ("http://", "the text is not an address"),
             ("a b:1", "the text is not an address"),
+            (
+                "http://user:secret@host:1",
+                "a user name and a password are not accepted, a token is passed with --token-file",
+            ),
+            (
+                "user:secret@host:1",
+                "a user name and a password are not accepted, a token is passed with --token-file",
+            ),
+            (
+                "http://host:1/tally",
+                "the address must end after the port, without a path",
+            ),
+            (
+                "host:1?x=y",
+                "the address must end after the port, without a path",
+            ),
         ] {
             assert_eq!(address(endpoint), Err(problem), "{endpoint}");
         }
-        for endpoint in ["http://host", "host:1", "https://[::1]:50051", "http://[::1]"] {
+        for endpoint in [
+            "http://host",
+            "host:1",
+            "host:1/",
+            "https://[::1]:50051",
+            "http://[::1]",
+        ] {
             assert!(address(endpoint).is_ok(), "{endpoint}");
         }
+    }
+
+    #[test]
+    fn an_error_never_shows_a_password() {
+        let text = |endpoint: &str| ClientConfig::plain(endpoint).endpoint().unwrap_err().to_string();
+        for endpoint in [
+            "http://user:secret@h:1",
+            "user:secret@h:1",
+            "ftp://user:secret@h:1",
+        ] {
+            let text = text(endpoint);
+            assert!(text.contains("***@h:1") && !text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_option_for_tls_is_refused_without_tls() {
+        let mut config = ClientConfig::plain("http://h:1");
+        assert!(config.endpoint().is_ok());
+        config.server_name = Some("h".to_owned());
+        assert_eq!(
+            config.endpoint().unwrap_err().to_string(),
+            "http://h:1 has no TLS, so --server-name has no effect and the connection would not be protected; write https:// in \
+             --endpoint, or remove --server-name (TALLY_SERVER_NAME)"
+        );
+        config.endpoint = "https://h:1".to_owned();
+        assert!(config.endpoint().is_ok());
     }
 
     #[test]

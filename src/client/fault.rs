@@ -27,12 +27,16 @@ pub enum Fault {
     OtherName,
     /// The certificate of the service has expired, or is not valid yet.
     NotValidNow,
+    /// The certificate of the service is the certificate of an authority.
+    AuthorityAsService,
     /// The certificate of the service can't be used for another reason.
     UnusableCertificate,
     /// The service rejected the TLS connection, for example because it requires a certificate of the client.
     RejectedByService,
     /// TLS failed for another reason.
     TlsFailed,
+    /// The service has closed the connection, because it has too many of them or too much to do (GOAWAY with ENHANCE_YOUR_CALM).
+    TooMany,
     /// The connection was closed before an answer arrived.
     Closed,
     /// Another cause, in the words of the operating system, or the message of the service.
@@ -67,6 +71,10 @@ pub const fn code_name(code: Code) -> &'static str {
 
 /// Number of causes of an error that are examined. Real chains are shorter.
 const CAUSES_MAX: usize = 16;
+/// The words of the HTTP/2 library for the error code ENHANCE_YOUR_CALM. Its type is not accessible.
+const ENHANCE_YOUR_CALM: &str = "detected excessive load generating behavior";
+/// The words of the certificate library for the certificate of an authority in the place of a server's. Its type is not accessible.
+const AUTHORITY_AS_SERVICE: &str = "CaUsedAsEndEntity";
 
 // ===== impl Fault =====
 
@@ -88,6 +96,10 @@ impl Fault {
             let io = cause.downcast_ref::<io::Error>();
             if let Some(fault) = io.and_then(Fault::of_io) {
                 return fault;
+            }
+            // After these words, the library adds what the service says about the connection.
+            if closed && cause.to_string().contains(ENHANCE_YOUR_CALM) {
+                return Fault::TooMany;
             }
             closed |= cause.is::<hyper::Error>();
             if let Some(io) = io.filter(|io| io.raw_os_error().is_some()) {
@@ -128,9 +140,11 @@ impl Fault {
             | Fault::UnknownAuthority
             | Fault::OtherName
             | Fault::NotValidNow
+            | Fault::AuthorityAsService
             | Fault::UnusableCertificate
             | Fault::RejectedByService
             | Fault::TlsFailed
+            | Fault::TooMany
             | Fault::Closed
             | Fault::Other(_)
             | Fault::Unknown) => other,
@@ -175,6 +189,9 @@ impl Fault {
                 | CertificateError::ExpiredContext { .. }
                 | CertificateError::NotValidYet
                 | CertificateError::NotValidYetContext { .. } => Fault::NotValidNow,
+                CertificateError::Other(other) if other.to_string() == AUTHORITY_AS_SERVICE => {
+                    Fault::AuthorityAsService
+                }
                 _ => Fault::UnusableCertificate,
             },
             rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => Fault::NoTls,
@@ -199,6 +216,12 @@ impl Fault {
             (Fault::UnknownAuthority, _) => "pass the certificate of the authority with --ca",
             (Fault::OtherName, _) => "use the name in the certificate, or pass the name with --server-name",
             (Fault::NotValidNow, _) => "renew the certificate of the service, and check the clocks",
+            (Fault::AuthorityAsService, _) => {
+                "issue a certificate for the service that this authority signs, with the host's name and with basicConstraints CA:FALSE"
+            }
+            (Fault::TooMany, _) => {
+                "close other connections of this client, wait, or raise server.connections_per_client_max; see the service's log"
+            }
             (Fault::UnusableCertificate, _) => "issue a new certificate for the service",
             (Fault::TlsFailed, _) => "check that both sides support TLS 1.2 or 1.3, and the service's log",
             (Fault::RejectedByService, _) => {
@@ -209,7 +232,7 @@ impl Fault {
             }
             (Fault::Closed, true) => {
                 "check that the port is the port of a Tally service; if the service requires client certificates, pass \
-                 --client-certificate and --client-key"
+                 --client-certificate and --client-key; if calls worked before, it may have too many connections or may be stopping"
             }
             (Fault::Other(_) | Fault::Unknown, _) => "check --endpoint and the service's log",
         }
@@ -230,6 +253,12 @@ impl fmt::Display for Fault {
             Fault::UnknownAuthority => "the certificate of the service is not signed by a known authority",
             Fault::OtherName => "the certificate of the service is for another host name",
             Fault::NotValidNow => "the certificate of the service has expired, or is not valid yet",
+            Fault::AuthorityAsService => {
+                "the certificate of the service is the certificate of an authority (CA), not of a server"
+            }
+            Fault::TooMany => {
+                "the service closed the connection, because it has too many connections or this client sent too much"
+            }
             Fault::UnusableCertificate => {
                 "the certificate of the service can't be used: it is damaged, revoked, not of X.509 version 3, or not for servers"
             }

@@ -2,7 +2,16 @@
 
 use figment::{Figment, providers::Serialized, value::Value};
 
-use super::settings::Config;
+use super::{forms::Form, settings::Config};
+
+/// Returns the form and the bounds of the setting `key` in words, as the end of the sentence "must be".
+pub(super) fn accepted(key: &str) -> String {
+    let mut words = Form::of(key).words();
+    if let Some(limits) = bounds(key) {
+        words.push_str(&format!(", {limits}"));
+    }
+    words
+}
 
 /// Returns the accepted values of a setting in words, such as `1s to 1 hour`. `None` if every value of the right form is
 /// accepted. The words come from the checks themselves: this function sets the key to values that no check accepts, one

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytesize::ByteSize;
 use figment::{
     Figment, Profile,
     error::Kind,
@@ -10,7 +11,7 @@ use figment::{
 };
 
 use super::{
-    bounds::bounds,
+    bounds::accepted,
     environment::Environment,
     error::{ConfigError, UNKNOWN_LISTED_MAX, UnknownKey},
     forms::Form,
@@ -18,7 +19,7 @@ use super::{
     settings::Config,
     toml_file::TomlFile,
 };
-use crate::settings::{Origin, SettingError, in_one_line, nearest};
+use crate::settings::{Origin, SettingError, bytes_text, in_one_line, nearest};
 
 /// A value that a command-line option sets.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,9 +119,11 @@ impl Sources {
         self.0.iter().rev().find_map(|source| source.origin(key))
     }
 
-    /// Adds the origin to the error of a value.
+    /// Adds the origin to the error of a value, and shows the value as the source writes it.
     pub(super) fn with_origin(&self, mut error: SettingError) -> SettingError {
         error.origin = self.origin(&error.key).map(Box::new);
+        let value = self.0.iter().rev().find_map(|source| source.value(&error.key));
+        show_as_written(&mut error, value);
         error
     }
 
@@ -172,6 +175,7 @@ impl Sources {
                 let (first, second) = (error_of(in_force.extract().ok()), error_of(source.config().ok()));
                 if let (Some(mut error), Some(_)) = (first, second) {
                     error.origin = source.origin(key).map(Box::new);
+                    show_as_written(&mut error, Some(value));
                     return Err(error.into());
                 }
             }
@@ -248,10 +252,7 @@ impl Source {
 fn wrong_form(error: &figment::Error, value: Option<&Value>) -> SettingError {
     let key = error.path.join(".");
     let form = Form::of(&key);
-    let mut bound = form.words();
-    if let Some(limits) = bounds(&key) {
-        bound.push_str(&format!(", {limits}"));
-    }
+    let mut bound = accepted(&key);
     if let (Form::OneOf(words), Some(Value::String(_, word))) = (&form, value)
         && let Some(meant) = nearest(word, words.iter().copied())
     {
@@ -263,6 +264,19 @@ fn wrong_form(error: &figment::Error, value: Option<&Value>) -> SettingError {
         (None, _) => "?".to_owned(),
     };
     SettingError::new(key, value, bound)
+}
+
+/// Replaces the value in `error` by `value`, the text in the source, if both are the same time or the same size: the error of
+/// `99h` must not show `4days 3h`. Other values stay as they are, because the error may hide a part of them.
+fn show_as_written(error: &mut SettingError, value: Option<&Value>) {
+    let Some(Value::String(_, text)) = value else {
+        return;
+    };
+    let time = humantime::parse_duration(text).map(|time| humantime::format_duration(time).to_string());
+    let size = text.parse().map(|size: ByteSize| bytes_text(size.0));
+    if time.as_ref() == Ok(&error.value) || size.as_ref() == Ok(&error.value) {
+        error.value = in_one_line(text);
+    }
 }
 
 /// Adds the keys that are not those of settings.

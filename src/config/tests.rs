@@ -391,9 +391,63 @@ fn all_unknown_keys_are_listed_with_the_probable_keys() {
 
 #[test]
 fn a_syntax_error_has_its_line_and_column() {
+    for (text, place, reason) in [
+        (
+            "[server]\ndrain = 3s\n",
+            "line 2, column 10",
+            "the value of drain is not TOML; write a text, a time or a size in quotes, or a number of at most \
+             9223372036854775807, or true or false",
+        ),
+        (
+            "[server\ndrain = \"3s\"\n",
+            "line 1, column 8",
+            "a table must be in brackets, such as [server], with nothing after it",
+        ),
+        (
+            "[server]\ndrain\n",
+            "line 2, column 6",
+            "this is not TOML; write KEY = VALUE, such as drain = \"10s\", or a table, such as [server]",
+        ),
+        (
+            "[server]\ndrain = \"3s\"\ndrain = \"4s\"\n",
+            "line 3, column 1",
+            "this key or table is in the file already; leave out one of the two",
+        ),
+    ] {
+        let expected = format!("the configuration file FILE is not valid TOML: {place}: {reason}");
+        assert_eq!(refusal(text), expected);
+    }
+}
+
+#[test]
+fn a_number_beyond_64_bits_is_the_error_of_its_setting() {
+    for (text, expected) in [
+        (
+            "[batch]\n# a comment\nsiblings = 99_999_999_999_999_999_999 # too many\n",
+            "batch.siblings = 99_999_999_999_999_999_999: must be a whole number, 1 to 1048576 (from FILE, line 3)",
+        ),
+        (
+            "[affinity]\nfifo.priority = -9999999999999999999\n",
+            "affinity.fifo.priority = -9999999999999999999: must be a whole number, 1 to 10 (from FILE, line 2)",
+        ),
+    ] {
+        assert_eq!(refusal(text), expected);
+    }
+    assert!(
+        refusal("[batch]\nsibling = 99999999999999999999\n").contains("the value of sibling is not TOML")
+    );
+}
+
+#[test]
+fn a_value_is_shown_as_it_is_written() {
     assert_eq!(
-        refusal("[server]\ndrain = 3s\n"),
-        "the configuration file FILE is not valid TOML: line 2, column 10: expected newline, `#`"
+        refusal("[server]\ndrain = \"99h\"\n"),
+        "server.drain = 99h: must be 0s to 1 hour (from FILE, line 2)"
+    );
+    let memory = refusal("[server]\nmemory_max = \"10MB\"\n");
+    assert!(
+        memory.starts_with("server.memory_max = 10MB: must be 64MiB"),
+        "{memory}"
     );
 }
 

@@ -9,8 +9,12 @@ use std::{
 
 use toml_edit::{ImDocument, Item, TableLike};
 
-use super::error::ConfigError;
-use crate::settings::{SettingError, bytes_text};
+use super::{
+    bounds::accepted,
+    error::ConfigError,
+    keys::{general_key, known_keys},
+};
+use crate::settings::{Origin, SettingError, bytes_text, in_one_line};
 
 /// Maximum length of a configuration file in bytes. A file with every setting and its description has about 30 KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -67,12 +71,11 @@ impl TomlFile {
         })?;
         let document = ImDocument::parse(&*text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            // The parser has no words for some errors, such as a control character in a comment.
-            let reason = match error.message().trim_end() {
-                "" => "the text from here on is not TOML".to_owned(),
-                reason => reason.replace('\n', ", "),
-            };
-            syntax_error(&text, offset, reason)
+            if let Some(error) = too_large(path, &text, offset) {
+                return error.into();
+            }
+            let is_repeated = error.message().starts_with("duplicate key");
+            syntax_error(&text, offset, reason(&text, offset, is_repeated))
         })?;
         let mut lines = BTreeMap::new();
         add_lines(&Lines::of(&text), document.as_table(), "", &mut lines);
@@ -82,6 +85,71 @@ impl TomlFile {
             text,
         })
     }
+}
+
+/// Returns what is wrong at `offset`, in words for operators. The parser has words for other programmers, and for some errors no
+/// words. `is_repeated` says whether a key or a table is in the file twice.
+fn reason(text: &str, offset: usize, is_repeated: bool) -> String {
+    let lines = Lines::of(text);
+    let line = lines.line(lines.position(offset).0);
+    if is_repeated {
+        return "this key or table is in the file already; leave out one of the two".to_owned();
+    }
+    if line.trim_start().starts_with('[') {
+        return "a table must be in brackets, such as [server], with nothing after it".to_owned();
+    }
+    match assigned(line) {
+        Some((key, _)) => format!(
+            "the value of {} is not TOML; write a text, a time or a size in quotes, or a number of at most {}, or true or false",
+            in_one_line(key),
+            i64::MAX
+        ),
+        None => "this is not TOML; write KEY = VALUE, such as drain = \"10s\", or a table, such as [server]"
+            .to_owned(),
+    }
+}
+
+/// Returns the error of a setting whose value is a whole number beyond 64 bits, which TOML does not have.
+fn too_large(path: &Path, text: &str, offset: usize) -> Option<SettingError> {
+    let lines = Lines::of(text);
+    let number = lines.position(offset).0;
+    let (name, value) = assigned(lines.line(number))?;
+    let digits = value.strip_prefix(['+', '-']).unwrap_or(value).replace('_', "");
+    let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_whole || value.replace('_', "").parse::<i64>().is_ok() {
+        return None;
+    }
+    let header = |line: &str| {
+        Some(
+            line.trim()
+                .strip_prefix('[')?
+                .split_once(']')?
+                .0
+                .trim()
+                .to_owned(),
+        )
+    };
+    let table = (1..number).rev().find_map(|before| header(lines.line(before)));
+    let key = table.map_or_else(|| name.to_owned(), |table| format!("{table}.{name}"));
+    if !known_keys().contains(&general_key(&key)) {
+        return None;
+    }
+    let origin = Origin::File {
+        path: path.to_owned(),
+        line: Some(number),
+    };
+    Some(SettingError {
+        origin: Some(Box::new(origin)),
+        ..SettingError::new(&key, value, accepted(&key))
+    })
+}
+
+/// Returns the key and the value in a line of the form `KEY = VALUE`, without a comment after the value.
+fn assigned(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.split('#').next().unwrap_or_default();
+    let key = key.trim();
+    (!key.is_empty() && !key.starts_with('#')).then_some((key, value.trim()))
 }
 
 /// Reads a file. Returns `None` if the file is longer than [`FILE_BYTES_MAX`].
@@ -127,6 +195,14 @@ impl<'a> Lines<'a> {
             text,
             starts: std::iter::once(0).chain(after_newlines).collect(),
         }
+    }
+
+    /// Returns the text of line `number`, from 1.
+    fn line(&self, number: usize) -> &'a str {
+        let start = number.checked_sub(1).and_then(|index| self.starts.get(index));
+        let end = self.starts.get(number).copied().unwrap_or(self.text.len());
+        let line = start.and_then(|start| self.text.get(*start..end));
+        line.unwrap_or_default().trim_end()
     }
 
     /// Returns the line and the column, both from 1, of the byte at `offset`.

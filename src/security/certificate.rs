@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
-use x509_cert::{Certificate, der::Decode};
+use x509_cert::{Certificate, der::Decode, ext::pkix::BasicConstraints};
 
 /// The subject of a certificate, and the period in which the certificate is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub(super) struct Validity {
     pub(super) not_before: Duration,
     /// The last instant of validity, since the Unix epoch.
     pub(super) not_after: Duration,
+    /// Whether the certificate is the certificate of an authority. Clients such as rustls refuse it as the certificate of a
+    /// server; OpenSSL and Go accept it.
+    pub(super) is_authority: bool,
     /// `not_before` and `not_after` as text, such as `2026-11-28T12:00:00Z`.
     texts: [String; 2],
 }
@@ -28,10 +31,12 @@ impl Validity {
         let certificate = Certificate::from_der(certificate).ok()?;
         let contents = certificate.tbs_certificate();
         let validity = contents.validity();
+        let constraints = contents.get_extension::<BasicConstraints>();
         Some(Validity {
             subject: contents.subject().to_string(),
             not_before: validity.not_before.to_unix_duration(),
             not_after: validity.not_after.to_unix_duration(),
+            is_authority: matches!(constraints, Ok(Some((_, BasicConstraints { ca: true, .. })))),
             texts: [validity.not_before.to_string(), validity.not_after.to_string()],
         })
     }

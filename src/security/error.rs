@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::tokens::TokenFileError;
-use crate::certificates::CertificateFileError;
+use crate::{certificates::CertificateFileError, terminal::file_advice};
 
 /// Why certificates or tokens can't be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SecurityError {
     /// A file can't be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), file_advice(path, source))]
     Read {
         /// The path of the file.
         path: PathBuf,

@@ -219,6 +219,13 @@ fn log_validity(tls: &Tls) {
         );
     };
     let (subject, not_after) = (&*validity.subject, validity.not_after_text());
+    if validity.is_authority {
+        tracing::warn!(
+            subject,
+            "the certificate (security.tls_certificate) is the certificate of an authority (CA); many clients, such as tally itself, \
+             refuse it: issue a certificate for the service that this authority signs"
+        );
+    }
     match tls.fault() {
         None => tracing::info!(subject, not_after, "certificate in force"),
         Some(why) => tracing::warn!(subject, not_after, why, "clients will refuse the certificate"),

@@ -1,6 +1,7 @@
 //! A value that is loaded from files, and that is loaded again when the files change.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -194,7 +195,15 @@ fn read<S: Source>(source: &S) -> Result<Vec<Vec<u8>>, SecurityError> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, SecurityError> {
-    read_bounded(path).map_err(|source| SecurityError::Read {
+    // The service reads the file again and again. Opening a named pipe would wait for its writer.
+    let content = match fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            Err(io::Error::other("it is not a regular file; name a regular file"))
+        }
+        Ok(_) => read_bounded(path),
+        Err(error) => Err(error),
+    };
+    content.map_err(|source| SecurityError::Read {
         path: path.to_owned(),
         source,
     })
@@ -241,6 +250,20 @@ mod tests {
 
     fn line(name: &str, digit: &str) -> String {
         format!("read {name} {}\n", digit.repeat(64))
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read() {
+        let home = tempfile::tempdir().unwrap();
+        for path in [home.path(), Path::new("/dev/null")] {
+            let error = Watched::load(path.to_owned()).map(|_| ()).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .ends_with("it is not a regular file; name a regular file"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

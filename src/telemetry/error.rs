@@ -55,6 +55,11 @@ pub enum FilterError {
         /// The names of the targets in this module.
         known: String,
     },
+    /// There is no rule, or nothing between two commas, before the first comma or after the last comma.
+    #[error(
+        "a rule is empty; remove the comma that is too many, or write a level: the levels are off, error, warn, info, debug, trace"
+    )]
+    Empty,
     /// A rule is malformed.
     #[error("a rule has another form")]
     Syntax,

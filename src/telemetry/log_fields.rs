@@ -38,15 +38,30 @@ impl LogLimit {
     }
 }
 
-/// Returns `time` in milliseconds, for a field whose name ends with `_ms`.
+/// Returns `time` in milliseconds, for a field whose name ends with `_ms`. The only rounding is that of one division, so
+/// the field has at most the six decimals of whole nanoseconds.
 #[must_use]
-pub const fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+pub fn millis(time: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 104 days")]
+    let nanos = time.as_nanos() as f64;
+    nanos / 1e6
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn milliseconds_have_no_noise() {
+        for (micros, text) in [
+            (300, "0.3"),
+            (1100, "1.1"),
+            (20_007, "20.007"),
+            (2_000_000, "2000"),
+        ] {
+            assert_eq!(millis(Duration::from_micros(micros)).to_string(), text);
+        }
+    }
 
     #[test]
     fn one_line_in_ten_seconds_is_admitted_and_the_others_are_counted() {

@@ -27,11 +27,12 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 35] = [
+const TARGETS: [&str; 36] = [
     "tally::admin::routes",
     "tally::admin::server",
     AUDIT_TARGET,
     "tally::cli::serve",
+    "tally::cli::serve_store",
     "tally::engine::circuits",
     "tally::engine::exec",
     "tally::engine::fault",
@@ -81,15 +82,12 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, FilterError> {
 /// Checks the rules, and returns them with the rules that [`filter`] adds.
 fn rules(text: &str) -> Result<String, FilterError> {
     let (mut rules, mut has_default) = (Vec::new(), false);
-    for rule in text.split(',').map(str::trim).filter(|rule| !rule.is_empty()) {
+    for rule in text.split(',').map(str::trim) {
+        if rule.is_empty() {
+            return Err(FilterError::Empty);
+        }
         has_default |= check(rule)?;
         rules.push(rule);
-    }
-    if rules.is_empty() {
-        return Err(FilterError::Level {
-            word: String::new(),
-            meant: None,
-        });
     }
     if !has_default {
         rules.insert(0, DEFAULT_LEVEL);
@@ -178,7 +176,7 @@ mod tests {
             "info",
             "OFF",
             "tally=debug,warn",
-            " tally::grpc=trace , info ,",
+            " tally::grpc=trace , info ",
             "hyper=debug,info",
             "my_program=info",
             "tally::audit[{token}]=off,off",
@@ -202,9 +200,15 @@ mod tests {
             ),
             ("tally", format!("unknown level \"tally\", {LEVELS}")),
             ("info,loud", format!("unknown level \"loud\", {LEVELS}")),
-            (" , ", format!("unknown level \"\", {LEVELS}")),
         ] {
             assert_eq!(refusal(text), expected);
+        }
+        for text in ["", " ", " , ", "info,,warn", "info,", ",info"] {
+            assert_eq!(
+                refusal(text),
+                format!("a rule is empty; remove the comma that is too many, or write a level: {LEVELS}"),
+                "{text}"
+            );
         }
         assert_eq!(
             refusal("taly=debug,info"),

@@ -10,7 +10,7 @@ use super::{
     error::{FILTER_FORM, FilterError},
     log_filter::filter,
 };
-use crate::settings::{HOUR, SECOND, SettingError, check, check_time};
+use crate::settings::{HOUR, SECOND, SettingError, check, check_time, without_user};
 
 /// The section `telemetry`: logs, traces and metrics.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,18 +105,6 @@ fn is_plain_url(endpoint: &str) -> bool {
     endpoint.parse::<Uri>().is_ok_and(|uri| {
         uri.scheme() == Some(&Scheme::HTTP) && uri.host().is_some_and(|host| !host.is_empty())
     })
-}
-
-/// Returns `url` with `***` instead of a user name and a password.
-fn without_user(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority_end);
-    match authority.rsplit_once('@') {
-        None => url.to_owned(),
-        Some((_user, host)) if scheme.is_empty() => format!("***@{host}{path}"),
-        Some((_user, host)) => format!("{scheme}://***@{host}{path}"),
-    }
 }
 
 #[cfg(test)]

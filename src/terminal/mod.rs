@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::{
     stdout::{stdout_failure, write_stderr, write_stdout},
-    system_errors::without_error_numbers,
+    system_errors::{file_advice, without_error_numbers},
 };
 
 /// Prints a line on standard output. Takes the arguments of `println!`, but does not panic: see [`write_stdout`].

@@ -548,3 +548,51 @@ fn an_import_that_creates_accounts_needs_their_asset() {
     assert_eq!(output.status.code(), Some(64), "{words}");
     assert!(words.contains("set --asset, for example --asset EUR"), "{words}");
 }
+
+/// A service whose process is stopped keeps its connections, so only the silence shows that something is wrong.
+#[tokio::test]
+async fn an_import_says_that_the_service_does_not_answer() {
+    let server = TestServer::start();
+    let mut import = Running::start(&server, &["-", "--format", "csv", "--batch", "1"]);
+    let mut stdin = import.child.stdin.take().unwrap();
+    writeln!(stdin, "{HEADER}\nt1,a,b,1").unwrap();
+    while last_sequence(&server).await < 1 {
+        assert!(import.child.try_wait().unwrap().is_none(), "the import ended");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.freeze();
+    writeln!(stdin, "t2,a,b,1").unwrap();
+    drop(stdin);
+    let line = import.line();
+    server.thaw();
+    assert!(
+        line.starts_with("tally: the service has not answered since ")
+            && line.contains("the import waits for a call for up to 60 s (--give-up-after)"),
+        "{line}"
+    );
+    assert_eq!(import.child.wait().unwrap().code(), Some(0));
+    assert_eq!(last_sequence(&server).await, 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_for_rejections_is_reported_with_what_was_applied() {
+    let server = TestServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = csv(dir.path(), "a.csv", &format!("{HEADER}\nt1,a,b,1\nt2,a,a,7\n"));
+    let output = import_with(&server, &[&file, "--rejects", "/dev/full"]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(74), "{words}");
+    for expected in [
+        "can't write the rejected transactions to /dev/full: No space left on device; free space on its file system",
+        "; 2 transactions were answered, through ",
+        "a.csv:3, and the file lacks rejections of the last of them; then import the same files again",
+    ] {
+        assert!(words.contains(expected), "{expected:?} is not in {words}");
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["committed"], &report["rejected"]),
+        (&1.into(), &1.into())
+    );
+    assert!(report["rejects_file"].is_null(), "{report}");
+}

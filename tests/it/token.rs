@@ -155,12 +155,17 @@ fn a_token_that_can_not_be_printed_leaves_no_entry() {
                 command.arg("--tokens-file").arg(&tokens);
             }
             let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-            let mut child = command
-                .stdout(if is_full { full().into() } else { Stdio::piped() })
+            // The reader is gone before the process starts, so the write fails in every run.
+            let closed = || std::io::pipe().unwrap().1;
+            let child = command
+                .stdout(if is_full {
+                    Stdio::from(full())
+                } else {
+                    closed().into()
+                })
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
-            drop(child.stdout.take());
             let ended = child.wait_with_output().unwrap();
             let words = String::from_utf8_lossy(&ended.stderr);
             assert_eq!(ended.status.code(), Some(74), "{words}");
@@ -172,6 +177,47 @@ fn a_token_that_can_not_be_printed_leaves_no_entry() {
             assert_eq!(fs::read_to_string(&tokens).unwrap(), before);
         }
     }
+}
+
+#[test]
+fn options_that_name_the_wrong_file_are_refused_and_a_dash_is_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let in_dir = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["token", "--role", "read", "--name", "a"]);
+        command.args(arguments).current_dir(dir.path()).output().unwrap()
+    };
+    let made = in_dir(&["--out", "-", "--tokens-file", "tokens"]);
+    assert!(made.status.success() && made.stdout.len() == 65, "{made:?}");
+    fs::create_dir(dir.path().join("d")).unwrap();
+    for (arguments, expected) in [
+        (
+            ["--tokens-file", "x", "--out", "./x"],
+            "--out and --tokens-file name the same file ./x",
+        ),
+        (
+            ["--tokens-file", "tokens", "--out", "d/../tokens"],
+            "--out and --tokens-file name the same file",
+        ),
+        (
+            ["--tokens-file", "-", "--out", "x"],
+            "--tokens-file must be a file, not standard output (-)",
+        ),
+    ] {
+        let refused = in_dir(&arguments);
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            refused.status.code() == Some(64) && words.contains(expected),
+            "{arguments:?}: {words}"
+        );
+    }
+    // Neither a file named - nor a lock file is left.
+    let mut names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["d", "tokens"]);
 }
 
 #[test]

@@ -15,8 +15,12 @@ pub(crate) fn brief_call(call: &Call) -> String {
             let ids: Vec<_> = accounts.iter().map(|account| &*account.id).collect();
             format!("create {}", ids.join(" "))
         }
+        Request::CreateMissing(accounts) => {
+            let ids: Vec<_> = accounts.iter().map(|account| &*account.id).collect();
+            format!("create {} if missing", ids.join(" "))
+        }
         Request::Account(id) => format!("read account {id}"),
-        Request::Accounts(limit) => format!("list {limit} accounts"),
+        Request::Accounts { from, limit } => format!("list {limit} accounts from number {from} on"),
         Request::Transaction(id) => format!("read transaction {id}"),
     };
     if let Some((stream, message)) = call.message {

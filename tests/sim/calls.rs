@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tally::engine::{CallKind, EngineError};
-use tally_ledger::{AccountField, AccountSnapshot, Committed, NewAccount, Outcome, Rejection};
+use tally::engine::{CallKind, EngineError, LedgerFigures};
+use tally_ledger::{
+    AccountField, AccountSnapshot, Committed, EffectiveTime, Metadata, NewAccount, Outcome, Rejection,
+};
 
 /// The number of a call. Numbers increase in the order in which calls begin.
 pub(crate) type CallId = u64;
@@ -13,6 +15,19 @@ pub(crate) type CallId = u64;
 pub(crate) struct Transaction {
     pub(crate) id: String,
     pub(crate) legs: Vec<Leg>,
+    pub(crate) effective_time: Option<EffectiveTime>,
+    pub(crate) note: Note,
+}
+
+/// The metadata of a transaction, in a form that is cheap to copy and to compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// No metadata.
+    None,
+    /// A short text that contains this number.
+    Short(u8),
+    /// A long text, which depends on the id of the transaction.
+    Long,
 }
 
 /// A transfer of a transaction.
@@ -33,10 +48,12 @@ pub(crate) enum Request {
     Transactions(Vec<Transaction>),
     /// Creates all of these accounts, or none.
     CreateAccounts(Vec<NewAccount>),
+    /// Creates all of these accounts except for those whose ids exist, or none.
+    CreateMissing(Vec<NewAccount>),
     /// Reads one account.
     Account(String),
-    /// Reads the first accounts in the order of creation, at most this many.
-    Accounts(usize),
+    /// Reads up to `limit` accounts from the account with the number `from` on, in the order of creation.
+    Accounts { from: u32, limit: usize },
     /// Reads a transaction by its id.
     Transaction(String),
 }
@@ -58,14 +75,15 @@ pub(crate) struct Call {
 pub(crate) enum Answer {
     /// The outcomes of the transactions, in their order.
     Outcomes(Vec<Outcome>),
-    /// All accounts exist now, in the order of the request.
+    /// All accounts exist now. These are all of them, or those that did not exist before if the request asked for the
+    /// missing ones only, in the order of the request.
     Created(Vec<AccountSnapshot>),
     /// An account with the id of the account at `place` exists with other content.
     Reused { place: usize, field: AccountField },
     /// The account, if it exists.
     Account(Option<AccountSnapshot>),
-    /// The accounts in the order of creation.
-    Accounts(Vec<AccountSnapshot>),
+    /// Some accounts in the order of creation, and the number of the next account if there is one.
+    Accounts(Vec<AccountSnapshot>, Option<u32>),
     /// The transaction, if it is recorded.
     Transaction(Option<Recorded>),
 }
@@ -92,4 +110,58 @@ pub(crate) struct State {
     pub(crate) accounts: Vec<AccountSnapshot>,
     /// What the service answered for each id that any client ever used, once per id, in no particular order.
     pub(crate) transactions: Vec<(String, Result<Option<Recorded>, EngineError>)>,
+    /// The figures that the service reports about itself, if they were read.
+    pub(crate) figures: Option<LedgerFigures>,
+}
+
+/// Length of the text of a long note, in bytes.
+const LONG_BYTES: usize = 3000;
+/// The metadata key of a note.
+const NOTE_KEY: &str = "note";
+
+// ===== impl Transaction =====
+
+impl Transaction {
+    /// A transaction that has nothing but its id and its transfers.
+    pub(crate) fn new(id: impl Into<String>, legs: Vec<Leg>) -> Self {
+        Transaction {
+            id: id.into(),
+            legs,
+            effective_time: None,
+            note: Note::None,
+        }
+    }
+
+    /// The metadata of the transaction.
+    pub(crate) fn metadata(&self) -> Metadata {
+        let mut metadata = Metadata::new();
+        if let Some(text) = self.note.text(&self.id) {
+            metadata.insert(NOTE_KEY.to_owned(), text);
+        }
+        metadata
+    }
+}
+
+// ===== impl Note =====
+
+impl Note {
+    /// Reads the note of the transaction `id` from its metadata. `None` if no client has sent this metadata.
+    pub(crate) fn from_metadata(id: &str, metadata: &Metadata) -> Option<Self> {
+        let text = metadata.get(NOTE_KEY);
+        let note = match text.map(|text| text.parse()) {
+            None => Note::None,
+            Some(Ok(number)) => Note::Short(number),
+            Some(Err(_)) => Note::Long,
+        };
+        let is_same = metadata.len() == usize::from(text.is_some()) && note.text(id).as_ref() == text;
+        is_same.then_some(note)
+    }
+
+    fn text(self, id: &str) -> Option<String> {
+        match self {
+            Note::None => None,
+            Note::Short(number) => Some(number.to_string()),
+            Note::Long => Some(id.repeat(LONG_BYTES / id.len())),
+        }
+    }
 }

@@ -16,15 +16,15 @@ use tally::{
     engine::{CallKind, CreatedAccounts, EngineError, Existing, TallyEngine},
     store::embedded::FoundTransaction,
 };
-use tally_batch::{Caller, Sequence};
+use tally_batch::{BatchError, Caller, Sequence};
 use tally_ledger::AccountIndex;
 use tokio::time::Instant;
 
 use crate::{
-    calls::{Answer, Call, CallId, Leg, Recorded, Reply, Request, Transaction},
+    calls::{Answer, Call, CallId, Leg, Note, Recorded, Reply, Request, Transaction},
     config::Config,
     random::Random,
-    workload::{Workload, account, account_id, encode, metadata},
+    workload::{Workload, account, account_id, encode, other_account},
 };
 
 /// How a client behaves.
@@ -164,7 +164,21 @@ impl Client {
                 Request::Transactions((0..count).map(|_| workload.transaction(config, random)).collect())
             }
             Habit::Reader => match random.below(4) {
-                0 => Request::Accounts(usize::try_from(config.accounts).unwrap()),
+                0 => {
+                    let accounts = usize::try_from(config.accounts).unwrap();
+                    let from = if random.percent(50) {
+                        0
+                    } else {
+                        random.below(accounts + 2)
+                    };
+                    let limit = if random.percent(50) {
+                        accounts
+                    } else {
+                        1 + random.below(accounts)
+                    };
+                    let from = u32::try_from(from).unwrap();
+                    Request::Accounts { from, limit }
+                }
                 1 => Request::Transaction(workload.some_id(random)),
                 _ => Request::Account(account_id(random.within(&(0..config.accounts + 1)))),
             },
@@ -173,10 +187,14 @@ impl Client {
                 let mut accounts: Vec<_> = (0..count)
                     .map(|_| account(random.within(&(0..config.accounts))))
                     .collect();
-                if random.percent(5) {
-                    "other".clone_into(&mut accounts[0].asset);
+                if random.percent(10) {
+                    accounts[0] = other_account(random.within(&(0..config.accounts)), random);
                 }
-                Request::CreateAccounts(accounts)
+                if random.percent(30) {
+                    Request::CreateMissing(accounts)
+                } else {
+                    Request::CreateAccounts(accounts)
+                }
             }
         }
     }
@@ -244,8 +262,8 @@ pub(crate) fn kind_of(habit: Habit, request: &Request) -> Option<CallKind> {
             Habit::Stream => CallKind::Stream,
             Habit::Single | Habit::Reader | Habit::Creator => CallKind::Unary,
         }),
-        Request::CreateAccounts(_) => Some(CallKind::Accounts),
-        Request::Account(_) | Request::Accounts(_) | Request::Transaction(_) => None,
+        Request::CreateAccounts(_) | Request::CreateMissing(_) => Some(CallKind::Accounts),
+        Request::Account(_) | Request::Accounts { .. } | Request::Transaction(_) => None,
     }
 }
 
@@ -269,18 +287,18 @@ async fn answer(
             let outcomes = engine.process(kind.unwrap(), &batch, deadline).await?;
             Answer::Outcomes(outcomes.into_vec())
         }
-        Request::CreateAccounts(accounts) => match engine
-            .create_accounts(accounts, Existing::Compare, deadline)
-            .await?
-        {
-            CreatedAccounts::All(accounts) => Answer::Created(accounts),
-            CreatedAccounts::Reused { place, field } => Answer::Reused { place, field },
-            CreatedAccounts::Full(full) => panic!("the ledger is full: {full:?}"),
-        },
+        Request::CreateAccounts(accounts) => created(
+            engine
+                .create_accounts(accounts, Existing::Compare, deadline)
+                .await?,
+        ),
+        Request::CreateMissing(accounts) => {
+            created(engine.create_accounts(accounts, Existing::Skip, deadline).await?)
+        }
         Request::Account(id) => Answer::Account(engine.account(id, deadline).await?.map(|account| *account)),
-        Request::Accounts(limit) => {
-            let (accounts, _) = engine.accounts(AccountIndex(0), limit, deadline).await?;
-            Answer::Accounts(accounts)
+        Request::Accounts { from, limit } => {
+            let (accounts, next) = engine.accounts(AccountIndex(from), limit, deadline).await?;
+            Answer::Accounts(accounts, next.map(|next| next.0))
         }
         Request::Transaction(id) => Answer::Transaction(match engine.transaction(id, deadline).await? {
             None => None,
@@ -289,15 +307,44 @@ async fn answer(
     })
 }
 
-/// Reads a transaction for the examination.
+fn created(created: CreatedAccounts) -> Answer {
+    match created {
+        CreatedAccounts::All(accounts) => Answer::Created(accounts),
+        CreatedAccounts::Reused { place, field } => Answer::Reused { place, field },
+        CreatedAccounts::Full(full) => panic!("the ledger is full: {full:?}"),
+    }
+}
+
+/// Reads a transaction for the examination. As long as the queue is full, tries again at each poll.
 pub(crate) async fn examine_transaction(
     engine: TallyEngine,
     id: String,
 ) -> Result<Option<Recorded>, EngineError> {
-    match engine.transaction(id, None).await? {
-        None => Ok(None),
-        Some(found) => recorded(&engine, &found, None).await.map(Some),
+    loop {
+        let read = async {
+            match engine.transaction(id.clone(), None).await? {
+                None => Ok(None),
+                Some(found) => recorded(&engine, &found, None).await.map(Some),
+            }
+        };
+        match read.await {
+            Err(EngineError::Batch(BatchError::Full { .. })) => poll_once_more().await,
+            result => return result,
+        }
     }
+}
+
+/// Waits for the next poll, without a waker.
+pub(crate) async fn poll_once_more() {
+    let mut polled = false;
+    std::future::poll_fn(|_| {
+        if std::mem::replace(&mut polled, true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// Translates a record into what a client sees.
@@ -314,11 +361,9 @@ async fn recorded(
         .collect();
     let ids = engine.account_ids(indexes, deadline).await?;
     let id = view.id().to_owned();
-    assert_eq!(
-        view.metadata().unwrap(),
-        metadata(&id),
-        "the metadata of {id} changed"
-    );
+    let metadata = view.metadata().unwrap();
+    let note = Note::from_metadata(&id, &metadata);
+    let note = note.unwrap_or_else(|| panic!("no client has sent transaction {id} with {metadata:?}"));
     let legs = transfers.iter().zip(ids.chunks(2)).map(|(transfer, ids)| Leg {
         debit: ids[0].clone(),
         credit: ids[1].clone(),
@@ -329,6 +374,8 @@ async fn recorded(
         transaction: Transaction {
             id,
             legs: legs.collect(),
+            effective_time: view.effective_time(),
+            note,
         },
         rejection: outcome.err(),
         place: found.place(),
@@ -342,7 +389,7 @@ impl Flight {
         id: CallId,
         client: usize,
         kind: Option<CallKind>,
-        times: (Option<Instant>, Option<Instant>),
+        deadline: Option<Instant>,
         future: Pin<Box<dyn Future<Output = Reply>>>,
     ) -> Self {
         Flight {
@@ -350,8 +397,8 @@ impl Flight {
             client,
             kind,
             begun: Instant::now(),
-            deadline: times.0,
-            leaves: times.1,
+            deadline,
+            leaves: None,
             future,
             woken: Flag::raised(),
         }

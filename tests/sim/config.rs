@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::random::Random;
+use crate::{arguments::Setting, random::Random};
 
 /// A setting of the simulation that the search for a smaller failing configuration can reduce.
 pub(crate) struct Knob {
@@ -114,6 +114,33 @@ config! {
     self_probe: 0,
     /// Percentage of the scheduler's choices that go to the engine rather than to the clients.
     engine_share: 50,
+    /// Number of requests that the queue holds; 0 if it holds more than the clients ever send.
+    queue: 0,
+}
+
+/// The settings that the command line can change, in the order of [`KNOBS`].
+pub(crate) fn settings() -> Vec<Setting> {
+    let setting = |knob: &Knob| Setting {
+        name: knob.name,
+        bounds: match knob.name {
+            // A transfer needs two accounts.
+            "accounts" => 2..=1000,
+            "calls" => 1..=1_000_000,
+            "batch_max" => 1..=8192,
+            "legs_max" => 1..=100,
+            "window" => 1..=1000,
+            // The store demands these.
+            "block_kib" => 8..=1024,
+            "segment_blocks" => 4..=64,
+            "queue" => 0..=1 << 20,
+            "checkpoint_kib" => 0..=1 << 32,
+            "single_clients" | "batch_clients" | "stream_clients" | "readers" | "creators" | "deaths" => {
+                0..=1000
+            }
+            _ => 0..=u32::MAX.into(),
+        },
+    };
+    KNOBS.iter().map(setting).collect()
 }
 
 // ===== impl Config =====
@@ -167,6 +194,7 @@ impl Config {
             self_probe: r.within(&(0..2)),
             engine_share: r.within(&(20..90)),
             full_one_in: if r.percent(25) { r.within(&(50..1500)) } else { 0 },
+            queue: if r.percent(15) { r.within(&(2..12)) } else { 0 },
         };
         // Large batches of large transactions would make a few seeds much slower than the others.
         if config.batch_clients > 0 {

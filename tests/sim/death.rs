@@ -3,17 +3,19 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll};
 
 use tally::{
-    engine::{Condition, ExecStep, PipelineStep, TallyEngine},
+    engine::{Condition, EngineError, ExecStep, PipelineStep, StartError, TallyEngine},
     store::block_log::BlockLog,
 };
+use tally_batch::BatchError;
 use tally_journal::HEADER_BYTES;
 use tally_ledger::AccountIndex;
 
 use crate::{
     calls::State,
-    clients::examine_transaction,
+    clients::{examine_transaction, poll_once_more},
     config::Config,
     random::Random,
+    refusal::{cannot_start, names_a_place, shown},
     service::Service,
     sim_disk::{CrashModel, FaultPlan, SimDisk},
     slow_log::SlowLog,
@@ -98,11 +100,6 @@ impl Death {
     }
 }
 
-/// Whether an error of a start names the place of the damage in the journal.
-fn names_a_place(error: &str) -> bool {
-    error.contains("journal segment") || error.contains("the record at")
-}
-
 // ===== impl World: deaths =====
 
 impl World {
@@ -172,7 +169,7 @@ impl World {
         self.note(format_args!("the service ends because its disk failed"));
         self.bury();
         if self.random.percent(50) {
-            self.disk.crash();
+            self.crash_disk();
         } else {
             self.disk.restart();
         }
@@ -189,9 +186,15 @@ impl World {
             self.service.as_mut().unwrap().step_wal();
         }
         // The disk loses power before the process ends, so that nothing the process does then reaches it.
-        self.disk.crash();
+        self.crash_disk();
         self.bury();
         self.start()
+    }
+
+    /// The machine loses its power.
+    fn crash_disk(&mut self) {
+        self.disk.crash();
+        self.stale.extend(self.disk.take_stale());
     }
 
     /// Ends the process without any last step.
@@ -205,6 +208,7 @@ impl World {
     /// Stops the service in good order.
     pub(crate) fn stop(&mut self) -> Result<(), Failure> {
         self.note(format_args!("the service stops"));
+        self.oracle.stops();
         let service = self.service.as_mut().unwrap();
         service.engine.drain();
         let mut steps = 0;
@@ -222,7 +226,7 @@ impl World {
                 return Err(Failure("the service does not stop".to_owned()));
             }
             if self.disk.is_powered_off() {
-                self.disk.crash();
+                self.crash_disk();
                 self.bury();
                 return Ok(());
             }
@@ -234,7 +238,7 @@ impl World {
         let powered_off = self.disk.is_powered_off();
         self.bury();
         if powered_off {
-            self.disk.crash();
+            self.crash_disk();
         } else {
             self.disk.restart();
         }
@@ -243,6 +247,7 @@ impl World {
 
     /// The clients get the answers that the service gave before it stopped.
     fn collect_answers(&mut self) -> Result<(), Failure> {
+        self.tell_time();
         for mut flight in std::mem::take(&mut self.flights) {
             // A call that reads twice, or has not begun, gets no further.
             if let Poll::Ready(reply) = flight.poll() {
@@ -254,6 +259,9 @@ impl World {
 
     /// Starts the service, sometimes on a damaged disk, and examines what it knows.
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
+        self.tell_time();
+        // A disk that was full has space again after a death.
+        self.oracle.disk_has_space();
         self.journal_damage_is_seen()?;
         for attempt in 0..STARTS_MAX {
             self.damage_derived_files();
@@ -264,30 +272,34 @@ impl World {
                 self.deaths.armed = true;
             }
             match self.open() {
-                Ok(service) => self.service = Some(service),
+                Ok(service) => {
+                    self.service = Some(service);
+                    // The start has removed the remains of everything that was not durable.
+                    self.stale.clear();
+                }
                 Err(_) if self.disk.is_powered_off() => {
                     self.note(format_args!("the power is out during the start"));
-                    self.disk.crash();
+                    self.crash_disk();
                     self.deaths.armed = false;
                     continue;
                 }
                 Err(error) if self.deaths.faulty && attempt + 1 < STARTS_MAX => {
-                    self.note(format_args!("the start fails: {error}"));
+                    self.note(format_args!("the start fails: {}", shown(&error)));
                     if self.random.percent(50) {
-                        self.disk.crash();
+                        self.crash_disk();
                     } else {
                         self.disk.restart();
                     }
                     continue;
                 }
-                Err(error) if self.config.stale_bytes > 0 && names_a_place(&error) => {
+                Err(error) if self.stale_bytes_excuse(&error) => {
                     // On a file system that shows stale bytes, the journal may end in a block of an earlier life. The
                     // start refuses that, and nothing is lost. docs/durability.md tells which file systems do so.
-                    self.note(format_args!("the start is refused: {error}"));
+                    self.note(format_args!("the start is refused: {}", shown(&error)));
                     self.ended = true;
-                    return Err(Failure(error));
+                    return Err(Failure(shown(&error)));
                 }
-                Err(error) => return Err(Failure(format!("the service can't start: {error}"))),
+                Err(error) => return Err(cannot_start(&error)),
             }
             let report = *self.service.as_ref().unwrap().engine.recovery();
             self.note(format_args!(
@@ -297,10 +309,8 @@ impl World {
             return self.examine();
         }
         // The power stays on at last.
-        self.service = Some(
-            self.open()
-                .map_err(|error| Failure(format!("the service can't start: {error}")))?,
-        );
+        self.service = Some(self.open().map_err(|error| cannot_start(&error))?);
+        self.stale.clear();
         self.examine()
     }
 
@@ -320,7 +330,7 @@ impl World {
         self.deaths.faulty |= faulty;
     }
 
-    fn open(&self) -> Result<Service, String> {
+    fn open(&self) -> Result<Service, StartError> {
         let pace = self.pace.clone();
         let wrap = |journal| -> Box<dyn BlockLog> { Box::new(SlowLog::new(journal, pace)) };
         let opened = TallyEngine::without_threads(
@@ -331,10 +341,8 @@ impl World {
             &self.affinity,
             wrap,
         );
-        match opened {
-            Ok((engine, cores)) => Ok(Service::new(engine, cores, self.config.wake_task > 0)),
-            Err(error) => Err(format!("{error}: {error:?}")),
-        }
+        let (engine, cores) = opened?;
+        Ok(Service::new(engine, cores, self.config.wake_task > 0))
     }
 
     /// Reads everything that the service knows, and lets the oracle judge it.
@@ -348,6 +356,7 @@ impl World {
             state.accounts.len(),
             state.transactions.len()
         ));
+        self.tell_time();
         self.oracle.examine(&state)?;
         Ok(())
     }
@@ -369,7 +378,14 @@ impl World {
         while let Some(start) = from {
             let page = Box::pin({
                 let engine = engine.clone();
-                async move { engine.accounts(start, 1000, None).await }
+                async move {
+                    loop {
+                        match engine.accounts(start, 1000, None).await {
+                            Err(EngineError::Batch(BatchError::Full { .. })) => poll_once_more().await,
+                            result => return result,
+                        }
+                    }
+                }
             });
             match self.complete(vec![page])?.pop() {
                 Some(Ok((page, next))) => {
@@ -382,7 +398,11 @@ impl World {
         }
         let mut transactions = Vec::new();
         let ids: Vec<String> = self.workload.ids().cloned().collect();
-        for ids in ids.chunks(READS_AT_A_TIME) {
+        let at_a_time = match usize::try_from(self.config.queue).unwrap() {
+            0 => READS_AT_A_TIME,
+            queue => queue,
+        };
+        for ids in ids.chunks(at_a_time) {
             let reads = ids
                 .iter()
                 .map(|id| Box::pin(examine_transaction(engine.clone(), id.clone())))
@@ -397,6 +417,7 @@ impl World {
         Ok(Some(State {
             accounts,
             transactions,
+            figures: Some(engine.stats().ledger),
         }))
     }
 
@@ -438,7 +459,9 @@ impl World {
             return Ok(());
         }
         let whole = self.disk.snapshot();
-        let block = blocks[self.random.below(blocks.len() - 1)];
+        // A start reads no block before the checkpoint as a whole, so damage of an early block is the more interesting one.
+        let choice = (blocks.len() - 1).div_ceil(if self.random.percent(50) { 2 } else { 1 });
+        let block = blocks[self.random.below(choice)];
         let bit = self.random.below(block.bytes * 8);
         let path = PathBuf::from(format!("{DATA}/journal/{:010}.segment", block.segment));
         let mut damaged = whole.clone();
@@ -466,6 +489,7 @@ impl World {
         self.disk = SimDisk::holding(self.random.next(), &damaged);
         match self.open() {
             Err(error) => {
+                let error = shown(&error);
                 self.note(format_args!("the start is refused: {error}"));
                 if !names_a_place(&error) {
                     return Err(Failure(format!(

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tally::mutation::{self, MUTATIONS, Mutation};
 
 use crate::{
-    Options,
+    arguments::{Options, ROUND_SEEDS},
     runs::{affinity, configure, simulate},
 };
 
@@ -21,9 +21,6 @@ struct Finding {
     /// What the last search saw.
     seen: String,
 }
-
-/// Seeds between the first seeds of two searches.
-const ROUND_SEEDS: u64 = 1_000_000;
 
 /// Plants every bug, and prints how fast each was found.
 pub(crate) fn run(options: &Options) -> ExitCode {

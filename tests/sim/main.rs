@@ -16,6 +16,7 @@
     reason = "this is a test, but one without a test harness, so clippy does not know it"
 )]
 
+mod arguments;
 mod brief;
 mod calls;
 mod clients;
@@ -23,8 +24,10 @@ mod clock;
 mod config;
 mod death;
 mod hunt;
+mod liveness;
 mod oracle;
 mod random;
+mod refusal;
 mod runs;
 mod service;
 #[path = "../../crates/journal/tests/support/sim_disk/mod.rs"]
@@ -38,46 +41,17 @@ mod world;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tally::mutation::MUTATIONS;
 
-/// Runs the simulation.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "sim")]
-pub(crate) struct Options {
-    /// The first seed.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Number of seeds, one after the other.
-    #[arg(long, default_value_t = 1)]
-    runs: u64,
-    /// Number of threads. Each runs other seeds.
-    #[arg(long, default_value_t = 2)]
-    threads: u64,
-    /// Changes a setting of the configuration that the seed gives, as in `--set deaths=0`.
-    #[arg(long = "set", value_name = "NAME=VALUE")]
-    set: Vec<String>,
-    /// Prints every event of the run.
-    #[arg(long)]
-    verbose: bool,
-    /// Runs every seed twice, and compares the runs event by event.
-    #[arg(long)]
-    twice: bool,
-    /// Plants a deliberate bug (src/mutation.rs), which the simulation must find.
-    #[arg(long)]
-    mutation: Option<String>,
-    /// Plants every deliberate bug in turn, and prints after how many seeds each was found. Each must be found within
-    /// `--runs` seeds, from each of `--rounds` first seeds.
-    #[arg(long)]
-    mutations: bool,
-    /// How often `--mutations` searches for each bug, each time from other seeds.
-    #[arg(long, default_value_t = 1)]
-    rounds: u64,
-    /// Does not search for a smaller configuration that still fails.
-    #[arg(long)]
-    no_shrink: bool,
-}
+use arguments::Options;
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let mutations: Vec<&str> = MUTATIONS.iter().map(|mutation| mutation.name).collect();
+    if let Err(problem) = options.check(&config::settings(), &mutations) {
+        eprintln!("sim: {problem}");
+        return ExitCode::from(2);
+    }
     runs::remember_panics();
     if options.mutations {
         hunt::run(&options)

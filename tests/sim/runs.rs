@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic::{self, AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
@@ -14,8 +14,8 @@ use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
 use tokio::{runtime::Builder, task::unconstrained};
 
 use crate::{
-    Options,
-    config::{Config, KNOBS},
+    arguments::{Options, parse_change},
+    config::{Config, KNOBS, settings},
     world::{Failure, World},
 };
 
@@ -29,12 +29,23 @@ pub(crate) struct Outcome {
     pub(crate) last: Vec<String>,
 }
 
+/// How a seed failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// The run found a failure.
+    Fails,
+    /// Two runs were different.
+    Differs,
+}
+
 /// Number of runs that the search for a smaller configuration may take.
 const SHRINK_RUNS_MAX: usize = 400;
 
 thread_local! {
     /// The place of the panic that was caught last.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Whether the thread is in a simulation, which catches panics.
+    static CATCHES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs the seeds of `options`.
@@ -43,8 +54,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let begun = now();
     let next = AtomicU64::new(options.seed);
     let end = options.seed + options.runs;
-    let failed: Mutex<Vec<Config>> = Mutex::new(Vec::new());
-    let (turns, events) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed: Mutex<Vec<(Config, How)>> = Mutex::new(Vec::new());
+    let [ran, turns, events] = [const { AtomicU64::new(0) }; 3];
     std::thread::scope(|scope| {
         for _ in 0..options.threads.min(options.runs) {
             scope.spawn(|| {
@@ -56,18 +67,17 @@ pub(crate) fn run(options: &Options) -> ExitCode {
                     }
                     let config = configure(seed, &options.set);
                     let outcome = simulate(&config, &affinity, options.verbose);
+                    ran.fetch_add(1, Ordering::Relaxed);
                     turns.fetch_add(outcome.turns, Ordering::Relaxed);
                     events.fetch_add(outcome.events, Ordering::Relaxed);
-                    let different = options.twice && {
-                        let again = simulate(&config, &affinity, false);
-                        again.digest != outcome.digest
+                    let how = if outcome.failure.is_some() {
+                        Some(How::Fails)
+                    } else {
+                        (options.twice && differs(&config, &affinity, &outcome)).then_some(How::Differs)
                     };
-                    if different {
-                        println!("seed {seed}: two runs differ");
-                    }
-                    if outcome.failure.is_some() || different {
-                        report(&config, &outcome);
-                        failed.lock().push(config);
+                    if let Some(how) = how {
+                        report(&config, how, &outcome, options);
+                        failed.lock().push((config, how));
                     }
                 }
             });
@@ -77,7 +87,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let turns = turns.into_inner();
     println!(
         "{} seeds from {}, {} operations, {} events in {seconds:.1} s ({:.0} operations/s)",
-        options.runs,
+        ran.into_inner(),
         options.seed,
         turns,
         events.into_inner(),
@@ -90,8 +100,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
     if !options.no_shrink {
         mutation::plant(options.mutation.as_deref()).unwrap();
-        for config in failed.iter().take(1) {
-            shrink(config, &affinity);
+        for (config, how) in failed.iter().take(1) {
+            shrink(config, *how, &affinity, options);
         }
     }
     ExitCode::FAILURE
@@ -106,16 +116,18 @@ pub(crate) fn affinity() -> CpuAffinityManager {
     .unwrap()
 }
 
+/// Whether another run of the same configuration is different.
+fn differs(config: &Config, affinity: &CpuAffinityManager, outcome: &Outcome) -> bool {
+    simulate(config, affinity, false).digest != outcome.digest
+}
+
 /// The configuration of a seed, with the changes of the command line.
 pub(crate) fn configure(seed: u64, set: &[String]) -> Config {
     let mut config = Config::from_seed(seed);
+    let settings = settings();
     for change in set {
-        let (name, value) = change.split_once('=').expect("--set needs NAME=VALUE");
-        let knob = KNOBS
-            .iter()
-            .find(|knob| knob.name == name)
-            .unwrap_or_else(|| panic!("there is no setting {name}"));
-        (knob.set)(&mut config, value.parse().expect("the value must be a number"));
+        let (place, value) = parse_change(change, &settings).expect("the options were checked");
+        (KNOBS[place].set)(&mut config, value);
     }
     config
 }
@@ -143,12 +155,12 @@ pub(crate) fn simulate(config: &Config, affinity: &CpuAffinityManager, verbose: 
 /// Runs the world. A panic is a failure.
 async fn catch(world: &mut World) -> Result<(), Failure> {
     let mut run = Box::pin(world.run());
-    std::future::poll_fn(
-        |context| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context))) {
-            Ok(poll) => poll,
-            Err(panic) => std::task::Poll::Ready(Err(Failure(panic_text(&*panic)))),
-        },
-    )
+    std::future::poll_fn(|context| {
+        CATCHES.set(true);
+        let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context)));
+        CATCHES.set(false);
+        polled.unwrap_or_else(|panic| std::task::Poll::Ready(Err(Failure(panic_text(&*panic)))))
+    })
     .await
 }
 
@@ -161,9 +173,14 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     PANIC.with_borrow(|place| format!("panic at {place}: {text}"))
 }
 
-/// Keeps the places of panics instead of printing them.
+/// Keeps the places of panics in simulations instead of printing them. Other panics are printed.
 pub(crate) fn remember_panics() {
-    panic::set_hook(Box::new(|info| {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !CATCHES.get() {
+            print(info);
+            return;
+        }
         let place = info.location().map_or_else(String::new, ToString::to_string);
         PANIC.with_borrow_mut(|last| *last = place);
     }));
@@ -177,15 +194,26 @@ fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-fn command(config: &Config) -> String {
-    format!(
-        "cargo test --features simulation --test sim -- --seed {} {}",
-        config.seed,
-        config.difference()
-    )
+/// The command that repeats the run, with everything of the options on which the result depends.
+fn command(config: &Config, options: &Options) -> String {
+    let mut command = format!(
+        "cargo test --workspace --features simulation --test sim -- --seed {}",
+        config.seed
+    );
+    let difference = config.difference();
+    if !difference.is_empty() {
+        command.push_str(&format!(" {difference}"));
+    }
+    if let Some(mutation) = &options.mutation {
+        command.push_str(&format!(" --mutation {mutation}"));
+    }
+    if options.twice {
+        command.push_str(" --twice");
+    }
+    command
 }
 
-fn report(config: &Config, outcome: &Outcome) {
+fn report(config: &Config, how: How, outcome: &Outcome, options: &Options) {
     let mut text = format!("\nseed {} failed", config.seed);
     for line in &outcome.last {
         text.push_str("\n  ");
@@ -194,12 +222,15 @@ fn report(config: &Config, outcome: &Outcome) {
     if let Some(Failure(failure)) = &outcome.failure {
         text.push_str(&format!("\nFAILURE: {failure}"));
     }
-    text.push_str(&format!("\nrepeat it: {}\n", command(config)));
+    if how == How::Differs {
+        text.push_str("\nFAILURE: two runs differ");
+    }
+    text.push_str(&format!("\nrepeat it: {}\n", command(config, options)));
     println!("{text}");
 }
 
-/// Makes every setting simpler as long as the run still fails.
-fn shrink(config: &Config, affinity: &CpuAffinityManager) {
+/// Makes every setting simpler as long as the run still fails in the same way.
+fn shrink(config: &Config, how: How, affinity: &CpuAffinityManager, options: &Options) {
     println!("searching for a smaller configuration that still fails");
     let mut smallest = config.clone();
     let mut outcome = None;
@@ -218,7 +249,11 @@ fn shrink(config: &Config, affinity: &CpuAffinityManager) {
                 (knob.set)(&mut candidate, simpler);
                 runs += 1;
                 let result = simulate(&candidate, affinity, false);
-                if result.failure.is_some() {
+                let still_fails = match how {
+                    How::Fails => result.failure.is_some(),
+                    How::Differs => differs(&candidate, affinity, &result),
+                };
+                if still_fails {
                     smallest = candidate;
                     outcome = Some(result);
                     progress = true;
@@ -229,8 +264,8 @@ fn shrink(config: &Config, affinity: &CpuAffinityManager) {
     }
     println!("after {runs} runs, the smallest configuration that still fails:");
     if let Some(outcome) = outcome {
-        report(&smallest, &outcome);
+        report(&smallest, how, &outcome, options);
     } else {
-        println!("{}", command(&smallest));
+        println!("{}", command(&smallest, options));
     }
 }

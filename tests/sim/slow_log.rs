@@ -87,11 +87,11 @@ impl LogPace {
         self.0.lock().due
     }
 
-    /// For how long the block in flight has kept the pipeline waiting.
-    pub(crate) fn hung_for(&self) -> Option<Duration> {
+    /// When the block in flight was submitted; `None` if no block is in flight.
+    pub(crate) fn hangs_since(&self) -> Option<Instant> {
         let pace = self.0.lock();
         pace.due?;
-        Some(Instant::now() - pace.submitted?)
+        pace.submitted
     }
 
     /// Makes the block in flight due now.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use tally::engine::{TallyEngine, TransactionBatch};
-use tally_ledger::{AccountStatus, Amount, BalanceRule, Heading, Metadata, NewAccount, Phase, Transfer};
+use tally_ledger::{
+    AccountStatus, Amount, BalanceRule, EffectiveTime, Heading, Metadata, NewAccount, Phase, Transfer,
+};
 
 use crate::{
-    calls::{Leg, Transaction},
+    calls::{Leg, Note, Request, Transaction},
     config::Config,
     random::Random,
 };
@@ -17,10 +19,8 @@ pub(crate) struct Workload {
     sent: Vec<Transaction>,
 }
 
-/// Length of the metadata of a large transaction, in bytes.
-const LARGE_BYTES: usize = 3000;
-/// The metadata key of large transactions.
-const LARGE_KEY: &str = "note";
+/// The accounts of [`Workload::last_creation`].
+const LAST_ACCOUNTS: [&str; 2] = ["last0", "last1"];
 
 // ===== impl Workload =====
 
@@ -36,8 +36,7 @@ impl Workload {
             let place = self.sent.len() - 1 - random.below(recent);
             let mut transaction = self.sent[place].clone();
             if random.percent(config.changes) {
-                let leg = random.below(transaction.legs.len());
-                transaction.legs[leg].amount += 1;
+                change(&mut transaction, random);
             }
             return transaction;
         }
@@ -46,9 +45,38 @@ impl Workload {
         let transaction = Transaction {
             id: format!("{mark}{}", self.sent.len()),
             legs: legs(config, random),
+            effective_time: random.percent(20).then(|| effective_time(random)),
+            note: match random.below(10) {
+                _ if large => Note::Long,
+                0 => short_note(random),
+                _ => Note::None,
+            },
         };
         self.sent.push(transaction.clone());
         transaction
+    }
+
+    /// Accounts that no other request names. A healthy service creates them.
+    pub(crate) fn last_creation() -> Request {
+        let accounts = LAST_ACCOUNTS.map(|id| NewAccount {
+            id: id.to_owned(),
+            ..account(0)
+        });
+        Request::CreateAccounts(accounts.to_vec())
+    }
+
+    /// A transaction between the accounts of [`Workload::last_creation`]. A healthy service commits it.
+    pub(crate) fn last_transaction(&mut self) -> Request {
+        let [debit, credit] = LAST_ACCOUNTS.map(str::to_owned);
+        let leg = Leg {
+            debit,
+            credit,
+            amount: 1,
+            code: 0,
+        };
+        let transaction = Transaction::new("last", vec![leg]);
+        self.sent.push(transaction.clone());
+        Request::Transactions(vec![transaction])
     }
 
     /// Every id that was used.
@@ -63,6 +91,29 @@ impl Workload {
         }
         self.sent[random.below(self.sent.len())].id.clone()
     }
+}
+
+/// Changes a part of the content.
+fn change(transaction: &mut Transaction, random: &mut Random) {
+    match random.below(6) {
+        0 => transaction.effective_time = Some(effective_time(random)),
+        1 => transaction.note = short_note(random),
+        _ => {
+            let leg = random.below(transaction.legs.len());
+            transaction.legs[leg].amount += 1;
+        }
+    }
+}
+
+fn effective_time(random: &mut Random) -> EffectiveTime {
+    EffectiveTime {
+        seconds: i64::try_from(random.below(1000)).unwrap() - 500,
+        nanos: u32::try_from(random.below(1_000_000_000)).unwrap(),
+    }
+}
+
+fn short_note(random: &mut Random) -> Note {
+    Note::Short(u8::try_from(random.below(3)).unwrap())
 }
 
 fn legs(config: &Config, random: &mut Random) -> Vec<Leg> {
@@ -115,28 +166,34 @@ pub(crate) fn account(number: u64) -> NewAccount {
             10 => AccountStatus::Closed,
             _ => AccountStatus::Open,
         },
-        metadata: Metadata::new(),
+        metadata: if number % 4 == 3 {
+            Metadata::from([("number".to_owned(), number.to_string())])
+        } else {
+            Metadata::new()
+        },
     }
 }
 
-/// The metadata of a transaction, which depends only on its id.
-pub(crate) fn metadata(id: &str) -> Metadata {
-    let mut metadata = Metadata::new();
-    if id.starts_with("large") {
-        metadata.insert(LARGE_KEY.to_owned(), id.repeat(LARGE_BYTES / id.len()));
+/// An account with the same id as the account with this number, but with other content.
+pub(crate) fn other_account(number: u64, random: &mut Random) -> NewAccount {
+    let mut account = account(number);
+    match random.below(3) {
+        0 => "other".clone_into(&mut account.asset),
+        1 => drop(account.metadata.insert("other".to_owned(), String::new())),
+        _ => account.overdraft_limit = Amount::new(77),
     }
-    metadata
+    account
 }
 
 /// Encodes transactions for the engine.
 pub(crate) fn encode(engine: &TallyEngine, transactions: &[Transaction]) -> Arc<TransactionBatch> {
     let mut batch = engine.batch(256 * transactions.len());
     for transaction in transactions {
-        let metadata = metadata(&transaction.id);
+        let metadata = transaction.metadata();
         let heading = Heading {
             id: transaction.id.as_bytes(),
             phase: Phase::Posted,
-            effective_time: None,
+            effective_time: transaction.effective_time,
             metadata: &metadata,
         };
         let transfers: Vec<Transfer<&[u8]>> = transaction

@@ -1,18 +1,26 @@
 //! The scheduler: one thread that lets EXEC, WAL, AUX, the clients and time take turns, as the seed decides.
 
-use std::{fmt, path::Path, sync::Arc, task::Poll, time::Duration};
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use tally::{
     engine::{CallKind, EngineConfig, ExecStep},
     wall_clock::WallClock,
 };
 use tally_breaker::CircuitState;
+use tally_ledger::Outcome;
 use tally_topology::CpuAffinityManager;
 use tokio::time::Instant;
 
 use crate::{
     brief::{brief, brief_call},
-    calls::{Call, CallId, Reply},
+    calls::{Answer, Call, CallId, Reply, Request},
     clients::{Client, Flight, Habit, kind_of},
     clock::SimClock,
     config::Config,
@@ -20,7 +28,7 @@ use crate::{
     oracle::{Oracle, Violation},
     random::Random,
     service::Service,
-    sim_disk::{FaultPlan, SimDisk},
+    sim_disk::SimDisk,
     slow_log::LogPace,
     trace::Trace,
     workload::Workload,
@@ -32,6 +40,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) clock: SimClock,
     pub(crate) disk: SimDisk,
+    /// Where crashes put stale bytes since the last start: files, each with a range of bytes.
+    pub(crate) stale: Vec<(PathBuf, Range<usize>)>,
     pub(crate) pace: LogPace,
     pub(crate) affinity: CpuAffinityManager,
     pub(crate) service: Option<Service>,
@@ -39,14 +49,18 @@ pub(crate) struct World {
     pub(crate) workload: Workload,
     pub(crate) trace: Trace,
     pub(crate) deaths: Deaths,
-    clients: Vec<Client>,
+    pub(crate) clients: Vec<Client>,
     pub(crate) flights: Vec<Flight>,
     pub(crate) calls: CallId,
     /// Calls that the clients still make.
-    calls_left: u64,
+    pub(crate) calls_left: u64,
     /// Whether the clients pause longer than the configuration says.
-    patient: bool,
+    pub(crate) patient: bool,
+    /// The last call whose answer says that it has created accounts or committed a transaction.
+    pub(crate) last_write: Option<CallId>,
     streams: u64,
+    /// When the process froze, and for how long, since the block in flight was submitted.
+    freezes: Vec<(Instant, Duration)>,
     /// Whether no more faults happen, so that everything must come to an end.
     pub(crate) healed: bool,
     /// Whether the simulation ends before its end, because a start was refused as it should be.
@@ -79,9 +93,7 @@ const HANG: Duration = Duration::from_secs(10);
 /// The longest time for which the process freezes.
 const FREEZE_MAX: Duration = Duration::from_secs(3);
 /// The pauses of the clients while circuits close. A circuit may stay open for some seconds.
-const PATIENT_PAUSE: Duration = Duration::from_millis(500);
-/// When everything is healthy, no call takes longer.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENT_PAUSE: Duration = Duration::from_millis(500);
 
 impl From<Violation> for Failure {
     fn from(violation: Violation) -> Self {
@@ -91,6 +103,17 @@ impl From<Violation> for Failure {
 
 /// Maximum number of bytes for which a disk that becomes full still has space.
 const FULL_BYTES_MAX: u64 = 300 << 10;
+
+/// Whether the answer says that its call has created accounts or committed a transaction.
+fn has_written(reply: &Reply) -> bool {
+    match reply {
+        Ok(Answer::Outcomes(outcomes)) => outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::Committed { .. })),
+        Ok(Answer::Created(accounts)) => !accounts.is_empty(),
+        Ok(_) | Err(_) => false,
+    }
+}
 
 // ===== impl World =====
 
@@ -102,12 +125,13 @@ impl World {
         if config.disk_faults > 0 {
             oracle.faults_planted();
         }
-        if config.full_one_in > 0 {
-            oracle.disk_filled();
+        if config.queue > 0 {
+            oracle.queue_is_small();
         }
         World {
             clock: SimClock::new(),
             disk,
+            stale: Vec::new(),
             pace: LogPace::new(config, random.fork()),
             affinity: affinity.clone(),
             service: None,
@@ -120,7 +144,9 @@ impl World {
             calls: 0,
             calls_left: config.calls,
             patient: false,
+            last_write: None,
             streams: 0,
+            freezes: Vec::new(),
             healed: false,
             ended: false,
             turns: 0,
@@ -145,62 +171,13 @@ impl World {
         }
         self.heal()?;
         self.finish_calls().await?;
-        self.examine()?;
         self.circuits_close().await?;
         self.finish_calls().await?;
+        self.writes_succeed().await?;
+        self.examine()?;
         self.stop()?;
         self.start()?;
         Ok(())
-    }
-
-    /// Ends all faults. What a fault has broken already may still kill the service once more.
-    fn heal(&mut self) -> Result<(), Failure> {
-        self.note(format_args!("no more faults from here on"));
-        self.healed = true;
-        self.pace.heal();
-        self.disk.set_fault_plan(FaultPlan::default());
-        self.disk.clear_faults();
-        self.deaths.end();
-        self.kill_if_faulty()
-    }
-
-    /// Lets every call come to its end.
-    async fn finish_calls(&mut self) -> Result<(), Failure> {
-        let begun = self.clock.elapsed();
-        while !self.flights.is_empty() {
-            self.turn().await?;
-            self.kill_if_faulty()?;
-            if self.clock.elapsed() > begun + PATIENCE {
-                let ids: Vec<_> = self.flights.iter().map(|flight| flight.id).collect();
-                return Err(Failure(format!("calls {ids:?} get no answer")));
-            }
-        }
-        Ok(())
-    }
-
-    /// On a healthy disk, every circuit closes again, because the clients' calls serve as probes.
-    async fn circuits_close(&mut self) -> Result<(), Failure> {
-        let begun = self.clock.elapsed();
-        self.calls_left = u64::MAX;
-        self.patient = true;
-        loop {
-            let engine = &self.service.as_ref().unwrap().engine;
-            let open = engine
-                .circuits()
-                .iter()
-                .find(|circuit| circuit.state() != CircuitState::Closed);
-            let Some(circuit) = open else {
-                self.calls_left = 0;
-                return Ok(());
-            };
-            let (key, state) = (circuit.key().to_owned(), circuit.state());
-            if self.clock.elapsed() > begun + PATIENCE {
-                return Err(Failure(format!(
-                    "the circuit {key} stays {state:?} on a healthy disk"
-                )));
-            }
-            self.turn().await?;
-        }
     }
 
     pub(crate) fn note(&mut self, event: fmt::Arguments<'_>) {
@@ -213,6 +190,7 @@ impl World {
         if self.random.one_in(self.config.clock_jumps_one_in) && !self.healed {
             let seconds = i64::try_from(self.random.below(20)).unwrap() - 10;
             self.note(format_args!("the wall clock jumps by {seconds} s"));
+            self.tell_time();
             self.oracle.clock_stepped();
             self.clock.jump(seconds * 1_000_000_000);
         }
@@ -224,10 +202,17 @@ impl World {
             };
             self.note(format_args!("the disk has space for {bytes} more bytes"));
             self.disk.set_free_bytes(bytes);
+            self.tell_time();
+            if bytes < FULL_BYTES_MAX {
+                self.oracle.disk_fills();
+            } else {
+                self.oracle.disk_has_space();
+            }
         }
         if self.random.one_in(self.config.freeze_one_in) && !self.healed {
             let time = self.random.up_to(FREEZE_MAX);
             self.note(format_args!("the process freezes for {time:?}"));
+            self.freezes.push((Instant::now(), time));
             self.pass_time(Some(time)).await;
         }
         self.wake_log()?;
@@ -244,8 +229,10 @@ impl World {
 
     /// Tells the pipeline when the block in flight is to be written. Before that, checks that the circuits saw it hang.
     fn wake_log(&mut self) -> Result<(), Failure> {
-        if self.pace.hung_for().is_some_and(|time| time >= HANG) {
-            self.circuits_saw_the_hang()?;
+        match self.pace.hangs_since() {
+            None => self.freezes.clear(),
+            Some(since) if self.awake_since(since) >= HANG => self.circuits_saw_the_hang(since)?,
+            Some(_) => {}
         }
         if self.pace.wake_if_due() {
             self.service.as_mut().unwrap().wal_ready = true;
@@ -253,18 +240,25 @@ impl World {
         Ok(())
     }
 
-    /// Calls that waited for a hanging disk have opened their circuit.
-    fn circuits_saw_the_hang(&self) -> Result<(), Failure> {
+    /// The time since `since` in which the process was not frozen. The circuits leave the time out in which the process
+    /// could not run: the disk is not to blame for it. Freezes are remembered only while a block is in flight.
+    fn awake_since(&self, since: Instant) -> Duration {
+        let frozen = self.freezes.iter().filter(|(at, _)| *at >= since);
+        let frozen: Duration = frozen.map(|(_, time)| *time).sum();
+        Instant::now().duration_since(since).saturating_sub(frozen)
+    }
+
+    /// Calls that waited for a hanging disk have opened their circuit. The disk hangs since `since`.
+    fn circuits_saw_the_hang(&self, since: Instant) -> Result<(), Failure> {
         let engine = &self.service.as_ref().unwrap().engine;
-        let now = Instant::now();
         for kind in CallKind::ALL {
-            let waited = self
-                .flights
-                .iter()
-                .filter(|flight| flight.kind == Some(kind) && flight.begun + HANG <= now);
+            let waited = self.flights.iter().filter(|flight| {
+                // Freezes before the hang are not remembered.
+                flight.kind == Some(kind) && self.awake_since(flight.begun.max(since)) >= HANG
+            });
             let circuit = engine.breaker(kind);
             if waited.count() >= 1 && circuit.state() == CircuitState::Closed {
-                let time = self.pace.hung_for();
+                let time = self.awake_since(since);
                 return Err(Failure(format!(
                     "the disk hung for {time:?} while calls waited, but the circuit {} is closed",
                     circuit.key()
@@ -346,7 +340,7 @@ impl World {
     }
 
     /// Moves the time by `time`, or to the next event.
-    async fn pass_time(&mut self, time: Option<Duration>) {
+    pub(crate) async fn pass_time(&mut self, time: Option<Duration>) {
         let now = Instant::now();
         let service = self.service.as_mut().unwrap();
         service.wake();
@@ -400,6 +394,10 @@ impl World {
         if reply.is_err() {
             self.clients[flight.client].end_stream();
         }
+        if has_written(reply) {
+            self.last_write = Some(flight.id);
+        }
+        self.tell_time();
         self.oracle.answered(flight.id, reply)?;
         Ok(())
     }
@@ -423,17 +421,27 @@ impl World {
             .filter(|place| self.clients[*place].is_ready(&self.config, now))
             .collect();
         let place = ready[self.random.below(ready.len())];
-        let Self {
-            clients,
-            random,
-            config,
-            workload,
-            clock,
-            ..
-        } = self;
-        let client = &mut clients[place];
-        let request = client.request(workload, config, random);
-        let deadline = Client::deadline(config, random, clock.elapsed());
+        let client = &self.clients[place];
+        let request = client.request(&mut self.workload, &self.config, &mut self.random);
+        let deadline = Client::deadline(&self.config, &mut self.random, self.clock.elapsed());
+        self.calls_left -= 1;
+        self.begin_call(place, request, deadline);
+        let flight = self.flights.last_mut().unwrap();
+        flight.leaves = self
+            .random
+            .percent(self.config.impatient)
+            .then(|| now + self.random.up_to(Duration::from_secs(1)));
+    }
+
+    /// The client at `place` begins a call. Returns its number.
+    pub(crate) fn begin_call(
+        &mut self,
+        place: usize,
+        request: Request,
+        deadline: Option<Duration>,
+    ) -> CallId {
+        self.tell_time();
+        let client = &mut self.clients[place];
         let service = self.service.as_mut().unwrap();
         let call = Call {
             kind: kind_of(client.habit, &request),
@@ -443,21 +451,23 @@ impl World {
         };
         let id = self.calls;
         self.calls += 1;
-        self.calls_left -= 1;
         client.in_flight += 1;
         if client.habit == Habit::Stream {
-            client.rests_until = now + random.up_to(Duration::from_micros(config.pause_us));
+            let pause = Duration::from_micros(self.config.pause_us);
+            client.rests_until = Instant::now() + self.random.up_to(pause);
         }
         self.oracle.invoked(id, &call);
-        let at = deadline.map(|elapsed| clock.at(elapsed));
+        let at = deadline.map(|elapsed| self.clock.at(elapsed));
         let future = client.call(&service.engine, &call, at);
-        let leaves = random
-            .percent(config.impatient)
-            .then(|| now + random.up_to(Duration::from_secs(1)));
-        self.flights
-            .push(Flight::new(id, place, call.kind, (at, leaves), future));
+        self.flights.push(Flight::new(id, place, call.kind, at, future));
         service.wake();
         self.note(format_args!("call {id} of client {place}: {}", brief_call(&call)));
+        id
+    }
+
+    /// Tells the oracle what the clocks show.
+    pub(crate) fn tell_time(&mut self) {
+        self.oracle.clocks_show(self.clock.elapsed(), self.clock.now());
     }
 
     /// While no call of this kind is in flight, a half-open circuit has no probe in flight.
@@ -535,6 +545,9 @@ impl World {
         config.store.segment_bytes = (block * u32::try_from(self.config.segment_blocks).unwrap())
             .next_multiple_of(tally_journal::SEGMENT_GRANULE_BYTES);
         config.checkpoint.0 = self.config.checkpoint_kib << 10;
+        if self.config.queue > 0 {
+            config.batch.queue_requests_max = usize::try_from(self.config.queue).unwrap().max(2);
+        }
         config.circuits.clock = Some(Arc::new(self.clock.clone()));
         config.circuits.untimed = true;
         config.breaker.self_probe = self.config.self_probe > 0;

@@ -296,8 +296,8 @@ impl Counters {
                 .is_ok();
         if warns {
             tracing::warn!(
-                took_ms = took.as_secs_f64() * 1000.0,
-                budget_ms = budget.as_secs_f64() * 1000.0,
+                took_ms = millis(took),
+                budget_ms = millis(budget),
                 requests,
                 over_budget,
                 "a batch exceeded its latency budget"
@@ -418,6 +418,12 @@ impl Counters {
             ..BatchStats::default()
         }
     }
+}
+
+/// Returns `time` in milliseconds, for fields of log lines. The only rounding is that of one division, so the result has at
+/// most the six decimals of whole nanoseconds.
+fn millis(time: Duration) -> f64 {
+    nanos(time) as f64 / 1e6
 }
 
 #[inline]

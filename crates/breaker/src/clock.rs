@@ -103,9 +103,17 @@ pub(super) fn nanos(time: Duration) -> u64 {
         .saturating_add(u64::from(time.subsec_nanos()))
 }
 
-/// Returns `time` in milliseconds, for fields of log lines.
-pub(super) const fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+/// Returns `time` in milliseconds, for fields of log lines. The only rounding is that of one division, so the result has at
+/// most the six decimals of whole nanoseconds.
+pub(super) fn millis(time: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 104 days")]
+    let nanos = time.as_nanos() as f64;
+    nanos / 1e6
+}
+
+/// Returns `share` with at most six decimals, for fields of log lines.
+pub(super) fn rounded(share: f64) -> f64 {
+    (share * 1e6).round() / 1e6
 }
 
 // ===== impl Time =====

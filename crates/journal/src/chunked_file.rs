@@ -245,17 +245,26 @@ impl ChunkedFiles {
     }
 
     fn name(&self, number: u64) -> String {
-        format!("{}{number:0NUMBER_DIGITS$}.{}", self.prefix, self.suffix)
+        file_name(&self.prefix, number, &self.suffix)
     }
 
     fn number_of(&self, name: &str) -> Option<u64> {
-        let digits = name
-            .strip_prefix(&self.prefix)?
-            .strip_suffix(&self.suffix)?
-            .strip_suffix('.')?;
-        let number = digits.parse().ok()?;
-        (self.name(number) == name).then_some(number)
+        file_number(&self.prefix, name, &self.suffix)
     }
+}
+
+fn file_name(prefix: &str, number: u64, suffix: &str) -> String {
+    format!("{prefix}{number:0NUMBER_DIGITS$}.{suffix}")
+}
+
+/// Returns the number of the file `name` of a family. Returns `None` if the name is not a name of the family.
+pub(super) fn file_number(prefix: &str, name: &str, suffix: &str) -> Option<u64> {
+    let digits = name
+        .strip_prefix(prefix)?
+        .strip_suffix(suffix)?
+        .strip_suffix('.')?;
+    let number = digits.parse().ok()?;
+    (file_name(prefix, number, suffix) == name).then_some(number)
 }
 
 // ===== impl ChunkedFileWriter =====

@@ -25,7 +25,7 @@ use std::{fmt, path::Path};
 use crate::{
     block::DataId,
     chain_point::{CHAIN_POINT_BYTES, ChainPoint},
-    directory::{UNFINISHED_SUFFIX, create_unfinished},
+    directory::{MARKER_FILE, UNFINISHED_SUFFIX, create_unfinished},
     disk::{Disk, DiskError, FileAccess, remove_if_present},
     error::JournalError,
     layout::{checksum_before_last_field, field, put},
@@ -64,7 +64,6 @@ pub(super) enum MarkerState {
     Elsewhere,
 }
 
-const MARKER_FILE: &str = "CLEAN";
 const MARKER_BYTES: usize = 128;
 const MAGIC: [u8; 4] = *b"TLYS";
 const VERSION: u16 = 1;

@@ -41,7 +41,9 @@ pub(super) struct DirectoryFormat {
 pub const DIRECTORY_FORMAT_VERSION: u32 = 4;
 
 const FORMAT_FILE: &str = "FORMAT";
-const JOURNAL_DIR: &str = "journal";
+pub(super) const JOURNAL_DIR: &str = "journal";
+/// Name of the marker of a clean stop in the directory of the journal.
+pub(super) const MARKER_FILE: &str = "CLEAN";
 /// Suffix of the name of an unfinished file. The next start removes such files.
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.
@@ -118,6 +120,30 @@ impl DataDirectory {
         directory.disk.create_dir_all(&directory.journal_path())?;
         remove_unfinished(&*directory.disk, &directory.journal_path())?;
         Ok(directory)
+    }
+
+    /// Checks that [`DataDirectory::open`] would accept the directory at `path`, but changes nothing and takes no lock: a
+    /// service may be using the directory.
+    ///
+    /// # Errors
+    /// The errors of [`DataDirectory::open`], except for those of its lock and its writes.
+    pub fn check(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
+        refuse_empty(path)?;
+        match disk.list(path) {
+            Ok(_) => {}
+            // The start makes the directory.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.source.kind() == io::ErrorKind::NotADirectory => {
+                return Err(JournalError::NotADirectory {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        match DirectoryFormat::load(disk, path)? {
+            Some(_) => Ok(()),
+            None => refuse_foreign_files(disk, path),
+        }
     }
 
     /// Opens the directory at `path` for reading. Other processes may have the directory open for reading. The disk of
@@ -328,7 +354,7 @@ fn refuse_empty(path: &Path) -> Result<(), JournalError> {
 }
 
 /// Returns whether a name is one of [`FILE_SYSTEM_ENTRIES`].
-fn is_of_file_system(name: &str) -> bool {
+pub(super) fn is_of_file_system(name: &str) -> bool {
     FILE_SYSTEM_ENTRIES
         .iter()
         .any(|entry| match entry.strip_suffix('*') {

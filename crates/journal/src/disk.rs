@@ -21,7 +21,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-use crate::positioned_io;
+use crate::{positioned_io, regular_file};
 
 /// A file system.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
@@ -37,10 +37,11 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// If the file exists, or the file system returns an error.
     fn create_new(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError>;
 
-    /// Opens an existing file.
+    /// Opens an existing regular file. Never waits for another process.
     ///
     /// # Errors
-    /// If the file does not exist ([`DiskError::is_not_found`]), or the file system returns an error.
+    /// If the file does not exist ([`DiskError::is_not_found`]), if it is not a regular file, or
+    /// the file system returns an error.
     fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError>;
 
     /// Renames a file in its directory. A file that has the name `to` is replaced. The change is durable after
@@ -161,7 +162,7 @@ pub enum FileAccess {
 
 /// A file operation that failed.
 #[derive(Debug, Error)]
-#[error("cannot {operation} {}: {source}", path.display())]
+#[error("cannot {operation} {}: {source}{}", path.display(), remedy(*operation, source))]
 pub struct DiskError {
     /// The operation.
     pub operation: Operation,
@@ -262,6 +263,38 @@ impl DiskError {
     }
 }
 
+/// Returns what to do about an error of the file system, as the end of its text. Empty if its words say enough.
+fn remedy(operation: Operation, source: &io::Error) -> &'static str {
+    if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+        return "; its symbolic links form a circle: correct them";
+    }
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "most errors need no other advice than their words"
+    )]
+    match source.kind() {
+        // Only `regular_file` makes this kind without a number of the system.
+        io::ErrorKind::InvalidInput if source.raw_os_error().is_none() => {
+            "; nothing was changed: move it away, and put back the file, for example from a backup of the directory"
+        }
+        io::ErrorKind::AlreadyExists if operation == Operation::CreateDir => {
+            "; it is not a directory: move it away, and restore the directory from a backup if it had one"
+        }
+        io::ErrorKind::NotADirectory => {
+            "; this path or a part of it is a file: move the file away, and restore the directory from a backup if it had one"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; run Tally as the owner of the data directory, or give its user access to this path (chown, chmod)"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free space on this file system, or raise the quota"
+        }
+        io::ErrorKind::FileTooLarge => "; raise the limit of file sizes (ulimit -f)",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the file system for writing",
+        _ => "",
+    }
+}
+
 // ===== impl Operation =====
 
 impl fmt::Display for Operation {
@@ -357,10 +390,9 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(access == FileAccess::ReadWrite)
-            .open(path)
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == FileAccess::ReadWrite);
+        let file = regular_file::open(&mut options, path)
             .map_err(|source| DiskError::new(Operation::Open, path, source))?;
         Ok(Arc::new(RealFile {
             file,

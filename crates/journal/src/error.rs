@@ -32,8 +32,12 @@ pub enum JournalError {
     /// The path of the data directory is empty.
     #[error("the path of the data directory is empty; name a directory (--data)")]
     EmptyPath,
-    /// The path of the data directory, or a part of it, is a file.
-    #[error("{} can't be a data directory, because it, or a directory in its path, is a file; name another directory (--data)", path.display())]
+    /// The path of the data directory, or a part of it, is a file or a symbolic link that leads nowhere.
+    #[error(
+        "{} can't be a data directory, because it, or a directory in its path, is a file or a symbolic link that leads nowhere; \
+         name another directory (--data)",
+        path.display()
+    )]
     NotADirectory {
         /// The path.
         path: PathBuf,

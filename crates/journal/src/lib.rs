@@ -67,6 +67,7 @@ mod commit_times;
 mod directory;
 mod disk;
 mod error;
+mod foreign;
 mod geometry;
 mod journal;
 mod layout;
@@ -79,6 +80,7 @@ mod positioned_io;
 mod prepare;
 mod read_only;
 mod reader;
+mod regular_file;
 mod repair;
 mod scan;
 mod scrub;
@@ -100,6 +102,7 @@ pub use commit_times::{CommitTimes, CommitTrial, time_commits};
 pub use directory::{DIRECTORY_FORMAT_VERSION, DataDirectory};
 pub use disk::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation, RealDisk};
 pub use error::{BlockDefect, ChunkDefect, Corruption, CorruptionKind, FormatDefect, JournalError};
+pub use foreign::{FileFamily, foreign_files};
 pub use geometry::{
     BLOCK_BYTES_MAX_DEFAULT, BLOCK_BYTES_MAX_LOWEST, BLOCKS_PER_SEGMENT_MIN, BlockPlacement, Geometry,
     JournalConfig, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_GRANULE_BYTES,

@@ -72,6 +72,6 @@ pub use self::{
     sources::Sources,
     stats::{PlacementFigures, RoleFigures, RoleInfo, ThreadInfo, TopologyInfo},
     throttle::Throttled,
-    warning::{Warning, WarningCode},
+    warning::{Figures, Warning, WarningCode},
     watch::VerifyReport,
 };

@@ -87,7 +87,21 @@ impl CpuAffinityManager {
         let plan = Plan::new(&machine, &config)?;
         tracing::info!(allowed = %plan.allowed, plan = %plan.summary(), why = %plan.why, "CPU placement");
         for warning in machine.warnings.iter().chain(&plan.warnings) {
-            tracing::warn!(code = warning.code.as_str(), "{}", warning.detail);
+            let figures = &warning.figures;
+            tracing::warn!(
+                warning = warning.code.as_str(),
+                detail = warning.detail,
+                cpus = figures.cpus.as_ref().map(tracing::field::display),
+                allowed = figures.allowed.as_ref().map(tracing::field::display),
+                listed = figures.listed,
+                limit = figures.limit,
+                time_us = figures.time_us,
+                period_us = figures.period_us,
+                periods = figures.periods,
+                exec_node = figures.exec_node,
+                aux_node = figures.aux_node,
+                "the placement of the threads costs speed or predictability"
+            );
         }
         let throttle = ThrottleWatch::since(machine.cgroup.stat);
         let shared = Shared {

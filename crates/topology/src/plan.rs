@@ -9,7 +9,7 @@ use super::{
     error::AffinityError,
     layout::{Assignment, Layout},
     role::Role,
-    warning::{Warning, WarningCode},
+    warning::{Figures, Warning, WarningCode},
 };
 
 /// Minimum number of CPUs in mode `strict`. With two CPUs, EXEC does not share its CPU with another role.
@@ -239,8 +239,9 @@ impl Plan {
             for (other, other_list) in lists.iter().skip(index.saturating_add(1)) {
                 let common = list.intersection(other_list);
                 if !common.is_empty() {
-                    self.warn(
+                    self.warn_with(
                         WarningCode::Overlap,
+                        of_cpus(&common),
                         format!("{role} and {other} both list CPU {common}"),
                     );
                 }
@@ -256,8 +257,13 @@ impl Plan {
         net.cpus = net.cpus.iter().take(threads_max).collect();
         self.net_threads = net.cpus.len();
         if wanted > threads_max {
-            self.warn(
+            self.warn_with(
                 WarningCode::ListIgnored,
+                Figures {
+                    listed: Some(wanted),
+                    limit: Some(threads_max),
+                    ..Figures::default()
+                },
                 format!("affinity.cpus.net has {wanted} CPUs, but affinity.net_threads_max allows only {threads_max}"),
             );
         }
@@ -276,14 +282,17 @@ impl Plan {
             && machine.allowed.len() > 1
             && let Some(why) = sharing_reason(machine)
         {
-            self.warn(WarningCode::SharedCpus, why);
+            let mut figures = quota_figures(machine);
+            figures.allowed = Some(machine.allowed.clone());
+            self.warn_with(WarningCode::SharedCpus, figures, why);
         }
         self.add_fifo_warnings(machine, config);
         if self.placement != Placement::Pin {
             let isolated = machine.isolated_allowed();
             if !isolated.is_empty() {
-                self.warn(
+                self.warn_with(
                     WarningCode::Isolated,
+                    of_cpus(&isolated),
                     format!("CPUs {isolated} are isolated: unpinned threads stay on one of them"),
                 );
             }
@@ -306,8 +315,13 @@ impl Plan {
         if let (Some(runtime), Some(period)) = (kernel.sched_rt_runtime_us, kernel.sched_rt_period_us)
             && (0..period).contains(&runtime)
         {
-            self.warn(
+            self.warn_with(
                 WarningCode::RtThrottling,
+                Figures {
+                    time_us: u64::try_from(runtime).ok(),
+                    period_us: u64::try_from(period).ok(),
+                    ..Figures::default()
+                },
                 format!("a busy real-time thread gets {runtime} µs of each {period} µs"),
             );
         }
@@ -325,21 +339,24 @@ impl Plan {
         self.home_node = machine.cores.iter().find(on_exec_core).and_then(|core| core.node);
         self.shared_core = busy.intersects(&exec_cores);
         if self.shared_core {
-            self.warn(
+            self.warn_with(
                 WarningCode::SharedCore,
+                of_cpus(&exec_cores),
                 format!("network or background threads share the core of exec (CPUs {exec_cores})"),
             );
         }
         let foreign = machine.foreign_siblings.intersection(&exec);
         if !foreign.is_empty() {
-            self.warn(
+            self.warn_with(
                 WarningCode::ForeignSibling,
+                of_cpus(&foreign),
                 format!("the other hyper-thread of exec's CPU {foreign} is not allowed"),
             );
         }
         if let Some(quota) = machine.cgroup.quota {
-            self.warn(
+            self.warn_with(
                 WarningCode::Quota,
+                quota_figures(machine),
                 format!(
                     "a quota of {} µs per {} µs can stop pinned threads",
                     quota.quota_us, quota.period_us
@@ -366,8 +383,13 @@ impl Plan {
             && exec != aux
             && machine.nodes.len() > 1
         {
-            self.warn(
+            self.warn_with(
                 WarningCode::RemoteMemory,
+                Figures {
+                    exec_node: Some(exec),
+                    aux_node: Some(aux),
+                    ..Figures::default()
+                },
                 format!(
                     "exec is on memory node {exec}, but aux, which opens the store, is on memory node {aux}"
                 ),
@@ -376,7 +398,11 @@ impl Plan {
     }
 
     fn warn(&mut self, code: WarningCode, detail: impl Into<String>) {
-        self.warnings.push(Warning::new(code, detail));
+        self.warn_with(code, Figures::default(), detail);
+    }
+
+    fn warn_with(&mut self, code: WarningCode, figures: Figures, detail: impl Into<String>) {
+        self.warnings.push(Warning::new(code, detail).with(figures));
     }
 }
 
@@ -434,9 +460,31 @@ fn usable_lists(
         let detail = format!(
             "{field} = {list}: CPUs {offending} are not allowed (allowed: {allowed}), so the list is ignored"
         );
-        ignored.push(Warning::new(WarningCode::ListIgnored, detail));
+        ignored.push(Warning::new(WarningCode::ListIgnored, detail).with(Figures {
+            cpus: Some(offending),
+            allowed: Some(allowed.clone()),
+            ..Figures::default()
+        }));
     }
     Ok((lists, ignored))
+}
+
+/// Returns the figures of a warning about `cpus`.
+fn of_cpus(cpus: &CpuSet) -> Figures {
+    Figures {
+        cpus: Some(cpus.clone()),
+        ..Figures::default()
+    }
+}
+
+/// Returns the figures of the CPU quota. There are none without a quota.
+fn quota_figures(machine: &Machine) -> Figures {
+    let quota = machine.cgroup.quota;
+    Figures {
+        time_us: quota.map(|quota| quota.quota_us),
+        period_us: quota.map(|quota| quota.period_us),
+        ..Figures::default()
+    }
 }
 
 /// Chooses the placement, and states the reason. `lists` are the explicit lists that can be used.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     cgroup::CpuStat,
-    warning::{Warning, WarningCode},
+    warning::{Figures, Warning, WarningCode},
 };
 
 /// Throttling between two readings.
@@ -68,12 +68,16 @@ impl ThrottleWatch {
     /// Returns the warning about all throttling since the start of the process; `None` if the process was not throttled.
     pub(super) fn warning(&self) -> Option<Warning> {
         let periods = self.periods.load(Ordering::Relaxed);
-        let time = Duration::from_micros(self.time_us.load(Ordering::Relaxed));
+        let time_us = self.time_us.load(Ordering::Relaxed);
         (periods > 0).then(|| {
-            Warning::new(
-                WarningCode::Throttled,
-                format!("the CPU quota has stopped this process in {periods} periods, for {time:?} of CPU time in total"),
-            )
+            let detail = format!(
+                "the CPU quota has stopped this process: number of periods {periods}, CPU time in total {time_us} µs"
+            );
+            Warning::new(WarningCode::Throttled, detail).with(Figures {
+                periods: Some(periods),
+                time_us: Some(time_us),
+                ..Figures::default()
+            })
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::cpuset::CpuSet;
+
 /// Kind of a [`Warning`]. The names that [`WarningCode::as_str`] returns never change, so alerts and runbooks can use
 /// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,30 @@ pub enum WarningCode {
     Throttled,
 }
 
+/// The figures in the sentence of a [`Warning`], for the fields of log lines. A figure that the sentence does not have is
+/// `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// The CPUs that the warning is about.
+    pub cpus: Option<CpuSet>,
+    /// The CPUs that the process may use.
+    pub allowed: Option<CpuSet>,
+    /// Number of CPUs in an explicit list.
+    pub listed: Option<usize>,
+    /// Number of CPUs in the list that can be used.
+    pub limit: Option<usize>,
+    /// CPU time in microseconds: of each period, or, with `periods`, of all periods together.
+    pub time_us: Option<u64>,
+    /// Length of a period in microseconds.
+    pub period_us: Option<u64>,
+    /// Number of periods.
+    pub periods: Option<u64>,
+    /// The memory node of EXEC.
+    pub exec_node: Option<u32>,
+    /// The memory node of AUX.
+    pub aux_node: Option<u32>,
+}
+
 /// One fact that makes the program slower or its latency less predictable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
@@ -47,6 +73,8 @@ pub struct Warning {
     pub code: WarningCode,
     /// A sentence, for people.
     pub detail: String,
+    /// The figures in the sentence.
+    pub figures: Figures,
 }
 
 // ===== impl WarningCode =====
@@ -112,7 +140,15 @@ impl Warning {
         Self {
             code,
             detail: detail.into(),
+            figures: Figures::default(),
         }
+    }
+
+    /// Adds the figures in the sentence.
+    #[must_use]
+    pub fn with(mut self, figures: Figures) -> Self {
+        self.figures = figures;
+        self
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     client_args::{ClientArgs, TIMEOUT, within},
     exit::{self, Failure, block_on, finish},
     output::{OutputFormat, json_document},
-    values::{interval, open_time},
+    values::{comment, interval, open_time},
 };
 use crate::{
     proto::{
@@ -32,7 +32,7 @@ pub struct CircuitArgs {
     #[arg(long, global = true, default_value = "", hide_default_value = true)]
     key: String,
     /// How to print the circuits.
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", global = true, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(subcommand)]
     action: Action,
@@ -51,16 +51,17 @@ enum Action {
     },
     /// Set the mode: the breaker opens and closes the circuit, or an operator overrides it.
     Mode {
-        /// The mode.
+        /// The mode, in any case.
+        #[arg(ignore_case = true)]
         mode: ModeName,
-        /// The reason for the change. It is recorded in the audit log.
-        #[arg(long, default_value = "", hide_default_value = true)]
+        /// The reason for the change, at most 256 bytes. It is recorded in the audit log.
+        #[arg(long, default_value = "", hide_default_value = true, value_parser = comment)]
         comment: String,
     },
     /// Close the circuit and clear its window.
     Reset {
-        /// The reason for the change. It is recorded in the audit log.
-        #[arg(long, default_value = "", hide_default_value = true)]
+        /// The reason for the change, at most 256 bytes. It is recorded in the audit log.
+        #[arg(long, default_value = "", hide_default_value = true, value_parser = comment)]
         comment: String,
     },
     /// Open the circuit for a limited time. Afterwards it admits probe calls, and closes if they succeed.
@@ -68,20 +69,23 @@ enum Action {
         /// How long the circuit stays open, 1ms to 1day.
         #[arg(value_parser = open_time)]
         time: Duration,
-        /// The reason for the change. It is recorded in the audit log.
-        #[arg(long, default_value = "", hide_default_value = true)]
+        /// The reason for the change, at most 256 bytes. It is recorded in the audit log.
+        #[arg(long, default_value = "", hide_default_value = true, value_parser = comment)]
         comment: String,
     },
 }
 
-/// The modes of a circuit.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+/// The modes of a circuit, with the words of the setting `breaker.mode`. The API and the outputs have the same words in capitals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 enum ModeName {
     /// The breaker opens and closes the circuit.
     Auto,
     /// The breaker measures calls but rejects none.
+    #[value(alias = "metrics-only")]
     MetricsOnly,
     /// Every call is rejected.
+    #[value(alias = "forced-open")]
     ForcedOpen,
     /// The breaker neither measures nor rejects calls.
     Disabled,
@@ -161,4 +165,31 @@ fn print(args: &CircuitArgs, circuits: Vec<CircuitStats>) -> Result<(), Failure>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_breaker::BreakerMode;
+
+    use super::*;
+    use crate::cli::output::mode_name;
+
+    #[test]
+    fn a_mode_has_the_words_of_the_setting_and_of_the_outputs() {
+        for mode in [
+            BreakerMode::Auto,
+            BreakerMode::MetricsOnly,
+            BreakerMode::ForcedOpen,
+            BreakerMode::Disabled,
+        ] {
+            let word = mode.as_str();
+            let parsed = ModeName::from_str(word, true).unwrap();
+            let value = parsed.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), word);
+            let printed = mode_name(CircuitMode::from(parsed));
+            for other in [printed.to_owned(), printed.to_lowercase(), word.replace('_', "-")] {
+                assert_eq!(ModeName::from_str(&other, true), Ok(parsed), "{other}");
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Circuits as text: a block of lines for `tally circuit show` and `tally stats`, and a line per change for `tally circuit watch`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use prost_types::Timestamp;
 
@@ -174,6 +174,11 @@ fn time_text(time: Option<Timestamp>) -> String {
     let mut time = time.unwrap_or_default();
     time.nanos -= time.nanos % 1_000_000;
     time.to_string()
+}
+
+/// Returns the time of this machine's clock in the form of the times of the service.
+pub(super) fn now_text() -> String {
+    time_text(Some(SystemTime::now().into()))
 }
 
 // ===== impl Printed =====

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{select::select, text::Printed};
+use super::{
+    select::select,
+    text::{Printed, now_text},
+};
 use crate::{
     cli::{
         client_args::{Engine, TIMEOUT},
@@ -76,7 +79,8 @@ pub(super) async fn watch(
                 // An attempt that connects to the port but gets no snapshot is not reported, because the line of the loss still holds.
                 if std::mem::take(&mut view.connected) {
                     errln!(
-                        "tally: lost the connection to {}: {why}; connecting again",
+                        "tally: {}  lost the connection to {}: {why}; connecting again",
+                        now_text(),
                         config.endpoint
                     );
                 }
@@ -164,7 +168,7 @@ impl View<'_> {
     /// Notes that the connection has delivered a snapshot. Says so if the connection before was lost.
     fn note_connection(&mut self, config: &ClientConfig) {
         if self.is_service && !self.connected {
-            errln!("tally: connected to {} again", config.endpoint);
+            errln!("tally: {}  connected to {} again", now_text(), config.endpoint);
         }
         self.is_service = true;
         self.connected = true;

@@ -21,6 +21,7 @@ use thiserror::Error;
 use super::{
     bank,
     cells::{Cells, number},
+    encoding::Encoding,
     fields::Record,
     layout::CsvLayout,
     lines::{Lines, ReadError},
@@ -38,9 +39,9 @@ pub(super) enum HeaderError {
     /// The file can't be read.
     #[error("can't read the header")]
     Read(#[from] io::Error),
-    /// The file is compressed with gzip.
-    #[error("the file is compressed with gzip")]
-    Gzip,
+    /// The file is compressed, or has another encoding of text.
+    #[error("the file {}", .0.words())]
+    Encoded(Encoding),
     /// The file has no line, or only blank lines.
     #[error("the file is empty; a CSV file begins with a header")]
     Empty,
@@ -54,8 +55,8 @@ pub(super) enum HeaderError {
     },
     /// The columns belong to no layout.
     #[error(
-        "unknown header {found:?}: {problem}. Rename columns with --columns, leave columns out with --ignore-columns, or use \
-         one of these headers\n  {}\n  {}\n  {}",
+        "unknown header {found:?}: {problem}; rename columns with --columns, leave columns out with --ignore-columns, or use \
+         one of these headers: {}; or {}; or {}",
         CsvLayout::Native.describe(),
         CsvLayout::BankStatement.describe(),
         CsvLayout::TransferList.describe()
@@ -98,7 +99,7 @@ impl HeaderError {
     /// Returns the line of the header, from 1.
     pub(super) const fn line(&self) -> u64 {
         match self {
-            HeaderError::Read(_) | HeaderError::Gzip | HeaderError::Empty => 1,
+            HeaderError::Read(_) | HeaderError::Encoded(_) | HeaderError::Empty => 1,
             HeaderError::Flaw { line, .. }
             | HeaderError::Unknown { line, .. }
             | HeaderError::NotInHeader { line, .. } => *line,
@@ -117,7 +118,7 @@ impl<R: BufRead> CsvRows<R> {
         let mut lines = Lines::new(source);
         let first = lines.next().map_err(|error| match error {
             ReadError::Flaw { line, flaw } => HeaderError::Flaw { line, flaw },
-            ReadError::Gzip => HeaderError::Gzip,
+            ReadError::Encoded(encoding) => HeaderError::Encoded(encoding),
             ReadError::Io(error) => HeaderError::Read(error),
         })?;
         let (line, text) = first.ok_or(HeaderError::Empty)?;

@@ -6,12 +6,13 @@ use thiserror::Error;
 
 use super::{
     mapping::MappingError,
-    source::SourceError,
+    source_error::SourceError,
     summary::{Place, WrongAnswer},
 };
 use crate::{
     cli::{exit, signals::StopSignal},
     client::{CallError, ConnectError},
+    terminal::file_advice,
 };
 
 /// Why an import failed.
@@ -37,12 +38,29 @@ pub(super) enum ImportError {
         file: PathBuf,
     },
     /// The file of rejected transactions can't be written.
-    #[error("can't write the rejected transactions to {}", file.display())]
+    #[error("can't write the rejected transactions to {}: {source}{}", file.display(), file_advice(file, source))]
     Rejects {
         /// The file.
         file: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// The rejections of a batch can't be written, although the batch was applied.
+    #[error(
+        "can't write the rejected transactions to {}: {source}{}; {transactions} transactions were answered{}, and the file lacks \
+         rejections of the last of them; then import the same files again: transactions that are already applied are answered as \
+         replayed, and the file is written anew",
+        file.display(), file_advice(file, source), answered_through(through.as_ref())
+    )]
+    RejectsCut {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+        /// Number of answered transactions.
+        transactions: u64,
+        /// The last answered row.
+        through: Option<Place>,
     },
     /// A signal stopped the import.
     #[error("{}: {}; to go on, import the same files again: transactions that are already applied are answered as \
@@ -131,18 +149,19 @@ impl ImportError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             ImportError::Source(
-                SourceError::Row { .. } | SourceError::Header { .. } | SourceError::Gzip { .. },
+                SourceError::Row { .. } | SourceError::Header { .. } | SourceError::Encoded { .. },
             ) => exit::DATA,
             ImportError::Source(
                 SourceError::Format { .. } | SourceError::StdinFormat | SourceError::Directory(_),
             )
-            | ImportError::RejectsInput { .. }
             | ImportError::AssetMissing
-            | ImportError::Mapping(_)
-            | ImportError::StdinTwice
-            | ImportError::BalanceRule { .. } => exit::USAGE,
+            | ImportError::StdinTwice => exit::USAGE,
+            ImportError::RejectsInput { .. } => exit::option_code(&["--rejects"]),
+            ImportError::BalanceRule { .. } => exit::option_code(&["--balance-rule"]),
+            ImportError::Mapping(MappingError::Repeated { options, .. }) => exit::option_code(options),
             ImportError::Source(SourceError::Read { .. } | SourceError::Changed { .. })
             | ImportError::Rejects { .. }
+            | ImportError::RejectsCut { .. }
             | ImportError::Output(_) => exit::IO,
             ImportError::Source(SourceError::Unaccounted { .. })
             | ImportError::WrongAnswer(_)
@@ -157,6 +176,13 @@ impl ImportError {
             ImportError::Rejected { .. } => exit::FAILED,
         }
     }
+}
+
+/// Returns the last answered row as text.
+fn answered_through(through: Option<&Place>) -> String {
+    through.map_or_else(String::new, |Place { file, line }| {
+        format!(", through {file}:{line}")
+    })
 }
 
 /// Returns how far a stopped import came.

@@ -96,9 +96,9 @@ fn rejected(error: ReadError) -> Rejected {
             line,
             message: flaw.to_string(),
         },
-        ReadError::Gzip => Rejected {
+        ReadError::Encoded(encoding) => Rejected {
             line: 0,
-            message: "compressed with gzip".to_owned(),
+            message: encoding.words().to_owned(),
         },
         ReadError::Io(error) => Rejected {
             line: 0,

@@ -2,14 +2,12 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::row::Flaw;
+use super::{encoding::Encoding, row::Flaw};
 
 /// Longest accepted line, in bytes. A transaction with 256 transfers and the longest ids takes 80 KiB of JSON.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// The byte order mark of UTF-8. Some spreadsheet programs write it at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-/// The first bytes of every gzip file (RFC 1952, 2.3.1).
-pub(super) const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// Why the next row could not be read.
 #[derive(Debug)]
@@ -21,8 +19,8 @@ pub(super) enum ReadError {
         /// The error.
         flaw: Flaw,
     },
-    /// The file is compressed with gzip.
-    Gzip,
+    /// The file is compressed, or has another encoding of text.
+    Encoded(Encoding),
     /// The file can't be read.
     Io(io::Error),
 }
@@ -73,8 +71,10 @@ impl<R: BufRead> Lines<R> {
                 return Ok(None);
             }
             self.number += 1;
-            if self.number == 1 && self.buffer.starts_with(GZIP) {
-                return Err(ReadError::Gzip);
+            if self.number == 1
+                && let Some(encoding) = Encoding::of(&self.buffer)
+            {
+                return Err(ReadError::Encoded(encoding));
             }
             if self.number == 1 && self.buffer.starts_with(BYTE_ORDER_MARK) {
                 self.buffer.drain(..BYTE_ORDER_MARK.len());

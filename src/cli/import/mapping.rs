@@ -27,10 +27,10 @@ pub(super) struct Mapping {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum MappingError {
     /// A name is used twice.
-    #[error("{option}: {name:?} is named twice")]
+    #[error("{name:?} is named twice in {}; name it once", sources(options))]
     Repeated {
-        /// The option.
-        option: &'static str,
+        /// The options.
+        options: &'static [&'static str],
         /// The name.
         name: String,
     },
@@ -93,17 +93,18 @@ impl Mapping {
     ) -> Result<Self, MappingError> {
         let in_file = |pairs: &[Pair]| pairs.iter().map(|pair| pair.in_file.clone()).collect::<Vec<_>>();
         let names = columns.iter().map(|pair| pair.name.clone()).collect::<Vec<_>>();
-        for (option, names) in [
-            ("--columns", names),
+        let lists: [(&[&str], Vec<String>); 3] = [
+            (&["--columns"], names),
             (
-                "--columns and --ignore-columns",
+                &["--columns", "--ignore-columns"],
                 [in_file(&columns), ignored.clone()].concat(),
             ),
-            ("--kinds", in_file(&kinds)),
-        ] {
+            (&["--kinds"], in_file(&kinds)),
+        ];
+        for (options, names) in lists {
             if let Some(name) = repeated(&names) {
                 let name = name.to_owned();
-                return Err(MappingError::Repeated { option, name });
+                return Err(MappingError::Repeated { options, name });
             }
         }
         Ok(Mapping {
@@ -131,6 +132,15 @@ impl Mapping {
         let mapped = self.columns.iter().map(|pair| pair.in_file.as_str());
         mapped.chain(self.ignored.iter().map(String::as_str))
     }
+}
+
+/// Returns the names of the options and of their environment variables.
+fn sources(options: &[&str]) -> String {
+    let source = |option: &&str| {
+        let variable = option.trim_start_matches('-').replace('-', "_").to_uppercase();
+        format!("{option} (TALLY_IMPORT_{variable})")
+    };
+    options.iter().map(source).collect::<Vec<_>>().join(" and ")
 }
 
 /// Returns the layout's name for `in_file`: `in_file` itself if no pair contains `in_file`.
@@ -183,18 +193,27 @@ mod tests {
             "{error}"
         );
         for (columns, kinds, expected) in [
-            ("date=Datum,date=Tag", "", "--columns: \"date\" is named twice"),
-            ("date=Datum,side=Datum", "", "\"Datum\" is named twice"),
+            (
+                "date=Datum,date=Tag",
+                "",
+                "\"date\" is named twice in --columns (TALLY_IMPORT_COLUMNS); name it once",
+            ),
+            (
+                "date=Datum,side=Datum",
+                "",
+                "\"Datum\" is named twice in --columns (TALLY_IMPORT_COLUMNS) and --ignore-columns \
+                 (TALLY_IMPORT_IGNORE_COLUMNS); name it once",
+            ),
             (
                 "",
                 "interest=Zins,transfer-in=Zins",
-                "--kinds: \"Zins\" is named twice",
+                "\"Zins\" is named twice in --kinds (TALLY_IMPORT_KINDS); name it once",
             ),
         ] {
             let error = Mapping::new(pairs(columns), Vec::new(), pairs(kinds))
                 .unwrap_err()
                 .to_string();
-            assert!(error.contains(expected), "{error}");
+            assert_eq!(error, expected);
         }
     }
 }

@@ -10,6 +10,7 @@ mod accounts;
 mod bank;
 mod cells;
 mod csv;
+mod encoding;
 mod error;
 mod fields;
 mod format;
@@ -23,6 +24,7 @@ mod ndjson;
 mod rejects;
 mod row;
 mod source;
+mod source_error;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -43,7 +45,7 @@ use tally_ledger::id::check_asset;
 use self::{
     accounts::{AccountCreator, BalanceRule},
     error::ImportError,
-    format::Format,
+    format::{Format, given_options},
     input::STDIN,
     layout::CsvLayout,
     mapping::{Mapping, Pair},
@@ -138,7 +140,7 @@ pub struct ImportArgs {
     /// Write rejected transactions to this file, as one JSON object per line with the reason. Replaces an earlier file.
     #[arg(long, value_name = "FILE", env = "TALLY_IMPORT_REJECTS")]
     rejects: Option<PathBuf>,
-    /// How long to try to connect, and how long to retry each call, when the service is unavailable or overloaded.
+    /// How long to try to connect, and how long to retry each call, when the service is unavailable or overloaded, 1ms to 30days.
     #[arg(long, env = "TALLY_IMPORT_GIVE_UP_AFTER", default_value = "60s", value_parser = give_up_after)]
     give_up_after: Duration,
     /// How to print the summary.
@@ -296,6 +298,7 @@ fn check_files(args: &ImportArgs) -> Result<CheckedFiles, ImportError> {
     let options = ReadOptions {
         format: args.format,
         mapping: Arc::new(mapping),
+        given: given(&args.files).into(),
     };
     if args.files.iter().filter(|file| *file == Path::new(STDIN)).count() > 1 {
         return Err(ImportError::StdinTwice);
@@ -315,6 +318,15 @@ fn check_files(args: &ImportArgs) -> Result<CheckedFiles, ImportError> {
         checked.files.push(source.set_aside());
     }
     Ok(checked)
+}
+
+/// Returns the options of the command line after `import`.
+fn given(files: &[PathBuf]) -> String {
+    let arguments = std::env::args_os()
+        .skip_while(|argument| argument != "import")
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned());
+    given_options(arguments, files)
 }
 
 /// Sends the batches of an import.
@@ -340,16 +352,23 @@ impl Sender<'_> {
         let ReadAhead { mut batches, reader } = read_ahead(files, usize::from(args.batch));
         while let Some(batch) = batches.recv().await {
             let batch = batch?;
-            let results = self.send(&batch, summary).await?;
-            if let Some((file, rejects)) = &mut self.rejects {
-                rejects
-                    .write(&batch, &results)
-                    .map_err(|source| ImportError::Rejects {
-                        file: file.to_path_buf(),
-                        source,
-                    })?;
-            }
+            let results = self.send(args, &batch, summary).await?;
+            let written = match &mut self.rejects {
+                Some((_, rejects)) => rejects.write(&batch, &results),
+                None => Ok(()),
+            };
+            // The batch counts even if its rejections can't be written, because it was applied.
             summary.count(&batch, results)?;
+            if let (Err(source), Some((file, _))) = (written, &self.rejects) {
+                // The summary must not say that all rejections are in the file.
+                summary.rejects_file = None;
+                return Err(ImportError::RejectsCut {
+                    file: file.to_path_buf(),
+                    source,
+                    transactions: summary.transactions,
+                    through: summary.answered_through.clone(),
+                });
+            }
             self.waits.answered();
             progress.set_position(batch.bytes_read);
             progress.set_message(format!(
@@ -363,6 +382,7 @@ impl Sender<'_> {
     /// Creates the missing accounts of a batch, and sends the batch.
     async fn send(
         &mut self,
+        args: &ImportArgs,
         batch: &Batch,
         summary: &mut Summary,
     ) -> Result<Vec<TransactionResult>, ImportError> {
@@ -371,7 +391,8 @@ impl Sender<'_> {
             batch.rows.first().map_or(0, |row| row.line),
         );
         if let Some(creator) = &mut self.accounts {
-            let created = creator.ensure(&self.client, batch).await;
+            let ensured = creator.ensure(&self.client, batch);
+            let created = self.waits.answer(args.give_up_after, ensured).await;
             summary.accounts_created = creator.created();
             created.map_err(|source| ImportError::Accounts {
                 file: file.clone(),
@@ -380,7 +401,8 @@ impl Sender<'_> {
             })?;
         }
         let transactions = batch.rows.iter().map(|row| row.transaction.clone()).collect();
-        let sent: Result<_, CallError> = self.client.process_transactions(transactions).await;
+        let call = self.client.process_transactions(transactions);
+        let sent: Result<_, CallError> = self.waits.answer(args.give_up_after, call).await;
         sent.map_err(|source| ImportError::Process { file, line, source })
     }
 }

@@ -83,6 +83,16 @@ fn not_json(text: &str, error: &serde_json::Error) -> Flaw {
     } else {
         "the value that ends here does not fit its field"
     };
+    if error.is_data()
+        && !json::is_repeated_key(&library)
+        && let Some(misfit) = json::misfit(MESSAGE, text)
+    {
+        let place = match misfit.field.as_str() {
+            "the line" => misfit.field,
+            field => format!("field {field}"),
+        };
+        return Flaw::new(place, &misfit.value, misfit.expected);
+    }
     let column = error.column();
     if error.is_eof() {
         return Flaw::new(
@@ -190,16 +200,8 @@ mod tests {
                 "a field name is \"amount\", expected a field of the JSON form of tally.v1.ProcessTransactionRequest",
             ),
             (
-                r#"{"transactionId":7}"#,
-                r#"column 18 is "7}", expected the JSON form of tally.v1.ProcessTransactionRequest (the value that ends here does not fit its field)"#,
-            ),
-            (
                 "no JSON",
                 r#"column 2 is "o JSON", expected the JSON form of tally.v1.ProcessTransactionRequest (the text from here on is not JSON)"#,
-            ),
-            (
-                r#"{"transactionId":"t1","transfers":[{"minorUnits":"5x"}]}"#,
-                r#"column 53 is "\"}]}", expected the JSON form of tally.v1.ProcessTransactionRequest (the value that ends here does not fit its field)"#,
             ),
             (
                 r#"{"transactionId":"t1","transfers":[],"transfers":[]}"#,
@@ -218,6 +220,54 @@ mod tests {
                 panic!("{line} was accepted")
             };
             assert_eq!(number, 2);
+            assert!(flaw.to_string().starts_with(expected), "{flaw}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_named_with_its_field() {
+        for (line, expected) in [
+            (
+                r#"{"transactionId":7}"#,
+                "field transaction_id is \"7\", expected a string in double quotes",
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":[{"minorUnits":"5x"}]}"#,
+                r#"field transfers[0].minor_units is "5x", expected a whole number of at most 9223372036854775807"#,
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":[{},{"minorUnits":1.5}]}"#,
+                "field transfers[1].minor_units is \"1.5\", expected a whole number of at most",
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":[{},{"wideMinorUnits":{"high":"x"}}]}"#,
+                r#"field transfers[1].wide_minor_units.high is "x", expected a whole number from 0 to 18446744073709551615"#,
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":7}"#,
+                "field transfers is \"7\", expected a list, such as []",
+            ),
+            (
+                r#"{"transactionId":"t1","transfers":[5]}"#,
+                "field transfers[0] is \"5\", expected an object, such as {}",
+            ),
+            (
+                r#"{"transactionId":"t1","effectiveTime":"yesterday"}"#,
+                r#"field effective_time is "yesterday", expected a time of RFC 3339, such as "2026-01-31T12:00:00Z""#,
+            ),
+            (
+                r#"{"transactionId":"t1","phase":"SOON"}"#,
+                r#"field phase is "SOON", expected one of TRANSACTION_PHASE_UNSPECIFIED, "#,
+            ),
+            (
+                r#"{"transactionId":"t1","metadata":{"note":5}}"#,
+                r#"field metadata is "{\"note\":5}", expected an object whose values are strings"#,
+            ),
+            ("[]", "the line is \"[]\", expected an object, such as {}"),
+        ] {
+            let Err(ReadError::Flaw { flaw, .. }) = read(line) else {
+                panic!("{line} was accepted")
+            };
             assert!(flaw.to_string().starts_with(expected), "{flaw}");
         }
     }

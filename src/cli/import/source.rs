@@ -1,24 +1,24 @@
 //! Reads files on a separate thread and splits them into batches.
 
 use std::{
-    io::{self, BufReader},
+    io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use prost::Message;
-use thiserror::Error;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     csv::{CsvRows, HeaderError},
-    format::{Format, STDIN_NAME, is_gzip, unpacking},
+    format::{Format, STDIN_NAME},
     input::{self, Input, STDIN, Version, Watch},
     layout::CsvLayout,
     lines::ReadError,
     mapping::Mapping,
     ndjson::NdjsonRows,
     row::{LineCounts, Row, RowError},
+    source_error::SourceError,
 };
 
 /// A batch ends early when its transactions exceed this size in bytes, because a message has at most 16 MiB.
@@ -35,77 +35,8 @@ pub(super) struct ReadOptions {
     pub(super) format: Format,
     /// The names that CSV files use.
     pub(super) mapping: Arc<Mapping>,
-}
-
-/// Why a file could not be read.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub(super) enum SourceError {
-    /// The file name has no known extension.
-    #[error("{}: the file name does not end in .csv, .ndjson or .jsonl; set --format csv or --format ndjson", file.display())]
-    Format {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The file is compressed.
-    #[error("{} is compressed with gzip: unpack it first, for example: {}", file.display(), unpacking(file, *format))]
-    Gzip {
-        /// The file.
-        file: PathBuf,
-        /// The format of the file without the compression, as far as it is known.
-        format: Format,
-    },
-    /// The path is a directory.
-    #[error("{} is a directory; name its files", .0.display())]
-    Directory(PathBuf),
-    /// Standard input has no file name.
-    #[error("standard input has no file name that shows its format; set --format csv or --format ndjson")]
-    StdinFormat,
-    /// The header is not accepted.
-    #[error("{}:{}", file.display(), source.line())]
-    Header {
-        /// The file.
-        file: PathBuf,
-        /// The error.
-        source: HeaderError,
-    },
-    /// A row is not a valid transaction.
-    #[error("{row}; rows from line {unsent_from} on were not imported")]
-    Row {
-        /// The row.
-        row: RowError,
-        /// The first line of the batch of this row.
-        unsent_from: u64,
-    },
-    /// The file can't be opened or read.
-    #[error("can't read {}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The file was modified or replaced during the import.
-    #[error("{}: the file changed during the import; rows from line {unsent_from} on were not imported", file.display())]
-    Changed {
-        /// The file.
-        file: PathBuf,
-        /// The first line of the batch in which the change was detected.
-        unsent_from: u64,
-    },
-    /// The parsers lost a row: a bug.
-    #[error(
-        "{}: the file has {lines} lines, but the parser counted {}: {} header lines, {} blank lines and {} rows; this is a bug of tally",
-        file.display(), counts.lines(), counts.headers, counts.blank, counts.rows
-    )]
-    Unaccounted {
-        /// The file.
-        file: PathBuf,
-        /// Lines of the file.
-        lines: u64,
-        /// Lines that the parser found.
-        counts: LineCounts,
-    },
+    /// The options that the user gave, for a command in an error.
+    pub(super) given: Arc<str>,
 }
 
 /// Rows of one file that are sent together.
@@ -180,19 +111,7 @@ impl Source {
         let format = match options.format.resolve(path) {
             Some(format) => format,
             None if is_stdin => return Err(SourceError::StdinFormat),
-            None if is_gzip(path) => {
-                // `statement.csv.gz` is a compressed file in the format `csv`.
-                let format = options.format.resolve(&path.with_extension(""));
-                return Err(SourceError::Gzip {
-                    file: file.to_owned(),
-                    format: format.unwrap_or_default(),
-                });
-            }
-            None => {
-                return Err(SourceError::Format {
-                    file: file.to_owned(),
-                });
-            }
+            None => return Err(SourceError::of_unknown_format(file, &options.given)),
         };
         let (input, watch) = input::open(path).map_err(|source| SourceError::Read {
             file: file.to_owned(),
@@ -205,10 +124,18 @@ impl Source {
             let rows = CsvRows::new(reader, Arc::clone(&options.mapping));
             Rows::Csv(Box::new(rows.map_err(|source| {
                 let file = file.to_owned();
-                if matches!(source, HeaderError::Gzip) {
-                    SourceError::Gzip { file, format }
-                } else {
-                    SourceError::Header { file, source }
+                match source {
+                    HeaderError::Encoded(encoding) => SourceError::Encoded {
+                        file,
+                        encoding,
+                        format,
+                        given: Arc::clone(&options.given),
+                    },
+                    HeaderError::Read(source) => SourceError::Read { file, source },
+                    source @ (HeaderError::Empty
+                    | HeaderError::Flaw { .. }
+                    | HeaderError::Unknown { .. }
+                    | HeaderError::NotInHeader { .. }) => SourceError::Header { file, source },
                 }
             })?))
         };
@@ -266,9 +193,11 @@ impl Source {
                 unsent_from: line,
             },
             // A CSV file has a header, so this file has the other format.
-            ReadError::Gzip => SourceError::Gzip {
+            ReadError::Encoded(encoding) => SourceError::Encoded {
                 file: file(),
+                encoding,
                 format: Format::Ndjson,
+                given: Arc::clone(&self.options.given),
             },
             ReadError::Io(source) => SourceError::Read { file: file(), source },
         })
@@ -333,18 +262,6 @@ impl Source {
             headers,
             blank,
             rows: self.batched,
-        }
-    }
-}
-
-// ===== impl SourceError =====
-
-impl SourceError {
-    /// Sets the first line of the batch in an error about a row.
-    fn unsent_from(self, first: Option<u64>) -> Self {
-        match (self, first) {
-            (SourceError::Row { row, .. }, Some(unsent_from)) => SourceError::Row { row, unsent_from },
-            (other, _) => other,
         }
     }
 }

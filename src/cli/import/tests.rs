@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::{
     format::Format,
-    source::{ReadOptions, Source, SourceError},
+    source::{ReadOptions, Source},
+    source_error::SourceError,
 };
 
 const HEADER: &str = "transaction_id,debit_account_id,credit_account_id,minor_units";

@@ -1,6 +1,7 @@
 //! `tally token`: creates a bearer token and its entry for the tokens file.
 
 mod files;
+mod name;
 mod tokens_file;
 
 use std::{
@@ -20,10 +21,14 @@ use thiserror::Error;
 
 use self::{
     files::write_new,
+    name::name,
     tokens_file::{AppendError, append, remove},
 };
 use super::exit::{self, fail};
-use crate::security::{Role, TOKEN_NAME_BYTES_MAX, hash_hex};
+use crate::{
+    security::{Role, hash_hex},
+    terminal::{errln, file_advice},
+};
 
 /// Options of `tally token`.
 #[derive(Debug, Args)]
@@ -31,18 +36,18 @@ pub struct TokenArgs {
     /// The role of the token. Each role includes the rights of the roles before it.
     #[arg(long, value_enum)]
     role: RoleName,
-    /// The owner's name for audit events, 1 to 64 bytes without blanks and control characters.
+    /// The owner's name for audit events, 1 to 64 bytes without blanks, control characters and invisible characters.
     #[arg(long, value_parser = name)]
     name: String,
-    /// Add the entry of the token to this tokens file. A missing file is created, with mode 0600. A service that runs reads the file
-    /// again within 5 s. Without this option, the entry is printed on standard error.
+    /// Add the entry of the token to this tokens file. A missing file is created, with mode 0600; an existing file keeps its owner
+    /// and mode. A service that runs reads the file again within 5 s. Without this option, the entry is printed on standard error.
     #[arg(long, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
     /// Add a second token of a name that the tokens file has, so that clients can change to it before the entry of the first one
     /// is removed.
     #[arg(long, requires = "tokens_file")]
     rotate: bool,
-    /// Write the token to this file, which must not exist, with mode 0600. [default: standard output]
+    /// Write the token to this file, which must not exist, with mode 0600. - is standard output. [default: -]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -70,8 +75,23 @@ enum TokenError {
         /// The file.
         path: PathBuf,
     },
+    /// The token and its entry would be in one file.
+    #[error(
+        "--out and --tokens-file name the same file {}: the tokens file is for the service and has no secrets; write the token to another \
+         file",
+        path.display()
+    )]
+    SameFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The tokens file can't be standard output.
+    #[error(
+        "--tokens-file must be a file, not standard output (-); without this option, the entry is printed on standard error"
+    )]
+    TokensFileStdout,
     /// The file of the token can't be created.
-    #[error("can't write the token to {}", path.display())]
+    #[error("can't write the token to {}: {source}{}", path.display(), file_advice(path, source))]
     Out {
         /// The file.
         path: PathBuf,
@@ -117,14 +137,13 @@ enum TokenError {
 /// Number of random bytes in a token. 256 bits can't be guessed.
 const TOKEN_BYTES: usize = 32;
 
-fn name(text: &str) -> Result<String, String> {
-    let is_refused = |character: char| character.is_whitespace() || character.is_control();
-    if (1..=TOKEN_NAME_BYTES_MAX).contains(&text.len()) && !text.contains(is_refused) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "must be 1 to {TOKEN_NAME_BYTES_MAX} bytes without blanks and control characters"
-        ))
+/// The name of standard output on the command line.
+const STDOUT: &str = "-";
+
+impl TokenArgs {
+    /// Returns the file of the token; `None` for standard output.
+    fn out(&self) -> Option<&Path> {
+        self.out.as_deref().filter(|path| *path != Path::new(STDOUT))
     }
 }
 
@@ -135,7 +154,9 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
             let code = match &error {
                 TokenError::Random(_) => exit::SOFTWARE,
                 TokenError::Append(error) => error.exit_code(),
-                TokenError::OutExists { .. } => exit::USAGE,
+                TokenError::OutExists { .. } | TokenError::SameFile { .. } | TokenError::TokensFileStdout => {
+                    exit::USAGE
+                }
                 TokenError::Out { .. }
                 | TokenError::Discarded
                 | TokenError::EntryDiscarded
@@ -150,7 +171,9 @@ pub(super) fn run(args: &TokenArgs) -> ExitCode {
 
 /// Creates the token. An error does not leave an entry without its token: the service would accept a token that nobody has.
 fn create(args: &TokenArgs) -> Result<(), TokenError> {
-    if args.out.is_none() && is_discarded(&io::stdout()) {
+    check_files(args)?;
+    let out = args.out();
+    if out.is_none() && is_discarded(&io::stdout()) {
         return Err(TokenError::Discarded);
     }
     if args.tokens_file.is_none() && is_discarded(&io::stderr()) {
@@ -165,31 +188,60 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
         RoleName::Admin => Role::Admin,
     };
     let entry = format!("{} {} {}", role.as_str(), args.name, hash_hex(token.as_bytes()));
-    if let Some(path) = &args.out {
+    if let Some(path) = out {
         write_out(path, &token)?;
     }
     if let Some(file) = &args.tokens_file {
         let appended = append(file, &entry, &args.name, args.rotate);
-        if let (Err(_), Some(path)) = (&appended, &args.out) {
+        if let (Err(_), Some(path)) = (&appended, out) {
             // No tokens file has the entry, so the service does not accept this token. If the removal fails, the remaining
             // file does no harm.
             let _removed = fs::remove_file(path);
         }
-        appended?;
+        if let Some(exposure) = appended? {
+            errln!("tally: {}", exposure.warning(file));
+        }
     }
-    if args.out.is_none() {
+    if out.is_none() {
         print(&token).map_err(|error| not_printed(args, &entry, error))?;
     }
     if args.tokens_file.is_none()
         && let Err(error) = writeln!(io::stderr().lock(), "{entry}")
     {
-        if let Some(path) = &args.out {
+        if let Some(path) = out {
             // If the removal fails, the remaining file does no harm, because no tokens file has the entry.
             let _removed = fs::remove_file(path);
         }
         return Err(TokenError::Entry(error));
     }
     Ok(())
+}
+
+/// Checks that the options name two different files, before one of them is written.
+fn check_files(args: &TokenArgs) -> Result<(), TokenError> {
+    let Some(tokens) = &args.tokens_file else {
+        return Ok(());
+    };
+    if tokens == Path::new(STDOUT) {
+        return Err(TokenError::TokensFileStdout);
+    }
+    match args.out() {
+        Some(out) if is_same_file(tokens, out) => Err(TokenError::SameFile { path: out.to_owned() }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Returns whether two paths lead to the same file, which need not exist.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    if let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) {
+        return (one.dev(), one.ino()) == (other.dev(), other.ino());
+    }
+    let place = |path: &Path| {
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        let directory = fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
+        Some(directory.join(path.file_name()?))
+    };
+    one == other || (place(one).is_some() && place(one) == place(other))
 }
 
 fn write_out(path: &Path, token: &str) -> Result<(), TokenError> {

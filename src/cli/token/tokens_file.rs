@@ -15,13 +15,14 @@ use super::files::{SECRET_MODE, directory_of};
 use crate::{
     cli::exit,
     security::{TokenFileError, TokenTable},
+    terminal::file_advice,
 };
 
 /// Why an entry was not added or not removed. The file is unchanged.
 #[derive(Debug, Error)]
 pub(super) enum AppendError {
     /// The file can't be read or written.
-    #[error("can't change the tokens file {}", path.display())]
+    #[error("can't change the tokens file {}: {source}{}", path.display(), file_advice(path, source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -47,7 +48,7 @@ pub(super) enum AppendError {
         path: PathBuf,
     },
     /// The symbolic links from the path lead nowhere.
-    #[error("can't change the tokens file {}: it has more than {LINKS_MAX} symbolic links, or they form a circle", path.display())]
+    #[error("can't change the tokens file {}: its symbolic links form a circle or are more than {LINKS_MAX}; correct the links, or name the file itself", path.display())]
     Links {
         /// The file.
         path: PathBuf,
@@ -85,6 +86,51 @@ const LINKS_MAX: usize = 40;
 /// Maximum number of names that an error lists.
 const NAMES_SHOWN_MAX: usize = 8;
 
+/// A lock on a tokens file. Its end removes the lock file and unlocks it.
+struct Lock {
+    _file: File,
+    path: PathBuf,
+}
+
+/// Who else than the owner of a tokens file may use it, which is worth a warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exposure {
+    /// The group or everybody may write the file, and so add tokens.
+    Writable,
+    /// Everybody may read the file.
+    Readable,
+}
+
+// ===== impl Exposure =====
+
+impl Exposure {
+    /// Returns who may use a tokens file with these bits of its mode; `None` if it is the owner, and its group for reading.
+    const fn of(mode: u32) -> Option<Self> {
+        if mode & 0o022 != 0 {
+            Some(Exposure::Writable)
+        } else if mode & 0o004 != 0 {
+            Some(Exposure::Readable)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the warning for the tokens file `path`.
+    pub(super) fn warning(self, path: &Path) -> String {
+        let path = path.display();
+        match self {
+            Exposure::Writable => format!(
+                "warning: other users of this machine may write {path}, and so add tokens of their own; make it private to the \
+                 service: chmod 600 {path}, or 640 if the service reads it as its group"
+            ),
+            Exposure::Readable => format!(
+                "warning: every user of this machine may read the names, roles and hashes in {path}; make it private to the service: \
+                 chmod 600 {path}, or 640 if the service reads it as its group"
+            ),
+        }
+    }
+}
+
 // ===== impl AppendError =====
 
 impl AppendError {
@@ -99,12 +145,18 @@ impl AppendError {
 }
 
 /// Adds `entry`, the line of a token of `name`, to the tokens file `path`. Replaces the file by a new one that has the same owner and
-/// mode, or the mode 0600 if the file did not exist. Holds a lock on the directory, so that two calls at the same time both add their
+/// mode, or the mode 0600 if the file did not exist. An existing mode stays, because the service may run as another user than the
+/// owner, and would lose its access. Returns who else may use the file. Holds a lock on the directory, so that two calls at the same time both add their
 /// entries. With `rotate`, the file must have a token of the same name, otherwise it must have none.
 ///
 /// # Errors
 /// [`AppendError`].
-pub(super) fn append(path: &Path, entry: &str, name: &str, rotate: bool) -> Result<(), AppendError> {
+pub(super) fn append(
+    path: &Path,
+    entry: &str,
+    name: &str,
+    rotate: bool,
+) -> Result<Option<Exposure>, AppendError> {
     change(path, |text| {
         check(path, text, |table| {
             let (path, new) = (path.to_owned(), name.to_owned());
@@ -140,15 +192,19 @@ pub(super) fn append(path: &Path, entry: &str, name: &str, rotate: bool) -> Resu
 /// # Errors
 /// [`AppendError::Io`].
 pub(super) fn remove(path: &Path, entry: &str) -> Result<(), AppendError> {
-    change(path, |text| {
+    let changed = change(path, |text| {
         let others = text.split_inclusive('\n').filter(|line| line.trim_end() != entry);
         Ok(others.collect())
-    })
+    });
+    changed.map(|_exposure| ())
 }
 
 /// Replaces the content of a tokens file by the result of `changed`. Holds a lock on a file beside it meanwhile. A lock on the
-/// directory would not do: a service locks its data directory for as long as it runs.
-fn change(path: &Path, changed: impl FnOnce(&str) -> Result<String, AppendError>) -> Result<(), AppendError> {
+/// directory would not do: a service locks its data directory for as long as it runs. Returns who else than its owner may use the file.
+fn change(
+    path: &Path,
+    changed: impl FnOnce(&str) -> Result<String, AppendError>,
+) -> Result<Option<Exposure>, AppendError> {
     let failed = |source| AppendError::Io {
         path: path.to_owned(),
         source,
@@ -159,7 +215,8 @@ fn change(path: &Path, changed: impl FnOnce(&str) -> Result<String, AppendError>
     let (text, metadata) = read(&target).map_err(failed)?;
     let text = changed(&text)?;
     replace(&target, &text, metadata.as_ref()).map_err(|error| not_replaced(path, error))?;
-    directory.sync_all().map_err(failed)
+    directory.sync_all().map_err(failed)?;
+    Ok(metadata.and_then(|metadata| Exposure::of(metadata.mode())))
 }
 
 /// Returns the file to replace. If the path is a symbolic link, this is the file to which the link leads, even if that file
@@ -214,20 +271,43 @@ fn known(names: &[String]) -> String {
     }
 }
 
-/// Locks the file `.NAME.lock` beside the tokens file. The file stays, because its removal would let two processes hold a
-/// lock. The lock ends when the returned file is closed.
-fn lock(path: &Path) -> io::Result<File> {
+/// Locks the file `.NAME.lock` beside the tokens file.
+///
+/// The holder removes the file before it unlocks it. So a process that has waited for the lock may hold a lock on a removed
+/// file, while a third process locks a new file of this name. It therefore compares the locked file with the file of this name, and
+/// begins again if they differ. A process that is killed leaves the file, which does no harm.
+fn lock(path: &Path) -> io::Result<Lock> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(SECRET_MODE)
-        .open(path.with_file_name(name))?;
-    file.lock()?;
-    Ok(file)
+    let path = path.with_file_name(name);
+    // Each repetition means that another process has finished its change.
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(SECRET_MODE)
+            .open(&path)?;
+        file.lock()?;
+        let locked = file.metadata()?;
+        match fs::metadata(&path) {
+            Ok(named) if (named.dev(), named.ino()) == (locked.dev(), locked.ino()) => {
+                return Ok(Lock { _file: file, path });
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+// ===== impl Lock =====
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The lock is still held: the file is closed after this function. If the removal fails, the file does no harm.
+        let _removed = fs::remove_file(&self.path);
+    }
 }
 
 /// Parses a tokens file and checks the table.
@@ -335,8 +415,30 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), expected);
         assert_eq!(mode(&file), 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        // Two files and the lock file.
-        assert_eq!(names(dir.path()).len(), 3, "an unfinished file is left");
+        assert_eq!(names(dir.path()).len(), 2, "an unfinished file or a lock is left");
+    }
+
+    #[test]
+    fn a_file_that_others_may_use_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens");
+        assert_eq!(append(&file, &entry("a", "1"), "a", false).unwrap(), None);
+        for (number, (mode, exposure)) in [
+            (0o600, None),
+            (0o640, None),
+            (0o644, Some(Exposure::Readable)),
+            (0o660, Some(Exposure::Writable)),
+            (0o666, Some(Exposure::Writable)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let name = format!("b{number}");
+            let found = append(&file, &entry(&name, &name), &name, false).unwrap();
+            assert_eq!(found, exposure, "{mode:o}");
+            assert_eq!(self::mode(&file), mode);
+        }
     }
 
     #[test]
@@ -440,5 +542,6 @@ mod tests {
         });
         let table = TokenTable::parse(&fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!(table.len(), 16);
+        assert_eq!(names(dir.path()), ["tokens"], "a lock is left");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Longest comment of a request, in bytes.
-const COMMENT_BYTES_MAX: usize = 256;
+pub const COMMENT_BYTES_MAX: usize = 256;
 /// Bounds of the time for which a request can open a circuit.
 const OPEN_FOR: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 

@@ -2,7 +2,7 @@
 
 pub(crate) mod batch_stats;
 pub(crate) mod circuit;
-mod circuit_change;
+pub(crate) mod circuit_change;
 pub(crate) mod service;
 pub(crate) mod topology;
 mod values;

@@ -20,7 +20,7 @@
 
 use tally_journal::{
     CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
-    JournalError,
+    FileFamily, JournalError,
 };
 use tally_ledger::{
     AccountIndex, Amount, Balances, Hold, Ledger, Malformed, NewAccount, Timestamp,
@@ -34,10 +34,11 @@ const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
 /// Version of the layout that the module documentation describes.
 const VERSION: u8 = 2;
-/// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms.
-pub const CHUNK_ACCOUNTS: usize = 1024;
-/// Number of slots of the table of holds that are copied in one step.
-const CHUNK_HOLDS: usize = 2048;
+/// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms. The simulation has few
+/// accounts, and its checkpoints must have several chunks, too.
+pub const CHUNK_ACCOUNTS: usize = if cfg!(feature = "simulation") { 4 } else { 1024 };
+/// Number of slots of the table of holds that are copied in one step, fewer in the simulation.
+const CHUNK_HOLDS: usize = if cfg!(feature = "simulation") { 4 } else { 2048 };
 /// The first byte of a chunk of accounts.
 const ACCOUNTS: u8 = 0;
 /// The first byte of a chunk of holds.
@@ -89,6 +90,13 @@ pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
+
+/// The names of the checkpoint files.
+pub(super) const FAMILY: FileFamily = FileFamily {
+    subdirectory: DIRECTORY,
+    prefix: "",
+    suffix: SUFFIX,
+};
 
 // ===== impl ChunkStart =====
 

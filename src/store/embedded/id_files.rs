@@ -14,7 +14,7 @@
 use std::fmt;
 
 use tally_journal::{
-    CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, JournalError,
+    CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFiles, DataDirectory, FileFamily, JournalError,
     JournalReader, Position,
 };
 use tally_ledger::{codec::Reader, tag_index::TagIndex};
@@ -49,6 +49,13 @@ pub fn files(directory: &DataDirectory) -> Result<ChunkedFiles, JournalError> {
 pub(super) fn files_read_only(directory: &DataDirectory) -> ChunkedFiles {
     ChunkedFiles::open_read_only(directory, DIRECTORY, "", SUFFIX)
 }
+
+/// The names of the id files.
+pub(super) const FAMILY: FileFamily = FileFamily {
+    subdirectory: DIRECTORY,
+    prefix: "",
+    suffix: SUFFIX,
+};
 
 /// Reads the blocks of a journal in order, and checks that each block contains the hash of the block before it.
 #[derive(Debug, Clone)]

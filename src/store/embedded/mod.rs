@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 mod error;
+mod foreign;
 pub mod id_files;
 mod journaled_ledger;
 mod open;
@@ -24,6 +25,7 @@ mod replay;
 mod verify;
 
 pub use error::{OpenError, RecordError};
+pub use foreign::{check_directory, foreign_files};
 pub use journaled_ledger::{Candidates, JournaledLedger};
 pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use point::{DurablePoint, OrderPoint, SealedBlock};

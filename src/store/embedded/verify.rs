@@ -9,6 +9,7 @@ use tally_ledger::{AccountIndex, AccountSnapshot, Balances, HoldTable, Ledger, t
 use super::{
     checkpoint::{self, LoadedCheckpoint},
     error::OpenError,
+    foreign::foreign_files,
     id_files::{self, BlockWalk},
     pending_check::pending_differences,
     point::OrderPoint,
@@ -32,6 +33,8 @@ pub struct DirectoryReport {
     /// The checkpoints and id files that are damaged or differ from the blocks, at most [`DIFFERENCES_MAX`]. A service ignores
     /// such files and reads the blocks instead. If the journal is damaged, these files are not compared.
     pub differences: Vec<String>,
+    /// The files in the directory's subdirectories that do not belong to it, as paths in the directory. They do no harm.
+    pub foreign_files: Vec<String>,
     /// Whether one of the differences may mean that the journal lacks blocks at its end. If it is false and the journal is
     /// undamaged, only checkpoints and id files differ, and the journal has every transaction.
     pub may_lack_blocks: bool,
@@ -99,6 +102,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         last_sequence: 0,
         assets: BTreeMap::new(),
         differences: Vec::new(),
+        foreign_files: foreign_files(&**disk, dir)?,
         may_lack_blocks: false,
     };
     let (Some(end), None) = (report.journal.end, &report.journal.corruption) else {

@@ -141,6 +141,18 @@ fn imports() {
         for name in ["compressed.csv.gz", "compressed.csv", "compressed.ndjson"] {
             fs::write(directory.join(name), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).unwrap();
         }
+        // The first bytes of zstd, of a spreadsheet, and of UTF-16 text.
+        fs::write(directory.join("statement.csv.zst"), b"\x28\xb5\x2f\xfd\x24\0").unwrap();
+        fs::write(directory.join("sheet.xlsx"), b"PK\x03\x04\x14\0").unwrap();
+        fs::write(directory.join("excel.csv"), b"\xff\xfet\0r\0").unwrap();
+        for (name, target) in [("dangling.csv", "nowhere.csv"), ("circle.csv", "circle.csv")] {
+            std::os::unix::fs::symlink(target, directory.join(name)).unwrap();
+        }
+        fs::write(
+            directory.join("wrong-value.ndjson"),
+            r#"{"transaction_id":"t6","transfers":[{"debit_account_id":"bank","minor_units":"1.50"}]}"#,
+        )
+        .unwrap();
     });
 }
 

@@ -89,6 +89,7 @@ async fn only_administrators_can_change_the_log_level() {
         (Some(WRITE), "debug", StatusCode::FORBIDDEN),
         (Some(ADMIN), "tally=loud", StatusCode::BAD_REQUEST),
         (Some(ADMIN), "debgu", StatusCode::BAD_REQUEST),
+        (Some(ADMIN), "info,,warn", StatusCode::BAD_REQUEST),
         (Some(ADMIN), "taly=debug", StatusCode::BAD_REQUEST),
         (Some(ADMIN), "tally=debug,warn", StatusCode::NO_CONTENT),
     ] {
@@ -108,6 +109,18 @@ async fn only_administrators_can_change_the_log_level() {
     let (status, _, text) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
     assert_eq!(text, "the body must be at most 4096 bytes\n");
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // The announced length is refused at once, without waiting for the body.
+    let mut stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
+    let request = format!(
+        "PUT /log-level HTTP/1.1\r\nhost: operators\r\nauthorization: Bearer {ADMIN}\r\ncontent-length: 1000000000000\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("the body must be at most 4096 bytes\n"),
+        "{answer}"
+    );
     // The body is sent in chunks, and the length of the first chunk is not a number.
     let mut stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
     let request = format!(

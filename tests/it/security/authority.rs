@@ -11,6 +11,8 @@ use rcgen::{
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) certificate: PathBuf,
+    /// The key of the authority.
+    key: PathBuf,
     home: PathBuf,
 }
 
@@ -36,11 +38,22 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = home.join(format!("{name}.crt"));
+        let key_file = home.join(format!("{name}.key"));
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
         std::fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
         Authority {
             issuer: Issuer::new(params, key),
             certificate,
+            key: key_file,
             home: home.to_owned(),
+        }
+    }
+
+    /// Returns the authority's own certificate and key, which a service must not use.
+    pub(crate) fn own_pair(&self) -> Pair {
+        Pair {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
         }
     }
 

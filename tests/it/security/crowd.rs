@@ -1,8 +1,15 @@
 //! Tests with thousands of connections. The server must serve connections within the limits, reject further
 //! connections, and use bounded memory.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
+use tally::{
+    client::ClientConfig,
+    proto::{GetCircuitStatsRequest, engine_service_client::EngineServiceClient},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -170,4 +177,35 @@ async fn a_call_above_the_limit_of_a_connection_is_rejected_and_the_other_calls_
         }
     }
     is_well_served(&client, "meanwhile").await;
+}
+
+/// A client that knows only that its connection was closed would suspect its port.
+#[tokio::test]
+async fn a_client_above_the_limit_of_connections_says_so() {
+    let server = ServerOptions::default()
+        .env("TALLY__SERVER__CONNECTIONS_PER_CLIENT_MAX", "1")
+        .start();
+    // From the same address as the client below.
+    let mut first = TcpStream::connect(server.address()).await.unwrap();
+    first.write_all(HELLO).await.unwrap();
+    assert_eq!(first_frame(&mut first).await, SETTINGS);
+    let config = ClientConfig::plain(&server.endpoint());
+    // The service closes the connection at once. If the kernel resets it, the client does not receive the reason.
+    loop {
+        let status = match config.connect(Duration::from_secs(10)).await {
+            Ok(connection) => EngineServiceClient::new(connection)
+                .get_circuit_stats(GetCircuitStatsRequest {})
+                .await
+                .unwrap_err(),
+            Err(error) => panic!("{error}"),
+        };
+        let text = config.explain(&status);
+        assert!(
+            text.contains("too many connections") || text.contains("the connection was closed"),
+            "{text}"
+        );
+        if text.contains("the service closed the connection, because it has too many connections") {
+            break;
+        }
+    }
 }

@@ -350,3 +350,22 @@ async fn an_expired_certificate_at_the_start_is_a_warning_and_can_be_replaced() 
         tokio::task::yield_now().await;
     }
 }
+
+/// OpenSSL and Go accept such a certificate, so the service only warns of it.
+#[tokio::test]
+async fn the_certificate_of_an_authority_is_not_the_certificate_of_a_service() {
+    let home = tempfile::tempdir().unwrap();
+    let ours = Authority::new(home.path(), "ours");
+    let server = server(&ours.own_pair(), None);
+    server
+        .wait_for_stderr("is the certificate of an authority (CA); many clients")
+        .await;
+    let refused = client(&server, &ours, None).connect(WAIT_MAX).await;
+    let text = refused.err().unwrap().to_string();
+    assert!(
+        text.contains(
+            "is the certificate of an authority (CA), not of a server; issue a certificate for the service"
+        ),
+        "{text}"
+    );
+}

@@ -328,20 +328,145 @@ fn a_variable_of_an_option_is_named_in_its_error() {
         );
         assert!(error.contains(expected), "{error}");
     }
-    // An option overrides its variable.
+    // An option overrides its variable, whose value is checked all the same.
     let show = ["circuit", "show", "--endpoint", "http://127.0.0.1:9"];
-    let (code, _, error) = tally(&show, &[("TALLY_ENDPOINT", "foo")]);
+    let (code, _, error) = tally(&show, &[("TALLY_ENDPOINT", "http://127.0.0.1:1")]);
     assert_eq!(code, Some(69), "{error}");
+    assert!(error.contains("127.0.0.1:9"), "{error}");
     // A missing subcommand is not the fault of a variable.
     let (code, _, error) = tally(&["circuit"], &[("TALLY_ENDPOINT", "http://127.0.0.1:9")]);
     assert_eq!(code, Some(64), "{error}");
     assert!(
-        error.starts_with("Show, watch or change the circuits of a service\n"),
+        error.starts_with("tally: the subcommand is missing; it must be one of show, "),
         "{error}"
     );
     // A wrong option is an error of the command line, even if there is a variable.
     let (code, _, error) = tally(&["config", "--listen", "abc"], &[("TALLY_LISTEN", "127.0.0.1:0")]);
     assert_eq!(code, Some(64), "{error}");
+}
+
+#[test]
+fn a_variable_that_an_option_overrides_is_checked() {
+    for (arguments, variable, expected) in [
+        (
+            &["config", "--listen", "127.0.0.1:0"][..],
+            ("TALLY_LISTEN", "bad"),
+            "TALLY_LISTEN = bad: must be an IP address with a port, for example 127.0.0.1:50051 or [::1]:50051",
+        ),
+        (
+            &["circuit", "show", "--endpoint=http://127.0.0.1:9"],
+            ("TALLY_ENDPOINT", "foo"),
+            "TALLY_ENDPOINT = foo: must be an address, for example http://127.0.0.1:50051; the port is missing",
+        ),
+        (
+            &["stats", "--token", "a"],
+            ("TALLY_TOKEN", "secret\u{7}"),
+            "TALLY_TOKEN: must be printable ASCII",
+        ),
+        (
+            &["config", "-o", "json"],
+            ("TALLY_OUTPUT", "jsno"),
+            "TALLY_OUTPUT = jsno: must be one of table, json; did you mean json?",
+        ),
+        // An option that excludes the option of the variable overrides the variable, too.
+        (
+            &["topology", "--config", "nowhere.toml"],
+            ("TALLY_ENDPOINT", "foo"),
+            "TALLY_ENDPOINT = foo: must be an address, for example http://127.0.0.1:50051; the port is missing",
+        ),
+    ] {
+        let (code, _, error) = tally(arguments, &[variable]);
+        assert_eq!(
+            (code, error),
+            (Some(78), format!("tally: {expected}\n")),
+            "{arguments:?}"
+        );
+    }
+    // A subcommand without the option does not use the variable.
+    let (code, _, error) = tally(&["verify", "nowhere"], &[("TALLY_LISTEN", "bad")]);
+    assert_eq!(code, Some(74), "{error}");
+}
+
+#[test]
+fn every_subcommand_with_an_output_option_reads_its_variable() {
+    let (_, of_option, _) = tally(&["config", "-o", "json"], &[]);
+    let (code, of_variable, _) = tally(&["config"], &[("TALLY_OUTPUT", "json")]);
+    assert_eq!((code, of_variable), (Some(0), of_option));
+    for subcommand in [
+        &["bench"][..],
+        &["circuit", "show"],
+        &["config"],
+        &["import", "nowhere.csv"],
+        &["stats"],
+        &["topology"],
+    ] {
+        let (code, _, error) = tally(subcommand, &[("TALLY_OUTPUT", "xml")]);
+        let expected = "tally: TALLY_OUTPUT = xml: must be one of table, json\n".to_owned();
+        assert_eq!((code, error), (Some(78), expected), "{subcommand:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_with_a_password_is_refused_and_not_shown() {
+    for endpoint in ["http://user:secret@127.0.0.1:9", "user:secret@127.0.0.1:9"] {
+        let problem = "a user name and a password are not accepted, a token is passed with --token-file";
+        for (arguments, variable, code) in [
+            (&["stats"][..], ("TALLY_ENDPOINT", endpoint), 78),
+            (&["stats", "--endpoint", endpoint], ("HOME", "/"), 64),
+            (&["topology", "--endpoint", endpoint], ("HOME", "/"), 64),
+            (&["bench", "--endpoint", endpoint], ("HOME", "/"), 64),
+        ] {
+            let (actual, _, error) = tally(arguments, &[variable]);
+            assert_eq!(actual, Some(code), "{error}");
+            let shown = error.contains("***@127.0.0.1:9") && !error.contains("secret");
+            assert!(shown && error.contains(problem), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_combination_has_the_code_of_its_origin() {
+    let plain = ["--endpoint", "http://127.0.0.1:9"];
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("a.csv");
+    fs::write(&file, "date,amount\n").unwrap();
+    let file = file.to_str().unwrap();
+    for (arguments, variables, code) in [
+        (&["stats", "--ca", "ca.crt"][..], &[][..], 64),
+        (
+            &["stats"],
+            &[("TALLY_CA", "ca.crt"), ("TALLY_ENDPOINT", "http://127.0.0.1:9")],
+            78,
+        ),
+        (
+            &[&["stats"][..], &plain].concat(),
+            &[("TALLY_SERVER_NAME", "x")],
+            64,
+        ),
+        (&["import", "a.csv", "--columns", "date=A,date=B"], &[], 64),
+        (
+            &["import", "a.csv"],
+            &[("TALLY_IMPORT_COLUMNS", "date=A,date=B")],
+            78,
+        ),
+        (
+            &["import", "a.csv"],
+            &[("TALLY_IMPORT_KINDS", "interest=A,transfer-in=A")],
+            78,
+        ),
+        (
+            &["import", "a.csv", "--ignore-columns", "A"],
+            &[("TALLY_IMPORT_COLUMNS", "date=A")],
+            64,
+        ),
+        (&["import", file], &[("TALLY_IMPORT_REJECTS", file)], 78),
+        (&["import", file, "--rejects", file], &[], 64),
+    ] {
+        let (actual, _, error) = tally(arguments, variables);
+        assert_eq!(actual, Some(code), "{arguments:?} {variables:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
 }
 
 #[test]
@@ -352,6 +477,11 @@ fn a_check_prints_the_warnings_of_the_service() {
     ];
     let (code, _, error) = tally(&["serve", "--check", "--listen", "0.0.0.0:50051"], &variables);
     assert_eq!(code, Some(0), "{error}");
+    // The figures in the sentence are also fields.
+    assert!(
+        error.contains(" cpus=4000 allowed=") && error.contains(" remedy="),
+        "{error}"
+    );
     for warning in [
         "tally: warning: the placement of the threads costs speed or predictability warning=\"list_ignored\" \
          detail=\"affinity.cpus.exec = 4000: CPUs 4000 are not allowed",

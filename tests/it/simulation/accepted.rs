@@ -1,7 +1,5 @@
 //! Histories of a correct service.
 
-use tally::engine::StoreFault;
-
 use super::*;
 
 #[test]
@@ -22,8 +20,8 @@ fn calls_one_after_the_other() {
     story.send(6, &other);
     let field = ContentField::Amount(0);
     story.outcome(6, Outcome::Reused { field });
-    story.begin(7, Request::Accounts(10));
-    story.answer(7, Ok(Answer::Accounts(story.book.accounts.clone())));
+    story.begin(7, Request::Accounts { from: 0, limit: 10 });
+    story.answer(7, Ok(Answer::Accounts(story.book.accounts.clone(), None)));
     story.begin(8, Request::Transaction("salary".to_owned()));
     let recorded = story.book.recorded("salary").clone();
     story.answer(8, Ok(Answer::Transaction(Some(recorded))));
@@ -80,10 +78,7 @@ fn a_batch_with_every_outcome() {
         pay("a", "bank", "alice", 10),
         pay("b", "alice", "bob", 11),
         pay("c", "alice", "nobody", 1),
-        Transaction {
-            id: "d".to_owned(),
-            legs: vec![leg("bank", "alice", 5), leg("bob", "bob", 1)],
-        },
+        Transaction::new("d", vec![leg("bank", "alice", 5), leg("bob", "bob", 1)]),
         pay("e", "alice", "bob", 10),
         pay("a", "bank", "alice", 10),
     ];

@@ -1,12 +1,14 @@
 //! The tests of the simulation's oracle. They are in this binary because the binary of the simulation has no test harness.
 
 mod accepted;
+#[path = "../../sim/arguments.rs"]
+#[allow(dead_code, reason = "only the simulation obeys the options")]
+mod arguments;
 #[path = "../../sim/calls.rs"]
-#[expect(
-    dead_code,
-    reason = "only the clients of the simulation read the circuit of a call"
-)]
 mod calls;
+mod command_line;
+mod content;
+mod healthy;
 #[path = "../../sim/oracle/mod.rs"]
 mod oracle;
 mod random;
@@ -14,11 +16,11 @@ mod refused;
 
 use std::time::Duration;
 
-use tally::engine::{CallKind, EngineError};
+use tally::engine::{CallKind, EngineError, LedgerFigures, StoreFault};
 use tally_batch::BatchError;
 use tally_ledger::*;
 
-use calls::{Answer, Call, CallId, Leg, Recorded, Reply, Request, State, Transaction};
+use calls::{Answer, Call, CallId, Leg, Note, Recorded, Reply, Request, State, Transaction};
 use oracle::{Oracle, Violation, WALL_BASE};
 
 /// A history that a test writes by hand. The calls to the oracle must be accepted, unless the test expects a violation.
@@ -33,6 +35,7 @@ struct Story {
 struct Book {
     accounts: Vec<AccountSnapshot>,
     transactions: Vec<(String, Result<Option<Recorded>, EngineError>)>,
+    figures: Option<LedgerFigures>,
 }
 
 // ===== impl Story =====
@@ -47,11 +50,11 @@ impl Story {
                 account("bob", BalanceRule::CreditBalance),
             ],
             transactions: Vec::new(),
+            figures: None,
         };
-        let mut story = Story {
-            oracle: Oracle::new(),
-            book,
-        };
+        let mut oracle = Oracle::new();
+        oracle.queue_is_small();
+        let mut story = Story { oracle, book };
         let created = story.book.accounts.clone();
         story.begin(
             1,
@@ -173,6 +176,7 @@ impl Book {
         State {
             accounts: self.accounts.clone(),
             transactions: self.transactions.clone(),
+            figures: self.figures,
         }
     }
 }
@@ -180,8 +184,8 @@ impl Book {
 fn call(request: Request) -> Call {
     let kind = match request {
         Request::Transactions(_) => Some(CallKind::Unary),
-        Request::CreateAccounts(_) => Some(CallKind::Accounts),
-        Request::Account(_) | Request::Accounts(_) | Request::Transaction(_) => None,
+        Request::CreateAccounts(_) | Request::CreateMissing(_) => Some(CallKind::Accounts),
+        Request::Account(_) | Request::Accounts { .. } | Request::Transaction(_) => None,
     };
     Call {
         request,
@@ -208,10 +212,7 @@ fn account(id: &str, rule: BalanceRule) -> AccountSnapshot {
 
 /// A transaction with one leg.
 fn pay(id: &str, debit: &str, credit: &str, amount: u128) -> Transaction {
-    Transaction {
-        id: id.to_owned(),
-        legs: vec![leg(debit, credit, amount)],
-    }
+    Transaction::new(id, vec![leg(debit, credit, amount)])
 }
 
 fn leg(debit: &str, credit: &str, amount: u128) -> Leg {

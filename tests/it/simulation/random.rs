@@ -1,7 +1,7 @@
 //! Random histories of a correct service, which the oracle must accept: a small service around the real state machine,
 //! with many calls at the same time, withdrawals and crashes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tally_ledger::{AmountRule, Names, transaction::put_transaction};
 
@@ -117,7 +117,25 @@ impl Service {
                 AccountOutcome::Full(full) => panic!("{full}"),
             },
             Request::Account(id) => Answer::Account(self.ledger.account(id)),
-            Request::Accounts(limit) => Answer::Accounts(self.accounts().into_iter().take(*limit).collect()),
+            Request::CreateMissing(new) => {
+                let mut seen = HashSet::new();
+                let missing: Vec<_> = new
+                    .iter()
+                    .filter(|new| self.ledger.account(&new.id).is_none() && seen.insert(&new.id))
+                    .cloned()
+                    .collect();
+                let ids: Vec<_> = missing.iter().map(|new| new.id.clone()).collect();
+                self.ledger.create_accounts(missing, &mut self.log);
+                Answer::Created(ids.iter().map(|id| self.ledger.account(id).unwrap()).collect())
+            }
+            Request::Accounts { from, limit } => {
+                let from = usize::try_from(*from).unwrap();
+                let accounts = self.accounts();
+                let page: Vec<_> = accounts.iter().skip(from).take(*limit).cloned().collect();
+                let end = from + page.len();
+                let next = (end < accounts.len()).then(|| u32::try_from(end).unwrap());
+                Answer::Accounts(page, next)
+            }
             Request::Transaction(id) => Answer::Transaction(self.recorded.get(id).cloned()),
         }
     }
@@ -127,8 +145,8 @@ impl Service {
         let heading = Heading {
             id: sent.id.as_bytes(),
             phase: Phase::Posted,
-            effective_time: None,
-            metadata: &Metadata::new(),
+            effective_time: sent.effective_time,
+            metadata: &sent.metadata(),
             names: Names::Nothing,
             keep_remaining: false,
             pending_timeout: None,
@@ -178,15 +196,18 @@ impl Service {
                 .iter()
                 .map(|(id, found)| (id.clone(), Ok(Some(found.clone()))))
                 .collect(),
+            figures: None,
         }
     }
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
+        let mut oracle = Oracle::new();
+        oracle.queue_is_small();
         Run {
             seed,
-            oracle: Oracle::new(),
+            oracle,
             service: Service::new(),
             flights: Vec::new(),
             calls: 0,
@@ -222,7 +243,18 @@ impl Run {
         });
         let legs = legs.collect();
         self.seed = seed;
-        Transaction { id, legs }
+        Transaction {
+            effective_time: content.is_multiple_of(3).then_some(EffectiveTime {
+                seconds: -7,
+                nanos: u32::from(content > 500),
+            }),
+            note: match content % 5 {
+                0 => Note::Long,
+                1 => Note::Short(1),
+                _ => Note::None,
+            },
+            ..Transaction::new(id, legs)
+        }
     }
 
     fn request(&mut self) -> Request {
@@ -245,10 +277,18 @@ impl Run {
                     }
                     new
                 });
-                Request::CreateAccounts(new.collect())
+                let new = new.collect();
+                if self.below(3) == 0 {
+                    Request::CreateMissing(new)
+                } else {
+                    Request::CreateAccounts(new)
+                }
             }
             1 => Request::Account(self.account_id()),
-            2 => Request::Accounts(1 + usize::try_from(self.below(9)).unwrap()),
+            2 => Request::Accounts {
+                from: u32::try_from(self.below(5)).unwrap(),
+                limit: 1 + usize::try_from(self.below(9)).unwrap(),
+            },
             3 => Request::Transaction(self.transaction().id),
             4 => Request::Transactions((0..=self.below(5)).map(|_| self.transaction()).collect()),
             _ => Request::Transactions(vec![self.transaction()]),

@@ -1,7 +1,5 @@
 //! Histories of services with a bug. Each test has the name of what the bug breaks.
 
-use tally::engine::StoreFault;
-
 use super::*;
 
 /// A story in which call 2 has paid 100 to alice with the transaction `salary`.
@@ -292,11 +290,11 @@ fn a_list_of_two_moments() {
     let mut story = Story::new();
     let mut list = story.book.accounts.clone();
     let salary = pay("salary", "bank", "alice", 100);
-    story.begin(2, Request::Accounts(10));
+    story.begin(2, Request::Accounts { from: 0, limit: 10 });
     story.send(3, &salary);
     story.book.commit(&salary);
     list[1] = story.book.account("alice").clone();
-    story.answer(2, Ok(Answer::Accounts(list)));
+    story.answer(2, Ok(Answer::Accounts(list, None)));
     story.refused(&[
         "reads: call 2 was shown account alice",
         "which it had at the sequences 1..=",
@@ -317,8 +315,8 @@ fn a_read_that_misses_what_was_known() {
     story.refused(&["reads: call 3 was answered that transaction salary is not recorded"]);
 
     let (mut story, ..) = paid();
-    story.begin(3, Request::Accounts(10));
-    story.answer(3, Ok(Answer::Accounts(story.book.accounts[..2].to_vec())));
+    story.begin(3, Request::Accounts { from: 0, limit: 10 });
+    story.answer(3, Ok(Answer::Accounts(story.book.accounts[..2].to_vec(), None)));
     story.refused(&["reads: call 3 was answered that account bob does not exist"]);
 }
 
@@ -425,7 +423,7 @@ fn errors_without_a_cause() {
     refused(errors(none, damaged.into()), &["nothing was damaged"]);
     let full = StoreFault::DiskFull { executed_part: false };
     refused(errors(none, full.into()), &["the disk was not full"]);
-    errors(Oracle::disk_filled, full.into()).unwrap();
+    errors(Oracle::disk_fills, full.into()).unwrap();
     refused(
         errors(Oracle::faults_planted, BatchError::Lost.into()),
         &["the reply was lost"],

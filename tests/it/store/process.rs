@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
@@ -333,6 +333,151 @@ fn serve(data: &Path) -> (Option<i32>, String) {
         "--data",
     ]);
     result_of(&command.arg(data).output().unwrap())
+}
+
+/// Makes a named pipe. Opening it in the usual way waits for its other end for ever.
+fn make_pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success());
+}
+
+/// Runs a command that ends with an error at once. `timeout` ends it with the exit code 124 if it waits.
+fn refused(arguments: &[&str], data: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new("timeout");
+    command.args(["30", BINARY]).args(arguments).arg(data);
+    result_of(&command.output().unwrap())
+}
+
+const SERVE: [&str; 6] = [
+    "serve",
+    "--listen",
+    "127.0.0.1:0",
+    "--admin",
+    "127.0.0.1:0",
+    "--data",
+];
+
+#[tokio::test]
+async fn something_else_than_a_file_in_a_data_directory_is_refused_and_nothing_waits() {
+    let mut server = server_with_transactions().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let data = server.data();
+    for name in ["FORMAT", "journal/CLEAN", "journal/0000000000.segment"] {
+        let (path, kept) = (data.join(name), data.join("kept"));
+        fs::rename(&path, &kept).unwrap();
+        for (kind, words) in [
+            (
+                "pipe",
+                "it is a named pipe, not a regular file; nothing was changed: move it away",
+            ),
+            (
+                "directory",
+                "it is a directory, not a regular file; nothing was changed: move it away",
+            ),
+            (
+                "link",
+                "it is a symbolic link to nowhere, which does not exist; nothing was changed",
+            ),
+            ("circle", "its symbolic links form a circle: correct them"),
+        ] {
+            match kind {
+                "pipe" => make_pipe(&path),
+                "directory" => fs::create_dir(&path).unwrap(),
+                "link" => symlink("nowhere", &path).unwrap(),
+                _ => symlink(path.file_name().unwrap(), &path).unwrap(),
+            }
+            for arguments in [&["verify"][..], &SERVE] {
+                let (code, text) = refused(arguments, data);
+                assert_eq!(code, Some(74), "{name} {kind} {arguments:?}: {text}");
+                let expected = format!("cannot open {}: ", path.display());
+                assert!(
+                    text.contains(&expected) && text.contains(words),
+                    "{name} {kind} {arguments:?}: {text}"
+                );
+            }
+            if kind == "directory" {
+                fs::remove_dir(&path).unwrap();
+            } else {
+                fs::remove_file(&path).unwrap();
+            }
+        }
+        fs::rename(&kept, &path).unwrap();
+    }
+    // Checkpoints and id files are made again from the journal.
+    make_pipe(&data.join("checkpoint/00000000000000000009.ckpt"));
+    make_pipe(&data.join("index/00000000000000000009.ids"));
+    let (code, text) = refused(&["verify"], data);
+    assert!(code == Some(1) && text.contains("it is a named pipe"), "{text}");
+    let (code, text) = serve_check(data);
+    assert_eq!(code, Some(0), "{text}");
+    // A file in the place of a directory.
+    fs::rename(data.join("journal"), data.join("kept")).unwrap();
+    fs::write(data.join("journal"), "").unwrap();
+    for arguments in [&["verify"][..], &SERVE] {
+        let (code, text) = refused(arguments, data);
+        assert_eq!(code, Some(74), "{arguments:?}: {text}");
+        assert!(text.contains("move"), "{arguments:?}: {text}");
+    }
+}
+
+/// Checks the settings of a service on `data`.
+fn serve_check(data: &Path) -> (Option<i32>, String) {
+    refused(&["serve", "--check", "--data"], data)
+}
+
+#[test]
+fn a_check_of_the_settings_refuses_the_directories_that_a_start_refuses() {
+    let home = tempfile::tempdir().unwrap();
+    let path = |name: &str| home.path().join(name);
+    fs::create_dir(path("foreign")).unwrap();
+    fs::write(path("foreign/thesis.odt"), "text").unwrap();
+    fs::create_dir(path("empty")).unwrap();
+    for (name, expected) in [
+        (
+            "foreign",
+            "is not a Tally data directory (no FORMAT), and it is not empty: it has thesis.odt.",
+        ),
+        (
+            "foreign/thesis.odt",
+            "can't be a data directory, because it, or a directory in its path, is a file",
+        ),
+    ] {
+        let (code, text) = serve_check(&path(name));
+        assert!(code == Some(74) && text.contains(expected), "{code:?} {text}");
+    }
+    for name in ["empty", "absent"] {
+        let (code, text) = serve_check(&path(name));
+        assert_eq!(code, Some(0), "{text}");
+    }
+    assert!(!path("absent").exists() && fs::read_dir(path("empty")).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn foreign_files_in_a_data_directory_are_named() {
+    let mut server = server_with_transactions().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let data = server.data().to_owned();
+    // An operator may keep the tokens here.
+    fs::write(data.join("tokens"), "").unwrap();
+    fs::write(data.join("journal/7.segment"), "").unwrap();
+    fs::write(data.join("index/notes.txt"), "").unwrap();
+    let (code, text) = verify_twice(&data);
+    assert_eq!(code, Some(0), "{text}");
+    for name in ["journal/7.segment", "index/notes.txt"] {
+        let expected = format!(
+            "WARNING          {name} does not belong to the data directory, and is never read: move it away\n"
+        );
+        assert!(text.contains(&expected), "{text}");
+    }
+    assert!(!text.contains("tokens") && text.ends_with("sound\n"), "{text}");
+    server.restart();
+    server
+        .wait_for_stderr("has files that do not belong to it, and that are never read; move them away")
+        .await;
+    let log = server.stderr();
+    assert!(log.contains("journal/7.segment, index/notes.txt"), "{log}");
 }
 
 #[tokio::test]

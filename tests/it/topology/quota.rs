@@ -51,7 +51,7 @@ fn a_sample_is_the_difference_from_the_last_one() {
     let warnings = manager.topology().warnings;
     assert_eq!(
         warnings.last().unwrap().to_string(),
-        "throttled: the CPU quota has stopped this process in 1 periods, for 30ms of CPU time in total"
+        "throttled: the CPU quota has stopped this process: number of periods 1, CPU time in total 30000 µs"
     );
 
     // The counters are smaller now, because the process has moved to a new group. A sample is a difference, so it needs

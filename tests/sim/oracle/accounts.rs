@@ -70,12 +70,25 @@ impl<'a> Accounts<'a> {
         if let Some(Ok(Answer::Reused { .. })) = invocation.reply {
             return Effect::Impossible("answered as reused");
         }
+        if invocation.skips_existing() && invocation.is_repeated(attempt.place) {
+            return Effect::Impossible("its request has the id before");
+        }
         let sent = invocation.accounts().get(attempt.place);
         if sent.is_none_or(|sent| account_difference(sent, &found.snapshot.account).is_some()) {
             return Effect::Impossible("other content");
         }
         if let Err(why) = self.is_whole(invocation, attempt.place, found) {
             return Effect::Impossible(why);
+        }
+        if let Some(Ok(Answer::Created(created))) = &invocation.reply
+            && invocation.skips_existing()
+        {
+            let id = &found.snapshot.account.id;
+            return if created.iter().any(|created| created.account.id == *id) {
+                Effect::Certain
+            } else {
+                Effect::Impossible("answered that the account existed")
+            };
         }
         let known = history.accounts_known.get(&found.snapshot.account.id).copied();
         history.unanswered_effect(invocation, found.absent, known)
@@ -93,13 +106,14 @@ impl<'a> Accounts<'a> {
             let Some(other) = self.get(&sent.id) else {
                 return Err("only a part of its accounts exists");
             };
-            if account_difference(sent, &other.snapshot.account).is_some() {
+            if !invocation.skips_existing() && account_difference(sent, &other.snapshot.account).is_some() {
                 return Err("one of its accounts exists with other content");
             }
             if other.snapshot.create_time > found.snapshot.create_time {
                 return Err("one of its accounts was created later");
             }
-            if other_place < place && self.number(&sent.id) > number {
+            let is_repeated = invocation.is_repeated(other_place);
+            if other_place < place && !is_repeated && self.number(&sent.id) > number {
                 return Err("its accounts are not in the order of the request");
             }
         }
@@ -115,11 +129,22 @@ impl<'a> Accounts<'a> {
                 .iter()
                 .map(|attempt| (*attempt, self.effect(history, *attempt, found)))
                 .collect();
-            let possible: Vec<Attempt> = effects
-                .iter()
-                .filter(|(_, effect)| *effect == Effect::Possible)
-                .map(|(attempt, _)| *attempt)
-                .collect();
+            let with = |wanted: Effect| -> Vec<Attempt> {
+                let wanted = effects.iter().filter(|(_, effect)| *effect == wanted);
+                wanted.map(|(attempt, _)| *attempt).collect()
+            };
+            let certain = with(Effect::Certain);
+            if certain.len() > 1 {
+                return violation(
+                    "accounts",
+                    format!("account {id} was created twice: {}", history.describe(&effects)),
+                );
+            }
+            let possible = if certain.is_empty() {
+                with(Effect::Possible)
+            } else {
+                certain
+            };
             if possible.is_empty() {
                 return violation(
                     "accounts",

@@ -2,25 +2,15 @@
 
 use std::collections::HashMap;
 
-use tally::engine::{EngineError, StoreFault};
-use tally_batch::BatchError;
 use tally_ledger::{Committed, Outcome, Rejection};
 
 use super::{
     Violation,
-    calls::{Answer, CallId, Recorded, Request, State, Transaction},
+    calls::{Answer, CallId, Recorded, Request, Transaction},
     content::transaction_difference,
     history::{Invocation, is_recorded},
     violation,
 };
-
-/// What the simulator has done to the disk, which excuses some errors.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Planted {
-    pub(super) damage: bool,
-    pub(super) faults: bool,
-    pub(super) full: bool,
-}
 
 /// What clients were told about recorded transactions.
 #[derive(Debug, Clone, Default)]
@@ -37,45 +27,6 @@ pub(super) struct Acknowledgement {
     pub(super) outcome: Result<Committed, Rejection>,
     /// The call whose answer said that it was not a replay.
     executed_by: Option<CallId>,
-}
-
-// ===== impl Planted =====
-
-impl Planted {
-    /// Checks that an error can happen.
-    pub(super) fn check_error(&self, what: &str, error: &EngineError) -> Result<(), Violation> {
-        let why = if *error == EngineError::Batch(BatchError::Lost) {
-            "the reply was lost"
-        } else if *error == EngineError::Store(StoreFault::ReadFailed) && !self.faults {
-            "the disk had no fault"
-        } else if matches!(error, EngineError::Store(StoreFault::DiskFull { .. }))
-            && !(self.faults || self.full)
-        {
-            "the disk was not full"
-        } else if matches!(error, EngineError::Store(StoreFault::Damaged { .. })) && !self.damage {
-            "nothing was damaged"
-        } else {
-            return Ok(());
-        };
-        violation("errors", format!("{what} failed with \"{error}\", but {why}"))
-    }
-
-    /// Checks that only what was damaged can't be read.
-    pub(super) fn check_state(&self, state: &State) -> Result<(), Violation> {
-        for (id, found) in &state.transactions {
-            if let Err(error) = found {
-                let what = format!("the examination of transaction {id}");
-                self.check_error(&what, error)?;
-                if !matches!(
-                    error,
-                    EngineError::Store(StoreFault::ReadFailed | StoreFault::Damaged { .. })
-                ) {
-                    return violation("errors", format!("{what} failed with \"{error}\""));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 // ===== impl Acknowledgements =====
@@ -205,11 +156,12 @@ pub(super) fn check_shape(invocation: &Invocation, answer: &Answer) -> Result<()
     let fits = match (&invocation.call.request, answer) {
         (Request::Transactions(sent), Answer::Outcomes(outcomes)) => sent.len() == outcomes.len(),
         (Request::CreateAccounts(sent), Answer::Created(created)) => sent.len() == created.len(),
+        (Request::CreateMissing(sent), Answer::Created(created)) => created.len() <= sent.len(),
         (Request::CreateAccounts(sent), Answer::Reused { place, .. }) => *place < sent.len(),
         (Request::Account(id), Answer::Account(found)) => {
             found.as_ref().is_none_or(|found| found.account.id == *id)
         }
-        (Request::Accounts(limit), Answer::Accounts(accounts)) => accounts.len() <= *limit,
+        (Request::Accounts { limit, .. }, Answer::Accounts(accounts, _)) => accounts.len() <= *limit,
         (Request::Transaction(id), Answer::Transaction(found)) => {
             found.as_ref().is_none_or(|found| found.transaction.id == *id)
         }

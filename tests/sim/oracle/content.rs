@@ -6,6 +6,9 @@ use super::calls::Transaction;
 
 /// The first field in which `sent` differs from the `recorded` transaction with the same id.
 pub(super) fn transaction_difference(sent: &Transaction, recorded: &Transaction) -> Option<ContentField> {
+    if sent.effective_time != recorded.effective_time {
+        return Some(ContentField::EffectiveTime);
+    }
     if sent.legs.len() != recorded.legs.len() {
         return Some(ContentField::Transfers);
     }
@@ -23,7 +26,7 @@ pub(super) fn transaction_difference(sent: &Transaction, recorded: &Transaction)
             return Some(ContentField::Code(place));
         }
     }
-    None
+    (sent.note != recorded.note).then_some(ContentField::Metadata)
 }
 
 /// The first field in which `sent` differs from the `existing` account with the same id.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use tally::engine::{EngineError, StoreFault};
 use tally_batch::BatchError;
-use tally_ledger::{NewAccount, Outcome};
+use tally_ledger::{NewAccount, Outcome, Timestamp};
 
 use super::{
     Violation,
@@ -12,6 +12,7 @@ use super::{
     calls::{Answer, Call, CallId, Recorded, Reply, Request, Transaction},
     content::transaction_difference,
     records::SeenRecord,
+    times::Now,
     violation,
 };
 
@@ -27,6 +28,12 @@ pub(super) struct Invocation {
     pub(super) id: CallId,
     pub(super) call: Call,
     pub(super) begun: Tick,
+    /// The clocks when the call began.
+    pub(super) begun_at: Now,
+    /// What the wall clock showed when the call began, if no other call could be executed from then on.
+    pub(super) alone_since: Option<Timestamp>,
+    /// The clocks when the call was answered.
+    pub(super) answered_at: Option<Now>,
     /// The answer. `None` if the call has none, or its client has vanished.
     pub(super) reply: Option<Reply>,
     /// When the call was answered or abandoned.
@@ -83,6 +90,8 @@ pub(super) struct History {
     pub(super) transactions_known: HashMap<String, Tick>,
     /// When a client saw for the first time that the account exists.
     pub(super) accounts_known: HashMap<String, Tick>,
+    /// The number of calls that can be executed now or later.
+    pub(super) open: usize,
 }
 
 // ===== impl History =====
@@ -93,7 +102,7 @@ impl History {
         self.events.len() as Tick
     }
 
-    pub(super) fn begin(&mut self, id: CallId, call: &Call) {
+    pub(super) fn begin(&mut self, id: CallId, call: &Call, now: Now) {
         let begun = self.now();
         self.events.push(Event::Began(id));
         if let Some((stream, message)) = call.message {
@@ -111,18 +120,27 @@ impl History {
             id,
             call: call.clone(),
             begun,
+            begun_at: now,
+            alone_since: now.wall.filter(|_| self.open == 0),
+            answered_at: None,
             reply: None,
             ended: NEVER,
             until: NEVER,
         };
         self.calls.insert(id, invocation);
+        self.open += 1;
     }
 
     /// Keeps the answer to a call.
     ///
     /// # Errors
     /// A violation if no answer can be given to the call any more: a mistake of the simulator.
-    pub(super) fn answer(&mut self, id: CallId, reply: &Reply) -> Result<&Invocation, Violation> {
+    pub(super) fn answer(
+        &mut self,
+        id: CallId,
+        reply: &Reply,
+        clocks: Now,
+    ) -> Result<&Invocation, Violation> {
         let now = self.now();
         self.events.push(Event::Answered(id));
         let Some(invocation) = self.calls.get_mut(&id) else {
@@ -135,8 +153,10 @@ impl History {
             );
         }
         invocation.ended = now;
+        invocation.answered_at = Some(clocks);
         if !may_execute_later(reply) {
             invocation.until = now;
+            self.open -= 1;
         }
         invocation.reply = Some(reply.clone());
         if let Some((stream, message)) = invocation.call.message
@@ -166,6 +186,7 @@ impl History {
     pub(super) fn die(&mut self) {
         let now = self.now();
         self.events.push(Event::Died);
+        self.open = 0;
         for invocation in self.calls.values_mut() {
             invocation.ended = invocation.ended.min(now);
             invocation.until = invocation.until.min(now);
@@ -292,23 +313,40 @@ impl Invocation {
     pub(super) fn accounts(&self) -> &[NewAccount] {
         accounts_of(&self.call)
     }
+
+    /// Whether the call leaves out accounts whose ids exist.
+    pub(super) const fn skips_existing(&self) -> bool {
+        matches!(self.call.request, Request::CreateMissing(_))
+    }
+
+    /// Whether an earlier account of the request has the same id as the account at `place`.
+    pub(super) fn is_repeated(&self, place: usize) -> bool {
+        let accounts = self.accounts();
+        let earlier = accounts.get(..place).unwrap_or_default();
+        accounts
+            .get(place)
+            .is_some_and(|sent| earlier.iter().any(|earlier| earlier.id == sent.id))
+    }
 }
 
 fn transactions_of(call: &Call) -> &[Transaction] {
     match &call.request {
         Request::Transactions(transactions) => transactions,
-        Request::CreateAccounts(_) | Request::Account(_) | Request::Accounts(_) | Request::Transaction(_) => {
-            &[]
-        }
+        Request::CreateAccounts(_)
+        | Request::CreateMissing(_)
+        | Request::Account(_)
+        | Request::Accounts { .. }
+        | Request::Transaction(_) => &[],
     }
 }
 
 fn accounts_of(call: &Call) -> &[NewAccount] {
     match &call.request {
-        Request::CreateAccounts(accounts) => accounts,
-        Request::Transactions(_) | Request::Account(_) | Request::Accounts(_) | Request::Transaction(_) => {
-            &[]
-        }
+        Request::CreateAccounts(accounts) | Request::CreateMissing(accounts) => accounts,
+        Request::Transactions(_)
+        | Request::Account(_)
+        | Request::Accounts { .. }
+        | Request::Transaction(_) => &[],
     }
 }
 
@@ -373,7 +411,12 @@ fn note_known(
                 }
             }
         }
-        Answer::Created(snapshots) | Answer::Accounts(snapshots) => {
+        Answer::Created(_) => {
+            for sent in invocation.accounts() {
+                account_exists(&sent.id);
+            }
+        }
+        Answer::Accounts(snapshots, _) => {
             for snapshot in snapshots {
                 account_exists(&snapshot.account.id);
             }

@@ -15,29 +15,40 @@
 //! 6. [`order`]: what was known before a call began precedes the effects of the call. Batches and streams are in order
 //!    and have no holes.
 //! 7. [`deadlines`]: nothing is executed after its deadline.
+//! 8. [`times`]: commit times follow the wall clock.
+//! 9. [`figures`]: the service's own figures are right.
+//!
+//! [`errors`] says which errors the simulator has excused. After the last fault, hardly any is.
 
 mod accounts;
 mod answers;
 mod content;
 mod deadlines;
+mod errors;
+mod figures;
 mod history;
+mod lists;
 mod moments;
 mod order;
 mod records;
 mod reference;
 mod replay;
+mod times;
 mod window;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use tally_ledger::Timestamp;
 
 use self::{
     accounts::SeenAccount,
-    answers::{Acknowledgements, Planted},
+    answers::Acknowledgements,
     deadlines::Clock,
+    errors::Planted,
+    figures::Answered,
     history::{Event, History},
     records::{Records, Seen},
+    times::Now,
 };
 use super::calls::{self, Call, CallId, Reply, State};
 
@@ -64,6 +75,8 @@ pub(crate) struct Oracle {
     seen_accounts: Vec<SeenAccount>,
     planted: Planted,
     clock: Clock,
+    now: Now,
+    answered: Answered,
 }
 
 // ===== impl Oracle =====
@@ -73,9 +86,15 @@ impl Oracle {
         Oracle::default()
     }
 
+    /// What the clocks show: the simulated time since the start, and the wall clock. Reported before every event whose
+    /// time matters, and before the wall clock is set.
+    pub(crate) fn clocks_show(&mut self, elapsed: Duration, wall: Timestamp) {
+        self.now.advance(elapsed, wall);
+    }
+
     /// A call begins.
     pub(crate) fn invoked(&mut self, id: CallId, call: &Call) {
-        self.history.begin(id, call);
+        self.history.begin(id, call, self.now);
     }
 
     /// A call is answered.
@@ -83,24 +102,28 @@ impl Oracle {
     /// # Errors
     /// A violation that the answer alone shows, or the answer together with earlier answers.
     pub(crate) fn answered(&mut self, id: CallId, reply: &Reply) -> Result<(), Violation> {
-        let invocation = self.history.answer(id, reply)?;
+        let invocation = self.history.answer(id, reply, self.now)?;
+        self.answered.note(invocation, reply);
         match reply {
             Ok(answer) => {
                 answers::check_shape(invocation, answer)?;
                 self.acknowledgements.note(invocation, answer)
             }
-            Err(error) => self.planted.check_error(&format!("call {id}"), error),
+            Err(error) => self.planted.check_error(invocation, error, self.now),
         }
     }
 
     /// The client of a call has vanished. The call may still be executed, until the process dies.
     pub(crate) fn abandoned(&mut self, id: CallId) {
         self.history.abandon(id);
+        self.answered.abandon();
     }
 
     /// The process or the machine crashed. No earlier call can take effect any more, except for what is on the disk.
     pub(crate) fn died(&mut self) {
         self.history.die();
+        self.answered = Answered::default();
+        self.planted.stops = false;
     }
 
     /// EXEC waits for the commit pipeline from the time `now` of the wall clock on. What EXEC has claimed before may be
@@ -117,6 +140,7 @@ impl Oracle {
     /// The wall clock was set. From now on, deadlines are not checked.
     pub(crate) fn clock_stepped(&mut self) {
         self.clock.stepped();
+        self.now.step();
     }
 
     /// From now on, data on the disk may be damaged.
@@ -124,9 +148,36 @@ impl Oracle {
         self.planted.damage = true;
     }
 
-    /// The disk was full for a while, or may be.
-    pub(crate) const fn disk_filled(&mut self) {
-        self.planted.full = true;
+    /// From now on, the disk may be full.
+    pub(crate) fn disk_fills(&mut self) {
+        self.planted.disk_fills(self.now);
+    }
+
+    /// The disk has space from now on.
+    pub(crate) fn disk_has_space(&mut self) {
+        self.planted.disk_has_space(self.now);
+    }
+
+    /// The queue is so small that it may be full.
+    pub(crate) fn queue_is_small(&mut self) {
+        self.planted.small_queue = true;
+    }
+
+    /// The service stops in good order, and refuses further calls.
+    pub(crate) fn stops(&mut self) {
+        self.planted.stops = true;
+    }
+
+    /// No more faults happen from now on.
+    pub(crate) fn healed(&mut self) {
+        self.planted.healed = true;
+        self.planted.faults = false;
+        self.planted.disk_has_space(self.now);
+    }
+
+    /// After the last fault, all circuits are closed. They stay closed.
+    pub(crate) fn circuits_closed(&mut self) {
+        self.planted.circuits_closed = Some(self.now.elapsed);
     }
 
     /// From now on, the disk may report errors when it is read.
@@ -163,6 +214,11 @@ impl Oracle {
         order::check_real_time(&self.history, &records, &accounts, &floors)?;
         order::check_sequences(&self.history, &records, &reference, &floors)?;
         self.clock.check(&self.history, &records, &accounts)?;
+        times::check(&self.history, &records, &accounts, self.now)?;
+        if !self.planted.damage {
+            let records = records.in_order().count() as u64;
+            self.answered.check(state, committed, records)?;
+        }
 
         let new_records = records.new_since(&self.seen);
         let new_accounts = accounts.new_since(self.seen_accounts.len());

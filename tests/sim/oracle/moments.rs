@@ -22,18 +22,15 @@ use super::{
     window::Window,
 };
 
-/// Maximum number of accounts of a page.
-const PAGE_MAX: usize = tally::engine::PAGE_ACCOUNTS_MAX;
-
 /// The sequence that clients had seen when each call began.
 pub(super) type Floors = HashMap<CallId, u64>;
 
 /// Everything that is needed to find the moments of answers.
 #[derive(Debug, Clone)]
-struct Moments<'a> {
-    history: &'a History,
+pub(super) struct Moments<'a> {
+    pub(super) history: &'a History,
     records: &'a Records<'a>,
-    accounts: &'a Accounts<'a>,
+    pub(super) accounts: &'a Accounts<'a>,
     reference: &'a Reference<'a>,
     /// The commit times, by sequence.
     times: Vec<Timestamp>,
@@ -138,20 +135,10 @@ impl Moments<'_> {
     ) -> Result<u64, Violation> {
         match answer {
             Answer::Outcomes(outcomes) => self.check_outcomes(invocation, outcomes, window),
-            Answer::Created(snapshots) => {
-                for (sent, created) in invocation.accounts().iter().zip(snapshots) {
-                    if *sent != created.account {
-                        return violation(
-                            "accounts",
-                            format!(
-                                "call {} asked to create {sent:?}, but was answered with {:?}",
-                                invocation.id, created.account
-                            ),
-                        );
-                    }
-                }
-                self.check_snapshots(invocation, snapshots, window)
+            Answer::Created(snapshots) if invocation.skips_existing() => {
+                self.check_missing_created(invocation, snapshots, window)
             }
+            Answer::Created(snapshots) => self.check_created(invocation, snapshots, window),
             Answer::Reused { place, field } => {
                 self.check_account_reused(invocation, *place, *field)?;
                 Ok(window.from)
@@ -165,7 +152,7 @@ impl Moments<'_> {
                 };
                 Ok(self.check_account_absent(invocation, id, window)?.from)
             }
-            Answer::Accounts(snapshots) => self.check_list(invocation, snapshots, window),
+            Answer::Accounts(snapshots, next) => self.check_list(invocation, snapshots, *next, window),
             Answer::Transaction(shown) => self.check_transaction(invocation, shown.as_ref(), window),
         }
     }
@@ -330,7 +317,7 @@ impl Moments<'_> {
     }
 
     /// The account did not exist at a moment. Returns these moments.
-    fn check_account_absent(
+    pub(super) fn check_account_absent(
         &self,
         invocation: &Invocation,
         id: &str,
@@ -355,7 +342,7 @@ impl Moments<'_> {
     }
 
     /// All snapshots show the same moment.
-    fn check_snapshots(
+    pub(super) fn check_snapshots(
         &self,
         invocation: &Invocation,
         snapshots: &[AccountSnapshot],
@@ -424,33 +411,6 @@ impl Moments<'_> {
         Ok(moments.from)
     }
 
-    /// A list has the first accounts in the order of creation, and as many as there were.
-    fn check_list(
-        &self,
-        invocation: &Invocation,
-        snapshots: &[AccountSnapshot],
-        mut window: Window,
-    ) -> Result<u64, Violation> {
-        for (number, (shown, found)) in snapshots.iter().zip(&self.accounts.all).enumerate() {
-            if shown.account.id != found.snapshot.account.id {
-                return violation(
-                    "reads",
-                    format!(
-                        "call {} was shown account {} as number {number}, but this is account {}",
-                        invocation.id, shown.account.id, found.snapshot.account.id
-                    ),
-                );
-            }
-        }
-        if let Request::Accounts(limit) = invocation.call.request
-            && snapshots.len() < limit.min(PAGE_MAX)
-            && let Some(missing) = self.accounts.all.get(snapshots.len())
-        {
-            window = self.check_account_absent(invocation, &missing.snapshot.account.id, window)?;
-        }
-        self.check_snapshots(invocation, snapshots, window)
-    }
-
     /// A read shows a transaction as it is recorded, and does not miss a transaction that was known.
     fn check_transaction(
         &self,
@@ -499,42 +459,8 @@ impl Moments<'_> {
         Ok(shows.max(window.from))
     }
 
-    /// A request to create accounts was refused because of an account that exists with other content, or because the
-    /// request has an id twice.
-    fn check_account_reused(
-        &self,
-        invocation: &Invocation,
-        place: usize,
-        field: tally_ledger::AccountField,
-    ) -> Result<(), Violation> {
-        let accounts = invocation.accounts();
-        let Some(sent) = accounts.get(place) else {
-            return Ok(());
-        };
-        let in_request = accounts.iter().take(place).find(|other| other.id == sent.id);
-        let existing = self
-            .accounts
-            .get(&sent.id)
-            .filter(|found| found.begun < invocation.ended);
-        let differences = [
-            in_request.and_then(|other| account_difference(sent, other)),
-            existing.and_then(|found| account_difference(sent, &found.snapshot.account)),
-        ];
-        if differences.contains(&Some(field)) {
-            return Ok(());
-        }
-        violation(
-            "accounts",
-            format!(
-                "call {}: account {} was refused because {field} differs, but the differences from the request and from \
-                 the existing account are {differences:?}",
-                invocation.id, sent.id
-            ),
-        )
-    }
-
     /// The first moment at which an account with this time can exist.
-    fn first_with(&self, created: Timestamp) -> u64 {
+    pub(super) fn first_with(&self, created: Timestamp) -> u64 {
         self.times.partition_point(|time| *time < created) as u64
     }
 

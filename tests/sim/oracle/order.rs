@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use tally::engine::EngineError;
+use tally_batch::BatchError;
 use tally_ledger::{Reason, Timestamp};
 
 use super::{
@@ -154,10 +156,22 @@ pub(super) fn check_sequences(
     Ok(())
 }
 
-/// After a message that was certainly not executed, no message is answered as executed.
+/// After a message that was certainly not executed, no message is answered as executed. A message is interrupted only if
+/// an earlier one has no result.
 fn check_answers_of_stream(history: &History, messages: &BTreeMap<u64, u64>) -> Result<(), Violation> {
     let mut refused = None;
+    let mut all_have_results = true;
     for invocation in messages.values().filter_map(|call| history.calls.get(call)) {
+        if all_have_results && is_interrupted(invocation) {
+            return violation(
+                "streams",
+                format!(
+                    "call {} was answered as interrupted, but all earlier messages of its stream were executed",
+                    invocation.id
+                ),
+            );
+        }
+        all_have_results &= matches!(invocation.reply, Some(Ok(_)));
         match (&invocation.reply, refused) {
             (Some(Ok(_)), Some((before, error))) => {
                 return violation(
@@ -173,6 +187,13 @@ fn check_answers_of_stream(history: &History, messages: &BTreeMap<u64, u64>) -> 
         }
     }
     Ok(())
+}
+
+fn is_interrupted(invocation: &Invocation) -> bool {
+    matches!(
+        invocation.reply,
+        Some(Err(EngineError::Batch(BatchError::Interrupted)))
+    )
 }
 
 /// The effects of a sequence of transactions are in its order, and none is missing before a later one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        clock::{millis, nanos},
+        clock::{millis, nanos, rounded},
         gate::{BreakerMode, CircuitState, Probes, StateWord},
         hang::{Observation, Work},
         policy::{Evidence, open_duration},
@@ -284,6 +284,7 @@ impl Core {
             ..
         } = *transition;
         let (key, from, to, reason) = (&*self.key, from.as_str(), to.as_str(), reason.as_str());
+        let (failure_rate, slow_rate) = (rounded(failure_rate), rounded(slow_rate));
         if transition.to == CircuitState::Open {
             tracing::warn!(
                 name: "tally.breaker.transition",

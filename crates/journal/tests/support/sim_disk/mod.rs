@@ -26,6 +26,7 @@ mod trace;
 use std::{
     collections::BTreeMap,
     fmt,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -313,6 +314,11 @@ impl SimDisk {
     /// were never synced. The disk keeps the 16 newest of these files.
     pub(crate) fn bury(&self, bytes: &[u8]) {
         self.shared.state.lock().bury(bytes.to_vec());
+    }
+
+    /// Returns where crashes put stale bytes since the last call: files, each with a range of bytes.
+    pub(crate) fn take_stale(&self) -> Vec<(PathBuf, Range<usize>)> {
+        self.shared.state.lock().take_stale()
     }
 
     /// Flips a random bit of one of the files whose paths match. Returns `None` if no such file contains a byte.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tally_journal::{DiskError, LockKind, Operation};
@@ -33,6 +33,8 @@ pub(super) struct State {
     files: Vec<Option<SimContents>>,
     /// The contents of removed files, oldest first: bytes that a new file may contain where nothing was synced.
     removed: VecDeque<Vec<u8>>,
+    /// Where crashes put stale bytes, until a test takes the list.
+    stale: Vec<(FileId, Range<usize>)>,
     /// The locked directories, each with the number of its shared locks; 0 for an exclusive lock.
     locked: BTreeMap<PathId, usize>,
     pub(super) faults: Faults,
@@ -88,6 +90,7 @@ impl State {
             names: Names::default(),
             files: Vec::new(),
             removed: VecDeque::new(),
+            stale: Vec::new(),
             locked: BTreeMap::new(),
             faults: Faults::default(),
             plan: FaultPlan::default(),
@@ -327,6 +330,7 @@ impl State {
         if drawn < u64::from(stale_sectors) {
             if self.copy_stale(file, sector.start, bytes) {
                 self.counts.stale_sectors += 1;
+                self.stale.push((file, sector.clone()));
             }
         } else if drawn >= u64::from(stale_sectors) + u64::from(zero_sectors) {
             return;
@@ -359,6 +363,16 @@ impl State {
             }
         }
         false
+    }
+
+    /// Returns where crashes put stale bytes since the last call, by the path that the file has now.
+    pub(super) fn take_stale(&mut self) -> Vec<(PathBuf, Range<usize>)> {
+        let stale = std::mem::take(&mut self.stale);
+        let named = stale.into_iter().filter_map(|(file, bytes)| {
+            let (path, _) = self.names.iter().find(|(_, named)| *named == file)?;
+            Some((Path::to_path_buf(self.paths.path(path)), bytes))
+        });
+        named.collect()
     }
 
     // ----- locks

@@ -1,0 +1,115 @@
+//! Opens the data directory and starts the engine of `tally serve`, on a thread of its own: the recovery of a large journal takes
+//! long, and a signal must be able to end the service meanwhile.
+
+use std::{path::Path, sync::Arc};
+
+use tally_journal::RealDisk;
+use tally_topology::{CpuAffinityManager, Role};
+use tokio::sync::oneshot;
+
+use super::serve_error::ServeError;
+use crate::{
+    engine::{EngineConfig, TallyEngine},
+    store::embedded::{self, RecoveryReport},
+    telemetry::millis,
+    terminal::without_error_numbers,
+    wall_clock::SystemWallClock,
+};
+
+/// Maximum number of foreign files that the log names.
+const FOREIGN_FILES_SHOWN_MAX: usize = 8;
+
+/// Starts the engine. Returns `None` if `stop` ends first. Then the thread still runs, and the end of the process ends it, as a
+/// crash would: the next start begins again.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) async fn start(
+    config: &EngineConfig,
+    data: &Path,
+    affinity: &CpuAffinityManager,
+    stop: impl Future<Output = ()>,
+) -> Result<Option<TallyEngine>, ServeError> {
+    let (engine_config, dir, placement) = (config.clone(), data.to_owned(), affinity.clone());
+    let (report, started) = oneshot::channel();
+    let thread = affinity.spawn(Role::Aux, 3, "tally-start", move || {
+        let clock = Arc::new(SystemWallClock);
+        let engine = TallyEngine::start(&engine_config, Arc::new(RealDisk), &dir, clock, &placement);
+        // The receiver is gone if `stop` ended first. Then nobody needs the engine.
+        let _received = report.send(engine);
+    })?;
+    let Some(started) = until(started, stop).await else {
+        return Ok(None);
+    };
+    let engine = match (started, thread.join()) {
+        (Ok(engine), Ok(())) => engine?,
+        (_, Err(panic)) => std::panic::resume_unwind(panic),
+        (Err(_), Ok(())) => panic!("the thread that starts the engine ended without a result"),
+    };
+    log_recovery(data, engine.recovery());
+    warn_of_foreign_files(data);
+    Ok(Some(engine))
+}
+
+/// Waits for the end of `work`. Returns `None` if `stop` ends first. If both have ended, the result of `work` counts, so that the
+/// engine is stopped in order.
+async fn until<T>(work: impl Future<Output = T>, stop: impl Future<Output = ()>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = stop => None,
+    }
+}
+
+/// Logs how the store was opened. A field whose value is not known is absent.
+fn log_recovery(data: &Path, report: &RecoveryReport) {
+    tracing::info!(
+        data = %data.display(),
+        created = report.created,
+        checkpoint_block = report.checkpoint,
+        blocks_replayed = report.blocks_replayed,
+        entries_replayed = report.entries_replayed,
+        torn_tail = report.torn_tail,
+        elapsed_ms = millis(report.elapsed),
+        "store opened"
+    );
+}
+
+/// Warns of files that do not belong to the data directory: a backup copied to a wrong place, or notes.
+fn warn_of_foreign_files(data: &Path) {
+    match embedded::foreign_files(&RealDisk, data) {
+        Ok(files) if files.is_empty() => {}
+        Ok(files) => {
+            let shown: Vec<_> = files
+                .iter()
+                .take(FOREIGN_FILES_SHOWN_MAX)
+                .map(String::as_str)
+                .collect();
+            tracing::warn!(
+                data = %data.display(),
+                files = shown.join(", "),
+                count = files.len(),
+                "the data directory has files that do not belong to it, and that are never read; move them away"
+            );
+        }
+        Err(error) => {
+            let error = without_error_numbers(error.to_string());
+            tracing::warn!(error, "the files of the data directory could not be listed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recovery can take minutes, and a disk can hang.
+    #[tokio::test]
+    async fn a_signal_ends_a_start_that_does_not_end() {
+        let (signal, received) = oneshot::channel::<()>();
+        let stop = async { received.await.unwrap() };
+        signal.send(()).unwrap();
+        assert_eq!(until(std::future::pending::<()>(), stop).await, None);
+        assert_eq!(until(async { 7 }, std::future::pending()).await, Some(7));
+    }
+}

@@ -1,0 +1,24 @@
+//! Finds out whether a directory can be a data directory, and which of its files do not belong to it.
+
+use std::path::Path;
+
+use tally_journal::{DataDirectory, Disk, JournalError};
+
+use super::{checkpoint, error::OpenError, id_files};
+
+/// Checks that a start would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
+/// reads no block.
+///
+/// # Errors
+/// [`OpenError::Store`].
+pub fn check_directory(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+    Ok(DataDirectory::check(disk, dir)?)
+}
+
+/// Returns the files in the subdirectories of the data directory `dir` that Tally has not made and does not read, as paths in `dir`.
+///
+/// # Errors
+/// [`JournalError::Disk`] if the disk fails.
+pub fn foreign_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, JournalError> {
+    tally_journal::foreign_files(disk, dir, &[checkpoint::FAMILY, id_files::FAMILY])
+}

@@ -1,0 +1,110 @@
+//! The end of a run: no more faults happen, and everything must come to its end and work again.
+
+use std::time::Duration;
+
+use tally_breaker::CircuitState;
+
+use crate::{
+    clients::{Client, Habit},
+    sim_disk::FaultPlan,
+    workload::Workload,
+    world::{Failure, PATIENT_PAUSE, World},
+};
+
+/// When everything is healthy, no call takes longer.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+// ===== impl World: liveness =====
+
+impl World {
+    /// Ends all faults. What a fault has broken already may still kill the service once more.
+    pub(crate) fn heal(&mut self) -> Result<(), Failure> {
+        self.note(format_args!("no more faults from here on"));
+        self.healed = true;
+        self.pace.heal();
+        self.disk.set_fault_plan(FaultPlan::default());
+        self.disk.clear_faults();
+        self.deaths.end();
+        self.kill_if_faulty()?;
+        self.tell_time();
+        self.oracle.healed();
+        Ok(())
+    }
+
+    /// Lets every call come to its end.
+    pub(crate) async fn finish_calls(&mut self) -> Result<(), Failure> {
+        let begun = self.clock.elapsed();
+        while !self.flights.is_empty() {
+            self.turn().await?;
+            self.kill_if_faulty()?;
+            if self.clock.elapsed() > begun + PATIENCE {
+                let ids: Vec<_> = self.flights.iter().map(|flight| flight.id).collect();
+                return Err(Failure(format!("calls {ids:?} get no answer")));
+            }
+        }
+        Ok(())
+    }
+
+    /// On a healthy disk, every circuit closes again, because the clients' calls serve as probes.
+    pub(crate) async fn circuits_close(&mut self) -> Result<(), Failure> {
+        let begun = self.clock.elapsed();
+        self.calls_left = u64::MAX;
+        self.patient = true;
+        loop {
+            let engine = &self.service.as_ref().unwrap().engine;
+            let open = engine
+                .circuits()
+                .iter()
+                .find(|circuit| circuit.state() != CircuitState::Closed);
+            let Some(circuit) = open else {
+                self.calls_left = 0;
+                self.tell_time();
+                self.oracle.circuits_closed();
+                return Ok(());
+            };
+            let (key, state) = (circuit.key().to_owned(), circuit.state());
+            if self.clock.elapsed() > begun + PATIENCE {
+                return Err(Failure(format!(
+                    "the circuit {key} stays {state:?} on a healthy disk"
+                )));
+            }
+            self.turn().await?;
+        }
+    }
+
+    /// Accounts can be created and a transaction can be committed, while no other call is in flight. An error that a
+    /// healthy service never gives is a failure at once; the oracle knows which these are.
+    pub(crate) async fn writes_succeed(&mut self) -> Result<(), Failure> {
+        let begun = self.clock.elapsed();
+        let requests = [
+            (Habit::Creator, Workload::last_creation()),
+            (Habit::Single, self.workload.last_transaction()),
+        ];
+        for (habit, request) in requests {
+            let place = self.client_with(habit);
+            loop {
+                self.pass_time(Some(PATIENT_PAUSE)).await;
+                let id = self.begin_call(place, request.clone(), None);
+                self.finish_calls().await?;
+                if self.last_write == Some(id) {
+                    break;
+                }
+                if self.clock.elapsed() > begun + PATIENCE {
+                    return Err(Failure(format!(
+                        "the healthy service does not execute {request:?}, as in call {id}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a client with this habit.
+    fn client_with(&mut self, habit: Habit) -> usize {
+        let place = self.clients.iter().position(|client| client.habit == habit);
+        place.unwrap_or_else(|| {
+            self.clients.push(Client::new(habit));
+            self.clients.len() - 1
+        })
+    }
+}

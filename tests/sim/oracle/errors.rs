@@ -1,0 +1,142 @@
+//! Rule 1, for errors: a call fails only for a reason that the simulator has given.
+
+use std::time::Duration;
+
+use tally::engine::{EngineError, StoreFault};
+use tally_batch::BatchError;
+
+use super::{Violation, calls::State, history::Invocation, times::Now, violation};
+
+/// What the simulator has done, which excuses some errors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Planted {
+    pub(super) damage: bool,
+    pub(super) faults: bool,
+    /// Whether the queue is so small that it is full at times.
+    pub(super) small_queue: bool,
+    /// Whether the service stops in good order.
+    pub(super) stops: bool,
+    /// Whether no more faults happen.
+    pub(super) healed: bool,
+    /// When all circuits were closed, after the last fault.
+    pub(super) circuits_closed: Option<Duration>,
+    /// When the disk was or may have been full. The last end is unknown while it is full.
+    full: Vec<(Duration, Option<Duration>)>,
+}
+
+/// The service looks once a second whether the disk has space again. The rest is for the time that the simulator lets
+/// AUX wait.
+const SPACE_IS_SEEN_AFTER: Duration = Duration::from_secs(10);
+
+// ===== impl Planted =====
+
+impl Planted {
+    /// The disk is full, or will be soon.
+    pub(super) fn disk_fills(&mut self, now: Now) {
+        if self.full.last().is_none_or(|(_, until)| until.is_some()) {
+            self.full.push((now.elapsed, None));
+        }
+    }
+
+    pub(super) fn disk_has_space(&mut self, now: Now) {
+        if let Some((_, until)) = self.full.last_mut() {
+            until.get_or_insert(now.elapsed);
+        }
+    }
+
+    /// Checks that the error can be the answer to the call.
+    pub(super) fn check_error(
+        &self,
+        invocation: &Invocation,
+        error: &EngineError,
+        now: Now,
+    ) -> Result<(), Violation> {
+        let Some(why) = self.objection(invocation, error, now) else {
+            return Ok(());
+        };
+        let call = invocation.id;
+        violation(
+            "errors",
+            format!("call {call} failed with \"{error}\", but {why}"),
+        )
+    }
+
+    /// Why a correct service never gives this error to this call.
+    fn objection(&self, invocation: &Invocation, error: &EngineError, now: Now) -> Option<&'static str> {
+        let begun = invocation.begun_at.elapsed;
+        let (is_wrong, why) = match error {
+            EngineError::CircuitOpen(_) if invocation.call.kind.is_none() => {
+                (true, "no circuit guards reads")
+            }
+            EngineError::CircuitOpen(_) => (
+                self.circuits_closed.is_some_and(|closed| closed <= begun),
+                "the circuits had closed on a healthy disk",
+            ),
+            EngineError::Batch(error) => return self.objection_of_queue(invocation, *error),
+            EngineError::Store(StoreFault::WriteFailed | StoreFault::Failed) => {
+                (self.healed, "the disk had no fault any more")
+            }
+            EngineError::Store(StoreFault::DiskFull { .. }) => (
+                !self.faults && !self.was_full(begun, now.elapsed),
+                "the disk was not full",
+            ),
+            EngineError::Store(fault) => return self.unreadable(*fault),
+            _ => (true, "the oracle does not know this error"),
+        };
+        is_wrong.then_some(why)
+    }
+
+    /// Why a correct queue never gives this error to this call.
+    fn objection_of_queue(&self, invocation: &Invocation, error: BatchError) -> Option<&'static str> {
+        let call = &invocation.call;
+        let (is_wrong, why) = match error {
+            BatchError::Full { .. } => (!self.small_queue, "the queue has room for all calls"),
+            BatchError::Closed => (!self.stops, "the service was not stopping"),
+            BatchError::ExpiredInQueue | BatchError::ExpiredInExecution => {
+                (call.deadline.is_none(), "the call has no deadline")
+            }
+            BatchError::Interrupted => (call.message.is_none(), "the call belongs to no stream"),
+            BatchError::Lost => (true, "the reply was lost"),
+        };
+        is_wrong.then_some(why)
+    }
+
+    /// Why no record can be unreadable with this fault.
+    fn unreadable(&self, fault: StoreFault) -> Option<&'static str> {
+        match fault {
+            StoreFault::ReadFailed => (!self.faults).then_some("the disk had no fault"),
+            StoreFault::Damaged { .. } => (!self.damage).then_some("nothing was damaged"),
+            StoreFault::WriteFailed | StoreFault::Failed | StoreFault::DiskFull { .. } | _ => {
+                Some("this is not an error of a read")
+            }
+        }
+    }
+
+    /// Whether the disk was or may have been full in this time, as far as the service can know.
+    fn was_full(&self, from: Duration, to: Duration) -> bool {
+        self.full
+            .iter()
+            .any(|(begin, end)| *begin <= to && end.is_none_or(|end| end + SPACE_IS_SEEN_AFTER >= from))
+    }
+
+    /// Checks that only what was damaged can't be read.
+    pub(super) fn check_state(&self, state: &State) -> Result<(), Violation> {
+        for (id, found) in &state.transactions {
+            let Err(error) = found else {
+                continue;
+            };
+            let why = if let EngineError::Store(fault) = error {
+                self.unreadable(*fault)
+            } else {
+                Some("this is not an error of a read")
+            };
+            if let Some(why) = why {
+                return violation(
+                    "errors",
+                    format!("the examination of transaction {id} failed with \"{error}\", but {why}"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
