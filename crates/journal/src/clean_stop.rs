@@ -25,10 +25,10 @@ use std::{fmt, path::Path};
 use crate::{
     block::DataId,
     chain_point::{CHAIN_POINT_BYTES, ChainPoint},
-    directory::{UNFINISHED_SUFFIX, create_unfinished},
     disk::{Disk, DiskError, FileAccess, remove_if_present},
     error::JournalError,
     layout::{checksum_before_last_field, field, put},
+    unfinished::{UNFINISHED_SUFFIX, create_unfinished},
 };
 
 /// The content of the marker file.
