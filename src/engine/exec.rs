@@ -260,11 +260,9 @@ impl Exec {
             Rest::Whole(command) => self.execute(command),
             // The first transaction of the rest has the same id as a transaction whose outcome is unknown now.
             Rest::Transactions(_, outcomes) if self.failed && until == Until::Empty => {
-                Executed::Done(Err(fault_at(outcomes.len(), StoreFault::WriteFailed)))
+                self.given_up(&outcomes, StoreFault::WriteFailed)
             }
-            Rest::Transactions(_, outcomes) if self.failed => {
-                Executed::Done(Err(fault_at(outcomes.len(), StoreFault::Failed)))
-            }
+            Rest::Transactions(_, outcomes) if self.failed => self.given_up(&outcomes, StoreFault::Failed),
             Rest::Transactions(batch, outcomes) => self.transactions(batch, outcomes),
         };
         self.settle(executed, reply, turn)
@@ -375,7 +373,7 @@ impl Exec {
             let (transaction, tags) = batch.transaction(place);
             match self.transaction(&transaction, tags) {
                 Ok(outcome) => outcomes.push(outcome),
-                Err(Halt::Fault(fault)) => return Executed::Done(Err(fault_at(place, fault))),
+                Err(Halt::Fault(fault)) => return self.given_up(&outcomes, fault),
                 Err(Halt::Blocked(until)) => {
                     return Executed::Blocked(Rest::Transactions(batch, outcomes), until);
                 }
@@ -383,6 +381,12 @@ impl Exec {
         }
         self.counters.outcomes(&outcomes);
         Executed::Done(Ok(CommandReply::Transactions(outcomes)))
+    }
+
+    /// Ends a batch whose first transactions have these outcomes, and whose next one met `fault`.
+    fn given_up(&self, outcomes: &Outcomes, fault: StoreFault) -> Executed {
+        self.counters.outcomes(outcomes);
+        Executed::Done(Err(fault.after(outcomes)))
     }
 
     fn transaction(
@@ -567,15 +571,6 @@ impl Exec {
         let spare = self.pipeline.commit(batch);
         self.open.reuse(spare);
         true
-    }
-}
-
-/// Returns the fault of a command whose transaction at `place` met `fault`. The transactions before it were executed.
-const fn fault_at(place: usize, fault: StoreFault) -> StoreFault {
-    if place == 0 {
-        fault
-    } else {
-        fault.after_partial_execution()
     }
 }
 
