@@ -71,7 +71,10 @@ const fn exit_code(error: &OpenError) -> u8 {
     if matches!(
         error,
         OpenError::Store(
-            JournalError::Format { .. } | JournalError::NoJournal { .. } | JournalError::Corrupt(_)
+            JournalError::Format { .. }
+                | JournalError::NoJournal { .. }
+                | JournalError::NoSegmentNote { .. }
+                | JournalError::Corrupt(_)
         )
     ) {
         exit::FAILED

@@ -43,6 +43,15 @@ pub(super) enum CheckpointError {
     UnexpectedReply,
 }
 
+// ===== impl CheckpointError =====
+
+impl CheckpointError {
+    /// Returns whether the disk has no space for the checkpoint.
+    pub(super) fn is_storage_full(&self) -> bool {
+        matches!(self, CheckpointError::Store(JournalError::Disk(error)) if error.is_storage_full())
+    }
+}
+
 /// An unfinished checkpoint.
 #[derive(Debug)]
 pub(super) struct Checkpointing {

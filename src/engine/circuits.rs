@@ -59,7 +59,7 @@ pub enum ThresholdSource {
     Preset,
     /// The operator's configuration.
     Configured,
-    /// A measurement at the start: [`AUTO_FACTOR`] times the 99th percentile of the time that a commit takes, within
+    /// A measurement at the start; the default if nothing could be measured. The threshold is [`AUTO_FACTOR`] times the 99th percentile of the time that a commit takes, within
     /// [`AUTO_MIN`] and [`AUTO_MAX`]. For kinds of calls with many transactions, the threshold is 20 times as long.
     Auto,
 }
@@ -217,10 +217,14 @@ impl Circuits {
         let observer: Arc<dyn TransitionObserver> = Arc::clone(&events) as _;
         let build = |kind: CallKind| -> Result<_, ConfigError> {
             let own = kind.select(&options.methods).as_ref();
-            let source = own.map_or(options.threshold, |method| method.threshold);
+            let mut source = own.map_or(options.threshold, |method| method.threshold);
             let mut config = own.map_or_else(|| kind.settings(base), |method| method.settings.clone());
-            if let (ThresholdSource::Auto, Some(times)) = (source, times) {
-                kind.set_threshold(&mut config, auto_threshold(times.quantile(0.99)));
+            match (source, times) {
+                (ThresholdSource::Auto, Some(times)) => {
+                    kind.set_threshold(&mut config, auto_threshold(times.quantile(0.99)));
+                }
+                (ThresholdSource::Auto, None) => source = ThresholdSource::Default,
+                _ => {}
             }
             if let Some(times) = times {
                 check_floor(kind, &config, times, options.strict)?;

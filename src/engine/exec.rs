@@ -16,7 +16,8 @@ use tally_ledger::{
 
 use super::{
     command::{
-        Command, CommandReply, CreatedAccounts, Existing, Processed, TransactionBatch, account_bytes_max,
+        Command, CommandReply, CreatedAccounts, Existing, Outcomes, Processed, TransactionBatch,
+        account_bytes_max,
     },
     counters::EngineCounters,
     details,
@@ -26,6 +27,7 @@ use super::{
     pending::{EngineReply, PendingAnswer},
     pipeline::{CommitPipeline, Progress},
     prefetch, reads,
+    suspended::{Executed, Halt, Rest, Suspended, Until},
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock};
 
@@ -87,49 +89,6 @@ pub enum ExecStep {
     Blocked(Until),
     /// The queue is closed and empty, and everything is answered.
     Ended,
-}
-
-/// What EXEC waits for in the commit pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
-    /// One more batch can wait in the pipeline.
-    Room,
-    /// The pipeline is empty, so every block that EXEC has handed over is durable.
-    Empty,
-}
-
-/// Why a command can't be executed now.
-#[derive(Debug)]
-enum Halt {
-    /// It never will be.
-    Fault(StoreFault),
-    /// It must wait. Nothing of the current transaction was executed.
-    Blocked(Until),
-}
-
-/// A command that waits for the commit pipeline.
-#[derive(Debug)]
-struct Suspended {
-    rest: Rest,
-    reply: Reply<EngineReply>,
-    turn: Option<Turn>,
-    until: Until,
-}
-
-/// The part of a command that EXEC has not executed yet.
-#[derive(Debug)]
-enum Rest {
-    /// The command is to be executed from its start.
-    Whole(Command),
-    /// The transactions after those with these outcomes.
-    Transactions(Arc<TransactionBatch>, Processed),
-}
-
-/// The end of an attempt to execute a command.
-#[derive(Debug)]
-enum Executed {
-    Done(Result<CommandReply, StoreFault>),
-    Blocked(Rest, Until),
 }
 
 // ===== impl Exec =====
@@ -278,11 +237,9 @@ impl Exec {
             Rest::Whole(command) => self.execute(command),
             // The first transaction of the rest has the same id as a transaction whose outcome is unknown now.
             Rest::Transactions(_, done) if self.failed && until == Until::Empty => {
-                Executed::Done(Err(fault_at(done.outcomes.len(), StoreFault::WriteFailed)))
+                self.given_up(&done.outcomes, StoreFault::WriteFailed)
             }
-            Rest::Transactions(_, done) if self.failed => {
-                Executed::Done(Err(fault_at(done.outcomes.len(), StoreFault::Failed)))
-            }
+            Rest::Transactions(_, done) if self.failed => self.given_up(&done.outcomes, StoreFault::Failed),
             Rest::Transactions(batch, done) => self.transactions(batch, done),
         };
         self.settle(executed, reply, turn)
@@ -387,7 +344,7 @@ impl Exec {
                     }
                     processed.outcomes.push(outcome);
                 }
-                Err(Halt::Fault(fault)) => return Executed::Done(Err(fault_at(place, fault))),
+                Err(Halt::Fault(fault)) => return self.given_up(&processed.outcomes, fault),
                 Err(Halt::Blocked(until)) => {
                     return Executed::Blocked(Rest::Transactions(batch, processed), until);
                 }
@@ -395,6 +352,12 @@ impl Exec {
         }
         self.counters.outcomes(&processed.outcomes);
         Executed::Done(Ok(CommandReply::Transactions(processed)))
+    }
+
+    /// Ends a batch whose first transactions have these outcomes, and whose next one met `fault`.
+    fn given_up(&self, outcomes: &Outcomes, fault: StoreFault) -> Executed {
+        self.counters.outcomes(outcomes);
+        Executed::Done(Err(fault.after(outcomes)))
     }
 
     fn transaction(
@@ -594,15 +557,6 @@ impl Exec {
         let spare = self.pipeline.commit(batch);
         self.open.reuse(spare);
         true
-    }
-}
-
-/// Returns the fault of a command whose transaction at `place` met `fault`. The transactions before it were executed.
-const fn fault_at(place: usize, fault: StoreFault) -> StoreFault {
-    if place == 0 {
-        fault
-    } else {
-        fault.after_partial_execution()
     }
 }
 

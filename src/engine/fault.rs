@@ -4,10 +4,14 @@
 use tally_batch::BatchError;
 use tally_breaker::Rejection;
 use tally_journal::Position;
+use tally_ledger::Outcome;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::counters::{EngineCounters, FoundBy};
+use super::{
+    command::Outcomes,
+    counters::{EngineCounters, FoundBy},
+};
 use crate::{mutation::planted, store::embedded::RecordError};
 
 /// Why a command has no result.
@@ -86,6 +90,22 @@ impl StoreFault {
         StoreFault::Damaged {
             segment: position.segment(),
             offset: position.offset(),
+        }
+    }
+
+    /// Returns the fault of a command whose earlier transactions have these `outcomes`. A transaction whose id was known
+    /// was not executed by this command.
+    pub(super) fn after(self, outcomes: &Outcomes) -> Self {
+        let is_executed = |outcome: &Outcome| {
+            matches!(
+                outcome,
+                Outcome::Committed { replayed: false, .. } | Outcome::Rejected { replayed: false, .. }
+            )
+        };
+        if outcomes.iter().any(is_executed) {
+            self.after_partial_execution()
+        } else {
+            self
         }
     }
 

@@ -28,12 +28,18 @@ use super::{
     pipeline::CommitPipeline,
     scrubbing::Scrubber,
 };
-use crate::store::embedded::{DurablePoint, RecordError, checkpoint::KEEP, id_files::BlockWalk};
+use crate::{
+    store::embedded::{DurablePoint, RecordError, checkpoint::KEEP, id_files::BlockWalk},
+    telemetry::LogLimit,
+};
 
 /// The rest between two steps if there is no more work.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// The rest after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// The longest rest after a checkpoint that found the disk full. The first rest is [`FAILURE_PAUSE`], and each further
+/// one is twice as long. A checkpoint may be large, and each attempt takes space from the journal for a while.
+const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Before the next checkpoint, the journal grows by at least this multiple of the size of the last checkpoint. The
 /// reason is that syncs of the journal sometimes wait for the writes of a checkpoint. Without this rule, checkpoints
 /// reduced the throughput by a fifth in a measurement with 10 million accounts.
@@ -75,6 +81,18 @@ pub(super) struct Maintenance {
     pub(super) segment_paused_until: Option<Instant>,
     /// No other work is done before this time, because work failed.
     pub(super) paused_until: Option<Instant>,
+    pub(super) checkpoint_rest: CheckpointRest,
+    /// Limits the lines about failed work, which is tried again and again.
+    pub(super) failure_lines: LogLimit,
+}
+
+/// The rest between checkpoints that found the disk full.
+#[derive(Debug)]
+pub(super) struct CheckpointRest {
+    /// No checkpoint is begun before this time.
+    until: Option<Instant>,
+    /// The next rest.
+    next: Duration,
 }
 
 // ===== impl Stop =====
@@ -102,6 +120,24 @@ impl Wake for Stop {
     /// Called when a chunk of a checkpoint has arrived. Ends the rest of the thread.
     fn wake(self: Arc<Self>) {
         self.unparker.unpark();
+    }
+}
+
+// ===== impl CheckpointRest =====
+
+impl Default for CheckpointRest {
+    fn default() -> Self {
+        CheckpointRest {
+            until: None,
+            next: FAILURE_PAUSE,
+        }
+    }
+}
+
+impl CheckpointRest {
+    fn begin(&mut self, now: Instant) {
+        self.until = Some(now + self.next);
+        self.next = self.next.saturating_mul(2).min(CHECKPOINT_PAUSE_MAX);
     }
 }
 
@@ -141,7 +177,11 @@ impl Maintenance {
             return;
         }
         let was_full = self.space.is_full();
-        match self.preparer.prepare_next() {
+        let mut prepared = self.preparer.prepare_next();
+        if prepared.is_err() && self.space.is_full() && self.give_up_checkpoint(now) {
+            prepared = self.preparer.prepare_next();
+        }
+        match prepared {
             Ok(_) if was_full => tracing::info!("the disk has space for the next segment again"),
             Ok(_) => {}
             Err(error) if self.space.is_full() => {
@@ -151,10 +191,24 @@ impl Maintenance {
                 self.segment_paused_until = Some(now + FAILURE_PAUSE);
             }
             Err(error) => {
-                tracing::warn!(%error, "the next segment could not be prepared; it will be made when the journal reaches it");
+                if let Some(omitted) = self.failure_lines.admit(now) {
+                    tracing::warn!(%error, omitted, "the next segment could not be prepared; it will be made when the journal reaches it");
+                }
                 self.segment_paused_until = Some(now + FAILURE_PAUSE);
             }
         }
+    }
+
+    /// Removes the unfinished checkpoint, so that the next segment gets its space. Returns whether there was one.
+    fn give_up_checkpoint(&mut self, now: Instant) -> bool {
+        if self.checkpoint.take().is_none() {
+            return false;
+        }
+        tracing::warn!(
+            "the checkpoint was given up, because the disk has too little space for it and the next segment"
+        );
+        self.checkpoint_rest.begin(now);
+        true
     }
 
     /// Writes the id file of the next full segment. Returns whether there may be another one. After a restore from a
@@ -173,7 +227,9 @@ impl Maintenance {
                 tracing::error!(%error, segment = self.next_id_file, "the segment is damaged and gets no id file");
             }
             Err(error) => {
-                tracing::warn!(%error, segment = self.next_id_file, "the id file could not be written");
+                if let Some(omitted) = self.failure_lines.admit(now) {
+                    tracing::warn!(%error, omitted, segment = self.next_id_file, "the id file could not be written");
+                }
                 self.pause(now);
                 return false;
             }
@@ -189,7 +245,9 @@ impl Maintenance {
 
     /// Continues the unfinished checkpoint, or begins one if it is due.
     fn checkpoint(&mut self, durable: &DurablePoint, waker: &Waker, now: Instant) {
-        if self.checkpoint.is_none() && !self.checkpoint_is_due(durable) {
+        // Without space for the next segment, there is none for a checkpoint.
+        let is_delayed = || self.space.is_full() || time_left(self.checkpoint_rest.until, now).is_some();
+        if self.checkpoint.is_none() && (is_delayed() || !self.checkpoint_is_due(durable)) {
             return;
         }
         match self.continue_checkpoint(durable, waker) {
@@ -200,8 +258,14 @@ impl Maintenance {
                 self.pause(now);
             }
             Err(error) => {
-                tracing::warn!(%error, "the checkpoint could not be written");
-                self.pause(now);
+                if let Some(omitted) = self.failure_lines.admit(now) {
+                    tracing::warn!(%error, omitted, "the checkpoint could not be written");
+                }
+                if error.is_storage_full() {
+                    self.checkpoint_rest.begin(now);
+                } else {
+                    self.pause(now);
+                }
             }
         }
     }
@@ -235,6 +299,7 @@ impl Maintenance {
         tracing::info!(block = start.block_sequence, bytes, "wrote a checkpoint");
         self.last_checkpoint = start.position;
         self.last_checkpoint_bytes = bytes;
+        self.checkpoint_rest = CheckpointRest::default();
         Ok(())
     }
 
@@ -255,5 +320,22 @@ impl Drop for Maintenance {
         if std::thread::panicking() {
             self.health.fail(Condition::Panicked);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_between_checkpoints_that_find_the_disk_full_doubles_up_to_its_bound() {
+        let now = Instant::now();
+        let mut rest = CheckpointRest::default();
+        let mut rests = Vec::new();
+        for _ in 0..12 {
+            rest.begin(now);
+            rests.push(time_left(rest.until, now).unwrap().as_secs());
+        }
+        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     }
 }

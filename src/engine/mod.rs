@@ -38,6 +38,7 @@ mod scrubbing;
 mod self_probe;
 pub mod settings;
 mod start;
+mod suspended;
 mod tally_engine;
 mod throttle;
 mod wal;
@@ -55,12 +56,13 @@ pub use self::{
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},
-    exec::{ExecStep, Until},
+    exec::ExecStep,
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
     pending::EngineReply,
     pipeline::PipelineStep,
     scrubbing::ScrubRate,
     start::{Cores, StartError},
+    suspended::Until,
     tally_engine::{EngineStats, TallyEngine},
 };

@@ -8,10 +8,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tally_batch::{BatchProcessor, ResponseFuture, Submission};
-use tally_breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit};
+use tally_batch::{Answer, BatchError, BatchProcessor, ResponseFuture, Submission};
+use tally_breaker::{CircuitState, Classify, LatencyCircuitBreaker, Permit, Verdict};
 
-use super::{call_kind::CallKind, classify::EngineClassifier, command::Command, pending::EngineReply};
+use super::{
+    call_kind::CallKind, classify::EngineClassifier, command::Command, fault::StoreFault,
+    pending::EngineReply,
+};
 
 /// The probes in flight: at most one for each circuit, in the order of [`CallKind::ALL`].
 #[derive(Debug, Default)]
@@ -65,9 +68,21 @@ impl Probe {
         match self.answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => Some(self),
             Poll::Ready(answer) => {
-                self.permit.record(EngineClassifier.classify(answer.as_ref()));
+                self.permit.record(verdict(answer.as_ref()));
                 None
             }
         }
+    }
+}
+
+/// Returns what the answer of a probe says about the service. A probe that finds the disk full is a success: callers get
+/// an answer at once, either the refusal or what is known. A neutral verdict would keep the circuit half-open as long as
+/// the disk is full, and every caller would be refused with a wrong reason.
+fn verdict(answer: Result<&Answer<EngineReply>, &BatchError>) -> Verdict {
+    match answer {
+        Ok(Answer { value, timing }) if matches!(value.fault(), Some(StoreFault::DiskFull { .. })) => {
+            Verdict::success().timed(timing.queue_wait, timing.commit)
+        }
+        answer => EngineClassifier.classify(answer),
     }
 }

@@ -19,7 +19,7 @@ use super::{
     engine_config::EngineConfig,
     exec::{Exec, ExecStep},
     health::{Condition, Health},
-    maintenance::{Maintenance, Stop},
+    maintenance::{CheckpointRest, Maintenance, Stop},
     pending::EngineReply,
     pipeline::{CommitPipeline, PipelineStep},
     scrubbing::Scrubber,
@@ -32,7 +32,7 @@ use crate::{
         block_log::{BlockLog, EmbeddedLog},
         embedded::{self, OpenError, OpenStore},
     },
-    telemetry::millis,
+    telemetry::{LogLimit, millis},
     wall_clock::WallClock,
 };
 
@@ -213,6 +213,8 @@ fn cores(
             checkpoint: None,
             segment_paused_until: None,
             paused_until: None,
+            checkpoint_rest: CheckpointRest::default(),
+            failure_lines: LogLimit::default(),
         },
     };
     let vitals = Vitals {
@@ -277,7 +279,7 @@ impl Cores {
 }
 
 /// Measures how long commits in `dir` take. A disk error prevents the start only if a slow threshold depends on the
-/// times.
+/// times. A full disk never does, because reads must go on.
 fn commit_times(
     disk: &dyn Disk,
     dir: &Path,
@@ -295,6 +297,14 @@ fn commit_times(
                 "commits timed"
             );
             Ok(Some(times))
+        }
+        Err(error) if circuits.needs_times() && error.is_storage_full() => {
+            tracing::warn!(
+                %error,
+                "slow_threshold is \"auto\", but there is no space for the trial commits: the default of the threshold applies \
+                 until the next start"
+            );
+            Ok(None)
         }
         Err(error) if circuits.needs_times() => Err(StartError::Calibrate(error)),
         Err(error) => {

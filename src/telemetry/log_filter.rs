@@ -27,7 +27,7 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 36] = [
+const TARGETS: [&str; 35] = [
     "tally::admin::routes",
     "tally::admin::server",
     AUDIT_TARGET,
@@ -56,7 +56,6 @@ const TARGETS: [&str; 36] = [
     "tally_journal::chunked_file",
     "tally_journal::clean_stop",
     "tally_journal::directory",
-    "tally_journal::journal",
     "tally_journal::prepare",
     "tally_journal::repair",
     "tally_journal::scan",

@@ -1,6 +1,11 @@
 //! How the service dies, what happens to its disk then, and how it starts again.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    task::Poll,
+};
 
 use tally::{
     engine::{Condition, EngineError, ExecStep, PipelineStep, StartError, TallyEngine},
@@ -451,8 +456,8 @@ impl World {
         ))
     }
 
-    /// Flips a bit of a block that was durable and is not the last one. A start must refuse it and name the place, or
-    /// every answer must still be right, or refused because of the damage.
+    /// Flips a bit of a block that was durable and is not the last one, or removes whole segments or the note of the segments. A start
+    /// must refuse it and name the place, or every answer must still be right, or refused because of the damage.
     fn journal_damage_is_seen(&mut self) -> Result<(), Failure> {
         let blocks = self.pace.durable_blocks();
         if self.healed || blocks.len() < 2 || !self.random.percent(self.config.journal_damage) {
@@ -469,9 +474,8 @@ impl World {
             return Err(Failure(format!("{} is missing", path.display())));
         };
         let later = blocks[blocks.len() - 1].segment > block.segment;
-        let what = if later && self.random.percent(20) {
-            damaged.remove(&path);
-            "is removed".to_owned()
+        let what = if self.random.percent(20) {
+            self.remove_segments(&mut damaged, block.segment)
         } else if later && self.random.percent(20) {
             let length = self.random.below(file.len());
             file.truncate(length);
@@ -510,6 +514,31 @@ impl World {
         self.pace.keep_blocks(blocks);
         self.disk = SimDisk::holding(self.random.next(), &whole);
         Ok(())
+    }
+
+    /// Removes the segment `first` and maybe all later ones, or the note that says how many there are. Returns what was done.
+    fn remove_segments(&mut self, files: &mut BTreeMap<PathBuf, Vec<u8>>, first: u32) -> String {
+        let journal = PathBuf::from(format!("{DATA}/journal"));
+        let name_of = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.filter(|_| path.parent() == Some(&journal))
+                .map(str::to_owned)
+        };
+        if self.random.percent(20) {
+            files.retain(|path, _| !name_of(path).is_some_and(|name| name.starts_with("SEGMENTS-")));
+            return "is whole, but the note of the segments is removed".to_owned();
+        }
+        let with_later = self.random.percent(50);
+        let first = format!("{first:010}.segment");
+        files.retain(|path, _| match name_of(path) {
+            Some(name) if name.ends_with(".segment") => name < first || (name > first && !with_later),
+            Some(_) | None => true,
+        });
+        if with_later {
+            "and all later ones are removed".to_owned()
+        } else {
+            "is removed".to_owned()
+        }
     }
 
     /// Removes or damages checkpoints and id files, which a start must survive.

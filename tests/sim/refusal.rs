@@ -19,7 +19,7 @@ pub(crate) fn cannot_start(error: &StartError) -> Failure {
 
 /// Whether an error of a start names the place of the damage in the journal.
 pub(crate) fn names_a_place(error: &str) -> bool {
-    error.contains("journal segment") || error.contains("the record at")
+    error.contains("journal segment") || error.contains("the record at") || error.contains("SEGMENTS-")
 }
 
 /// The damage of the journal that the error reports.

@@ -19,11 +19,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     block::DataId,
-    directory::{DataDirectory, UNFINISHED_SUFFIX, create_unfinished},
+    directory::DataDirectory,
     disk::{Disk, DiskFile, FileAccess},
     error::{ChunkDefect, JournalError},
     layout::{checksum_before_last_field, field, put},
     mutation::planted,
+    unfinished::{UNFINISHED_SUFFIX, create_unfinished},
 };
 
 /// A family of numbered chunked files in one directory: `<directory>/<prefix><number>.<suffix>`.

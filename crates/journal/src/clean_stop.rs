@@ -25,10 +25,11 @@ use std::{fmt, path::Path};
 use crate::{
     block::DataId,
     chain_point::{CHAIN_POINT_BYTES, ChainPoint},
-    directory::{MARKER_FILE, UNFINISHED_SUFFIX, create_unfinished},
+    directory::MARKER_FILE,
     disk::{Disk, DiskError, FileAccess, remove_if_present},
     error::JournalError,
     layout::{checksum_before_last_field, field, put},
+    unfinished::{UNFINISHED_SUFFIX, create_unfinished},
 };
 
 /// The content of the marker file.

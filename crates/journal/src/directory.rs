@@ -9,11 +9,13 @@ use std::{
 
 use crate::{
     block::DataId,
-    disk::{Disk, DiskFile, DiskLock, FileAccess, LockKind, remove_if_present},
+    disk::{Disk, DiskLock, FileAccess, LockKind, remove_if_present},
     error::{FormatDefect, JournalError},
     geometry::{Geometry, JournalConfig},
     read_only::ReadOnlyDisk,
-    segment_file::list_segments,
+    segment_file::{segment_name, segment_number, write_zeros},
+    segment_note::{self, note_name, noted_in},
+    unfinished::{UNFINISHED_SUFFIX, create_unfinished, remove_unfinished},
 };
 
 /// An open data directory. While this value exists, no other process can open the directory for writing.
@@ -36,16 +38,14 @@ pub(super) struct DirectoryFormat {
 
 /// Version of the layout of a data directory.
 ///
-/// Version 4 has records for holds and their expiry, for account updates, and for the effects of transactions that name
+/// Version 5 has records for holds and their expiry, for account updates, and for the effects of transactions that name
 /// another one; checkpoints contain the outstanding holds.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 4;
+pub const DIRECTORY_FORMAT_VERSION: u32 = 5;
 
 const FORMAT_FILE: &str = "FORMAT";
 pub(super) const JOURNAL_DIR: &str = "journal";
 /// Name of the marker of a clean stop in the directory of the journal.
 pub(super) const MARKER_FILE: &str = "CLEAN";
-/// Suffix of the name of an unfinished file. The next start removes such files.
-pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.
 const FORMAT_TITLE: &str = "tally data directory";
 /// Names that file systems and desktops make at the root of a volume or in any directory, so they do not count as foreign
@@ -63,6 +63,8 @@ const FILE_SYSTEM_ENTRIES: [&str; 6] = [
 const FOREIGN_FILES_SHOWN_MAX: usize = 3;
 /// Maximum number of bytes that are read from `FORMAT`. A valid file is much shorter.
 const FORMAT_BYTES_MAX: usize = 4096;
+/// Length of one read of [`contains_only_zeros`], in bytes.
+const READ_STEP_BYTES: usize = 1 << 20;
 
 // ===== impl DataDirectory =====
 
@@ -95,6 +97,8 @@ impl DataDirectory {
                 // If the start that made the directory failed to sync it, the name of `FORMAT` may exist only in the
                 // cache of the operating system. Without the file, no block can be read.
                 disk.sync_dir(path)?;
+                noted_segment(&*disk, path)?;
+                remove_unfinished(&*disk, &journal_path(path))?;
                 (format, false)
             }
             None => {
@@ -110,16 +114,13 @@ impl DataDirectory {
                 "the configured sizes have no effect: the data directory was made with other sizes and keeps them"
             );
         }
-        let directory = DataDirectory {
+        Ok(DataDirectory {
             disk,
             path: path.to_path_buf(),
             format,
             created,
             _lock: lock,
-        };
-        directory.disk.create_dir_all(&directory.journal_path())?;
-        remove_unfinished(&*directory.disk, &directory.journal_path())?;
-        Ok(directory)
+        })
     }
 
     /// Checks that [`DataDirectory::open`] would accept the directory at `path`, but changes nothing and takes no lock: a
@@ -155,16 +156,7 @@ impl DataDirectory {
         let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::NotADataDirectory {
             path: path.to_path_buf(),
         })?;
-        let is_missing = match disk.list(&journal_path(path)) {
-            Ok(names) => names.iter().all(|name| name.ends_with(UNFINISHED_SUFFIX)),
-            Err(error) if error.is_not_found() => true,
-            Err(error) => return Err(error.into()),
-        };
-        if is_missing {
-            return Err(JournalError::NoJournal {
-                path: path.to_path_buf(),
-            });
-        }
+        noted_segment(&*disk, path)?;
         Ok(DataDirectory {
             disk,
             path: path.to_path_buf(),
@@ -225,7 +217,8 @@ impl DataDirectory {
 // ===== impl DirectoryFormat =====
 
 impl DirectoryFormat {
-    /// Reads `FORMAT`. Returns `None` if neither `FORMAT` nor a journal exists.
+    /// Reads `FORMAT`. Returns `None` if neither `FORMAT` nor a journal exists, except for what a first start leaves that
+    /// was interrupted.
     pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join(FORMAT_FILE);
         let file = match disk.open(&path, FileAccess::Read) {
@@ -233,17 +226,16 @@ impl DirectoryFormat {
             Err(error) if error.is_not_found() => {
                 // If a journal exists, do not make a new FORMAT: it would have a new id, and recovery would reject all
                 // existing blocks, which contain the old id.
-                let journal = journal_path(directory);
-                let has_journal = match list_segments(disk, &journal) {
-                    Ok(segments) => !segments.is_empty(),
-                    Err(error) if error.is_not_found() => false,
-                    Err(error) => return Err(error.into()),
-                };
-                let missing = JournalError::Format {
-                    path,
-                    defect: FormatDefect::Missing,
-                };
-                return if has_journal { Err(missing) } else { Ok(None) };
+                let names = journal_files(disk, directory)?;
+                let is_of_journal = |name: &String| segment_number(name).is_some();
+                let has_journal = names.iter().any(is_of_journal) || noted_in(&names).is_some();
+                if has_journal && !is_interrupted_first_start(disk, directory)? {
+                    return Err(JournalError::Format {
+                        path,
+                        defect: FormatDefect::Missing,
+                    });
+                }
+                return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
@@ -253,7 +245,10 @@ impl DirectoryFormat {
         DirectoryFormat::parse(&path, &bytes).map(Some)
     }
 
+    /// Makes a journal with its first segment and its segment note, and then `FORMAT`. So a directory that has `FORMAT`
+    /// has had a journal.
     fn create(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Result<Self, JournalError> {
+        create_journal(disk, directory, geometry)?;
         let mut data_id = [0; 16];
         let mut hash_seed = [0; 8];
         disk.fill_random(&mut data_id)?;
@@ -365,10 +360,12 @@ pub(super) fn is_of_file_system(name: &str) -> bool {
 
 /// Returns an error if a directory without `FORMAT` has files that a new data directory does not have.
 fn refuse_foreign_files(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
-    // A crash during the first start can leave the unfinished `FORMAT`, but nothing else.
-    let unfinished = format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}");
+    let mut expected = vec![format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}")];
+    if is_interrupted_first_start(disk, path)? {
+        expected.push(JOURNAL_DIR.to_owned());
+    }
     let mut foreign = disk.list(path)?;
-    foreign.retain(|name| !is_of_file_system(name) && *name != unfinished);
+    foreign.retain(|name| !is_of_file_system(name) && !expected.contains(name));
     if foreign.is_empty() {
         return Ok(());
     }
@@ -390,21 +387,89 @@ pub(super) fn journal_path(directory: &Path) -> PathBuf {
     directory.join(JOURNAL_DIR)
 }
 
-/// Makes a file at a temporary `path`. The caller renames the file when it is complete. Replaces a file that an earlier
-/// attempt left at `path`.
-pub(super) fn create_unfinished(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, JournalError> {
-    remove_if_present(disk, path)?;
-    Ok(disk.create_new(path)?)
+// ===== the journal of a new directory =====
+
+/// Makes the journal of a new directory: the first segment, full of zeros, and the segment note. Replaces what an
+/// interrupted first start left.
+fn create_journal(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Result<(), JournalError> {
+    let journal = journal_path(directory);
+    disk.create_dir_all(&journal)?;
+    remove_unfinished(disk, &journal)?;
+    let path = journal.join(segment_name(0));
+    let unfinished = journal.join(format!("{}{UNFINISHED_SUFFIX}", segment_name(0)));
+    if let Err(error) = write_zeros(disk, &unfinished, geometry.segment_bytes()) {
+        // On a full disk, the file must not keep its space.
+        if let Err(error) = remove_if_present(disk, &unfinished) {
+            tracing::debug!(%error, "could not remove an unfinished segment");
+        }
+        return Err(error.into());
+    }
+    disk.rename(&unfinished, &path)?;
+    segment_note::create(disk, &journal)?;
+    Ok(disk.sync_dir(&journal)?)
 }
 
-/// Removes the unfinished files that earlier processes left in `directory`.
-fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> Result<(), JournalError> {
-    for name in disk.list(directory)? {
-        if name.ends_with(UNFINISHED_SUFFIX) {
-            disk.remove(&directory.join(name))?;
+/// Returns whether the directory of the journal contains only what [`create_journal`] makes, so no block. A start that
+/// is interrupted before it has made `FORMAT` leaves such a directory.
+fn is_interrupted_first_start(disk: &dyn Disk, directory: &Path) -> Result<bool, JournalError> {
+    let journal = journal_path(directory);
+    for name in journal_files(disk, directory)? {
+        let is_expected = if name == segment_name(0) {
+            contains_only_zeros(disk, &journal.join(name))?
+        } else {
+            name == note_name(0) || name.ends_with(UNFINISHED_SUFFIX)
+        };
+        if !is_expected {
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+fn contains_only_zeros(disk: &dyn Disk, path: &Path) -> Result<bool, JournalError> {
+    let file = disk.open(path, FileAccess::Read)?;
+    let mut bytes = vec![0; READ_STEP_BYTES];
+    let mut offset = 0;
+    loop {
+        let length = file.read_at(offset, &mut bytes)?;
+        if bytes.iter().take(length).any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if length < bytes.len() {
+            return Ok(true);
+        }
+        offset += length as u64;
+    }
+}
+
+/// Returns the number of the last segment that was made, according to the segment note of the data directory.
+///
+/// # Errors
+/// [`JournalError::NoJournal`] or [`JournalError::NoSegmentNote`] if there is no note. Every directory with `FORMAT` has
+/// had one.
+pub(super) fn noted_segment(disk: &dyn Disk, directory: &Path) -> Result<u32, JournalError> {
+    let names = journal_files(disk, directory)?;
+    let is_empty = names.iter().all(|name| name.ends_with(UNFINISHED_SUFFIX));
+    noted_in(&names).ok_or_else(|| {
+        if is_empty {
+            JournalError::NoJournal {
+                path: directory.to_path_buf(),
+            }
+        } else {
+            JournalError::NoSegmentNote {
+                journal: journal_path(directory),
+            }
+        }
+    })
+}
+
+/// Returns the names in the directory of the journal; none if the directory does not exist.
+fn journal_files(disk: &dyn Disk, directory: &Path) -> Result<Vec<String>, JournalError> {
+    match disk.list(&journal_path(directory)) {
+        Ok(names) => Ok(names),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -424,9 +489,9 @@ mod tests {
     }
 
     #[test]
-    fn format_file_of_version_4_stays_readable() {
-        let text = "tally data directory\nformat_version = 4\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = b478008f\n";
+    fn format_file_of_version_5_stays_readable() {
+        let text = "tally data directory\nformat_version = 5\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = f6998ba9\n";
         assert_eq!(format().render(), text);
         assert_eq!(
             DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
@@ -450,16 +515,16 @@ mod tests {
 
     #[test]
     fn another_version_is_reported_as_a_version_and_not_as_damage() {
-        for other in [3, 5] {
+        for other in [4, 6] {
             let text = format()
                 .render()
-                .replace("format_version = 4", &format!("format_version = {other}"));
+                .replace("format_version = 5", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 4, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 5, .. } if found == other),
                 "{error}"
             );
-            assert!(error.to_string().contains("reads version 4 only"), "{error}");
+            assert!(error.to_string().contains("reads version 5 only"), "{error}");
         }
     }
 }

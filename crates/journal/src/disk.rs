@@ -119,6 +119,17 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         self.write_at(bytes - 1, &[0])
     }
 
+    /// Takes the space for the bytes from `start` to `end`, so that writes to them do not find the disk full. The file
+    /// may have no space of its own: it may be sparse, or share its space with a copy. Changes neither the content nor
+    /// the length: the file has at least `end` bytes, and these bytes are zeros. On a file system that can't do this,
+    /// which is also the default, nothing happens.
+    ///
+    /// # Errors
+    /// If the disk fails or is full. A part of the space may have been taken.
+    fn own_space(&self, _start: u64, _end: u64) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     /// Makes the contents durable (`fdatasync`).
     ///
     /// # Errors
@@ -183,7 +194,7 @@ pub enum Operation {
     Open,
     /// [`DiskFile::read_at`].
     Read,
-    /// [`DiskFile::write_at`].
+    /// [`DiskFile::write_at`], [`DiskFile::allocate`] and [`DiskFile::own_space`].
     Write,
     /// [`DiskFile::sync_data`] and [`DiskFile::sync_all`].
     Sync,
@@ -221,6 +232,10 @@ struct RealLock {
 
 /// The file from which Unix systems provide random bytes.
 const RANDOM_SOURCE: &str = "/dev/urandom";
+/// Length of one write of zeros, in bytes.
+const ZERO_STEP_BYTES: usize = 1 << 20;
+/// The unit in which the system counts the space of a file, in bytes.
+const BLOCK_UNIT_BYTES: u64 = 512;
 /// The file in which Linux lists all locks.
 const LOCKS: &str = "/proc/locks";
 
@@ -455,6 +470,21 @@ impl Disk for RealDisk {
 
 // ===== impl RealFile =====
 
+impl RealFile {
+    /// Writes zeros over zeros. This takes space only where the file owns none.
+    fn write_zeros_again(&self, start: u64, end: u64) -> Result<(), DiskError> {
+        let zeros = vec![0; ZERO_STEP_BYTES];
+        let mut offset = start;
+        while offset < end {
+            let step =
+                usize::try_from(end - offset).map_or(ZERO_STEP_BYTES, |rest| rest.min(ZERO_STEP_BYTES));
+            self.write_at(offset, zeros.split_at(step).0)?;
+            offset += step as u64;
+        }
+        self.sync_data()
+    }
+}
+
 impl DiskFile for RealFile {
     fn path(&self) -> &Path {
         &self.path
@@ -475,6 +505,29 @@ impl DiskFile for RealFile {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_at(bytes - 1, &[0]),
             Err(errno) => Err(DiskError::new(Operation::Write, &self.path, errno.into())),
+        }
+    }
+
+    fn own_space(&self, start: u64, end: u64) -> Result<(), DiskError> {
+        let failed = |errno: Errno| DiskError::new(Operation::Write, &self.path, errno.into());
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|source| DiskError::new(Operation::Size, &self.path, source))?;
+        let has_holes = metadata.blocks().saturating_mul(BLOCK_UNIT_BYTES) < end;
+        // Copies what the file shares with another one (reflink), and fills holes.
+        let unshared = fallocate(&self.file, FallocateFlags::UNSHARE_RANGE, start, end - start);
+        let owned = match unshared {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if has_holes => {
+                fallocate(&self.file, FallocateFlags::empty(), start, end - start)
+            }
+            unshared => unshared,
+        };
+        match owned {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            // XFS says so if it has less free space than the range is long, although the file owns its space.
+            Err(Errno::NOSPC) => self.write_zeros_again(start, end),
+            Err(errno) => Err(failed(errno)),
         }
     }
 

@@ -44,14 +44,23 @@ pub enum JournalError {
     },
     /// The directory has a `FORMAT` file, but no directory of segments, or an empty one.
     #[error(
-        "{} is a data directory without a journal: it has FORMAT, but no directory named journal, or an empty one. If no service has ever run with \
-         it, its first start was interrupted: the next start completes it. Otherwise its transactions are lost: keep this \
-         directory for analysis, and restore a backup (docs/operations.md)",
+        "{} is a data directory without a journal: it has FORMAT, but no directory named journal, or an empty one. Its \
+         transactions are lost: keep this directory for analysis, and restore a backup (docs/operations.md)",
         path.display()
     )]
     NoJournal {
         /// The data directory.
         path: PathBuf,
+    },
+    /// The segment note is missing, so it is unknown how many segments the journal had.
+    #[error(
+        "{} has no file SEGMENTS-<number>, which states the last segment of the journal. Without it, nobody can tell whether \
+         the last segments are missing, too: keep this directory for analysis, and restore a backup (docs/operations.md)",
+        journal.display()
+    )]
+    NoSegmentNote {
+        /// The directory of the segments.
+        journal: PathBuf,
     },
     /// A setting is out of bounds.
     #[error("{field} is {value}, it must be {bound}")]
@@ -263,6 +272,16 @@ pub enum CorruptionKind {
         /// The number of the later segment.
         later: u32,
     },
+    /// A segment is missing that was made according to the segment note.
+    SegmentLost {
+        /// The number of the last segment that was made.
+        last: u32,
+    },
+    /// The journal ends before a segment that was made only after a later block was durable.
+    EndsEarly {
+        /// The number of that segment.
+        later: u32,
+    },
     /// A segment file does not have the length that every segment of this data directory has.
     SegmentLength {
         /// Length of the file, in bytes.
@@ -335,8 +354,11 @@ impl Corruption {
             kind,
         } = self;
         let mut place = format!("segment {} ({})", position.segment(), path.display());
-        // A wrong length has no place within the segment.
-        if !matches!(kind, CorruptionKind::SegmentLength { .. }) {
+        // A wrong length has no place within the segment, and neither has a segment that does not exist.
+        if !matches!(
+            kind,
+            CorruptionKind::SegmentLength { .. } | CorruptionKind::SegmentLost { .. }
+        ) {
             place.push_str(&format!(", offset {}", position.offset()));
             if *block_sequence > 0 {
                 place.push_str(&format!(", block {block_sequence}"));
@@ -395,6 +417,14 @@ impl fmt::Display for CorruptionKind {
             CorruptionKind::SegmentMissing { later } => write!(
                 f,
                 "the segment file is missing, but the later segment {later} exists"
+            ),
+            CorruptionKind::SegmentLost { last } => write!(
+                f,
+                "the segment file is missing, but the journal had segments up to number {last} (journal/SEGMENTS-{last:010})"
+            ),
+            CorruptionKind::EndsEarly { later } => write!(
+                f,
+                "the journal ends here, but segment {later} exists, which is made only when the segment before it is in use"
             ),
             CorruptionKind::SegmentLength { found, expected } => write!(
                 f,

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use crate::{
     chunked_file::file_number,
-    directory::{JOURNAL_DIR, MARKER_FILE, UNFINISHED_SUFFIX, is_of_file_system},
+    directory::{JOURNAL_DIR, MARKER_FILE, is_of_file_system},
     disk::Disk,
     error::JournalError,
     segment_file::segment_number,
+    segment_note::is_note,
+    unfinished::UNFINISHED_SUFFIX,
 };
 
 /// The names of a family of chunked files ([`ChunkedFiles`](crate::ChunkedFiles)).
@@ -46,7 +48,7 @@ pub fn foreign_files(
         Ok(())
     };
     list(JOURNAL_DIR, &|name| {
-        segment_number(name).is_some() || name == MARKER_FILE
+        segment_number(name).is_some() || is_note(name) || name == MARKER_FILE
     })?;
     for family in families {
         list(family.subdirectory, &|name| {

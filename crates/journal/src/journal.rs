@@ -10,7 +10,7 @@ use crate::{
     error::JournalError,
     geometry::{BlockPlacement, JournalConfig},
     position::Position,
-    prepare::{SegmentPool, SegmentPreparer, SegmentSpace, is_storage_full},
+    prepare::{SegmentPool, SegmentPreparer, SegmentSpace},
     reader::JournalReader,
     repair::repair,
     scan::{ChainScanner, ScanError, Tail},
@@ -54,8 +54,9 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of
     /// bounds, [`JournalError::NotEmpty`] if the directory is not a data directory and has files,
-    /// [`JournalError::Format`] or [`JournalError::UnsupportedVersion`] if the directory is damaged or has another
-    /// version, [`JournalError::Disk`] if the disk fails.
+    /// [`JournalError::Format`], [`JournalError::NoJournal`], [`JournalError::NoSegmentNote`] or
+    /// [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version, [`JournalError::Disk`] if
+    /// the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
         let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
         let reader = JournalReader::new(disk, path, directory.format());
@@ -67,7 +68,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if
-    /// the directory is not a data directory, [`JournalError::NoJournal`] if it has no journal. Also the other errors of [`Journal::open`].
+    /// the directory is not a data directory. Also the other errors of [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         let directory = DataDirectory::open_read_only(disk, path)?;
         let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());
@@ -132,7 +133,8 @@ impl Journal {
     ///
     /// `durable_through` is the greatest block sequence that the caller knows to have been durable, or 0. The scan
     /// reports damage if the journal ends before this block. It also reports damage if the journal ends before the
-    /// point that the marker of a clean stop names, or if an incomplete write follows that point.
+    /// point that the marker of a clean stop names, if an incomplete write follows that point, or if a segment is missing
+    /// that was made according to the segment note.
     ///
     /// # Errors
     /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that a crash cannot cause, or with another error
@@ -148,38 +150,28 @@ impl Journal {
     }
 
     /// Removes the remains of an incomplete write after the end that [`Journal::scan`] found, makes the last block
-    /// durable again, and opens the journal for appends at this end.
+    /// durable again, takes the space of the segments that are used next, and opens the journal for appends at this end.
+    /// If the disk is full, the journal can be read, and [`SegmentSpace`] tells when blocks can be placed.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails. The caller can open the journal again and retry.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a tail is used once: the journal ends elsewhere after the first append"
+    )]
     pub fn resume(self, tail: Tail) -> Result<OpenJournal, JournalError> {
         let Journal { directory, reader } = self;
         let geometry = directory.geometry();
         let (end, marker) = (tail.end, tail.marker());
-        let active_segment = end.position.segment();
-        let active_exists = tail.active_exists;
         let pool = SegmentPool::new(
             Arc::clone(directory.disk()),
             directory.journal_path(),
             geometry,
-            active_segment,
-            tail.spare_ready,
+            tail.noted,
         );
         reader.close_segments();
-        repair(&directory, &reader, tail)?;
-        if !active_exists && active_segment == 0 && !directory.created() {
-            tracing::warn!(
-                directory = %directory.path().display(),
-                "the directory has no journal: it starts empty. If it had transactions, stop the service and restore the \
-                 directory from a backup"
-            );
-        }
-        let active_segment = if active_exists {
-            active_segment
-        } else {
-            make_active_segment(&pool, active_segment)?
-        };
-        pool.set_active(active_segment);
+        repair(&directory, &reader, &tail)?;
+        let active_segment = pool.begin(end.position, tail.active_exists, tail.spare_exists)?;
         let pool = Arc::new(pool);
         let writer = JournalWriter::new(&directory, Arc::clone(&pool), active_segment, end, marker)?;
         Ok(OpenJournal {
@@ -190,19 +182,5 @@ impl Journal {
             preparer: SegmentPreparer::new(pool),
             reader,
         })
-    }
-}
-
-/// Makes segment `number`, with which the journal continues. Returns the number of the active segment: `number`, or the
-/// segment before it if the disk is full. In this case, the journal can be read, and the segment is made when there is
-/// space.
-fn make_active_segment(pool: &SegmentPool, number: u32) -> Result<u32, JournalError> {
-    match (pool.create_prepared(number), number.checked_sub(1)) {
-        (Ok(()), _) => Ok(number),
-        (Err(error), Some(before)) if is_storage_full(&error) => {
-            tracing::warn!(%error, segment = number, "the disk has no space for the next segment; writes are refused until it has");
-            Ok(before)
-        }
-        (Err(error), _) => Err(error),
     }
 }

@@ -20,6 +20,7 @@
 //! <data directory>    locked by one process that reads and writes, or by any number of processes that only read
 //! ├── FORMAT          version, sizes and random id, which never change
 //! ├── journal/        0000000000.segment …  files of a fixed length that contain the blocks
+//! │                   SEGMENTS-0000000000   segment note: states the number of the last segment that was made
 //! │                   CLEAN                 marker of a clean stop: states where the journal ended
 //! └── <family>/       chunked files, such as checkpoints and indexes, which the caller can make again from the journal
 //! ```
@@ -85,7 +86,9 @@ mod repair;
 mod scan;
 mod scrub;
 mod segment_file;
+mod segment_note;
 mod stopwatch;
+mod unfinished;
 mod verify;
 mod window;
 mod writer;

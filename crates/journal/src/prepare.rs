@@ -1,5 +1,7 @@
 //! Prepares a segment before the writer needs it, by filling the file with zeros. So a later append does not change
 //! the metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
+//!
+//! A segment is ready for blocks when it is durable under its name, owns its space, and is noted in the segment note.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,13 +14,14 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    directory::{UNFINISHED_SUFFIX, create_unfinished},
     disk::{Disk, DiskFile, FileAccess, remove_if_present},
     error::{Corruption, CorruptionKind, JournalError},
     geometry::Geometry,
     mutation::planted,
     position::Position,
-    segment_file::{segment_after, segment_name},
+    segment_file::{segment_after, segment_name, write_zeros},
+    segment_note,
+    unfinished::{UNFINISHED_SUFFIX, create_unfinished},
 };
 
 /// Prepares the segment after the active segment, which is the segment to which the writer appends. The thread that
@@ -41,13 +44,13 @@ pub(super) struct SegmentPool {
     disk: Arc<dyn Disk>,
     journal: PathBuf,
     geometry: Geometry,
-    /// A thread holds this lock while it renames a finished segment to its final name, so that the writer and the
-    /// preparer never make the same segment. The writer waits for the lock at most for one rename and one sync of the
-    /// directory. Without the preparer, the writer would do these two operations itself.
+    /// A thread holds this lock while it gives a finished segment its name and notes it, so that the writer and the
+    /// preparer never make the same segment. The writer waits for the lock at most for two renames and two syncs of the
+    /// directory, which it would do itself without the preparer; and for the space of a segment that owns none.
     state: Mutex<PoolState>,
-    /// Whether the disk had no space for the segment after the active segment when a thread last tried to make it. Only
-    /// a thread that holds the lock changes the value. It is not part of [`PoolState`], so that a reader need not wait
-    /// for the disk.
+    /// Whether the disk had no space for the segment after the active segment, or for the active segment itself, when a
+    /// thread last tried to take it. Only a thread that holds the lock changes the value. It is not part of
+    /// [`PoolState`], so that a reader need not wait for the disk.
     full: AtomicBool,
 }
 
@@ -55,18 +58,37 @@ pub(super) struct SegmentPool {
 struct PoolState {
     /// The number of the segment to which the writer appends.
     active: u32,
-    /// Whether the segment after the active segment exists with its space, and is full of zeros.
-    spare_ready: bool,
+    /// The offset in the active segment from which it had no block when the journal was opened.
+    empty_from: u32,
+    /// Whether the active segment owns its space and is noted. No block may go into it before.
+    active_ready: bool,
+    spare: Spare,
+    /// The number that the segment note states.
+    noted: u32,
     /// Whether a sync of the directory failed. After such a failure, it is unknown which names are durable, so no more
     /// segments are made.
     failed: bool,
 }
 
-/// Length of one write of zeros, in bytes.
-const ZERO_STEP_BYTES: usize = 1 << 20;
-/// Number of writes of zeros between two syncs. A single sync of the whole segment takes long, and would delay a
-/// concurrent sync of a block for this time.
-const ZERO_STEPS_PER_SYNC: u32 = 4;
+/// The segment after the active segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    /// It does not exist.
+    Absent,
+    /// It exists and is full of zeros, but it does not own its space, or it is not noted.
+    Incomplete,
+    /// It exists, is full of zeros, owns its space and is noted.
+    Ready,
+}
+
+/// What is to be done for the next segment.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// This segment exists. It must get its space and be noted.
+    Complete(u32),
+    /// This segment must be made.
+    Make(u32),
+}
 
 // ===== impl SegmentPreparer =====
 
@@ -75,14 +97,14 @@ impl SegmentPreparer {
         SegmentPreparer { pool }
     }
 
-    /// Returns whether the segment after the active segment is not ready yet.
+    /// Returns whether the segment after the active segment, or the active segment itself, is not ready yet.
     #[must_use]
     pub fn is_needed(&self) -> bool {
-        let state = self.pool.state.lock();
-        !state.spare_ready && !state.failed
+        self.pool.state.lock().work().is_some()
     }
 
-    /// Makes the segment after the active segment, unless it is ready. Returns whether this call made a segment.
+    /// Makes the segment after the active segment, unless it is ready. If the active segment does not own its space,
+    /// takes that first. Returns whether this call made a segment ready.
     ///
     /// If the writer needs the segment before this call has finished, the writer makes the segment, and this call
     /// removes its unfinished file.
@@ -91,24 +113,8 @@ impl SegmentPreparer {
     /// [`JournalError::Disk`] if the disk is full or fails. Appends can continue, unless a sync of the directory
     /// failed. If the disk is full, [`SegmentSpace`] refuses the segment until a later call has made it.
     pub fn prepare_next(&mut self) -> Result<bool, JournalError> {
-        let target = {
-            let state = self.pool.state.lock();
-            if state.spare_ready || state.failed {
-                return Ok(false);
-            }
-            segment_after(state.active)
-        };
-        let prepared = self
-            .pool
-            .write_zeros(target)
-            .and_then(|()| self.pool.publish(target));
-        if !matches!(prepared, Ok(true)) {
-            self.pool.remove_unfinished(&self.pool.unfinished_path(target));
-        }
-        if let Err(error) = &prepared {
-            self.pool.note_failure(target, error);
-        }
-        prepared
+        let work = self.pool.state.lock().work();
+        work.map_or(Ok(false), |work| self.pool.carry_out(work))
     }
 }
 
@@ -124,6 +130,10 @@ impl SegmentSpace {
     /// If the preparer has not made the segment, and the disk was not full at the last attempt, this call makes the
     /// segment, because otherwise the writer would do so. Returns `false` only if the disk is full: after any other
     /// failure, the writer must find out what is wrong with the disk.
+    ///
+    /// # Panics
+    /// If `number` is another segment: nothing is known about its space. A builder of blocks is never so far ahead of
+    /// the writer, because a segment has room for several blocks.
     #[must_use]
     pub fn is_available(&self, number: u32) -> bool {
         self.pool.reserve(number)
@@ -133,23 +143,58 @@ impl SegmentSpace {
     /// disk.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.pool.full.load(Ordering::Acquire)
+        self.pool.is_full()
+    }
+}
+
+// ===== impl PoolState =====
+
+impl PoolState {
+    fn work(&self) -> Option<Work> {
+        if self.failed {
+            return None;
+        }
+        if !self.active_ready {
+            return Some(Work::Complete(self.active));
+        }
+        match self.spare {
+            Spare::Absent => Some(Work::Make(segment_after(self.active))),
+            Spare::Incomplete => Some(Work::Complete(segment_after(self.active))),
+            Spare::Ready => None,
+        }
+    }
+
+    fn is_ready(&self, number: u32) -> bool {
+        if number == self.active {
+            self.active_ready
+        } else {
+            self.spare == Spare::Ready
+        }
+    }
+
+    /// Makes segment `number` the active one, which is the segment after the active one, and is ready.
+    const fn activate(&mut self, number: u32) {
+        self.active = number;
+        self.spare = Spare::Absent;
+    }
+
+    /// Returns whether `number` is the active segment or the one after it.
+    fn is_near(&self, number: u32) -> bool {
+        number == self.active || number == segment_after(self.active)
     }
 }
 
 // ===== impl SegmentPool =====
 
 impl SegmentPool {
-    pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        journal: PathBuf,
-        geometry: Geometry,
-        active: u32,
-        spare_ready: bool,
-    ) -> Self {
+    /// Makes the pool of a journal whose segment note states `noted`. [`SegmentPool::begin`] must be called next.
+    pub(super) fn new(disk: Arc<dyn Disk>, journal: PathBuf, geometry: Geometry, noted: u32) -> Self {
         let state = Mutex::new(PoolState {
-            active,
-            spare_ready,
+            active: noted,
+            empty_from: 0,
+            active_ready: false,
+            spare: Spare::Absent,
+            noted,
             failed: false,
         });
         SegmentPool {
@@ -161,6 +206,52 @@ impl SegmentPool {
         }
     }
 
+    /// Makes the segment of `end` ready, where the journal ends, and the segment after it if that exists.
+    /// Recovery calls this before any other thread uses the journal. Returns the number of the active segment.
+    ///
+    /// If the disk is full, the journal can be read. The preparer makes the segments ready when there is space, and no
+    /// block goes into them before. If the segment of `end` could not be made, the active segment is the one before it.
+    pub(super) fn begin(&self, end: Position, exists: bool, spare_exists: bool) -> Result<u32, JournalError> {
+        let (end, empty_from) = (end.segment(), end.offset());
+        let first = {
+            let mut state = self.state.lock();
+            if exists {
+                (state.active, state.empty_from) = (end, empty_from);
+                state.spare = if spare_exists {
+                    Spare::Incomplete
+                } else {
+                    Spare::Absent
+                };
+                Work::Complete(end)
+            } else {
+                // The journal ends at the start of segment `end`, so the segment before it exists and is full.
+                let Some(full) = end.checked_sub(1) else {
+                    panic!("segment 0 is made with the directory, before its note");
+                };
+                (state.active, state.active_ready) = (full, true);
+                Work::Make(end)
+            }
+        };
+        let done = self.carry_out(first).and_then(|_| {
+            let mut state = self.state.lock();
+            if !exists {
+                state.activate(end);
+            }
+            drop(state);
+            if spare_exists {
+                self.carry_out(Work::Complete(segment_after(end)))?;
+            }
+            Ok(())
+        });
+        match done {
+            Err(error) if self.is_full() => {
+                tracing::warn!(%error, "the disk has no space for the next segment, or for the rest of the current one; writes are refused when they need it, until the disk has space");
+            }
+            done => done?,
+        }
+        Ok(self.state.lock().active)
+    }
+
     pub(super) fn disk(&self) -> &dyn Disk {
         &*self.disk
     }
@@ -168,11 +259,6 @@ impl SegmentPool {
     /// Returns the directory of the segments.
     pub(super) fn journal(&self) -> &Path {
         &self.journal
-    }
-
-    /// Makes segment `number` the active segment. Recovery calls this before any other thread uses the journal.
-    pub(super) fn set_active(&self, number: u32) {
-        self.state.lock().active = number;
     }
 
     /// Opens an existing segment for appends.
@@ -184,17 +270,6 @@ impl SegmentPool {
         }
         let kind = CorruptionKind::SegmentLength { found, expected };
         Err(Corruption::new(&self.journal, Position::new(number, 0), 0, kind).into())
-    }
-
-    /// Makes segment `number`, full of zeros. Recovery calls this before any other thread uses the journal.
-    pub(super) fn create_prepared(&self, number: u32) -> Result<(), JournalError> {
-        if let Err(error) = self.write_zeros(number) {
-            self.remove_unfinished(&self.unfinished_path(number));
-            return Err(error);
-        }
-        self.disk
-            .rename(&self.unfinished_path(number), &self.path(number))?;
-        Ok(self.disk.sync_dir(&self.journal)?)
     }
 
     /// Opens segment `number` for appends and makes it the active segment. `number` must be the one after the active
@@ -212,32 +287,35 @@ impl SegmentPool {
             segment_after(state.active),
             "the new segment must be the one after the active segment"
         );
-        let file = if state.spare_ready {
-            self.open_existing(number)?
-        } else {
-            self.create_unwritten(number, &mut state)?;
-            self.open_existing(number)?
-        };
-        state.active = number;
-        state.spare_ready = false;
+        if state.spare != Spare::Ready {
+            self.make_now(number, &mut state)?;
+        }
+        let file = self.open_existing(number)?;
+        state.activate(number);
         Ok(file)
     }
 
-    /// Makes segment `number` if it is the one after the active segment and does not exist. Returns `false` if the disk
-    /// is full.
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    /// Makes segment `number` ready, which is the active segment or the one after it, unless it is. Returns `false` if
+    /// the disk is full.
     fn reserve(&self, number: u32) -> bool {
         let mut state = self.state.lock();
-        if number != segment_after(state.active) || state.spare_ready || state.failed {
+        assert!(
+            state.is_near(number),
+            "a block in segment {number} can't be built yet: the writer is in segment {}",
+            state.active
+        );
+        if state.is_ready(number) || state.failed {
             return true;
         }
-        if self.full.load(Ordering::Acquire) {
+        if self.is_full() {
             return false;
         }
-        match self.create_unwritten(number, &mut state) {
-            Ok(()) => {
-                state.spare_ready = true;
-                true
-            }
+        match self.make_now(number, &mut state) {
+            Ok(()) => true,
             Err(error) if is_storage_full(&error) && !state.failed => {
                 tracing::warn!(%error, segment = number, "the disk has no space for the next segment; writes are refused until it has");
                 self.full.store(true, Ordering::Release);
@@ -247,10 +325,69 @@ impl SegmentPool {
         }
     }
 
-    /// Makes a segment whose space is allocated, but that was not filled with zeros. A thread that needs the segment now
-    /// would lose more time by filling the file than by the slower syncs later. The file is renamed last, so a file with
-    /// the name of a segment is too short only if it is damaged.
-    fn create_unwritten(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
+    /// Does the work, and notes whether the disk is full. Returns whether this call made a segment ready.
+    fn carry_out(&self, work: Work) -> Result<bool, JournalError> {
+        let (number, done) = match work {
+            Work::Complete(number) => (number, self.complete(number)),
+            Work::Make(number) => (number, self.make(number)),
+        };
+        if let Err(error) = &done {
+            let state = self.state.lock();
+            if state.is_near(number) && !state.is_ready(number) && !state.failed {
+                self.full.store(is_storage_full(error), Ordering::Release);
+            }
+        }
+        done
+    }
+
+    /// Takes the space of an existing segment, and notes the segment. Holds the lock meanwhile: to take the space may mean
+    /// to write zeros, and the segment must not get a block before.
+    fn complete(&self, number: u32) -> Result<bool, JournalError> {
+        let mut state = self.state.lock();
+        if state.failed || !state.is_near(number) || state.is_ready(number) {
+            return Ok(false);
+        }
+        self.make_now(number, &mut state)?;
+        Ok(true)
+    }
+
+    /// Makes segment `number`, full of zeros, unless the writer makes it meanwhile.
+    fn make(&self, number: u32) -> Result<bool, JournalError> {
+        let unfinished = self.unfinished_path(number);
+        let made = write_zeros(&*self.disk, &unfinished, self.geometry.segment_bytes())
+            .map_err(JournalError::from)
+            .and_then(|()| self.publish(number, &unfinished));
+        if !matches!(made, Ok(true)) {
+            self.remove_unfinished(&unfinished);
+        }
+        made
+    }
+
+    /// Gives the finished segment its name, and notes it, unless the writer has made this segment already. Returns
+    /// whether this call did so.
+    fn publish(&self, number: u32, unfinished: &Path) -> Result<bool, JournalError> {
+        let mut state = self.state.lock();
+        if state.failed || state.spare != Spare::Absent || segment_after(state.active) != number {
+            return Ok(false);
+        }
+        self.name(number, unfinished, &mut state)?;
+        self.note(number, &mut state)?;
+        Ok(true)
+    }
+
+    /// Makes segment `number` ready for a thread that needs it now, and holds the lock. A segment that does not exist gets its space, but is
+    /// not filled with zeros, because that takes longer than the slower syncs later.
+    fn make_now(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
+        if number == state.active || state.spare == Spare::Incomplete {
+            let start = if number == state.active {
+                state.empty_from
+            } else {
+                0
+            };
+            let file = self.open_existing(number)?;
+            file.own_space(start.into(), self.geometry.segment_bytes().into())?;
+            return self.note(number, state);
+        }
         // The preparer may be writing the same segment under another temporary name.
         let unfinished = self
             .journal
@@ -259,22 +396,54 @@ impl SegmentPool {
         let made = file
             .allocate(self.geometry.segment_bytes().into())
             .and_then(|()| file.sync_all())
-            .and_then(|()| self.disk.rename(&unfinished, &self.path(number)));
+            .map_err(JournalError::from)
+            .and_then(|()| self.name(number, &unfinished, state));
         if let Err(error) = made {
             self.remove_unfinished(&unfinished);
-            return Err(error.into());
+            return Err(error);
         }
-        if !planted("skip_directory_sync")
-            && let Err(error) = self.disk.sync_dir(&self.journal)
-        {
-            state.failed = true;
-            return Err(error.into());
-        }
+        self.note(number, state)?;
         tracing::warn!(
             segment = number,
             "no prepared segment was ready; syncs of this segment are slower"
         );
         Ok(())
+    }
+
+    /// Gives the finished file of the segment after the active one its name, durably. The file is renamed last, so a
+    /// file with the name of a segment is too short only if it is damaged.
+    fn name(&self, number: u32, unfinished: &Path, state: &mut PoolState) -> Result<(), JournalError> {
+        self.disk.rename(unfinished, &self.path(number))?;
+        state.spare = Spare::Incomplete;
+        self.sync_names(state)
+    }
+
+    /// Notes that segment `number` exists, durably. The segment, its space and its name must be durable. Blocks may go
+    /// into it from now on.
+    fn note(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
+        if state.noted < number {
+            segment_note::raise(&*self.disk, &self.journal, state.noted, number)?;
+            self.sync_names(state)?;
+            state.noted = number;
+        }
+        if number == state.active {
+            state.active_ready = true;
+        } else {
+            state.spare = Spare::Ready;
+        }
+        self.full.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the names in the directory durable.
+    fn sync_names(&self, state: &mut PoolState) -> Result<(), JournalError> {
+        if planted("skip_directory_sync") {
+            return Ok(());
+        }
+        self.disk.sync_dir(&self.journal).map_err(|error| {
+            state.failed = true;
+            error.into()
+        })
     }
 
     /// Removes a segment that could not be completed, so that it takes no space. If the removal fails, the next start
@@ -283,56 +452,6 @@ impl SegmentPool {
         if let Err(error) = remove_if_present(&*self.disk, path) {
             tracing::debug!(%error, "could not remove an unfinished segment");
         }
-    }
-
-    /// Notes whether segment `number` could not be prepared because the disk is full.
-    fn note_failure(&self, number: u32, error: &JournalError) {
-        let state = self.state.lock();
-        if !state.spare_ready && !state.failed && number == segment_after(state.active) {
-            self.full.store(is_storage_full(error), Ordering::Release);
-        }
-    }
-
-    fn write_zeros(&self, number: u32) -> Result<(), JournalError> {
-        let file = create_unfinished(&*self.disk, &self.unfinished_path(number))?;
-        // A full disk is found out before the zeros are written, so that repeated attempts do not load the disk.
-        file.allocate(self.geometry.segment_bytes().into())?;
-        let mut unwritten = self.geometry.segment_bytes() as usize;
-        let zeros = vec![0; unwritten.min(ZERO_STEP_BYTES)];
-        let mut offset = 0;
-        let mut steps = 0_u32;
-        while unwritten > 0 {
-            let (step, _) = zeros.split_at(unwritten.min(ZERO_STEP_BYTES));
-            file.write_at(offset, step)?;
-            offset += step.len() as u64;
-            unwritten -= step.len();
-            steps += 1;
-            if steps.is_multiple_of(ZERO_STEPS_PER_SYNC) {
-                file.sync_data()?;
-            }
-        }
-        // `sync_all`, because the length is metadata and must be durable before the file is renamed.
-        Ok(file.sync_all()?)
-    }
-
-    /// Renames the prepared segment to its final name, unless the writer has made this segment already. Returns whether
-    /// the prepared segment was renamed.
-    fn publish(&self, number: u32) -> Result<bool, JournalError> {
-        let mut state = self.state.lock();
-        if state.failed || state.spare_ready || segment_after(state.active) != number {
-            return Ok(false);
-        }
-        self.disk
-            .rename(&self.unfinished_path(number), &self.path(number))?;
-        if !planted("skip_directory_sync")
-            && let Err(error) = self.disk.sync_dir(&self.journal)
-        {
-            state.failed = true;
-            return Err(error.into());
-        }
-        state.spare_ready = true;
-        self.full.store(false, Ordering::Release);
-        Ok(true)
     }
 
     fn path(&self, number: u32) -> PathBuf {

@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn repair(
     directory: &DataDirectory,
     reader: &JournalReader,
-    tail: Tail,
+    tail: &Tail,
 ) -> Result<(), JournalError> {
     let disk = directory.disk();
     let journal = directory.journal_path();
@@ -35,9 +35,6 @@ pub(super) fn repair(
             &vec![0; torn.remains_bytes as usize],
         )?;
         file.sync_data()?;
-    }
-    for number in tail.surplus_segments {
-        disk.remove(&journal.join(segment_name(number)))?;
     }
     if end.block_sequence > 1 {
         let position = end.previous_position;

@@ -18,7 +18,7 @@ use crate::{
     },
     chain_point::ChainPoint,
     clean_stop::{CleanStop, MarkerState},
-    directory::{DirectoryFormat, journal_path},
+    directory::{DirectoryFormat, journal_path, noted_segment},
     disk::{Disk, FileAccess},
     error::{BlockDefect, Corruption, CorruptionKind, JournalError},
     geometry::Geometry,
@@ -48,10 +48,9 @@ pub struct Tail {
     /// Whether the segment of `end` exists.
     pub(super) active_exists: bool,
     /// Whether the segment after the segment of `end` exists, has its full length, and is empty.
-    pub(super) spare_ready: bool,
-    /// The numbers of the empty segments after the segment that [`Tail::spare_ready`] describes. These segments are not
-    /// needed.
-    pub(super) surplus_segments: Vec<u32>,
+    pub(super) spare_exists: bool,
+    /// The number of the last segment that was made, according to the segment note.
+    pub(super) noted: u32,
 }
 
 /// The remains of the last write before a crash.
@@ -82,6 +81,8 @@ pub(super) struct ChainScanner<'a> {
     data_id: DataId,
     geometry: Geometry,
     stop: CleanStop,
+    /// The number of the last segment that was made, according to the segment note.
+    noted: u32,
 }
 
 /// What the scanner found at a position where a block is expected.
@@ -128,7 +129,7 @@ impl Tail {
 // ===== impl ChainScanner =====
 
 impl<'a> ChainScanner<'a> {
-    /// Makes a scanner and reads the marker of a clean stop.
+    /// Makes a scanner, and reads the marker of a clean stop and the segment note.
     pub(super) fn new(
         disk: &'a dyn Disk,
         directory: &Path,
@@ -136,12 +137,14 @@ impl<'a> ChainScanner<'a> {
     ) -> Result<Self, JournalError> {
         let journal = journal_path(directory);
         let stop = CleanStop::read(disk, &journal, format.data_id)?;
+        let noted = noted_segment(disk, directory)?;
         Ok(ChainScanner {
             disk,
             journal,
             data_id: format.data_id,
             geometry: format.geometry,
             stop,
+            noted,
         })
     }
 
@@ -307,9 +310,10 @@ impl<'a> ChainScanner<'a> {
             clean: matches!(&self.stop, CleanStop::At(stop) if stop.is_at(&end)),
             marked: self.stop.is_marked(),
             active_exists: false,
-            spare_ready: false,
-            surplus_segments: Vec::new(),
+            spare_exists: false,
+            noted: self.noted,
         };
+        let mut surplus = None;
         let numbers = list_segments(self.disk, &self.journal)?;
         for number in numbers.iter().copied().filter(|number| *number >= active) {
             let remains_bytes = self.remains(&end, number, defect)?;
@@ -320,13 +324,16 @@ impl<'a> ChainScanner<'a> {
                     remains_bytes,
                 });
             } else if Some(number) == active.checked_add(1) {
-                tail.spare_ready = true;
+                tail.spare_exists = true;
             } else {
-                tail.surplus_segments.push(number);
+                surplus.get_or_insert(number);
             }
         }
         self.check_segments(&end, &numbers)?;
-        Ok(tail)
+        match surplus {
+            Some(later) => Err(self.corrupt(&end, CorruptionKind::EndsEarly { later })),
+            None => Ok(tail),
+        }
     }
 
     /// Returns the length, in bytes, of the remains of an incomplete write in segment `number`; 0 if only zeros follow
@@ -361,13 +368,20 @@ impl<'a> ChainScanner<'a> {
 
     /// Checks that a crash can have left these segment files. The journal renames a segment to its final name only
     /// after its full length is durable and the segment before it has its final name. So no crash leaves a segment that
-    /// is too short, or a later segment without the segment of `end`.
+    /// is too short, or a later segment without the segment of `end`. It notes a segment only after its final name is
+    /// durable. So no crash removes a noted segment.
     fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), JournalError> {
         let active = end.position.segment();
         if let Some(later) = numbers.iter().copied().find(|number| *number > active)
             && !numbers.contains(&active)
         {
             return Err(self.corrupt(end, CorruptionKind::SegmentMissing { later }));
+        }
+        let is_missing = |number: &u32| numbers.binary_search(number).is_err();
+        if let Some(lost) = (0..=self.noted).find(is_missing) {
+            let kind = CorruptionKind::SegmentLost { last: self.noted };
+            let position = Position::new(lost, 0);
+            return Err(Corruption::new(&self.journal, position, end.block_sequence, kind).into());
         }
         for number in numbers {
             if let Some(corruption) = self.wrong_length(*number, end.block_sequence)? {
@@ -471,8 +485,9 @@ impl<'a> ChainScanner<'a> {
 // ===== impl BlockDefect =====
 
 impl BlockDefect {
-    /// Returns whether an incomplete write can cause this defect. An incomplete write cannot leave a header that has a
-    /// correct checksum but belongs to another position, directory or sequence.
+    /// Returns whether a crash can cause this defect. A crash cannot leave a header that has a correct checksum but belongs
+    /// to another position, directory or sequence. The next segment may not exist yet; [`ChainScanner::check_segments`]
+    /// finds segments that existed.
     fn may_be_torn(self) -> bool {
         match self {
             BlockDefect::NoSegment | BlockDefect::BodyChecksum => true,

@@ -1,11 +1,19 @@
-//! The names and numbers of segment files.
+//! The names and numbers of segment files, and the making of a new one.
 
 use std::path::Path;
 
-use crate::disk::{Disk, DiskError};
+use crate::{
+    disk::{Disk, DiskError},
+    unfinished::create_unfinished,
+};
 
 const SEGMENT_SUFFIX: &str = ".segment";
 const SEGMENT_DIGITS: usize = 10;
+/// Length of one write of zeros, in bytes.
+const ZERO_STEP_BYTES: usize = 1 << 20;
+/// Number of writes of zeros between two syncs. A single sync of the whole segment takes long, and would delay a
+/// concurrent sync of a block for this time.
+const ZERO_STEPS_PER_SYNC: u32 = 4;
 
 /// Returns the file name of segment `number`.
 pub(super) fn segment_name(number: u32) -> String {
@@ -37,6 +45,29 @@ pub(super) fn list_segments(disk: &dyn Disk, journal: &Path) -> Result<Vec<u32>,
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Makes a durable file of `bytes` zeros at a temporary `path`.
+pub(super) fn write_zeros(disk: &dyn Disk, path: &Path, bytes: u32) -> Result<(), DiskError> {
+    let file = create_unfinished(disk, path)?;
+    // A full disk is found out before the zeros are written, so that repeated attempts do not load the disk.
+    file.allocate(bytes.into())?;
+    let mut unwritten = bytes as usize;
+    let zeros = vec![0; unwritten.min(ZERO_STEP_BYTES)];
+    let mut offset = 0;
+    let mut steps = 0_u32;
+    while unwritten > 0 {
+        let (step, _) = zeros.split_at(unwritten.min(ZERO_STEP_BYTES));
+        file.write_at(offset, step)?;
+        offset += step.len() as u64;
+        unwritten -= step.len();
+        steps += 1;
+        if steps.is_multiple_of(ZERO_STEPS_PER_SYNC) {
+            file.sync_data()?;
+        }
+    }
+    // `sync_all`, because the length is metadata and must be durable before the file is renamed.
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -188,6 +188,8 @@ fn whole_block_after(
         }
         CorruptionKind::TooShort { .. }
         | CorruptionKind::SegmentMissing { .. }
+        | CorruptionKind::SegmentLost { .. }
+        | CorruptionKind::EndsEarly { .. }
         | CorruptionKind::SegmentLength { .. }
         | CorruptionKind::CleanStopMismatch
         | CorruptionKind::WrittenAfterStop { .. }

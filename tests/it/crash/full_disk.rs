@@ -36,6 +36,7 @@ set -u
 case $1 in
     tmpfs) mount -t tmpfs -o size=64m tmpfs "$3" ;;
     ext4) truncate -s 96M "$2" && mkfs.ext4 -q -F "$2" && mount -o loop "$2" "$3" ;;
+    xfs) truncate -s 320M "$2" && mkfs.xfs -q -f "$2" && mount -o loop "$2" "$3" ;;
 esac || exit 1
 echo mounted
 read -r _
@@ -44,6 +45,8 @@ umount "$3" || umount -l "$3"
 /// Space that is left for the service, in bytes: enough for a segment of 8 MiB or two besides the first two, so that the
 /// disk becomes full under load.
 const LEFT_BYTES: u64 = 12 << 20;
+/// Space that is left after a restore: too little for what the segments of 8 MiB don't own.
+const LEFT_AFTER_RESTORE_BYTES: u64 = 1 << 20;
 /// Number of acknowledgements before the disk is filled, and after it has space again.
 const ACKNOWLEDGED: usize = 500;
 /// Number of refusals that the test waits for.
@@ -92,8 +95,8 @@ impl Mount {
         self.home.path().join("mount")
     }
 
-    /// Makes a file that leaves only [`LEFT_BYTES`] free. Returns its path.
-    fn fill(&self) -> PathBuf {
+    /// Makes a file that leaves only `left` bytes free. Returns its path.
+    fn fill(&self, left: u64) -> PathBuf {
         let filler = self.directory().join("filler");
         let free = Command::new("df")
             .args(["--output=avail", "-B1"])
@@ -102,7 +105,7 @@ impl Mount {
             .unwrap();
         let free = String::from_utf8(free.stdout).unwrap();
         let free: u64 = free.lines().last().unwrap().trim().parse().unwrap();
-        let bytes = free.checked_sub(LEFT_BYTES).unwrap();
+        let bytes = free.checked_sub(left).unwrap();
         let made = Command::new("fallocate")
             .args(["-l", &bytes.to_string()])
             .arg(&filler)
@@ -204,7 +207,7 @@ async fn fill_and_free(kind: &str) {
     let mut auditor = Auditor::default();
     let mut load = Load::start(&shared, &server.endpoint(), "before", None, &mut random).await;
     wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
-    let filler = mount.fill();
+    let filler = mount.fill(LEFT_BYTES);
     wait_for_refusals(&shared, &mut load, &server).await;
     assert_refused_and_readable(&server, &shared, &mut random).await;
     load.stop().await;
@@ -232,6 +235,62 @@ async fn fill_and_free(kind: &str) {
         auditor.counts(),
         shared.book().errors
     ));
+}
+
+/// Restores a backup with `cp` and `option`, which makes files that own no space. Then the disk becomes full.
+async fn restore_and_fill(kind: &str, option: &str) {
+    let Some(mount) = Mount::new(kind) else {
+        return;
+    };
+    let mut random = Random::new();
+    let mut server = small_files().home(&mount.directory()).start();
+    create_accounts(&server).await;
+    let shared = Arc::new(Shared::default());
+    let load = Load::start(&shared, &server.endpoint(), "before", None, &mut random).await;
+    wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
+    load.stop().await;
+    server.terminate();
+    assert!(server.wait().success());
+    let (data, backup) = (server.data().to_owned(), mount.directory().join("backup"));
+    fs::rename(&data, &backup).unwrap();
+    let copied = Command::new("cp")
+        .args(["--archive", option])
+        .args([&backup, &data])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    if option == "--sparse=always" {
+        fs::remove_dir_all(&backup).unwrap();
+    }
+    let filler = mount.fill(LEFT_AFTER_RESTORE_BYTES);
+
+    server.restart();
+    shared.book().errors.clear();
+    let mut load = Load::start(&shared, &server.endpoint(), "full", None, &mut random).await;
+    wait_for_refusals(&shared, &mut load, &server).await;
+    assert_refused_and_readable(&server, &shared, &mut random).await;
+    fs::remove_file(filler).unwrap();
+    wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
+    load.stop().await;
+    let mut auditor = Auditor::default();
+    auditor.audit(&server, &shared, Scope::All, &mut random).await;
+    server.terminate();
+    assert!(server.wait().success(), "{}", server.stderr());
+    server.assert_verified();
+    report(&format!(
+        "{kind} full after a restore with {option}; {}",
+        auditor.counts()
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sparse_segments_on_a_full_ext4_refuse_writes_until_there_is_space() {
+    restore_and_fill("ext4", "--sparse=always").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_segments_on_a_full_xfs_refuse_writes_until_there_is_space() {
+    restore_and_fill("xfs", "--reflink=always").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,10 @@ use super::{
     overload::{circuit, retry_delay},
     summary,
 };
-use crate::support::in_process::{Service, config, pay};
+use crate::support::{
+    in_process::{Service, config, pay},
+    sim_disk::SimDisk,
+};
 
 /// Returns settings with a long slow threshold. The real clock measures the latency of commits, and no commit takes as
 /// long as this threshold, even on a busy machine.
@@ -47,18 +50,24 @@ pub(super) struct ManualClockService {
 
 impl ManualClockService {
     pub(super) async fn start(breaker: CircuitBreakerConfig) -> Self {
+        let fixture = Self::start_on(SimDisk::new(1), breaker).await;
+        fixture.service.open_accounts(&["a", "b"]).await;
+        fixture
+    }
+
+    /// Starts the service on `disk`, which may contain the data of an earlier service.
+    async fn start_on(disk: SimDisk, breaker: CircuitBreakerConfig) -> Self {
         let clock = Arc::new(ManualClock::new(0));
         let circuits = CircuitOptions {
             clock: Some(clock.clone()),
             ..CircuitOptions::default()
         };
-        let service = Service::start(&EngineConfig {
+        let config = EngineConfig {
             breaker,
             circuits,
             ..config()
-        })
-        .await;
-        service.open_accounts(&["a", "b"]).await;
+        };
+        let service = Service::start_on(disk, &config).await;
         ManualClockService {
             service,
             clock,
@@ -208,6 +217,45 @@ async fn probes_of_the_service_close_the_circuit_without_a_caller() {
             .into_inner()
             .replayed
     );
+}
+
+/// A probe that finds the disk full is answered at once, so the circuit closes, and callers learn that the disk is full.
+#[tokio::test]
+async fn probes_of_the_service_close_the_circuit_on_a_full_disk() {
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut client = service.transactions().await;
+    client.process_transaction(pay("known")).await.unwrap();
+    let disk = service.stop().await;
+    disk.restart();
+    disk.set_sparse();
+    disk.set_free_bytes(0);
+    let breaker = CircuitBreakerConfig {
+        self_probe: true,
+        ramp: Duration::ZERO,
+        ..breaker_with_long_threshold()
+    };
+    let fixture = ManualClockService::start_on(disk, breaker).await;
+    let mut client = fixture.service.transactions().await;
+    let full = expected(Code::ResourceExhausted, "DISK_FULL", "false");
+    let status = client.process_transaction(pay("new")).await.unwrap_err();
+    assert_eq!(summary(&status), full);
+
+    fixture
+        .service
+        .engine
+        .breaker(CallKind::Unary)
+        .open_for(Duration::from_millis(500));
+    let status = client.process_transaction(pay("known")).await.unwrap_err();
+    assert_eq!(summary(&status).1, "CIRCUIT_OPEN");
+    while circuit(&fixture.service).state != CircuitState::Closed {
+        fixture.tick();
+        tokio::task::yield_now().await;
+    }
+    let known = client.process_transaction(pay("known")).await.unwrap();
+    assert!(known.into_inner().replayed);
+    let status = client.process_transaction(pay("new")).await.unwrap_err();
+    assert_eq!(summary(&status), full);
 }
 
 #[tokio::test]

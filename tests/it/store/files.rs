@@ -240,15 +240,25 @@ fn after_a_crash_a_missing_or_cut_segment_does_not_count_as_a_torn_tail() {
     };
     assert!(Store::open(&SimDisk::holding(2, &files).handle()).is_ok());
     for (damage, expected) in [
-        // Segment 3 was prepared. It exists in the first three cases, and is missing in the next two cases.
+        // Segment 3 was prepared. It exists in the first three cases, and is missing in the next three cases.
         (
             &remove(&[2]) as &dyn Fn(&SimDisk),
             "missing, but the later segment",
         ),
         (&remove(&[1, 2]), "missing, but the later segment"),
         (&remove(&[0, 1, 2]), "missing, but the later segment"),
-        (&remove(&[1, 2, 3]), "was durable"),
-        (&remove(&[0, 1, 2, 3]), "was durable"),
+        (
+            &remove(&[3]),
+            "missing, but the journal had segments up to number 3",
+        ),
+        (
+            &remove(&[1, 2, 3]),
+            "missing, but the journal had segments up to number 3",
+        ),
+        (
+            &remove(&[0, 1, 2, 3]),
+            "missing, but the journal had segments up to number 3",
+        ),
         (&cut(2, 0), "but must have"),
         (&cut(2, 5000), "but must have"),
         (&cut(3, 4096), "but must have"),

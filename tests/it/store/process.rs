@@ -294,31 +294,55 @@ fn remove(data: &Path, parts: &[&str]) {
     }
 }
 
-/// The marker of the clean stop shows that the journal had blocks. Without the marker, nothing shows that.
+/// After a crash, only the segment note shows that the journal had more segments.
 #[tokio::test]
-async fn a_directory_that_has_lost_its_journal_is_not_opened_in_silence() {
+async fn a_directory_that_has_lost_its_journal_is_refused() {
     let mut server = server_with_transactions().await;
+    server.kill9();
+    let data = server.data().to_owned();
+    for (removed, expected) in [
+        (
+            ".segment",
+            "the segment file is missing, but the journal had segments up to number ",
+        ),
+        ("SEGMENTS-", "is a data directory without a journal"),
+        ("", "is a data directory without a journal"),
+    ] {
+        if removed.is_empty() {
+            fs::remove_dir(data.join("journal")).unwrap();
+        } else {
+            remove(&data, &[removed, "checkpoint", "index"]);
+        }
+        let (code, text) = serve(&data);
+        assert_eq!(code, Some(74), "{text}");
+        assert!(text.contains(expected), "{text}");
+        let (code, text) = verify_twice(&data);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(expected) && !text.contains("\nsound"), "{text}");
+    }
+}
+
+/// A first start is killed before the directory is complete, and the next one is not confused by what is left.
+#[test]
+fn a_killed_first_start_is_completed_without_a_warning() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = small_segments().home(home.path()).start();
+    server.kill9();
+    let data = server.data().to_owned();
+    remove(&data, &["FORMAT", "0000000001"]);
+    fs::write(data.join("journal/SEGMENTS-0000000000"), "").unwrap();
+    for name in ["checkpoint", "index"] {
+        fs::remove_dir_all(data.join(name)).unwrap();
+    }
+    let (code, text) = verify_twice(&data);
+    assert_eq!(code, Some(74), "{text}");
+    server.restart();
     server.terminate();
     assert_eq!(server.wait().code(), Some(0));
-    let data = server.data().to_owned();
-    remove(&data, &[".segment"]);
-    assert!(data.join("journal/CLEAN").exists());
-    let (code, text) = serve(&data);
-    assert_eq!(code, Some(74), "{text}");
-    let (code, text) = verify(&data);
-    assert!(code == Some(1) && !text.contains("\nsound"), "{text}");
-
-    remove(&data, &["journal", "checkpoint", "index"]);
-    let (code, text) = verify_twice(&data);
-    assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("is a data directory without a journal"), "{text}");
-    server.restart();
     let log = server.stderr();
-    assert!(
-        log.contains("WARN")
-            && log.contains("the directory has no journal: it starts empty. If it had transactions, stop"),
-        "{log}"
-    );
+    assert!(!log.contains("backup") && !log.contains("starts empty"), "{log}");
+    let (code, text) = verify_twice(&data);
+    assert_eq!(code, Some(0), "{text}");
 }
 
 /// Runs a server on `data` that is expected to fail at its start.
@@ -543,7 +567,7 @@ async fn a_directory_has_one_server_even_if_files_are_removed() {
 }
 
 #[tokio::test]
-async fn a_limit_of_file_sizes_is_reported_like_a_full_disk() {
+async fn a_limit_of_file_sizes_that_is_lowered_below_a_segment_stops_the_service() {
     let mut server = server_with_transactions().await;
     let pid = server.pid().to_string();
     let limited = Command::new("prlimit")

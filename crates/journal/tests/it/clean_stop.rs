@@ -212,5 +212,13 @@ fn an_unreadable_marker_still_shows_that_the_stop_was_clean() {
 fn the_marker_does_not_count_as_a_segment_or_an_unfinished_file() {
     let (disk, _) = stopped(30);
     let names = disk.list(&data().join("journal")).unwrap();
-    assert_eq!(names, ["0000000000.segment", "0000000001.segment", "CLEAN"]);
+    assert_eq!(
+        names,
+        [
+            "0000000000.segment",
+            "0000000001.segment",
+            "CLEAN",
+            "SEGMENTS-0000000001"
+        ]
+    );
 }

@@ -2,7 +2,7 @@
 
 use tally_journal::{Disk, FormatDefect, Journal, JournalConfig, JournalError, Operation};
 
-use super::{CONFIG, Running, data};
+use super::{CONFIG, Running, data, note_path, segment_path};
 use crate::support::sim_disk::SimDisk;
 
 #[test]
@@ -71,7 +71,8 @@ fn sizes_out_of_bounds_are_rejected_before_anything_is_made() {
 #[test]
 fn a_journal_without_its_format_file_is_an_error_and_stays_unchanged() {
     let disk = SimDisk::new(4);
-    drop(Running::open(&disk.handle()).unwrap());
+    Running::open(&disk.handle()).unwrap().append(b"one").unwrap();
+    disk.restart();
     disk.handle().remove(&data().join("FORMAT")).unwrap();
     let before = disk.snapshot();
     let error = Running::open(&disk.handle()).map(|_| ()).unwrap_err();
@@ -140,12 +141,16 @@ fn a_damaged_format_file_is_an_error() {
 
 #[test]
 fn after_a_crash_at_any_operation_of_the_first_start_the_journal_opens() {
-    for operations in 0..14 {
+    for operations in 0..24 {
         for seed in 0..20 {
             let disk = SimDisk::new(seed);
             disk.power_off_after(operations);
             let first = Running::open(&disk.handle()).map(|_| ());
-            disk.crash();
+            if seed % 2 == 0 {
+                disk.crash();
+            } else {
+                disk.restart();
+            }
             let mut running = Running::open(&disk.handle()).unwrap();
             running.append(b"one").unwrap();
             drop(running);
@@ -186,16 +191,71 @@ fn a_directory_without_a_journal_is_described() {
         if has_directory {
             disk.handle().create_dir_all(&data().join("journal")).unwrap();
         }
-        let error = Journal::open_read_only(disk.handle(), &data())
+        let read_only = Journal::open_read_only(disk.handle(), &data()).map(|_| ());
+        for error in [
+            read_only.unwrap_err(),
+            Running::open(&disk.handle()).map(|_| ()).unwrap_err(),
+        ] {
+            assert_eq!(
+                error.to_string(),
+                "/data is a data directory without a journal: it has FORMAT, but no directory named journal, or an empty one. Its \
+                 transactions are lost: keep this directory for analysis, and restore a backup (docs/operations.md)"
+            );
+        }
+    }
+}
+
+/// `FORMAT` is made last. So a directory that lacks it has had no block, if the journal has none.
+#[test]
+fn what_an_interrupted_first_start_leaves_becomes_a_data_directory_and_a_journal_with_a_block_does_not() {
+    let disk = SimDisk::new(10);
+    let mut running = Running::open(&disk.handle()).unwrap();
+    let mut interrupted = disk.snapshot();
+    running.append(b"one").unwrap();
+    drop(running);
+    let mut used = disk.snapshot();
+    for files in [&mut interrupted, &mut used] {
+        files.remove(&data().join("FORMAT")).unwrap();
+    }
+    for lost in [None, Some(segment_path(0)), Some(note_path(0))] {
+        let mut files = interrupted.clone();
+        if let Some(path) = &lost {
+            files.remove(path).unwrap();
+        }
+        files.insert(segment_path(0).with_extension("segment.tmp"), vec![0; 100]);
+        files.insert(data().join("FORMAT.tmp"), b"tally".to_vec());
+        let disk = SimDisk::holding(1, &files);
+        let read_only = Journal::open_read_only(disk.handle(), &data()).map(|_| ());
+        assert!(matches!(read_only, Err(JournalError::NotADataDirectory { .. })));
+        assert!(
+            Journal::open(disk.handle(), &data(), &CONFIG)
+                .unwrap()
+                .directory()
+                .created()
+        );
+        disk.restart();
+        Running::open(&disk.handle()).unwrap().append(b"one").unwrap();
+    }
+
+    for path in [segment_path(1), note_path(1)] {
+        let mut files = interrupted.clone();
+        files.insert(path, Vec::new());
+        let error = Running::open(&SimDisk::holding(1, &files).handle())
             .map(|_| ())
             .unwrap_err();
-        assert!(
-            error.to_string().starts_with(
-                "/data is a data directory without a journal: it has FORMAT, but no directory named journal, or an empty one. "
-            ),
-            "{error}"
-        );
+        assert!(error.to_string().contains("/data/FORMAT: missing"), "{error}");
     }
+    let error = Running::open(&SimDisk::holding(1, &used).handle())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.to_string().contains("/data/FORMAT: missing"), "{error}");
+    // A directory of this name that is somebody else's.
+    interrupted.clear();
+    interrupted.insert(data().join("journal").join("2026.txt"), Vec::new());
+    let error = Running::open(&SimDisk::holding(1, &interrupted).handle())
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.to_string().contains("it has journal."), "{error}");
 }
 
 #[test]

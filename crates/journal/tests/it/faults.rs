@@ -158,6 +158,46 @@ fn a_journal_that_ends_with_a_segment_starts_on_a_full_disk() {
 }
 
 #[test]
+fn segments_that_do_not_own_their_space_are_a_full_disk() {
+    for spare_exists in [false, true] {
+        let disk = SimDisk::new(11);
+        let mut running = Running::open(&disk.handle()).unwrap();
+        running.append(b"one").unwrap();
+        if spare_exists {
+            running.preparer.prepare_next().unwrap();
+        }
+        drop(running);
+        disk.restart();
+        disk.set_sparse();
+        disk.set_free_bytes(100);
+        let mut running = Running::open(&disk.handle()).unwrap();
+        assert_eq!(running.seen.len(), 1);
+        assert!(running.space.is_full() && !running.space.is_available(0));
+        running.preparer.prepare_next().unwrap_err();
+        assert!(running.space.is_full() && !running.space.is_available(0));
+        // There is space for one segment, and then for all. The first segment has a block of 136 bytes.
+        disk.set_free_bytes(8192 - 136);
+        assert!(running.preparer.prepare_next().unwrap());
+        assert!(!running.space.is_full() && running.space.is_available(0));
+        running.append(b"two").unwrap();
+        running.preparer.prepare_next().unwrap_err();
+        assert!(running.space.is_full() && running.space.is_available(0) && !running.space.is_available(1));
+        disk.clear_faults();
+        assert!(running.preparer.prepare_next().unwrap());
+        assert!(!running.space.is_full() && running.space.is_available(1));
+        assert!(!running.preparer.is_needed());
+        running.append_many(8, 1000);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a block in segment 2 can't be built yet: the writer is in segment 0")]
+fn the_space_of_a_segment_far_ahead_is_not_asked_for() {
+    let running = Running::open(&SimDisk::new(12).handle()).unwrap();
+    let _ = running.space.is_available(2);
+}
+
+#[test]
 fn after_a_failed_sync_of_the_directory_no_block_goes_to_the_new_segment() {
     let disk = SimDisk::new(5);
     let mut running = Running::open(&disk.handle()).unwrap();

@@ -14,6 +14,7 @@ mod faults;
 mod fixture;
 mod real_disk;
 mod scrub;
+mod segment_note;
 mod segments;
 mod verify;
 
@@ -63,6 +64,11 @@ fn data() -> PathBuf {
 
 fn segment_path(number: u32) -> PathBuf {
     data().join("journal").join(format!("{number:010}.segment"))
+}
+
+/// Returns the path of the segment note that states `number`.
+fn note_path(number: u32) -> PathBuf {
+    data().join("journal").join(format!("SEGMENTS-{number:010}"))
 }
 
 /// Returns a body whose bytes all depend on `index`, so that no two bodies are equal.

@@ -134,3 +134,21 @@ fn a_file_is_not_a_data_directory() {
     }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "text");
 }
+
+#[test]
+fn the_space_of_a_sparse_file_is_taken_without_a_change_of_its_content() {
+    let root = TempDir::new().unwrap();
+    let file = disk().create_new(&root.path().join("file")).unwrap();
+    file.write_at(0, &body(7, 5000)).unwrap();
+    file.write_at((3 << 20) - 1, &[0]).unwrap();
+    let read = || {
+        let mut bytes = vec![9; 4 << 20];
+        let length = file.read_at(0, &mut bytes).unwrap();
+        bytes.truncate(length);
+        bytes
+    };
+    let before = read();
+    file.own_space(5000, 3 << 20).unwrap();
+    assert!(read() == before, "the content changed");
+    assert_eq!(file.size_bytes().unwrap(), 3 << 20);
+}

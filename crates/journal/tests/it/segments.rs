@@ -140,7 +140,15 @@ fn a_restart_keeps_a_spare_segment_and_removes_an_unfinished_one() {
         .into_keys()
         .map(|path| path.file_name().unwrap().to_owned());
     let names: Vec<_> = names.collect();
-    assert_eq!(names, ["FORMAT", "0000000000.segment", "0000000001.segment"]);
+    assert_eq!(
+        names,
+        [
+            "FORMAT",
+            "0000000000.segment",
+            "0000000001.segment",
+            "SEGMENTS-0000000001"
+        ]
+    );
 }
 
 #[test]

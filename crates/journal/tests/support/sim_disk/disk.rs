@@ -256,6 +256,21 @@ impl DiskFile for SimFile {
         self.write_at(0, &vec![0; usize::try_from(bytes).unwrap()])
     }
 
+    fn own_space(&self, start: u64, end: u64) -> Result<(), DiskError> {
+        let bytes = end - start;
+        let mut state = self.begin(Operation::Write, Work::Other)?;
+        state.draw_fault(Operation::Write, self.path_id)?;
+        if !state.faults.sparse {
+            return Ok(());
+        }
+        let missing = state.take_space(bytes);
+        if missing == 0 {
+            return Ok(());
+        }
+        state.free_space(bytes - missing);
+        Err(self.failed(Operation::Write, io::ErrorKind::StorageFull.into()))
+    }
+
     fn sync_data(&self) -> Result<(), DiskError> {
         let mut state = self.begin(Operation::Sync, Work::Sync)?;
         state.note(Event::SyncBegan(self.path_id));

@@ -146,6 +146,12 @@ impl SimDisk {
         self.shared.state.lock().faults.free_bytes = Some(bytes);
     }
 
+    /// Lets the existing files own no space: [`tally_journal::DiskFile::own_space`] takes it from the free bytes. A write
+    /// still finds space.
+    pub(crate) fn set_sparse(&self) {
+        self.shared.state.lock().faults.sparse = true;
+    }
+
     /// Lets the next `syncs` syncs succeed and the sync after them fail.
     pub(crate) fn fail_sync_after(&self, syncs: u64) {
         self.shared.state.lock().faults.syncs_before_failure = Some(syncs);

@@ -49,6 +49,8 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct Faults {
     pub(super) free_bytes: Option<u64>,
+    /// Whether the existing files own no space, as if somebody had made sparse copies of them.
+    pub(super) sparse: bool,
     pub(super) syncs_before_failure: Option<u64>,
     /// The kinds of operations that fail with EIO, each with the path for which they fail.
     broken: Vec<(Operation, PathId)>,
