@@ -13,8 +13,8 @@ use std::{
 };
 
 use tally::{
-    engine::{CallKind, CreatedAccounts, EngineError, Existing, TallyEngine},
-    store::embedded::FoundTransaction,
+    engine::{CallKind, CreatedAccounts, EngineError, Existing, OwnedKey, TallyEngine},
+    store::embedded::FoundRecord,
 };
 use tally_batch::{BatchError, Caller, Sequence};
 use tally_ledger::AccountIndex;
@@ -242,7 +242,7 @@ impl Client {
             let batch = encode(&engine, transactions);
             // The message is submitted now, before the future is polled.
             let outcomes = engine.process_next(&mut stream.sequence, CallKind::Stream, &batch, deadline);
-            return Box::pin(async { Ok(Answer::Outcomes(outcomes.await?.into_vec())) });
+            return Box::pin(async { Ok(Answer::Outcomes(outcomes.await?.outcomes.into_vec())) });
         }
         let request = call.request.clone();
         let kind = call.kind;
@@ -285,7 +285,7 @@ async fn answer(
         Request::Transactions(transactions) => {
             let batch = encode(engine, &transactions);
             let outcomes = engine.process(kind.unwrap(), &batch, deadline).await?;
-            Answer::Outcomes(outcomes.into_vec())
+            Answer::Outcomes(outcomes.outcomes.into_vec())
         }
         Request::CreateAccounts(accounts) => created(
             engine
@@ -300,10 +300,12 @@ async fn answer(
             let (accounts, next) = engine.accounts(AccountIndex(from), limit, deadline).await?;
             Answer::Accounts(accounts, next.map(|next| next.0))
         }
-        Request::Transaction(id) => Answer::Transaction(match engine.transaction(id, deadline).await? {
-            None => None,
-            Some(found) => Some(recorded(engine, &found, deadline).await?),
-        }),
+        Request::Transaction(id) => {
+            Answer::Transaction(match engine.record(OwnedKey::Transaction(id), deadline).await? {
+                None => None,
+                Some(found) => Some(recorded(engine, &found, deadline).await?),
+            })
+        }
     })
 }
 
@@ -322,7 +324,7 @@ pub(crate) async fn examine_transaction(
 ) -> Result<Option<Recorded>, EngineError> {
     loop {
         let read = async {
-            match engine.transaction(id.clone(), None).await? {
+            match engine.record(OwnedKey::Transaction(id.clone()), None).await? {
                 None => Ok(None),
                 Some(found) => recorded(&engine, &found, None).await.map(Some),
             }
@@ -350,7 +352,7 @@ pub(crate) async fn poll_once_more() {
 /// Translates a record into what a client sees.
 async fn recorded(
     engine: &TallyEngine,
-    found: &FoundTransaction,
+    found: &FoundRecord,
     deadline: Option<Instant>,
 ) -> Result<Recorded, EngineError> {
     let (view, outcome) = found.view().unwrap();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tally::engine::{TallyEngine, TransactionBatch};
 use tally_ledger::{
-    AccountStatus, Amount, BalanceRule, EffectiveTime, Heading, Metadata, NewAccount, Phase, Transfer,
+    AccountStatus, Amount, AmountRule, BalanceRule, EffectiveTime, Heading, Metadata, Names, NewAccount,
+    Phase, Transfer,
 };
 
 use crate::{
@@ -171,6 +172,7 @@ pub(crate) fn account(number: u64) -> NewAccount {
         } else {
             Metadata::new()
         },
+        velocity_limits: Vec::new(),
     }
 }
 
@@ -195,6 +197,9 @@ pub(crate) fn encode(engine: &TallyEngine, transactions: &[Transaction]) -> Arc<
             phase: Phase::Posted,
             effective_time: transaction.effective_time,
             metadata: &metadata,
+            names: Names::Nothing,
+            keep_remaining: false,
+            pending_timeout: None,
         };
         let transfers: Vec<Transfer<&[u8]>> = transaction
             .legs
@@ -204,9 +209,10 @@ pub(crate) fn encode(engine: &TallyEngine, transactions: &[Transaction]) -> Arc<
                 credit: leg.credit.as_bytes(),
                 amount: Amount::new(leg.amount),
                 code: leg.code,
+                rule: AmountRule::Exact,
             })
             .collect();
-        batch.push(&heading, &transfers);
+        batch.push(&heading, &transfers, false);
     }
     Arc::new(batch)
 }

@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (mut claimed, mut total, mut commits) = (Vec::new(), 0, 0);
         while !intake.is_drained() {
             // Sleeps until at least one request is queued, or the queue is closed.
-            intake.sleep(1);
+            intake.sleep(1, None);
             if intake.take(1024, &mut claimed) == 0 {
                 continue;
             }

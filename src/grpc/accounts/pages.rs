@@ -187,6 +187,7 @@ mod tests {
             id_prefix: id_prefix.to_owned(),
             asset: asset.to_owned(),
             status,
+            scope: Scope::ALL,
         };
         let filters = [
             Filter::default(),

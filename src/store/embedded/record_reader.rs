@@ -3,7 +3,7 @@
 
 use tally_journal::{Geometry, JournalReader, Position};
 use tally_ledger::{
-    Committed, Malformed, RecordKey, Timestamp,
+    AccountIndex, Committed, Malformed, RecordKey, Rejection, Timestamp, TransactionView,
     codec::Reader,
     record::{FramedRecord, RECORD_BYTES_MAX},
 };
@@ -154,6 +154,21 @@ impl FoundRecord {
     #[must_use]
     pub const fn place(&self) -> Committed {
         self.place
+    }
+
+    /// Returns the transaction of the record and its outcome.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the record is not that of a transaction.
+    pub fn view(
+        &self,
+    ) -> Result<(TransactionView<'_, AccountIndex>, Result<Committed, Rejection>), RecordError> {
+        let framed = self.framed()?;
+        let (transaction, rejection) = framed
+            .record
+            .transaction()
+            .ok_or_else(|| not_a_transaction(self.position))?;
+        Ok((transaction, rejection.map_or(Ok(self.place), Err)))
     }
 
     /// Returns the record.

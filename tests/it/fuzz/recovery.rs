@@ -19,7 +19,7 @@ use std::{
 use tally::{
     store::embedded::{
         BLOCK_BYTES_MIN, DurablePoint, OpenStore, RecordError, StoreConfig,
-        checkpoint::{CheckpointWriter, put_accounts},
+        checkpoint::{CheckpointWriter, ChunkStart, put_chunk},
         open, verify,
     },
     wall_clock::ManualWallClock,
@@ -27,8 +27,8 @@ use tally::{
 use tally_journal::{BlockBuffer, HEADER_BYTES};
 use tally_ledger::{
     AccountIndex, AccountSnapshot, AccountStatus, AmountRule, BalanceRule, Committed, Heading, Metadata,
-    Names, NewAccount, Outcome, Phase, Rejection, Tags, Timestamp, TransactionView, Transfer, money::Amount,
-    tag_index::tag, transaction::put_transaction,
+    Names, NewAccount, Outcome, Phase, RecordKey, Rejection, Tags, Timestamp, TransactionView, Transfer,
+    money::Amount, tag_index::tag, transaction::put_transaction,
 };
 
 use super::sim_disk::SimDisk;
@@ -189,7 +189,7 @@ fn process(store: &mut OpenStore, request: &[u8]) -> Result<Outcome, RecordError
         id: tag(view.id_bytes(), store.directory.hash_seed()),
         accounts: &[],
     };
-    store.ledger.process(&view, tags)
+    store.ledger.process(&view, tags, None)
 }
 
 fn commit(store: &mut OpenStore) {
@@ -244,6 +244,7 @@ impl History {
             overdraft_limit: Amount::ZERO,
             status: AccountStatus::Open,
             metadata: Metadata::new(),
+            velocity_limits: Vec::new(),
         };
         store
             .ledger
@@ -329,11 +330,12 @@ impl History {
         let durable = store.durable.chain();
         let mut writer = CheckpointWriter::begin(&store.checkpoints, &store.durable).expect("a disk");
         let mut chunk = Vec::new();
-        assert_eq!(
-            put_accounts(store.ledger.ledger(), AccountIndex(0), &mut chunk),
-            None
-        );
-        writer.accounts(&chunk).expect("a disk");
+        let mut next = Some(ChunkStart::FIRST);
+        while let Some(from) = next {
+            chunk.clear();
+            next = put_chunk(store.ledger.ledger(), from, &mut chunk);
+            writer.chunk(&chunk).expect("a disk");
+        }
         writer.finish(durable.last_block_sequence()).expect("a disk");
         let path = data()
             .join("checkpoint")
@@ -358,12 +360,15 @@ impl History {
     /// Reads the outcomes of all transactions from the undamaged journal.
     fn read_outcomes(&mut self, store: &OpenStore) {
         for known in &mut self.transactions {
-            let [position] = store.ledger.candidates(&known.id)[..] else {
+            let [position] = store
+                .ledger
+                .candidates(RecordKey::Transaction(known.id.as_bytes()))[..]
+            else {
                 panic!("one record of {}", known.id)
             };
             let found = store
                 .records
-                .find(position, &known.id)
+                .find(position, RecordKey::Transaction(known.id.as_bytes()))
                 .expect("no damage")
                 .expect("the transaction");
             known.outcome = found.view().expect("no damage").1;
@@ -597,8 +602,9 @@ impl History {
 
 /// Returns the outcome of a transaction; `None` if the journal does not contain it.
 fn find(store: &OpenStore, id: &str) -> Result<Option<Result<Committed, Rejection>>, RecordError> {
-    for position in store.ledger.candidates(id) {
-        if let Some(found) = store.records.find(position, id)? {
+    let key = RecordKey::Transaction(id.as_bytes());
+    for position in store.ledger.candidates(key) {
+        if let Some(found) = store.records.find(position, key)? {
             return Ok(Some(found.view()?.1));
         }
     }

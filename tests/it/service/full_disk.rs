@@ -259,6 +259,7 @@ impl Stepped {
             overdraft_limit: Amount::new(0),
             status: AccountStatus::Open,
             metadata: Metadata::from([("text".to_owned(), "x".repeat(900))]),
+            velocity_limits: Vec::new(),
         };
         let accounts = (0..ACCOUNTS).map(account).collect();
         let engine = self.engine.clone();

@@ -204,9 +204,12 @@ fn account(id: &str, rule: BalanceRule) -> AccountSnapshot {
             overdraft_limit: Amount::ZERO,
             status: AccountStatus::Open,
             metadata: Metadata::new(),
+            velocity_limits: Vec::new(),
         },
         balances: Balances::default(),
+        available: None,
         create_time: WALL_BASE,
+        revision: 0,
     }
 }
 

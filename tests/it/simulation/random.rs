@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tally_ledger::{AmountRule, Names, transaction::put_transaction};
+use tally_ledger::{AmountRule, Names, PlacedRecord, RecordKey, transaction::put_transaction};
 
 use super::*;
 
@@ -56,6 +56,7 @@ impl TransactionLog for MemoryLog {
         let found = self.records.get(key.id).map(|(content, outcome)| {
             Ok(RecordedTransaction {
                 transaction: TransactionView::parse(content)?,
+                effects: None,
                 outcome: *outcome,
             })
         });
@@ -66,16 +67,46 @@ impl TransactionLog for MemoryLog {
         self.entries + 1
     }
 
-    fn append(&mut self, key: Option<TransactionKey<'_>>, record: NewRecord<'_>) -> Committed {
-        self.entries += 1;
-        let next = Committed {
+    fn find_record(&mut self, _: RecordKey<'_>) -> Result<Option<PlacedRecord<'_>>, Malformed> {
+        unreachable!("no transaction names another one")
+    }
+
+    fn record_at(&mut self, _: u64) -> Result<PlacedRecord<'_>, Malformed> {
+        unreachable!("there are no holds")
+    }
+
+    fn next_place(&self) -> u64 {
+        self.entries
+    }
+
+    fn next_committed(&self) -> Committed {
+        Committed {
             sequence: self.committed + 1,
-            time: WALL_BASE.plus_nanos(self.block * 1000 + self.ordinal),
-        };
+            time: self.block_time().plus_nanos(self.ordinal),
+        }
+    }
+
+    fn block_time(&self) -> Timestamp {
+        WALL_BASE.plus_nanos(self.block * 1000)
+    }
+
+    fn append(
+        &mut self,
+        key: Option<TransactionKey<'_>>,
+        _: Option<RecordKey<'_>>,
+        record: NewRecord<'_>,
+    ) -> Committed {
+        self.entries += 1;
+        let next = self.next_committed();
         let (content, outcome) = match record {
-            NewRecord::Committed { content } => (content, Ok(next)),
-            NewRecord::Rejected { content, rejection } => (content, Err(rejection)),
+            NewRecord::Committed { content, .. } => (content, Ok(next)),
+            NewRecord::Rejected {
+                content, rejection, ..
+            } => (content, Err(rejection)),
             NewRecord::AccountCreated { .. } => return next,
+            NewRecord::Derived { .. } | NewRecord::HoldExpired { .. } | NewRecord::AccountUpdated { .. } => {
+                unreachable!("the service has no holds and updates no accounts")
+            }
         };
         if outcome.is_ok() {
             self.committed += 1;

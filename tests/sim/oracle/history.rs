@@ -376,11 +376,22 @@ fn closes_stream(reply: &Reply) -> bool {
 pub(super) const fn is_recorded(rejection: tally_ledger::Rejection) -> bool {
     use tally_ledger::Reason;
     match rejection.reason {
-        Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch => false,
+        Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch | Reason::HoldsFull => false,
         Reason::AccountFrozen
         | Reason::AccountClosed
         | Reason::InsufficientFunds
-        | Reason::BalanceOverflow => true,
+        | Reason::BalanceOverflow
+        | Reason::NothingAvailable
+        | Reason::VelocityLimit
+        | Reason::PendingNotFound
+        | Reason::PendingAlreadyPosted
+        | Reason::PendingAlreadyVoided
+        | Reason::PendingExpired
+        | Reason::PendingAmountExceeded
+        | Reason::PendingTransfersDiffer
+        | Reason::ReversedNotFound
+        | Reason::NotReversible
+        | Reason::AlreadyReversed => true,
     }
 }
 

@@ -121,7 +121,10 @@ impl<'a> Reference<'a> {
         for (account, side) in [(debtor, Side::Debit), (creditor, Side::Credit)] {
             match account.new.status {
                 AccountStatus::Open => {}
-                AccountStatus::Frozen => return Err(because(Reason::AccountFrozen, side)),
+                AccountStatus::DebitsFrozen if side == Side::Credit => {}
+                AccountStatus::Frozen | AccountStatus::DebitsFrozen => {
+                    return Err(because(Reason::AccountFrozen, side));
+                }
                 AccountStatus::Closed => return Err(because(Reason::AccountClosed, side)),
             }
         }
