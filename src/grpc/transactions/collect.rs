@@ -7,23 +7,15 @@ use tonic::Status;
 use super::{
     decode,
     split::{Found, Splitter},
-    wire::{self, WireTransaction},
+    wire::{self, ReadTransaction, WireTransaction},
 };
 use crate::{
     engine::{TRANSACTIONS_MAX, TransactionBatch},
-    grpc::{
-        limits::TRANSACTION_BYTES_MAX,
-        protobuf::{Read, WireError},
-        status,
-        transport::frame::Piece,
-    },
+    grpc::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError, status, transport::frame::Piece},
 };
 
 /// Longest result of an executed transaction, in bytes. The longest result is a rejection by the ledger.
 pub(crate) const RESULT_BYTES_MAX: usize = 800;
-
-/// Reads a transaction from its bytes: [`wire::nested_transaction`] or [`wire::stream_message`].
-pub(crate) type ReadTransaction = for<'a> fn(&'a [u8]) -> Read<WireTransaction<'a>>;
 
 /// The position of a transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +89,7 @@ impl Places {
         let previous = before.checked_sub(1).and_then(|before| self.refused.get(before));
         let from = previous.map_or(0, |previous| previous.end as usize);
         let bytes = self.refused_bytes.get(from..entry.end as usize)?;
-        let transaction = (self.read)(bytes).ok()?;
+        let transaction = wire::read_with(self.read, bytes).ok()?;
         let refusal = decode::check(&transaction, |_, _| ()).err()?;
         Some(Refused {
             id: transaction.id.as_str(),
@@ -143,7 +135,8 @@ impl Transactions {
     /// # Errors
     /// [`WireError`] if the bytes are not a transaction. In this case, nothing is added.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        let transaction = (self.places.read)(bytes)?;
+        let mut transaction = WireTransaction::default();
+        (self.places.read)(bytes, &mut transaction)?;
         match decode::push_transaction(&mut self.batch, &transaction) {
             Ok(()) => {
                 self.places.count += 1;
