@@ -7,7 +7,7 @@ use tally_batch::BatchItem;
 use tally_journal::Position;
 use tally_ledger::{
     AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, Hold, Metadata,
-    NewAccount, Outcome, RecordKey, TableFull, Tags, TransactionView, Transfer, UpdateOutcome,
+    NewAccount, Outcome, RecordKey, TableFull, Tags, TransactionView, Transfer, UpdateOutcome, codec::Reader,
     tag_index::tag, transaction::put_transaction,
 };
 
@@ -241,6 +241,7 @@ impl TransactionBatch {
     }
 
     /// Whether the response of the transaction at `place` shows the balances after it.
+    #[inline]
     #[must_use]
     pub fn returns_balances(&self, place: usize) -> bool {
         self.entries.get(place).is_some_and(|entry| entry.return_balances)
@@ -299,6 +300,7 @@ impl TransactionBatch {
     }
 
     /// Returns the hashes of the ids in the transaction at `place`; `None` if there is no such transaction.
+    #[inline]
     #[must_use]
     pub fn tags(&self, place: usize) -> Option<Tags<'_>> {
         let entry = self.entries.get(place)?;
@@ -313,21 +315,34 @@ impl TransactionBatch {
     ///
     /// # Panics
     /// If the transaction can't be decoded. That is a bug, because [`TransactionBatch::push`] has encoded it.
+    #[inline]
     #[must_use]
     pub fn get(&self, place: usize) -> Option<TransactionView<'_, &[u8]>> {
-        let entry = self.entries.get(place)?;
-        let from = self.before(place).map_or(0, |before| before.bytes_end);
-        let encoded = self.bytes.get(from as usize..entry.bytes_end as usize)?;
-        match TransactionView::parse(encoded) {
+        match TransactionView::parse(self.encoded(place)?) {
             Ok(transaction) => Some(transaction),
             Err(error) => panic!("transaction {place} of a batch can't be decoded: {error}"),
         }
+    }
+
+    /// Returns the id of the transaction at `place`; `None` if there is no such transaction.
+    #[must_use]
+    pub fn id_bytes(&self, place: usize) -> Option<&[u8]> {
+        Reader::new(self.encoded(place)?).short_bytes().ok()
+    }
+
+    /// Returns the bytes of the transaction at `place`; `None` if there is no such transaction.
+    #[inline]
+    fn encoded(&self, place: usize) -> Option<&[u8]> {
+        let entry = self.entries.get(place)?;
+        let from = self.before(place).map_or(0, |before| before.bytes_end);
+        self.bytes.get(from as usize..entry.bytes_end as usize)
     }
 
     /// Returns the transaction at `place` and the hashes of its ids.
     ///
     /// # Panics
     /// If there is no such transaction.
+    #[inline]
     pub(super) fn transaction(&self, place: usize) -> (TransactionView<'_, &[u8]>, Tags<'_>) {
         let (Some(transaction), Some(tags)) = (self.get(place), self.tags(place)) else {
             panic!(
@@ -339,6 +354,7 @@ impl TransactionBatch {
     }
 
     /// Returns the entry of the transaction before `place`; `None` for the first transaction.
+    #[inline]
     fn before(&self, place: usize) -> Option<&Entry> {
         self.entries.get(place.checked_sub(1)?)
     }

@@ -367,13 +367,15 @@ impl Exec {
         principal: Option<&[u8]>,
     ) -> Result<Outcome, Halt> {
         // A transaction that names a hold whose time has come also writes the record of its expiry.
-        let records = 1 + usize::from(transaction.names() != Names::Nothing);
+        let records = 1 + usize::from(!matches!(transaction.names(), Names::Nothing));
         if !self.book.has_room(records) {
             self.next_block(FlushReason::Bytes)?;
         } else if self.book.open_records() >= BLOCK_RECORDS_MAX {
             self.next_block(FlushReason::Items)?;
         }
-        self.expire_holds();
+        if self.book.may_expire_holds() {
+            self.expire_holds();
+        }
         // An id that is known gets its outcome even if the disk is full, because this needs no record.
         let answered = if self.has_space() {
             self.book.process(transaction, tags, principal).map(Some)
@@ -448,6 +450,7 @@ impl Exec {
     /// Returns whether the disk has space for the open block. If it has none, no record and no probe may go into the
     /// block, because a block that cannot be written ends the service. The question is cheap, because the segments are
     /// made ahead; EXEC waits for the disk only if AUX is late with the next segment.
+    #[inline]
     fn has_space(&mut self) -> bool {
         let segment = self.book.open_segment();
         if self.available_segment == Some(segment) {

@@ -50,6 +50,9 @@ impl Violations {
 
 /// Checks the number of entries, their length, and the length of each key.
 pub(crate) fn check_metadata(violations: &mut Violations, field: &str, metadata: &Metadata) {
+    if metadata.is_empty() {
+        return;
+    }
     let count = metadata.len();
     if count > METADATA_ENTRIES_MAX {
         let problem = format_args!("has {count} entries, at most {METADATA_ENTRIES_MAX} are allowed");

@@ -64,7 +64,7 @@ pub fn transaction(bytes: &[u8]) -> Result<ReadTransaction, Status> {
 /// # Errors
 /// The status of a malformed message.
 pub fn stream_message(bytes: &[u8]) -> Result<ReadTransaction, Status> {
-    Ok(read(&wire::stream_message(bytes)?))
+    Ok(read(&wire::read_with(wire::stream_message, bytes)?))
 }
 
 /// Reads a `ProcessTransactionsRequest` that arrives in `pieces`.
@@ -79,7 +79,7 @@ pub fn transactions(pieces: &[&[u8]]) -> Result<Vec<SplitTransaction>, Status> {
         splitter.read(piece, to_come, |each| {
             found.push(match each {
                 Found::Transaction(bytes) => {
-                    SplitTransaction::Read(Box::new(read(&wire::nested_transaction(bytes)?)))
+                    SplitTransaction::Read(Box::new(read(&wire::read_with(wire::nested_transaction, bytes)?)))
                 }
                 Found::TooLong(length) => SplitTransaction::TooLong(length),
             });

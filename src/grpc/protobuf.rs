@@ -3,7 +3,7 @@
 //! The rules are the same as in prost: unknown fields are skipped, text must be UTF-8, and messages are nested at most
 //! [`DEPTH_MAX`] levels deep. The tests in `transactions/wire_tests.rs` compare this reader with prost.
 
-use prost::encoding::{WireType, decode_key, decode_varint};
+use prost::encoding::{WireType, decode_varint};
 
 /// Maximum number of levels of nested messages. The messages of the service have a few levels. Only groups can have
 /// more levels. The schemas of the service have no groups, so a group is always an unknown field.
@@ -15,6 +15,8 @@ pub(crate) const VARINT_BYTES_MAX: usize = 10;
 pub(crate) const CUT_SHORT: WireError = WireError("the message ends in the middle of a field");
 /// The wire type of a field differs from the schema.
 pub(crate) const WRONG_TYPE: WireError = WireError("a field has another wire type than it should");
+/// The key of a field is not one that protobuf allows.
+const MALFORMED_KEY: WireError = WireError("a key is malformed or cut short");
 /// The end of a group without its beginning.
 pub(crate) const NO_GROUP: WireError = WireError("a group ends that has not begun");
 /// Messages or groups are nested more than [`DEPTH_MAX`] levels deep.
@@ -104,11 +106,41 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the number and wire type of the next field.
+    #[inline]
     pub(crate) fn key(&mut self) -> Read<(u32, WireType)> {
-        decode_key(&mut self.rest).map_err(|_| WireError("a key is malformed or cut short"))
+        let key = self
+            .varint()
+            .ok()
+            .and_then(|key| u32::try_from(key).ok())
+            .ok_or(MALFORMED_KEY)?;
+        let kind = match key & 0b111 {
+            0 => WireType::Varint,
+            1 => WireType::SixtyFourBit,
+            2 => WireType::LengthDelimited,
+            3 => WireType::StartGroup,
+            4 => WireType::EndGroup,
+            5 => WireType::ThirtyTwoBit,
+            _ => return Err(MALFORMED_KEY),
+        };
+        match key >> 3 {
+            0 => Err(MALFORMED_KEY),
+            field => Ok((field, kind)),
+        }
     }
 
+    #[inline]
     fn varint(&mut self) -> Read<u64> {
+        // Nearly all keys and lengths have one byte.
+        match self.rest {
+            [byte @ 0..=0x7f, rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Read<u64> {
         decode_varint(&mut self.rest).map_err(|_| WireError("a number is malformed or cut short"))
     }
 
@@ -117,16 +149,19 @@ impl<'a> Reader<'a> {
         self.rest.len() >= VARINT_BYTES_MAX || self.rest.iter().any(|byte| byte & 0x80 == 0)
     }
 
+    #[inline]
     fn length(&mut self) -> Read<usize> {
         usize::try_from(self.varint()?).map_err(|_| CUT_SHORT)
     }
 
+    #[inline]
     fn bytes(&mut self, length: usize) -> Read<&'a [u8]> {
         let (head, rest) = self.rest.split_at_checked(length).ok_or(CUT_SHORT)?;
         self.rest = rest;
         Ok(head)
     }
 
+    #[inline]
     fn expect(&self, kind: WireType, expected: WireType) -> Read<()> {
         if kind == expected { Ok(()) } else { Err(WRONG_TYPE) }
     }

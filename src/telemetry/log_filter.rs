@@ -27,7 +27,7 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 35] = [
+const TARGETS: [&str; 36] = [
     "tally::admin::routes",
     "tally::admin::server",
     AUDIT_TARGET,
@@ -38,6 +38,7 @@ const TARGETS: [&str; 35] = [
     "tally::engine::fault",
     "tally::engine::maintenance",
     "tally::engine::pipeline",
+    "tally::engine::reads",
     "tally::engine::scrubbing",
     "tally::engine::start",
     "tally::grpc::transport::connection",

@@ -275,6 +275,16 @@ impl Account {
     #[inline]
     pub fn add(&mut self, side: Side, column: Column, amount: Amount) -> Result<(), Reason> {
         self.accepts(side)?;
+        self.grow(side, column, amount)
+    }
+
+    /// Does what [`Account::add`] does, for a caller that has checked that the account [accepts](Account::accepts) transfers on this
+    /// side.
+    ///
+    /// # Errors
+    /// Those of [`Account::add`].
+    #[inline]
+    pub(crate) fn grow(&mut self, side: Side, column: Column, amount: Amount) -> Result<(), Reason> {
         let (posted, pending, other) = match side {
             Side::Debit => (
                 self.balances.debits_posted,

@@ -243,6 +243,13 @@ impl HoldTable {
         self.len -= 1;
     }
 
+    /// Whether any hold expires.
+    #[inline]
+    #[must_use]
+    pub const fn has_deadlines(&self) -> bool {
+        !self.by_deadline.is_empty()
+    }
+
     /// The hold that expires next, if any hold expires.
     #[must_use]
     pub fn next_to_expire(&self) -> Option<Hold> {

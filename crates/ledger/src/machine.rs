@@ -194,10 +194,15 @@ impl Ledger {
             id: transaction.id_bytes(),
             tag: tags.id,
         };
-        self.legs.clear();
+        if !self.legs.is_empty() {
+            self.legs.clear();
+        }
         let resolved = self.resolve(transaction, tags.accounts);
-        if let Some(recorded) = log.find(key)? {
-            return Ok(self.recorded_outcome(transaction, &recorded));
+        // With `?`, the large result would be copied first.
+        match log.find(key) {
+            Ok(None) => {}
+            Ok(Some(recorded)) => return Ok(self.recorded_outcome(transaction, &recorded)),
+            Err(error) => return Err(error),
         }
         if let Err(rejection) = resolved {
             return Ok(Outcome::Rejected {
@@ -260,7 +265,7 @@ impl Ledger {
             velocity_time: Some(log.next_committed().time),
         };
         transfers::apply(&mut self.accounts, &mut self.transfers, column, entry)?;
-        let place = log.next_place();
+        let hold_place = (column == Column::Pending).then(|| log.next_place());
         let committed = if request.transaction.is_derived() {
             self.legs.extend(self.transfers.iter().map(Leg::of_transfer));
             self.append_derived(request, 0, None, log)
@@ -271,7 +276,7 @@ impl Ledger {
             };
             append(log, Some(request.key), None, record)
         };
-        if column == Column::Pending {
+        if let Some(place) = hold_place {
             let legs: Legs = self.transfers.iter().map(Leg::of_transfer).collect();
             let deadline = deadline(request.transaction, committed.time);
             self.holds.insert(Hold::new(place, deadline, &legs));

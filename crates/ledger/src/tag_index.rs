@@ -117,6 +117,14 @@ impl TagIndex {
     pub fn find(&self, tag: u64, mut matches: impl FnMut(u64) -> bool) -> Option<u64> {
         let shard = self.shard(tag);
         let (head, tail) = shard.lines.split_at(shard.home(tag));
+        // Almost every lookup ends in the home line.
+        let (home, tail) = tail.split_first()?;
+        if let Some(value) = home.find(tag, &mut matches) {
+            return Some(value);
+        }
+        if !home.was_passed() {
+            return None;
+        }
         // A shard with lines always has a line with room. Such a line is not marked as passed, so the loop ends there
         // at the latest.
         for line in tail.iter().chain(head) {
@@ -130,7 +138,8 @@ impl TagIndex {
         None
     }
 
-    /// Returns the first value under this `tag`. The value may belong to another key, so use it only for prefetching.
+    /// Returns the first value under this `tag`. The value may belong to another key, so use it only for prefetching, or to find out
+    /// that the tag has no value.
     #[inline]
     #[must_use]
     pub fn first(&self, tag: u64) -> Option<u64> {
@@ -252,7 +261,10 @@ impl Shard {
     fn put(&mut self, tag: u64, value: u64) {
         let home = self.home(tag);
         let (head, tail) = self.lines.split_at_mut(home);
-        let placed = tail.iter_mut().chain(head).any(|line| line.put(tag, value));
+        // The home line almost always has room.
+        let placed = tail.split_first_mut().is_some_and(|(first, tail)| {
+            first.put(tag, value) || tail.iter_mut().chain(head).any(|line| line.put(tag, value))
+        });
         assert!(
             placed,
             "a shard of the index is full: the entry with value {value} would be lost"
@@ -322,8 +334,9 @@ impl Line {
     fn candidates(&self, tag: u64) -> u32 {
         let upper = upper_of(tag);
         let used = (1 << self.used()) - 1;
-        let same = |bits, (kept, place): (&u32, u32)| bits | u32::from(*kept == upper) << place;
-        self.tags.iter().zip(0..).fold(0, same) & used
+        // Without a loop, because a build for tests does not unroll loops.
+        let [a, b, c, d, e] = self.tags.map(|kept| u32::from(kept == upper));
+        (a | b << 1 | c << 2 | d << 3 | e << 4) & used
     }
 
     #[inline]

@@ -263,21 +263,14 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
     heading: &Heading<'_>,
     transfers: impl ExactSizeIterator<Item = Transfer<A>> + Clone,
 ) {
-    let mut flags = 0;
-    let count_less_one = match transfers.len().checked_sub(1).map(u8::try_from) {
-        Some(Ok(count_less_one)) => count_less_one,
-        None if heading.names != Names::Nothing => {
-            flags |= FLAG_NO_TRANSFERS;
-            0
-        }
+    let (count_less_one, mut flags) = match transfers.len().checked_sub(1).map(u8::try_from) {
+        Some(Ok(count_less_one)) => (count_less_one, 0),
+        None if heading.names != Names::Nothing => (0, FLAG_NO_TRANSFERS),
         None | Some(Err(_)) => panic!(
             "a transaction of {} transfers can't be encoded: 1 to {TRANSFERS_MAX} are allowed",
             transfers.len()
         ),
     };
-    put_short_bytes(out, heading.id);
-    out.push(heading.phase as u8);
-    out.push(count_less_one);
     let has_rules = transfers
         .clone()
         .any(|transfer| transfer.rule != AmountRule::Exact);
@@ -294,7 +287,18 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
     set(FLAG_PENDING_ID, matches!(heading.names, Names::Hold(_)));
     set(FLAG_REVERSES, matches!(heading.names, Names::Reversed(_)));
     set(FLAG_RULES, has_rules);
+    put_short_bytes(out, heading.id);
+    out.push(heading.phase as u8);
+    out.push(count_less_one);
     out.push(flags);
+    if flags != 0 {
+        put_optional(out, heading);
+    }
+    put_transfers(out, transfers, has_rules);
+}
+
+/// Appends the fields of a heading that most transactions do not have.
+fn put_optional(out: &mut Vec<u8>, heading: &Heading<'_>) {
     if let Some(time) = heading.effective_time {
         out.extend_from_slice(&time.seconds.to_le_bytes());
         out.extend_from_slice(&time.nanos.to_le_bytes());
@@ -309,7 +313,6 @@ pub fn put_transaction<'a, A: AccountRef<'a>>(
         Names::Nothing => {}
         Names::Hold(id) | Names::Reversed(id) => put_short_bytes(out, id),
     }
-    put_transfers(out, transfers, has_rules);
 }
 
 /// Whether the fields of a transaction fit its phase. What the ledger does with other combinations is not defined.
@@ -355,22 +358,40 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
     pub fn parse(encoded: &'a [u8]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(encoded);
         let id = reader.short_bytes()?;
-        let phase = Phase::from_code(reader.u8()?)?;
-        let count_less_one = reader.u8()?;
-        let flags = reader.u8()?;
-        let effective_time = if flags & FLAG_EFFECTIVE_TIME == 0 {
-            None
-        } else {
-            Some(take_effective_time(&mut reader)?)
+        let &[phase, count_less_one, flags] = reader.bytes(3)? else {
+            return Err(Malformed { what: "a heading" });
         };
+        let mut transaction = TransactionView {
+            encoded,
+            transfers_at: encoded.len() - reader.rest().len(),
+            transfer_count: usize::from(count_less_one) + 1,
+            id,
+            phase: Phase::from_code(phase)?,
+            flags,
+            effective_time: None,
+            names: Names::Nothing,
+            pending_timeout: None,
+            form: PhantomData,
+        };
+        if flags != 0 {
+            transaction.take_optional(reader)?;
+        }
+        Ok(transaction)
+    }
+
+    /// Reads the fields of the heading that most transactions do not have, after the flags are known.
+    fn take_optional(&mut self, mut reader: Reader<'a>) -> Result<(), Malformed> {
+        let flags = self.flags;
+        if flags & FLAG_EFFECTIVE_TIME != 0 {
+            self.effective_time = Some(take_effective_time(&mut reader)?);
+        }
         if flags & FLAG_METADATA != 0 {
             skip_metadata(&mut reader)?;
         }
-        let pending_timeout = match flags & FLAG_TIMEOUT {
-            0 => None,
-            _ => Some(reader.varint_u64()?),
-        };
-        let names = match flags & (FLAG_PENDING_ID | FLAG_REVERSES) {
+        if flags & FLAG_TIMEOUT != 0 {
+            self.pending_timeout = Some(reader.varint_u64()?);
+        }
+        self.names = match flags & (FLAG_PENDING_ID | FLAG_REVERSES) {
             0 => Names::Nothing,
             FLAG_PENDING_ID => Names::Hold(reader.short_bytes()?),
             FLAG_REVERSES => Names::Reversed(reader.short_bytes()?),
@@ -380,23 +401,11 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
                 });
             }
         };
-        let transfer_count = match flags & FLAG_NO_TRANSFERS {
-            0 => usize::from(count_less_one) + 1,
-            _ => 0,
-        };
-        let transfers_at = encoded.len() - reader.rest().len();
-        Ok(TransactionView {
-            encoded,
-            transfers_at,
-            transfer_count,
-            id,
-            phase,
-            flags,
-            effective_time,
-            names,
-            pending_timeout,
-            form: PhantomData,
-        })
+        if flags & FLAG_NO_TRANSFERS != 0 {
+            self.transfer_count = 0;
+        }
+        self.transfers_at = self.encoded.len() - reader.rest().len();
+        Ok(())
     }
 
     /// The other transaction that this one names.

@@ -30,21 +30,18 @@ pub(super) fn apply(
     entry: Entry,
 ) -> Result<(), Rejection> {
     let mut is_limited = false;
-    for place in 0..transfers.len() {
-        let (applied, rest) = transfers.split_at_mut(place);
-        let Some(transfer) = rest.first_mut() else {
-            break;
-        };
+    let mut rejected = None;
+    for (place, transfer) in transfers.iter_mut().enumerate() {
         match apply_transfer(accounts, transfer, column) {
             Ok(limited) => is_limited |= limited,
             Err((reason, side)) => {
-                let rejection = rejection(accounts, transfer, index_of(place), reason, side);
-                if !planted("lose_take_back") {
-                    take_back(accounts, applied, column);
-                }
-                return Err(rejection);
+                rejected = Some((place, reason, side));
+                break;
             }
         }
+    }
+    if let Some((place, reason, side)) = rejected {
+        return Err(reject(accounts, transfers, column, place, (reason, side)));
     }
     if is_limited
         && let Some(time) = entry.velocity_time
@@ -59,6 +56,29 @@ pub(super) fn apply(
         }
     }
     Ok(())
+}
+
+/// Undoes the transfers before the rejected one, which is at index `place`. Returns the rejection.
+#[cold]
+fn reject(
+    accounts: &mut AccountTable,
+    transfers: &[Transfer<AccountIndex>],
+    column: Column,
+    place: usize,
+    (reason, side): (Reason, Side),
+) -> Rejection {
+    let (applied, rest) = transfers.split_at(place);
+    let Some(transfer) = rest.first() else {
+        panic!(
+            "transfer {place} was rejected, but there are only {} transfers",
+            transfers.len()
+        );
+    };
+    let rejection = rejection(accounts, transfer, index_of(place), reason, side);
+    if !planted("lose_take_back") {
+        take_back(accounts, applied, column);
+    }
+    rejection
 }
 
 /// Records that the record with number `entry` changes the account.
@@ -142,6 +162,7 @@ pub(super) fn decoded<A>(transfer: Result<Transfer<A>, Malformed>) -> Transfer<A
 
 /// Applies one transfer, or changes nothing and returns the reason and the side whose account is the cause. Returns whether one of the
 /// accounts has velocity limits.
+#[inline]
 fn apply_transfer(
     accounts: &mut AccountTable,
     transfer: &mut Transfer<AccountIndex>,
@@ -170,15 +191,18 @@ fn apply_transfer(
         .accepts(Side::Debit)
         .map_err(|reason| (reason, Side::Debit))?;
     creditor_accepts.map_err(|reason| (reason, Side::Credit))?;
-    if transfer.rule != AmountRule::Exact {
+    // Most transfers have no rule, and need no second look for the debit account.
+    let debtor = if matches!(transfer.rule, AmountRule::Exact) {
+        debtor
+    } else {
         clamp(accounts, transfer)?;
-    }
+        accounts.found_mut(debit)
+    };
     let amount = transfer.amount;
-    accounts
-        .found_mut(debit)
-        .add(Side::Debit, column, amount)
+    debtor
+        .grow(Side::Debit, column, amount)
         .map_err(|reason| (reason, Side::Debit))?;
-    if let Err(reason) = accounts.found_mut(credit).add(Side::Credit, column, amount) {
+    if let Err(reason) = accounts.found_mut(credit).grow(Side::Credit, column, amount) {
         if !planted("balance_of_one_side_only") {
             undo(accounts, transfer, Side::Debit, column);
         }
@@ -239,6 +263,7 @@ fn rejection(
 }
 
 /// Undoes one side of a transfer that was just applied.
+#[cold]
 fn undo(accounts: &mut AccountTable, transfer: &Transfer<AccountIndex>, side: Side, column: Column) {
     let index = match side {
         Side::Debit => transfer.debit,

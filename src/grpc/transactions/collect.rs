@@ -7,24 +7,16 @@ use tonic::Status;
 use super::{
     decode,
     split::{Found, Splitter},
-    wire::{self, WireTransaction},
+    wire::{self, ReadTransaction, WireTransaction},
 };
 use crate::{
     engine::{Processed, TRANSACTIONS_MAX, TransactionBatch},
-    grpc::{
-        limits::TRANSACTION_BYTES_MAX,
-        protobuf::{Read, WireError},
-        status,
-        transport::frame::Piece,
-    },
+    grpc::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError, status, transport::frame::Piece},
     security::Scope,
 };
 
 /// Longest result of an executed transaction, in bytes. The longest result is a rejection by the ledger.
-pub(crate) const RESULT_BYTES_MAX: usize = 800;
-
-/// Reads a transaction from its bytes: [`wire::nested_transaction`] or [`wire::stream_message`].
-pub(crate) type ReadTransaction = for<'a> fn(&'a [u8]) -> Read<WireTransaction<'a>>;
+pub(crate) const RESULT_BYTES_MAX: usize = 832;
 
 /// The position of a transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +92,7 @@ impl Places {
         let previous = before.checked_sub(1).and_then(|before| self.refused.get(before));
         let from = previous.map_or(0, |previous| previous.end as usize);
         let bytes = self.refused_bytes.get(from..entry.end as usize)?;
-        let transaction = (self.read)(bytes).ok()?;
+        let transaction = wire::read_with(self.read, bytes).ok()?;
         let refusal = decode::check(&transaction, &self.scope, |_, _| ()).err()?;
         Some(Refused {
             id: transaction.id.as_str(),
@@ -148,7 +140,8 @@ impl Transactions {
     /// # Errors
     /// [`WireError`] if the bytes are not a transaction. In this case, nothing is added.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        let transaction = (self.places.read)(bytes)?;
+        let mut transaction = WireTransaction::default();
+        (self.places.read)(bytes, &mut transaction)?;
         match decode::push_transaction(&mut self.batch, &transaction, &self.places.scope) {
             Ok(()) => {
                 self.places.count += 1;

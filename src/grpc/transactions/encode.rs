@@ -7,7 +7,7 @@
 
 use prost::{
     Message,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
+    encoding::{WireType, encode_varint, encoded_len_varint},
 };
 use tally_ledger::{Balances, Committed, Outcome, Rejection, Side, TransactionView, money::Amount};
 use tonic::Status;
@@ -138,18 +138,17 @@ fn wide_bytes(amount: Amount) -> usize {
     9 * (usize::from(high > 0) + usize::from(low > 0))
 }
 
-fn put_amount(out: &mut Vec<u8>, field: u32, amount: Amount) {
+fn put_amount(out: &mut Vec<u8>, field: u8, amount: Amount) {
     put_head(out, field, amount_bytes(amount));
     if let Ok(units) = i64::try_from(amount.minor_units()) {
-        encode_key(1, WireType::Varint, out);
-        encode_varint(units.cast_unsigned(), out);
+        put_field(out, key(1, WireType::Varint), units.cast_unsigned());
         return;
     }
     put_head(out, 2, wide_bytes(amount));
     let proto::Uint128 { high, low } = to_wide(amount);
     for (field, half) in [(1, high), (2, low)] {
         if half > 0 {
-            encode_key(field, WireType::SixtyFourBit, out);
+            out.push(key(field, WireType::SixtyFourBit));
             out.extend_from_slice(&half.to_le_bytes());
         }
     }
@@ -174,20 +173,36 @@ fn message_bytes(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }
 
-fn put_number(out: &mut Vec<u8>, field: u32, value: u64) {
+#[inline]
+fn put_number(out: &mut Vec<u8>, field: u8, value: u64) {
     if value != 0 {
-        encode_key(field, WireType::Varint, out);
-        encode_varint(value, out);
+        put_field(out, key(field, WireType::Varint), value);
     }
 }
 
 /// Appends the key and the length of a text or message.
-fn put_head(out: &mut Vec<u8>, field: u32, length: usize) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(length as u64, out);
+#[inline]
+fn put_head(out: &mut Vec<u8>, field: u8, length: usize) {
+    put_field(out, key(field, WireType::LengthDelimited), length as u64);
 }
 
-fn put_text(out: &mut Vec<u8>, field: u32, text: &[u8]) {
+/// Returns the key of a field whose number is below 16.
+const fn key(field: u8, kind: WireType) -> u8 {
+    field << 3 | kind as u8
+}
+
+/// Appends the key of a field, and the number behind it: a value or a length.
+#[inline]
+fn put_field(out: &mut Vec<u8>, key: u8, number: u64) {
+    out.push(key);
+    match u8::try_from(number) {
+        // Nearly all lengths have one byte.
+        Ok(number @ 0..=0x7f) => out.push(number),
+        Ok(_) | Err(_) => encode_varint(number, out),
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, field: u8, text: &[u8]) {
     put_head(out, field, text.len());
     out.extend_from_slice(text);
 }
@@ -267,14 +282,33 @@ impl<'a> Results<'a> {
             return Err((id, self.processed.err().cloned().unwrap_or(status)));
         }
         let executed = place - *refused;
+        let outcome = self.processed.map(|processed| processed.outcomes.get(executed));
+        // A committed transaction need not be decoded: the answer contains only its id.
+        if let Ok(Some(&Outcome::Committed { committed, replayed })) = outcome {
+            let id = self.batch.id_bytes(executed).ok_or_else(missing)?;
+            return Ok(CommittedAnswer::new(
+                id,
+                committed,
+                replayed,
+                self.detail(executed),
+            ));
+        }
         let transaction = self.batch.get(executed).ok_or_else(missing)?;
         let failed = |status| (transaction.id(), status);
-        let processed = self.processed.map_err(|status| failed(status.clone()))?;
-        let outcome = processed.outcomes.get(executed).ok_or_else(missing)?;
-        let details = &processed.details;
-        let detail = details.binary_search_by_key(&executed, |detail| detail.place);
-        let detail = detail.ok().and_then(|found| details.get(found));
-        committed_or_error(&transaction, *outcome, detail).map_err(failed)
+        let outcome = outcome.map_err(|status| failed(status.clone()))?;
+        let outcome = outcome.ok_or_else(missing)?;
+        committed_or_error(&transaction, *outcome, None).map_err(failed)
+    }
+
+    /// Returns the detail of the transaction at `executed` in the batch.
+    #[inline]
+    fn detail(&self, executed: usize) -> Option<&'a Detail> {
+        let details = self.processed.map_or(&[][..], |processed| &processed.details);
+        if details.is_empty() {
+            return None;
+        }
+        let found = details.binary_search_by_key(&executed, |detail| detail.place);
+        details.get(found.ok()?)
     }
 
     /// Returns the approximate length of the results if all transactions are committed.

@@ -42,6 +42,10 @@ pub(crate) struct WireTransaction<'a> {
     pub(crate) return_balances: bool,
 }
 
+/// Reads a transaction from its bytes: [`nested_transaction`] or [`stream_message`]. The caller provides the memory, because a
+/// transaction has some hundred bytes, which would be copied each time it is returned.
+pub(crate) type ReadTransaction = for<'a> fn(&'a [u8], &mut WireTransaction<'a>) -> Read<()>;
+
 /// `Transfer`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct WireTransfer<'a> {
@@ -111,6 +115,16 @@ impl<'a> Text<'a> {
 
 // ===== reading messages =====
 
+/// Returns what `read` reads.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) fn read_with(read: ReadTransaction, bytes: &[u8]) -> Read<WireTransaction<'_>> {
+    let mut transaction = WireTransaction::default();
+    read(bytes, &mut transaction)?;
+    Ok(transaction)
+}
+
 /// Reads a `ProcessTransactionRequest`.
 ///
 /// # Errors
@@ -121,22 +135,20 @@ pub(crate) fn transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
     Ok(transaction)
 }
 
-/// Reads the bytes of one transaction in a `ProcessTransactionsRequest`.
+/// Reads the bytes of one transaction in a `ProcessTransactionsRequest` into `transaction`, which has its defaults.
 ///
 /// # Errors
 /// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.
-pub(crate) fn nested_transaction(bytes: &[u8]) -> Read<WireTransaction<'_>> {
-    let mut transaction = WireTransaction::default();
-    transaction.merge(Reader::nested(bytes))?;
-    Ok(transaction)
+pub(crate) fn nested_transaction<'a>(bytes: &'a [u8], transaction: &mut WireTransaction<'a>) -> Read<()> {
+    transaction.merge(Reader::nested(bytes))
 }
 
-/// Reads a `StreamTransactionsRequest`. A message without a transaction counts as one with an empty transaction.
+/// Reads a `StreamTransactionsRequest` into `transaction`, which has its defaults. A message without a transaction counts as one with
+/// an empty transaction.
 ///
 /// # Errors
 /// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.
-pub(crate) fn stream_message(bytes: &[u8]) -> Read<WireTransaction<'_>> {
-    let mut transaction = WireTransaction::default();
+pub(crate) fn stream_message<'a>(bytes: &'a [u8], transaction: &mut WireTransaction<'a>) -> Read<()> {
     let mut reader = Reader::new(bytes);
     while !reader.is_empty() {
         match reader.key()? {
@@ -144,7 +156,7 @@ pub(crate) fn stream_message(bytes: &[u8]) -> Read<WireTransaction<'_>> {
             (field, kind) => reader.skip(field, kind)?,
         }
     }
-    Ok(transaction)
+    Ok(())
 }
 
 impl<'a> WireTransaction<'a> {

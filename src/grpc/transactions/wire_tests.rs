@@ -86,7 +86,7 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     let theirs =
         StreamTransactionsRequest::decode(bytes).map(|message| message.transaction.unwrap_or_default());
-    match (stream_message(bytes), &theirs) {
+    match (read_with(stream_message, bytes), &theirs) {
         (Ok(ours), Ok(theirs)) => prop_assert_eq!(ours, expected(theirs)),
         (Err(_), Err(_)) => {}
         (ours, theirs) => prop_assert!(false, "stream: this reader: {ours:?}, prost: {theirs:?}"),
@@ -97,7 +97,7 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
             (Ok(ours), Ok(theirs)) => {
                 let ours: Vec<_> = ours
                     .iter()
-                    .map(|bytes| nested_transaction(bytes).unwrap())
+                    .map(|bytes| read_with(nested_transaction, bytes).unwrap())
                     .collect();
                 let theirs: Vec<_> = theirs.transactions.iter().map(expected).collect();
                 prop_assert_eq!(ours, theirs);
@@ -122,7 +122,7 @@ fn in_pieces(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, Status> {
         to_come -= piece.len();
         splitter.read(piece, to_come, |found| {
             if let Found::Transaction(found) = found {
-                nested_transaction(found)?;
+                read_with(nested_transaction, found)?;
                 transactions.push(found.to_vec());
             }
             Ok(())

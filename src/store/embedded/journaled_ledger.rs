@@ -129,7 +129,7 @@ impl JournaledLedger {
     #[inline]
     #[must_use]
     pub fn may_expire_holds(&self) -> bool {
-        !self.log.block.has_expired && self.ledger.holds().next_to_expire().is_some()
+        !self.log.block.has_expired && self.ledger.holds().has_deadlines()
     }
 
     /// Returns the time until the next hold expires; `None` if no hold expires.
@@ -197,6 +197,7 @@ impl JournaledLedger {
     }
 
     /// Returns whether the open block has room for `records` more records of the greatest length.
+    #[inline]
     #[must_use]
     pub fn has_room(&self, records: usize) -> bool {
         self.log.room_bytes() / RECORD_BYTES_MAX >= records
@@ -232,6 +233,7 @@ impl JournaledLedger {
     }
 
     /// Returns the number of records in the open block.
+    #[inline]
     #[must_use]
     pub const fn open_records(&self) -> u32 {
         self.log.block.records

@@ -63,6 +63,7 @@ impl<'a> Iterator for BlockRecords<'a> {
 }
 
 /// Returns the position of the body of a block whose header is at `block`.
+#[inline]
 pub(super) const fn body_position(block: Position) -> Position {
     match block.checked_add(BLOCK_HEADER_BYTES) {
         Some(position) => position,
@@ -75,6 +76,7 @@ pub(super) const fn body_position(block: Position) -> Position {
 /// # Panics
 /// If `offset` is 4 GiB or more. The journal never makes a block of this length. The function panics, because with a
 /// wrong position a lookup would not find the record.
+#[inline]
 pub(super) fn position_in(start: Position, offset: usize) -> Position {
     let position = u32::try_from(offset)
         .ok()

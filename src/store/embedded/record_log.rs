@@ -115,11 +115,13 @@ impl UnsealedBlock {
 
 impl RecordLog {
     /// Returns the position that the body of the open block will have in the journal.
+    #[inline]
     fn open_body_position(&self) -> Position {
         body_position(self.placement.next_block_position())
     }
 
     /// Returns the number of bytes that can be added to the open block.
+    #[inline]
     pub(super) fn room_bytes(&self) -> usize {
         let (used, max) = (self.block.buffer.body_bytes(), self.placement.block_bytes_max());
         let Some(room) = (max as usize).checked_sub(used) else {
@@ -169,6 +171,7 @@ impl RecordLog {
 
     /// Sets the time of the block, if the block has no records yet. This is the time of the clock. If the clock does
     /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
+    #[inline]
     pub(super) fn begin_block(&mut self) {
         // The time must not change any more after holds were ended by it.
         if self.block.records == 0 && !self.block.has_expired {
@@ -291,6 +294,10 @@ impl TransactionLog for RecordLog {
     type Error = RecordError;
 
     fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, RecordError> {
+        // Almost every id is new and has no entry. The general search is longer, because it compares the records of entries.
+        if self.ids.first(key.tag).is_none() {
+            return Ok(None);
+        }
         // The sequence and the time need the header of the record's block, so a recent record is of no use.
         match self.locate(RecordKey::Transaction(key.id), key.tag, false)? {
             Some(position) => self.recorded_at(position).map(Some),
@@ -328,10 +335,12 @@ impl TransactionLog for RecordLog {
         self.order.next_entry
     }
 
+    #[inline]
     fn next_place(&self) -> u64 {
         position_in(self.open_body_position(), self.block.buffer.body_bytes()).as_u64()
     }
 
+    #[inline]
     fn next_committed(&self) -> Committed {
         Committed {
             sequence: self.order.next_sequence,
