@@ -339,10 +339,40 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_ends_at_a_separator() {
+        let hash = hash_hex(b"x");
+        let tokens = TokenTable::parse(&format!("write shop {hash} prefix=acme/")).unwrap();
+        let scope = tokens.find(b"x").unwrap().principal.scope;
+        assert_eq!(scope.prefix(), Some("acme/"));
+        assert!(scope.contains(b"acme/1") && scope.contains(b"acme/"));
+        assert!(!scope.contains(b"acme2/1") && !scope.contains(b"acme") && !scope.contains(b""));
+        assert!(Scope::ALL.contains(b"anything") && Scope::ALL.prefix().is_none());
+    }
+
+    #[test]
     fn an_error_names_the_line() {
         let hash = hash_hex(b"x");
         for (text, expected) in [
-            ("read ana".to_owned(), "line 1: must be: role name sha256"),
+            (
+                "read ana".to_owned(),
+                "line 1: must be: role name sha256 [prefix=TEXT]",
+            ),
+            (
+                format!("read ana {hash} acme/"),
+                "line 1: \"acme/\": must be prefix=TEXT",
+            ),
+            (
+                format!("read ana {hash} prefix=acme"),
+                "line 1: prefix \"acme\": must end with a separator, one of _-.:/@",
+            ),
+            (
+                format!("read ana {hash} prefix=a+/"),
+                "line 1: prefix \"a+/\": may contain only A-Z a-z 0-9 and _-.:/@, as ids do",
+            ),
+            (
+                format!("read ana {hash} prefix={}/", "n".repeat(64)),
+                "line 1: prefix of 65 bytes: must have 1 to 64",
+            ),
             (
                 format!("\nowner ana {hash}"),
                 "line 2: role \"owner\": must be read, write or admin",
