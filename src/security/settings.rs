@@ -17,7 +17,7 @@ pub struct SecuritySettings {
     /// The certificate authorities for clients, in PEM. If this is set, a client must present a certificate that one of
     /// them signed.
     pub client_ca: Option<PathBuf>,
-    /// The tokens file: one token in a line, as `role name sha256`. The role is `read`, `write` or `admin`.
+    /// The tokens file: one token in a line, as `role name sha256`, or `role name sha256 prefix=TEXT` for ids that begin with the text. The role is `read`, `write` or `admin`.
     pub tokens_file: Option<PathBuf>,
     /// Allows the service to listen without TLS and tokens on an address that other machines can reach.
     pub allow_insecure: bool,

@@ -119,16 +119,18 @@ impl Scope {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || SEPARATORS.as_bytes().contains(&byte);
         if prefix.is_empty() || prefix.len() > ID_BYTES_MAX {
             let length = prefix.len();
-            return Err(format!("prefix of {length} bytes: must have 1 to {ID_BYTES_MAX}"));
+            return Err(format!(
+                "must be a prefix of 1 to {ID_BYTES_MAX} bytes, but has {length}"
+            ));
         }
         if !prefix.bytes().all(allowed) {
             return Err(format!(
-                "prefix {prefix:?}: may contain only A-Z a-z 0-9 and {SEPARATORS}, as ids do"
+                "must be a prefix of A-Z a-z 0-9 and {SEPARATORS}, as ids are, but is {prefix:?}"
             ));
         }
         if prefix.ends_with(|last: char| last.is_ascii_alphanumeric()) {
             return Err(format!(
-                "prefix {prefix:?}: must end with a separator, one of {SEPARATORS}"
+                "must be a prefix that ends with a separator, one of {SEPARATORS}, but is {prefix:?}"
             ));
         }
         Ok(Scope(Some(prefix.into())))
@@ -363,15 +365,15 @@ mod tests {
             ),
             (
                 format!("read ana {hash} prefix=acme"),
-                "line 1: prefix \"acme\": must end with a separator, one of _-.:/@",
+                "line 1: must be a prefix that ends with a separator, one of _-.:/@, but is \"acme\"",
             ),
             (
                 format!("read ana {hash} prefix=a+/"),
-                "line 1: prefix \"a+/\": may contain only A-Z a-z 0-9 and _-.:/@, as ids do",
+                "line 1: must be a prefix of A-Z a-z 0-9 and _-.:/@, as ids are, but is \"a+/\"",
             ),
             (
                 format!("read ana {hash} prefix={}/", "n".repeat(64)),
-                "line 1: prefix of 65 bytes: must have 1 to 64",
+                "line 1: must be a prefix of 1 to 64 bytes, but has 65",
             ),
             (
                 format!("\nowner ana {hash}"),

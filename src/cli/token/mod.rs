@@ -26,7 +26,7 @@ use self::{
 };
 use super::exit::{self, fail};
 use crate::{
-    security::{Role, hash_hex},
+    security::{Role, Scope, hash_hex},
     terminal::{errln, file_advice},
 };
 
@@ -39,6 +39,10 @@ pub struct TokenArgs {
     /// The owner's name for audit events, 1 to 64 bytes without blanks, control characters and invisible characters.
     #[arg(long, value_parser = name)]
     name: String,
+    /// Let the token see and touch only accounts and transactions whose ids begin with this text. It ends with a separator, such as in
+    /// acme/, so that it does not include acme2/. Such a token can't call EngineService.
+    #[arg(long, value_name = "TEXT", value_parser = prefix)]
+    prefix: Option<String>,
     /// Add the entry of the token to this tokens file. A missing file is created, with mode 0600; an existing file keeps its owner
     /// and mode. A service that runs reads the file again within 5 s. Without this option, the entry is printed on standard error.
     #[arg(long, value_name = "FILE")]
@@ -50,6 +54,17 @@ pub struct TokenArgs {
     /// Write the token to this file, which must not exist, with mode 0600. - is standard output. [default: -]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+/// Checks the prefix of a token.
+///
+/// # Errors
+/// What is wrong with it.
+fn prefix(text: &str) -> Result<String, String> {
+    match Scope::with_prefix(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The roles as command line values.
@@ -187,7 +202,10 @@ fn create(args: &TokenArgs) -> Result<(), TokenError> {
         RoleName::Write => Role::Write,
         RoleName::Admin => Role::Admin,
     };
-    let entry = format!("{} {} {}", role.as_str(), args.name, hash_hex(token.as_bytes()));
+    let mut entry = format!("{} {} {}", role.as_str(), args.name, hash_hex(token.as_bytes()));
+    if let Some(prefix) = &args.prefix {
+        entry.push_str(&format!(" prefix={prefix}"));
+    }
     if let Some(path) = out {
         write_out(path, &token)?;
     }

@@ -464,7 +464,7 @@ mod tests {
                 &good,
                 "write b".to_owned(),
                 "b",
-                "line 2: must be: role name sha256",
+                "line 2: must be: role name sha256 [prefix=TEXT]",
             ),
         ] {
             fs::write(&file, text).unwrap();

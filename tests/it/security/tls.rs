@@ -260,7 +260,7 @@ fn the_service_does_not_start_with_missing_or_malformed_files() {
         ),
         (
             vec![("TALLY__SECURITY__TOKENS_FILE", path(&text))],
-            "line 1: must be: role name sha256",
+            "line 1: must be: role name sha256 [prefix=TEXT]",
         ),
         (
             vec![("TALLY__SECURITY__TOKENS_FILE", path(&text))],
