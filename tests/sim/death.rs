@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, task::Poll};
 
 use tally::{
-    engine::{Condition, ExecStep, PipelineStep, TallyEngine},
+    engine::{Condition, EngineConfig, ExecStep, PipelineStep, StartError, TallyEngine},
+    ledger_clock::ClockError,
     store::block_log::BlockLog,
 };
 use tally_journal::HEADER_BYTES;
@@ -263,6 +264,8 @@ impl World {
                 self.disk.power_off_after(operations);
                 self.deaths.armed = true;
             }
+            // A start takes the time of the wall clock as it is.
+            self.clock_is_followed();
             match self.open() {
                 Ok(service) => self.service = Some(service),
                 Err(_) if self.disk.is_powered_off() => {
@@ -320,21 +323,31 @@ impl World {
         self.deaths.faulty |= faulty;
     }
 
+    /// Starts the service. If its clock is too far behind, an operator accepts this at once.
     fn open(&self) -> Result<Service, String> {
+        let mut config = self.engine_config();
+        let opened = match self.try_open(&config) {
+            Err(StartError::Clock(ClockError::Behind { .. })) if self.clock.was_set() => {
+                config.accept_clock_behind = true;
+                self.try_open(&config)
+            }
+            opened => opened,
+        };
+        opened.map_err(|error| format!("{error}: {error:?}"))
+    }
+
+    fn try_open(&self, config: &EngineConfig) -> Result<Service, StartError> {
         let pace = self.pace.clone();
         let wrap = |journal| -> Box<dyn BlockLog> { Box::new(SlowLog::new(journal, pace)) };
         let opened = TallyEngine::without_threads(
-            &self.engine_config(),
+            config,
             self.disk.handle(),
             World::directory(),
             Arc::new(self.clock.clone()),
             &self.affinity,
             wrap,
         );
-        match opened {
-            Ok((engine, cores)) => Ok(Service::new(engine, cores, self.config.wake_task > 0)),
-            Err(error) => Err(format!("{error}: {error:?}")),
-        }
+        opened.map(|(engine, cores)| Service::new(engine, cores, self.config.wake_task > 0))
     }
 
     /// Reads everything that the service knows, and lets the oracle judge it.
@@ -348,6 +361,7 @@ impl World {
             state.accounts.len(),
             state.transactions.len()
         ));
+        self.oracle.times_are_at_most(self.latest_time());
         self.oracle.examine(&state)?;
         Ok(())
     }

@@ -31,6 +31,8 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) random: Random,
     pub(crate) clock: SimClock,
+    /// The latest wall clock that the ledger clock may have followed: how far it was moved, in nanoseconds.
+    pub(crate) clock_followed: i64,
     pub(crate) disk: SimDisk,
     pub(crate) pace: LogPace,
     pub(crate) affinity: CpuAffinityManager,
@@ -107,6 +109,7 @@ impl World {
         }
         World {
             clock: SimClock::new(),
+            clock_followed: 0,
             disk,
             pace: LogPace::new(config, random.fork()),
             affinity: affinity.clone(),
@@ -211,10 +214,7 @@ impl World {
     pub(crate) async fn turn(&mut self) -> Result<(), Failure> {
         self.turns += 1;
         if self.random.one_in(self.config.clock_jumps_one_in) && !self.healed {
-            let seconds = i64::try_from(self.random.below(20)).unwrap() - 10;
-            self.note(format_args!("the wall clock jumps by {seconds} s"));
-            self.oracle.clock_stepped();
-            self.clock.jump(seconds * 1_000_000_000);
+            self.step_clock();
         }
         if self.random.one_in(self.config.full_one_in) && !self.healed {
             let bytes = if self.random.percent(50) {

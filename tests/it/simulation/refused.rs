@@ -43,6 +43,19 @@ fn acknowledged_with_other_figures() {
 }
 
 #[test]
+fn a_time_that_the_clock_has_not_shown() {
+    let (mut story, _, place) = paid();
+    story.oracle.times_are_at_most(place.time);
+    story.examine().unwrap();
+    story
+        .oracle
+        .times_are_at_most(Timestamp::from_nanos(place.time.as_nanos() - 1_000_001));
+    story.refused(&[
+        "clock: salary has the time 1700000001.000001000, but the clock of the ledger has shown at most",
+    ]);
+}
+
+#[test]
 fn executed_twice() {
     let (mut story, salary, place) = paid();
     story.send(3, &salary);

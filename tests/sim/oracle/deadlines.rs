@@ -1,4 +1,5 @@
-//! Rule 7: nothing is executed after its deadline, except for what EXEC had claimed before and could not complete.
+//! Rule 7: nothing is executed after its deadline, except for what EXEC had claimed before and could not complete. And no
+//! time is later than the ledger clock can have shown.
 
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use super::{
 
 /// The time of a record may be this much later than its deadline, because a block has one time for all its records.
 const SLACK: Duration = Duration::from_millis(1);
+/// Times after the last one grow by a nanosecond for each transaction and block, if the clock is behind: at most by this
+/// many nanoseconds in a simulation.
+const TICKS: u64 = 1_000_000;
 
 /// What is known about the simulated time.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +22,8 @@ pub(super) struct Clock {
     blocked: Vec<(Timestamp, Option<Timestamp>)>,
     /// Whether the wall clock was set, so that the times of records say nothing about deadlines.
     stepped: bool,
+    /// The latest time that the ledger clock can have shown; `None` if it is unknown.
+    latest: Option<Timestamp>,
 }
 
 // ===== impl Clock =====
@@ -39,6 +45,30 @@ impl Clock {
         self.stepped = true;
     }
 
+    pub(super) const fn latest(&mut self, latest: Timestamp) {
+        self.latest = Some(latest);
+    }
+
+    fn check_latest(&self, records: &Records<'_>, accounts: &Accounts<'_>) -> Result<(), Violation> {
+        let Some(latest) = self.latest.and_then(|latest| latest.checked_add_nanos(TICKS)) else {
+            return Ok(());
+        };
+        let transactions = records
+            .in_order()
+            .map(|found| (&found.recorded.transaction.id, found.recorded.place.time));
+        let accounts = accounts
+            .all
+            .iter()
+            .map(|found| (&found.snapshot.account.id, found.snapshot.create_time));
+        match transactions.chain(accounts).find(|(_, time)| *time > latest) {
+            None => Ok(()),
+            Some((id, time)) => violation(
+                "clock",
+                format!("{id} has the time {time}, but the clock of the ledger has shown at most {latest}"),
+            ),
+        }
+    }
+
     /// Checks everything of which it is certain which call made it.
     pub(super) fn check(
         &self,
@@ -46,6 +76,7 @@ impl Clock {
         records: &Records<'_>,
         accounts: &Accounts<'_>,
     ) -> Result<(), Violation> {
+        self.check_latest(records, accounts)?;
         if self.stepped {
             return Ok(());
         }

@@ -14,7 +14,7 @@
 //! 5. [`moments`]: each answer was right at a moment between the beginning and the end of its call.
 //! 6. [`order`]: what was known before a call began precedes the effects of the call. Batches and streams are in order
 //!    and have no holes.
-//! 7. [`deadlines`]: nothing is executed after its deadline.
+//! 7. [`deadlines`]: nothing is executed after its deadline, and no time is later than the clock of the ledger.
 
 mod accounts;
 mod answers;
@@ -117,6 +117,11 @@ impl Oracle {
     /// The wall clock was set. From now on, deadlines are not checked.
     pub(crate) fn clock_stepped(&mut self) {
         self.clock.stepped();
+    }
+
+    /// No record that exists now has a later time: the ledger clock follows only small steps of the wall clock.
+    pub(crate) const fn times_are_at_most(&mut self, latest: Timestamp) {
+        self.clock.latest(latest);
     }
 
     /// From now on, data on the disk may be damaged.
