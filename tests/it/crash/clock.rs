@@ -139,6 +139,14 @@ async fn steps_of_the_clock_neither_lose_a_transaction_nor_turn_commit_times_bac
         } else {
             let confirmed = server.tally(&["clock", "confirm", "--comment", "crash test"]);
             assert!(confirmed.status.success(), "{confirmed:?}");
+            if number > 0 {
+                for line in [
+                    "an administrator confirmed a step of the system clock",
+                    "the time of the ledger follows the system clock again",
+                ] {
+                    server.wait_for_stderr(line).await;
+                }
+            }
             wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
             load.stop().await;
         }
