@@ -1,4 +1,4 @@
-//! Errors, times and figures that a healthy service never shows.
+//! Errors and figures that a healthy service never shows.
 
 use tally_breaker::{BreakerMode, CircuitState};
 

@@ -10,10 +10,14 @@ enum Clock {
     Confirmed(i64),
 }
 
+/// What the wall clock shows at the start of the simulation: so late that it can go back by a day, and is still later than
+/// the accounts.
+const START: Timestamp = WALL_BASE.plus_nanos(2 * 86_400 * 1_000_000_000);
+
 /// The time of a nanosecond after the start, on a wall clock that has made a step of so many seconds.
 fn on_wall(nanos: u64, seconds: i64) -> Timestamp {
-    let time = WALL_BASE.plus_nanos(nanos);
-    Timestamp::from_nanos(time.as_nanos().strict_add_signed(seconds * 1_000_000_000))
+    let time = START.as_nanos() + nanos;
+    Timestamp::from_nanos(time.strict_add_signed(seconds * 1_000_000_000))
 }
 
 const fn second(second: u64) -> u64 {
