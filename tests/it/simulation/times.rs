@@ -4,9 +4,9 @@ use super::*;
 
 /// What happens to the clock of the ledger.
 enum Clock {
-    /// The service reads the wall clock, which has made a step of so many seconds since the start of the simulation.
+    /// The service reads the wall clock, which has made a step of this many seconds since the start of the simulation.
     Read(i64),
-    /// An administrator confirms a step of so many seconds since the start of the simulation.
+    /// An administrator confirms a step of this many seconds since the start of the simulation.
     Confirmed(i64),
 }
 
@@ -14,7 +14,7 @@ enum Clock {
 /// the accounts.
 const START: Timestamp = WALL_BASE.plus_nanos(2 * 86_400 * 1_000_000_000);
 
-/// The time of a nanosecond after the start, on a wall clock that has made a step of so many seconds.
+/// The time of a nanosecond after the start, on a wall clock that has made a step of this many seconds.
 fn on_wall(nanos: u64, seconds: i64) -> Timestamp {
     let time = START.as_nanos() + nanos;
     Timestamp::from_nanos(time.strict_add_signed(seconds * 1_000_000_000))
@@ -31,8 +31,8 @@ fn reads(oracle: &mut Oracle, nanos: u64, seconds: i64) {
 }
 
 /// A service starts, 1 s after the start of the simulation. Then its clock does `before`. Call 2 begins after 7 s, and is
-/// answered 500 ns later. Meanwhile its clock does `during`. Its transaction has a time of so many nanoseconds after the
-/// start, on a wall clock with a step of so many seconds.
+/// answered 500 ns later. Meanwhile its clock does `during`. Its transaction has a time of this many nanoseconds after the
+/// start, on a wall clock with a step of this many seconds.
 fn recorded_at(before: &[Clock], during: &[Clock], (nanos, seconds): (u64, i64)) -> Result<(), Violation> {
     let mut story = Story::new();
     let steps = |oracle: &mut Oracle, at: u64, steps: &[Clock]| {
