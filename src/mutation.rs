@@ -177,6 +177,10 @@ pub const MUTATIONS: &[Mutation] = &[
         "the time of a block is the time of the clock, even if the clock has gone back",
     ),
     mutation(
+        "follow_large_step",
+        "the time of the ledger follows every step of the wall clock at once",
+    ),
+    mutation(
         "repeat_gets_first_place",
         "a repeated transaction gets the sequence and the time of the first one in its block",
     ),

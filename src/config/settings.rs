@@ -66,6 +66,8 @@ impl Config {
             store: self.store.config()?,
             checkpoint: CheckpointInterval(self.store.checkpoint_bytes.0),
             scrub: ScrubRate(self.store.scrub_bytes_per_second.0),
+            // An operator decides about this at each start, so it is an option of `tally serve` and not a setting.
+            accept_clock_behind: false,
         })
     }
 

@@ -21,6 +21,9 @@ pub struct EngineConfig {
     pub checkpoint: CheckpointInterval,
     /// How fast the scrub reads the journal.
     pub scrub: ScrubRate,
+    /// Whether the engine starts although the wall clock is more than [`STEP_MAX`](crate::ledger_clock::STEP_MAX) behind the
+    /// journal. Commits then get times shortly after the last time in the journal, until the wall clock is later.
+    pub accept_clock_behind: bool,
 }
 
 /// Minimum number of bytes by which the journal grows between two checkpoints. If the last checkpoint was large, the

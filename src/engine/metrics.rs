@@ -10,6 +10,7 @@ use super::{
     tally_engine::{EngineStats, TallyEngine},
 };
 use crate::{
+    ledger_clock::ClockStep,
     sys::limits::{DiskSpace, disk_space},
     telemetry::{Families, MetricSource},
 };
@@ -190,6 +191,11 @@ impl TallyEngine {
             "tally_journal_bytes",
             "Length of the journal in bytes.",
             stats.journal_bytes as f64,
+        );
+        families.gauge(
+            "tally_clock_held_seconds",
+            "Seconds by which the system clock is ahead of the time of the ledger (negative: behind) after a step of more than 60 s, which the ledger does not follow until an administrator confirms it; otherwise 0.",
+            self.clock().held.map_or(0.0, ClockStep::seconds),
         );
         let journal = self.journal_condition();
         families.counters(

@@ -18,11 +18,12 @@ use tally::{
         error_kind::{ERROR_KINDS, ErrorKind, Retry},
     },
     proto::{
-        Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
-        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ProcessTransactionRequest,
-        ProcessTransactionsRequest, ProcessTransactionsResponse, SetCircuitModeRequest,
-        StreamTransactionsRequest, StreamTransactionsResponse, TransactionPhase, TransactionResult, Uint128,
-        WatchCircuitStatsRequest, set_circuit_mode_request::Change, transaction_result::Outcome, transfer,
+        Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, ConfirmClockRequest,
+        CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountsRequest,
+        ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
+        SetCircuitModeRequest, StreamTransactionsRequest, StreamTransactionsResponse, TransactionPhase,
+        TransactionResult, Uint128, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
+        transaction_result::Outcome, transfer,
     },
     security::{Security, SecurityConfig, hash_hex},
 };
@@ -51,6 +52,7 @@ const LIST_ACCOUNTS: &str = "/tally.v1.AccountService/ListAccounts";
 const CIRCUITS: &str = "/tally.v1.EngineService/GetCircuitStats";
 const WATCH: &str = "/tally.v1.EngineService/WatchCircuitStats";
 const SET_MODE: &str = "/tally.v1.EngineService/SetCircuitMode";
+const CONFIRM_CLOCK: &str = "/tally.v1.EngineService/ConfirmClock";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -67,10 +69,11 @@ const DECODED_BY_TALLY: [&str; 7] = [
     LIST_ACCOUNTS,
 ];
 /// Methods with one request message that is decoded by tonic.
-const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
+const DECODED_BY_TONIC: [&str; 6] = [CIRCUITS, WATCH, SET_MODE, CONFIRM_CLOCK, HEALTH, HEALTH_WATCH];
 
 /// Reasons that this file does not provoke, each with the explanation or the file of another test.
-const NOT_PROVOKED: [(&str, &str); 9] = [
+const NOT_PROVOKED: [(&str, &str); 10] = [
+    ("CLOCK_NOT_CONFIRMED", "service/clock.rs sets the clock"),
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
     ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
     (
@@ -291,6 +294,8 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
     };
     wire.rejects_fields(LIST_ACCOUNTS, &page).await;
     wire.rejects_fields(SET_MODE, &SetCircuitModeRequest::default())
+        .await;
+    wire.rejects_fields(CONFIRM_CLOCK, &ConfirmClockRequest::default())
         .await;
     let watch = WatchCircuitStatsRequest {
         interval: Some(prost_types::Duration::default()),
@@ -527,7 +532,14 @@ async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     let service = Service::start_secured(SimDisk::new(1), &patient_config(), Arc::new(security)).await;
     let mut wire = Wire::connect(&service, reasons).await;
     let (bearer, wrong) = (format!("Bearer {TOKEN}"), "Bearer of-nobody");
-    for path in [PROCESS_ONE, PROCESS_MANY, STREAM, CREATE_ACCOUNT, SET_MODE] {
+    for path in [
+        PROCESS_ONE,
+        PROCESS_MANY,
+        STREAM,
+        CREATE_ACCOUNT,
+        SET_MODE,
+        CONFIRM_CLOCK,
+    ] {
         let rejected = (Code::Unauthenticated, "UNAUTHENTICATED");
         wire.fails(path, &[], Vec::new(), rejected.0, rejected.1).await;
         wire.fails(
