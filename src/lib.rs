@@ -21,6 +21,7 @@ pub mod config;
 pub mod engine;
 pub mod grpc;
 pub mod json;
+pub mod ledger_clock;
 #[cfg(not(feature = "mutations"))]
 mod mutation;
 #[cfg(feature = "mutations")]

@@ -177,6 +177,10 @@ pub const MUTATIONS: &[Mutation] = &[
         "the time of a block is the time of the clock, even if the clock has gone back",
     ),
     mutation(
+        "follow_large_step",
+        "the time of the ledger follows every step of the wall clock at once",
+    ),
+    mutation(
         "repeat_gets_first_place",
         "a repeated transaction gets the sequence and the time of the first one in its block",
     ),
@@ -208,6 +212,21 @@ pub fn plant(name: Option<&str>) -> Result<(), UnknownMutation> {
     tally_ledger::mutation::plant(name);
     Ok(())
 }
+
+/// Deliberate bugs of the ledger that its own tests find (`crates/ledger/tests/it/mutations.rs`). The simulation makes no holds,
+/// reversals and limits yet, so it can't find them.
+#[cfg(feature = "mutations")]
+pub const MUTATIONS_OF_LEDGER: &[Mutation] = &[
+    mutation("post_when_due", "a hold whose time has come can be posted"),
+    mutation("expire_early", "a hold expires a second before its time"),
+    mutation("post_twice", "a hold that was posted whole stays outstanding"),
+    mutation("lose_remainder", "what a partial post was to keep is released"),
+    mutation("reverse_twice", "a reversal is not remembered"),
+    mutation(
+        "forget_velocity_slice",
+        "a velocity limit forgets its oldest slice too early",
+    ),
+];
 
 #[cfg(feature = "mutations")]
 const fn mutation(name: &'static str, what: &'static str) -> Mutation {

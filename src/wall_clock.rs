@@ -9,7 +9,8 @@ use std::{
 use tally_ledger::Timestamp;
 
 /// A clock that returns the time of day. The store reads the clock once for each block. If the clock goes back, the
-/// store uses a later time than the clock shows, so the times of blocks always increase.
+/// store uses a later time than the clock shows, so the times of blocks always increase. The engine gives the store a
+/// clock without large steps ([`LedgerClock`](crate::ledger_clock::LedgerClock)).
 pub trait WallClock: Send + Sync + fmt::Debug {
     /// Returns the current time.
     fn now(&self) -> Timestamp;
@@ -28,7 +29,8 @@ impl WallClock for SystemWallClock {
             Ok(Ok(nanos)) => Timestamp::from_nanos(nanos),
             // The store accepts this time: it gives the next block the time of its last transaction plus 1 ns instead.
             Err(_before_1970) => Timestamp::from_nanos(0),
-            Ok(Err(_after_2554)) => panic!("the system clock shows a time after the year 2554"),
+            // The ledger clock does not follow a step to this time, and a start refuses this time.
+            Ok(Err(_after_2554)) => Timestamp::from_nanos(u64::MAX),
         }
     }
 }

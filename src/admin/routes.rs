@@ -114,6 +114,10 @@ async fn ready(State(admin): State<Admin>) -> Response {
             let text = "ready, but the disk has no space for the next segment of the journal: writes are refused when the journal reaches it\n";
             return text.into_response();
         }
+        (Condition::Running, Phase::Serving) if admin.engine.clock().held.is_some() => {
+            let text = "ready, but the system clock made a large step, which the ledger does not follow: see `tally clock show`\n";
+            return text.into_response();
+        }
         (Condition::Running, Phase::Serving) => return "ready\n".into_response(),
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()

@@ -10,6 +10,7 @@ use crate::{
     engine::{Condition, TallyEngine},
     grpc::{self, ConnectionMetrics, ErrorMetrics},
     json::{JsonError, to_json},
+    ledger_clock::ClockStep,
     security::Security,
     telemetry::{ProcessMetrics, resident_bytes},
 };
@@ -37,6 +38,8 @@ struct ServiceStats {
     disk_total_bytes: Option<u64>,
     /// Whether the disk has no space for the next segment of the journal.
     disk_full: bool,
+    /// The step of the system clock that the ledger does not follow, in seconds; negative if it is a step back.
+    clock_held_seconds: Option<f64>,
     connections: usize,
     connections_max: usize,
     connections_rejected: u64,
@@ -118,6 +121,7 @@ fn service(shown: Shown<'_>) -> ServiceStats {
         disk_free_bytes: space.map(|space| space.free),
         disk_total_bytes: space.map(|space| space.total),
         disk_full: engine.disk_is_full(),
+        clock_held_seconds: engine.clock().held.map(ClockStep::seconds),
         connections: connections.open(),
         connections_max: connections.open_max(),
         connections_rejected: connections.rejected(),

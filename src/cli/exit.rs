@@ -53,7 +53,7 @@ pub const CODES: [(u8, &str, &str); 12] = [
     (
         UNAVAILABLE,
         "unavailable",
-        "The service can't be reached, or a call failed. For serve: a port can't be opened.",
+        "The service can't be reached, or a call failed. For serve: a port or the clock can't be used.",
     ),
     (SOFTWARE, "software", "The program has a bug."),
     (IO, "io", "A file can't be read or written."),

@@ -3,6 +3,7 @@
 mod bench;
 mod circuit;
 mod client_args;
+mod clock;
 mod config;
 mod effective;
 pub mod exit;
@@ -80,6 +81,8 @@ pub enum Command {
     Top(top::TopArgs),
     /// Show, watch or change the circuits of a service.
     Circuit(circuit::CircuitArgs),
+    /// Show the clock of a service, or confirm a large step of its system clock.
+    Clock(clock::ClockArgs),
     /// Create a bearer token, and its line for the tokens file.
     Token(token::TokenArgs),
     /// Check every block of a data directory. No service may have the directory open.
@@ -224,6 +227,7 @@ impl Cli {
             Command::Stats(args) => stats::run(&args),
             Command::Top(args) => top::run(&args),
             Command::Circuit(args) => circuit::run(&args),
+            Command::Clock(args) => clock::run(&args),
             Command::Token(args) => token::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),

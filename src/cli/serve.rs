@@ -59,6 +59,10 @@ pub struct ServeArgs {
     /// force, and exit. The exit code is 78 if something is wrong, and 74 if the start would refuse the data directory.
     #[arg(long)]
     check: bool,
+    /// Start although the system clock is more than 60 s behind the last time in the journal. Commits then get times that are only
+    /// nanoseconds apart, until the system clock is later than that time.
+    #[arg(long, env = "TALLY_ACCEPT_CLOCK_BEHIND")]
+    accept_clock_behind: bool,
 }
 
 /// `ignored` are the environment variables that the log warns of.
@@ -80,10 +84,11 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
     let process = ProcessMetrics::started_now();
     let loaded = args.settings.load()?;
     let CheckedConfig {
-        engine: engine_config,
+        engine: mut engine_config,
         affinity,
         security,
     } = loaded.check()?;
+    engine_config.accept_clock_behind = args.accept_clock_behind;
     let security = Security::load(&security).map_err(|source| {
         let setting = loaded.security_file(source.path());
         ServeError::Security(Box::new(SecurityFileError { setting, source }))

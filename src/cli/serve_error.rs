@@ -59,7 +59,10 @@ impl ServeError {
             | ServeError::Net(grpc::NetError::Affinity(_))
             | ServeError::Security(_) => exit::CONFIG,
             ServeError::Start(StartError::Open(_)) => exit::IO,
-            ServeError::Net(_) | ServeError::Admin(_) | ServeError::Clock => exit::UNAVAILABLE,
+            ServeError::Net(_)
+            | ServeError::Admin(_)
+            | ServeError::Clock
+            | ServeError::Start(StartError::Clock(_)) => exit::UNAVAILABLE,
             ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
         }
     }

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{
     circuit::text::circuit_text,
     client_args::{ClientArgs, TIMEOUT, within},
+    clock::step_text,
     exit::{Failure, block_on, finish},
     output::{OutputFormat, json_document, named, percentiles},
 };
@@ -74,6 +75,10 @@ fn print_table(circuits: &GetCircuitStatsResponse, batches: &GetBatchStatsRespon
     }
     for (name, text) in figures(batches) {
         outln!("{}", named(name, &text));
+    }
+    if let Some(step) = batches.clock_held_step {
+        let text = format!("{}; THE LEDGER DOES NOT FOLLOW (tally clock)", step_text(step));
+        outln!("{}", named("clock", &text));
     }
     let mut times = table(&["since start", "p50", "p90", "p99", "p99.9", "max", "count"]);
     for (name, summary) in [

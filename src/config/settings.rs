@@ -67,6 +67,8 @@ impl Config {
             checkpoint: CheckpointInterval(self.store.checkpoint_bytes.0),
             scrub: ScrubRate(self.store.scrub_bytes_per_second.0),
             holds_max: HoldsMax(self.store.holds_max),
+            // An operator decides about this at each start, so it is an option of `tally serve` and not a setting.
+            accept_clock_behind: false,
         })
     }
 

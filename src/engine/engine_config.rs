@@ -23,6 +23,9 @@ pub struct EngineConfig {
     pub scrub: ScrubRate,
     /// Maximum number of outstanding holds.
     pub holds_max: HoldsMax,
+    /// Whether the engine starts although the wall clock is more than [`STEP_MAX`](crate::ledger_clock::STEP_MAX) behind the
+    /// journal. Commits then get times shortly after the last time in the journal, until the wall clock is later.
+    pub accept_clock_behind: bool,
 }
 
 /// Maximum number of outstanding holds.

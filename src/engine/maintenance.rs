@@ -1,5 +1,5 @@
 //! The maintenance thread, which has the role AUX. It prepares the next segment of the journal, writes id files and
-//! checkpoints, and scrubs the journal. No transaction waits for this work. If the thread can't write id files or
+//! checkpoints, scrubs the journal, and watches the clock. No transaction waits for this work. If the thread can't write id files or
 //! checkpoints, the next start takes longer.
 //!
 //! A step does one piece of each kind of work and never waits, so that the simulation can drive it from a single
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::{
     checkpointing::{CheckpointError, CheckpointStep, Checkpointing},
+    clock_watch::ClockWatch,
     command::Command,
     fault::{EngineError, StoreFault},
     health::{Condition, Health},
@@ -58,6 +59,7 @@ pub(super) struct Maintenance {
     pub(super) batch: BatchProcessor<Command, EngineReply>,
     pub(super) pipeline: Arc<CommitPipeline>,
     pub(super) health: Arc<Health>,
+    pub(super) clock: ClockWatch,
     pub(super) preparer: SegmentPreparer,
     pub(super) space: SegmentSpace,
     pub(super) walk: BlockWalk,
@@ -155,6 +157,7 @@ impl Maintenance {
     /// Does one piece of each kind of work. Returns the time until the next step is due; the next step is due earlier
     /// if `waker` is called.
     pub(super) fn step(&mut self, waker: &Waker) -> Duration {
+        self.clock.look();
         let now = Instant::now();
         self.prepare_segment(now);
         if let Some(left) = time_left(self.paused_until, now) {

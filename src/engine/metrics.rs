@@ -6,10 +6,12 @@ use tally_topology::PlacementFigures;
 
 use super::{
     circuits::CircuitReport,
+    counters::LedgerFigures,
     health::Condition,
     tally_engine::{EngineStats, TallyEngine},
 };
 use crate::{
+    ledger_clock::ClockStep,
     sys::limits::{DiskSpace, disk_space},
     telemetry::{Families, MetricSource},
 };
@@ -186,26 +188,16 @@ impl TallyEngine {
             "Transaction ids in the id index.",
             ledger.ids as f64,
         );
-        families.gauge("tally_holds", "Outstanding holds.", ledger.holds as f64);
-        families.gauge(
-            "tally_holds_max",
-            "Maximum number of outstanding holds.",
-            ledger.holds_max as f64,
-        );
-        families.counter(
-            "tally_holds_expired_total",
-            "Holds that have expired.",
-            ledger.holds_expired as f64,
-        );
-        families.counter(
-            "tally_velocity_refusals_total",
-            "Transactions that a velocity limit of an account rejected.",
-            ledger.velocity_refusals as f64,
-        );
+        collect_holds(families, &ledger);
         families.gauge(
             "tally_journal_bytes",
             "Length of the journal in bytes.",
             stats.journal_bytes as f64,
+        );
+        families.gauge(
+            "tally_clock_held_seconds",
+            "Seconds by which the system clock is ahead of the time of the ledger (negative: behind) after a step of more than 60 s, which the ledger does not follow until an administrator confirms it; otherwise 0.",
+            self.clock().held.map_or(0.0, ClockStep::seconds),
         );
         let journal = self.journal_condition();
         families.counters(
@@ -234,6 +226,25 @@ impl TallyEngine {
             f64::from(u8::from(failed)),
         );
     }
+}
+
+fn collect_holds(families: &mut Families, ledger: &LedgerFigures) {
+    families.gauge("tally_holds", "Outstanding holds.", ledger.holds as f64);
+    families.gauge(
+        "tally_holds_max",
+        "Maximum number of outstanding holds.",
+        ledger.holds_max as f64,
+    );
+    families.counter(
+        "tally_holds_expired_total",
+        "Holds that have expired.",
+        ledger.holds_expired as f64,
+    );
+    families.counter(
+        "tally_velocity_refusals_total",
+        "Transactions that a velocity limit of an account rejected.",
+        ledger.velocity_refusals as f64,
+    );
 }
 
 fn collect_queue(families: &mut Families, stats: &BatchStats) {

@@ -18,6 +18,7 @@ mod call_kind;
 mod checkpointing;
 mod circuits;
 mod classify;
+mod clock_watch;
 mod command;
 mod counters;
 mod details;

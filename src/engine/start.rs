@@ -14,6 +14,7 @@ use tower::ServiceBuilder;
 use super::{
     circuits::{CircuitOptions, Circuits},
     classify::EngineClassifier,
+    clock_watch::ClockWatch,
     command::Command,
     counters::EngineCounters,
     engine_config::EngineConfig,
@@ -28,6 +29,7 @@ use super::{
     wal::Wal,
 };
 use crate::{
+    ledger_clock::{ClockError, LedgerClock, date},
     store::{
         block_log::{BlockLog, EmbeddedLog},
         embedded::{self, OpenError, OpenStore},
@@ -43,6 +45,9 @@ pub enum StartError {
     /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The wall clock is behind the journal, or shows a time that no record can have. The journal is as after any start.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
     /// A setting of the queue is out of bounds.
     #[error(transparent)]
     Batch(#[from] BatchConfigError),
@@ -123,13 +128,15 @@ fn assemble(
 ) -> Result<(TallyEngine, Cores), StartError> {
     let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
     let trial_disk = Arc::clone(&disk);
-    let store = embedded::open(disk, dir, &config.store, clock)?;
+    let clock = Arc::new(LedgerClock::new(clock));
+    let store = embedded::open(disk, dir, &config.store, clock.clone())?;
+    check_clock(config, &clock, &store)?;
     let times = commit_times(&*trial_disk, dir, &config.circuits)?;
     let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
     let (records, recovery) = (store.records.clone(), store.report);
     let segment_bytes = store.directory.geometry().segment_bytes();
     let hash_seed = store.directory.hash_seed();
-    let (cores, vitals) = cores(config, store, intake, &processor, wrap);
+    let (cores, vitals) = cores(config, store, &clock, intake, &processor, wrap);
     let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
         ServiceBuilder::new()
             .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
@@ -140,6 +147,7 @@ fn assemble(
         circuits,
         self_probes: SelfProbes::default(),
         affinity: affinity.clone(),
+        clock,
         records,
         pipeline: vitals.pipeline,
         space: vitals.space,
@@ -160,10 +168,28 @@ fn assemble(
     Ok((engine, cores))
 }
 
+/// Checks the wall clock at the start. If it is behind the journal and `config` accepts this, logs a warning.
+fn check_clock(config: &EngineConfig, clock: &LedgerClock, store: &OpenStore) -> Result<(), ClockError> {
+    match clock.check_start(store.ledger.order().last_time) {
+        Err(ClockError::Behind { wall, last, behind }) if config.accept_clock_behind => {
+            tracing::warn!(
+                wall_time = date(wall),
+                last_time = date(last),
+                behind_s = behind.as_secs(),
+                "the system clock is behind the journal, as --accept-clock-behind allows; until it is later than the last \
+                 time in the journal, the times of commits are only nanoseconds apart"
+            );
+            Ok(())
+        }
+        result => result,
+    }
+}
+
 /// Makes the commit pipeline and the cores. `wrap` may put another log in front of the journal.
 fn cores(
     config: &EngineConfig,
     mut store: OpenStore,
+    clock: &Arc<LedgerClock>,
     intake: Intake<Command, EngineReply>,
     processor: &BatchProcessor<Command, EngineReply>,
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
@@ -199,6 +225,7 @@ fn cores(
             batch: processor.clone(),
             pipeline: Arc::clone(&pipeline),
             health: Arc::clone(&health),
+            clock: ClockWatch::new(Arc::clone(clock)),
             preparer: store.preparer,
             space: store.space.clone(),
             walk: store.walk,

@@ -28,6 +28,7 @@ use super::{
     self_probe::SelfProbes,
 };
 use crate::{
+    ledger_clock::{ClockError, ClockReading, ClockStep, LedgerClock},
     store::embedded::{FoundRecord, RecordError, RecordReader, RecoveryReport},
     telemetry::trace_link,
 };
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) circuits: Circuits,
     pub(super) self_probes: SelfProbes,
     pub(super) affinity: CpuAffinityManager,
+    pub(super) clock: Arc<LedgerClock>,
     pub(super) records: RecordReader,
     pub(super) pipeline: Arc<CommitPipeline>,
     pub(super) health: Arc<Health>,
@@ -459,6 +461,21 @@ impl TallyEngine {
     #[must_use]
     pub fn disk_is_full(&self) -> bool {
         self.shared.space.is_full()
+    }
+
+    /// Reads the clock of the ledger.
+    #[must_use]
+    pub fn clock(&self) -> ClockReading {
+        self.shared.clock.read()
+    }
+
+    /// Lets the ledger clock follow a step of the wall clock that it holds. `seen` is the step that the administrator
+    /// has seen. Returns the step that was held, or `None` if none was held.
+    ///
+    /// # Errors
+    /// As [`LedgerClock::confirm`].
+    pub fn confirm_clock(&self, seen: ClockStep) -> Result<Option<ClockStep>, ClockError> {
+        self.shared.clock.confirm(seen)
     }
 
     /// Stops the engine. It accepts no more commands, and waits until the accepted commands are durable and answered

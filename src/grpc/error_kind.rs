@@ -126,6 +126,7 @@ error_kinds! {
     DATA_DAMAGED: [DataLoss], Unknown, SameId, "A record of the journal is damaged, and an operator must act. In a call with many transactions, one of them needs this record: send the transactions alone to find out about the others.";
     REPLY_LOST: [Internal], Unknown, SameId, "The engine lost the answer, which is a bug.";
     CIRCUIT_NOT_FOUND: [NotFound], No, No, "No circuit has this key.";
+    CLOCK_NOT_CONFIRMED: [FailedPrecondition], No, No, "The step of the system clock is not the one that the call confirms, or its time is too late for the ledger.";
     TOO_MANY_WATCHERS: [ResourceExhausted], No, SameId, "The number of open watches is at its limit.";
     NOT_FOUND: [NotFound], No, No, "The health service or the reflection service does not know the name.";
     LIBRARY_ERROR: [Unknown], No, No, "Another error of the health service or the reflection service, with any code.";

@@ -64,7 +64,7 @@ const ADMIN: Option<Role> = Some(Role::Admin);
 
 /// All methods. A lookup searches in this order, so the most frequent method is first.
 #[rustfmt::skip] // One line for each method.
-static METHODS: [Method; 19] = [
+static METHODS: [Method; 21] = [
     method("/tally.v1.TransactionService/ProcessTransaction", WRITE, Handler::ProcessTransaction),
     method("/tally.v1.TransactionService/ProcessTransactions", WRITE, Handler::ProcessTransactions),
     method("/tally.v1.TransactionService/StreamTransactions", WRITE, Handler::StreamTransactions),
@@ -79,7 +79,9 @@ static METHODS: [Method; 19] = [
     method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),
     method("/tally.v1.EngineService/GetTopology", READ, Handler::Unary),
     method("/tally.v1.EngineService/GetBatchStats", READ, Handler::Unary),
+    method("/tally.v1.EngineService/GetClock", READ, Handler::Unary),
     method("/tally.v1.EngineService/SetCircuitMode", ADMIN, Handler::Unary),
+    method("/tally.v1.EngineService/ConfirmClock", ADMIN, Handler::Unary),
     // The health of the service is not a secret, and health checks have no token.
     method("/grpc.health.v1.Health/Check", EVERYBODY, Handler::Unary),
     // A watcher decides how long its call holds memory, so the call needs a token.

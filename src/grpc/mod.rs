@@ -29,8 +29,8 @@ mod transport;
 
 pub use error_counts::ErrorMetrics;
 pub use introspection::{
-    batch_stats::batch_stats_response, circuit::circuit_stats_response, circuit_change::COMMENT_BYTES_MAX,
-    topology::topology_response,
+    batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
+    values::COMMENT_BYTES_MAX,
 };
 pub use limits::MESSAGE_BYTES_MAX;
 pub use rejection::Rejected;

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     engine::{EngineError, StoreFault},
+    ledger_clock::ClockError,
     terminal::units,
 };
 
@@ -333,6 +334,12 @@ pub fn circuit_not_found(key: &str, known: &str) -> Status {
     ErrorBuilder::new(ErrorKind::CIRCUIT_NOT_FOUND, message)
         .with("key", key)
         .build()
+}
+
+/// The time of the system clock can't be confirmed.
+#[must_use]
+pub fn clock_not_confirmed(error: &ClockError) -> Status {
+    plain_error(ErrorKind::CLOCK_NOT_CONFIRMED, error.to_string())
 }
 
 /// The number of open calls of a watch has reached its limit.

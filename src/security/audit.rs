@@ -30,6 +30,17 @@ pub struct CircuitChange<'a> {
     pub comment: &'a str,
 }
 
+/// A change of the time of the ledger.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockChange<'a> {
+    /// The time of the ledger before the change.
+    pub before: &'a str,
+    /// The time of the ledger after the change.
+    pub after: &'a str,
+    /// The administrator's comment.
+    pub comment: &'a str,
+}
+
 /// Logs that a changed tokens file came into force, with the number of valid tokens before and after.
 pub(super) fn tokens_changed(before: usize, after: usize) {
     tracing::warn!(
@@ -64,6 +75,25 @@ impl Administrator {
             after,
             comment,
             "an administrator changed a circuit"
+        );
+    }
+
+    /// Logs that the administrator confirmed a step of the system clock.
+    pub fn confirmed_clock(&self, change: &ClockChange<'_>) {
+        let ClockChange {
+            before,
+            after,
+            comment,
+        } = *change;
+        tracing::warn!(
+            name: "tally.audit.clock",
+            target: AUDIT_TARGET,
+            peer = self.peer.map(tracing::field::display),
+            token = self.token(),
+            before,
+            after,
+            comment,
+            "an administrator confirmed a step of the system clock"
         );
     }
 

@@ -27,13 +27,14 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 36] = [
+const TARGETS: [&str; 37] = [
     "tally::admin::routes",
     "tally::admin::server",
     AUDIT_TARGET,
     "tally::cli::serve",
     "tally::cli::serve_store",
     "tally::engine::circuits",
+    "tally::engine::clock_watch",
     "tally::engine::exec",
     "tally::engine::fault",
     "tally::engine::maintenance",

@@ -15,6 +15,7 @@ METRICS = {
     "tally_breaker_transitions_total": {"key", "from", "to", "reason"},
     "tally_build_info": {"version", "commit"},
     "tally_certificate_not_after_timestamp_seconds": set(),
+    "tally_clock_held_seconds": set(),
     "tally_commit_seconds_bucket": {"le"},
     "tally_connections": {"port"},
     "tally_connections_max": {"port"},

@@ -55,6 +55,7 @@ call "the balance" '"minorUnits": "100"' AccountService/GetAccount "{\"account_i
 
 call "circuit stats" '"state": "CIRCUIT_STATE_CLOSED"' EngineService/GetCircuitStats '{}'
 call "topology" '"role": "EXEC"' EngineService/GetTopology '{}'
+call "clock" '"ledgerTime": "20' EngineService/GetClock '{}'
 call "batch stats" '"lastSequence": "[1-9][0-9]*"' EngineService/GetBatchStats '{}'
 
 echo "grpcurl: $passed passed"

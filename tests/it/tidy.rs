@@ -12,7 +12,7 @@ use text::{blanked, functions, location, paths, without_inline_tests, words};
 
 /// The modules of the service, lowest first. A module imports only from modules before it in this list, without
 /// exceptions.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "proto",
     "version",
     "terminal",
@@ -22,6 +22,7 @@ const MODULES: [&str; 19] = [
     "json",
     "certificates",
     "mutation",
+    "ledger_clock",
     "store",
     "telemetry",
     "client",

@@ -108,6 +108,12 @@ const STATES = {
     header: "SERVING · breaker closed",
     shows: ["The disk has no space for the next segment of the journal.", "docs/runbooks/TallyDiskFills.md"],
   },
+  clock_held: {
+    data: BUSY,
+    change: stats => { stats.service.clock_held_seconds = -7200; },
+    header: "SERVING · breaker closed",
+    shows: ["The system clock stepped", "back. The time of the ledger does not follow it", "docs/runbooks/TallyClockHeld.md"],
+  },
   panicked: {
     data: BUSY,
     change: stats => { stats.service.state = "PANICKED"; },

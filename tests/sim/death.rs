@@ -8,7 +8,8 @@ use std::{
 };
 
 use tally::{
-    engine::{Condition, EngineError, ExecStep, PipelineStep, StartError, TallyEngine},
+    engine::{Condition, EngineConfig, EngineError, ExecStep, PipelineStep, StartError, TallyEngine},
+    ledger_clock::ClockError,
     store::block_log::BlockLog,
 };
 use tally_batch::BatchError;
@@ -335,11 +336,23 @@ impl World {
         self.deaths.faulty |= faulty;
     }
 
+    /// Starts the service. If its clock is too far behind, an operator accepts this at once.
     fn open(&self) -> Result<Service, StartError> {
+        let mut config = self.engine_config();
+        match self.try_open(&config) {
+            Err(StartError::Clock(ClockError::Behind { .. })) if self.clock.was_set() => {
+                config.accept_clock_behind = true;
+                self.try_open(&config)
+            }
+            opened => opened,
+        }
+    }
+
+    fn try_open(&self, config: &EngineConfig) -> Result<Service, StartError> {
         let pace = self.pace.clone();
         let wrap = |journal| -> Box<dyn BlockLog> { Box::new(SlowLog::new(journal, pace)) };
         let opened = TallyEngine::without_threads(
-            &self.engine_config(),
+            config,
             self.disk.handle(),
             World::directory(),
             Arc::new(self.clock.clone()),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tally_breaker::CircuitState;
+use tokio::time::Instant;
 
 use crate::{
     clients::{Client, Habit},
@@ -11,6 +12,8 @@ use crate::{
     world::{Failure, PATIENT_PAUSE, World},
 };
 
+/// For how long all circuits must be closed. A call that was slow before the last fault ended may open one a little later.
+const QUIET: Duration = Duration::from_secs(1);
 /// When everything is healthy, no call takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -21,6 +24,7 @@ impl World {
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
         self.note(format_args!("no more faults from here on"));
         self.healed = true;
+        self.healed_at = Some(Instant::now());
         self.pace.heal();
         self.disk.set_fault_plan(FaultPlan::default());
         self.disk.clear_faults();
@@ -50,18 +54,33 @@ impl World {
         let begun = self.clock.elapsed();
         self.calls_left = u64::MAX;
         self.patient = true;
+        let mut quiet_since = None;
         loop {
             let engine = &self.service.as_ref().unwrap().engine;
             let open = engine
                 .circuits()
                 .iter()
                 .find(|circuit| circuit.state() != CircuitState::Closed);
+            // A block that was submitted before the last fault ended can still hang.
+            let old_block = self
+                .pace
+                .hangs_since()
+                .is_some_and(|since| Some(since) <= self.healed_at);
             let Some(circuit) = open else {
-                self.calls_left = 0;
-                self.tell_time();
-                self.oracle.circuits_closed();
-                return Ok(());
+                let now = self.clock.elapsed();
+                let since = *quiet_since.get_or_insert(now);
+                if old_block {
+                    quiet_since = None;
+                } else if now >= since + QUIET {
+                    self.calls_left = 0;
+                    self.tell_time();
+                    self.oracle.circuits_closed();
+                    return Ok(());
+                }
+                self.turn().await?;
+                continue;
             };
+            quiet_since = None;
             let (key, state) = (circuit.key().to_owned(), circuit.state());
             if self.clock.elapsed() > begun + PATIENCE {
                 return Err(Failure(format!(

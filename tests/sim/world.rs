@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tally::{
-    engine::{CallKind, EngineConfig, ExecStep},
-    wall_clock::WallClock,
-};
+use tally::engine::{CallKind, EngineConfig, ExecStep};
 use tally_breaker::CircuitState;
 use tally_ledger::Outcome;
 use tally_topology::CpuAffinityManager;
@@ -63,6 +60,8 @@ pub(crate) struct World {
     freezes: Vec<(Instant, Duration)>,
     /// Whether no more faults happen, so that everything must come to an end.
     pub(crate) healed: bool,
+    /// When the last fault ended.
+    pub(crate) healed_at: Option<Instant>,
     /// Whether the simulation ends before its end, because a start was refused as it should be.
     pub(crate) ended: bool,
     /// Operations of the scheduler so far.
@@ -148,6 +147,7 @@ impl World {
             streams: 0,
             freezes: Vec::new(),
             healed: false,
+            healed_at: None,
             ended: false,
             turns: 0,
             random,
@@ -188,11 +188,7 @@ impl World {
     pub(crate) async fn turn(&mut self) -> Result<(), Failure> {
         self.turns += 1;
         if self.random.one_in(self.config.clock_jumps_one_in) && !self.healed {
-            let seconds = i64::try_from(self.random.below(20)).unwrap() - 10;
-            self.note(format_args!("the wall clock jumps by {seconds} s"));
-            self.tell_time();
-            self.oracle.clock_stepped();
-            self.clock.jump(seconds * 1_000_000_000);
+            self.step_clock()?;
         }
         if self.random.one_in(self.config.full_one_in) && !self.healed {
             let bytes = if self.random.percent(50) {
@@ -319,7 +315,7 @@ impl World {
         match turn {
             Turn::Exec => {
                 let step = service.step_exec();
-                let now = self.clock.now();
+                let now = self.clock.wall();
                 if let ExecStep::Blocked(_) = step {
                     self.oracle.exec_was_blocked(now);
                 } else {
@@ -465,9 +461,12 @@ impl World {
         id
     }
 
-    /// Tells the oracle what the clocks show.
+    /// Tells the oracle when the service has read the wall clock, and what time it is.
     pub(crate) fn tell_time(&mut self) {
-        self.oracle.clocks_show(self.clock.elapsed(), self.clock.now());
+        for (elapsed, wall) in self.clock.take_readings() {
+            self.oracle.wall_clock_read(elapsed, wall);
+        }
+        self.oracle.time_is(self.clock.elapsed());
     }
 
     /// While no call of this kind is in flight, a half-open circuit has no probe in flight.
@@ -530,6 +529,7 @@ impl World {
 
     /// Nobody who waited for the dead service gets an answer.
     pub(crate) fn forget_calls(&mut self) {
+        self.tell_time();
         self.flights.clear();
         for client in &mut self.clients {
             client.disconnect();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     codec::{Malformed, Reader, put_long_str, put_short_str, put_varint},
-    reject::{Reason, Side},
+    reject::Reason,
+    side::Side,
     velocity::{VelocityLimit, put_limits, take_limits},
 };
 use crate::{money::Amount, mutation::planted, time::Timestamp};

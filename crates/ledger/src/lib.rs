@@ -38,6 +38,7 @@ mod pages;
 pub mod record;
 pub mod reject;
 mod replay;
+mod side;
 mod sys;
 pub mod table;
 pub mod tag_index;
@@ -61,8 +62,9 @@ pub use log::{Committed, PlacedRecord, RecordedTransaction, TransactionKey, Tran
 pub use machine::{HOLDS_MAX_DEFAULT, Ledger, Outcome, Tags};
 pub use money::Amount;
 pub use record::{NewRecord, Record};
-pub use reject::{Reason, Rejection, Side};
+pub use reject::{Reason, Rejection};
 pub use replay::{RecordPlace, ReplayError};
+pub use side::Side;
 pub use table::{ACCOUNTS_MAX, TableFull};
 pub use time::Timestamp;
 pub use transaction::{

@@ -13,7 +13,8 @@ use super::{
     money::Amount,
     mutation::planted,
     record::{NewRecord, Record},
-    reject::{Reason, Rejection, Side},
+    reject::{Reason, Rejection},
+    side::Side,
     transaction::{AmountRule, Names, Phase, Transfer},
     transfers::{self, Entry, index_of, set_version},
 };

@@ -302,12 +302,7 @@ pub fn put_record(
             legs,
         } => {
             put_frame(scratch, KIND_DERIVED, back, ordinal, principal);
-            put_varint_u64(scratch, content.len() as u64);
-            scratch.extend_from_slice(content);
-            match TransactionView::<AccountIndex>::parse(content) {
-                Ok(transaction) => put_effects(scratch, &transaction, origin, legs),
-                Err(error) => panic!("a transaction was not encoded correctly: {error}"),
-            }
+            put_derived(scratch, content, origin, legs);
             &[]
         }
         NewRecord::HoldExpired { hold_id, hold, legs } => {
@@ -338,6 +333,16 @@ pub fn put_record(
     body.extend_from_slice(payload);
     let checksum = checksum(place, body.split_at(start).1);
     body.extend_from_slice(&checksum.to_le_bytes());
+}
+
+/// Appends a transaction, then its effects.
+fn put_derived(out: &mut Vec<u8>, content: &[u8], origin: u64, legs: &[Leg]) {
+    put_varint_u64(out, content.len() as u64);
+    out.extend_from_slice(content);
+    match TransactionView::<AccountIndex>::parse(content) {
+        Ok(transaction) => put_effects(out, &transaction, origin, legs),
+        Err(error) => panic!("a transaction was not encoded correctly: {error}"),
+    }
 }
 
 /// Computes the checksum of the record at `place`. `bytes` are all bytes of the record before the checksum.
@@ -393,17 +398,29 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
         0 => None,
         _ => Some(record.short_bytes()?),
     };
-    let record = match kind & !PRINCIPAL_BIT {
+    let record = take_content(kind & !PRINCIPAL_BIT, &mut record)?;
+    Ok(FramedRecord {
+        back,
+        ordinal,
+        principal,
+        record,
+    })
+}
+
+/// Reads the content of a record of this kind, to the end of `record`.
+#[inline]
+fn take_content<'a>(kind: u8, record: &mut Reader<'a>) -> Result<Record<'a>, Malformed> {
+    Ok(match kind {
         KIND_ACCOUNT_CREATED => {
             let index = AccountIndex(record.varint_u32()?);
             Record::AccountCreated {
                 index,
-                account: NewAccount::take(&mut record)?,
+                account: NewAccount::take(record)?,
             }
         }
         KIND_ACCOUNT_UPDATED => Record::AccountUpdated {
             index: AccountIndex(record.varint_u32()?),
-            terms: AccountTerms::take(&mut record)?,
+            terms: AccountTerms::take(record)?,
         },
         KIND_COMMITTED => Record::Committed {
             transaction: TransactionView::parse(record.rest())?,
@@ -415,18 +432,18 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
             })?;
             Record::Committed {
                 transaction: TransactionView::parse(record.bytes(length)?)?,
-                effects: Some(Effects::take(&mut record)?),
+                effects: Some(Effects::take(record)?),
             }
         }
         KIND_HOLD_EXPIRED => {
             let hold_id = record.short_bytes()?;
             let hold = record.varint_u64()?;
             let mut legs = Legs::new();
-            take_released(&mut record, &mut legs)?;
+            take_released(record, &mut legs)?;
             Record::HoldExpired { hold_id, hold, legs }
         }
         KIND_REJECTED => {
-            let rejection = Rejection::take(&mut record)?;
+            let rejection = Rejection::take(record)?;
             Record::Rejected {
                 transaction: TransactionView::parse(record.rest())?,
                 rejection,
@@ -437,12 +454,6 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
                 what: "a known kind of record",
             });
         }
-    };
-    Ok(FramedRecord {
-        back,
-        ordinal,
-        principal,
-        record,
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use super::{
     codec::{Malformed, Reader, put_varint},
     money::Amount,
+    side::Side,
     velocity::{Exceeded, Maximum},
 };
 
@@ -50,16 +51,6 @@ pub enum Reason {
     AlreadyReversed = 18,
     /// The ledger has its maximum number of outstanding holds.
     HoldsFull = 19,
-}
-
-/// One of the two accounts of a transfer. The numbers are part of the record format and never change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Side {
-    /// The debit account.
-    Debit = 0,
-    /// The credit account.
-    Credit = 1,
 }
 
 /// A rejection: the reason, and the first transfer to which the reason applies.
@@ -207,31 +198,6 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-// ===== impl Side =====
-
-impl Side {
-    /// The other side.
-    #[must_use]
-    pub const fn other(self) -> Side {
-        match self {
-            Side::Debit => Side::Credit,
-            Side::Credit => Side::Debit,
-        }
-    }
-
-    /// Reads an encoded side.
-    ///
-    /// # Errors
-    /// [`Malformed`] if the byte is not a side.
-    pub fn take(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match reader.u8()? {
-            0 => Ok(Side::Debit),
-            1 => Ok(Side::Credit),
-            _ => Err(Malformed { what: "a side" }),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{
-    account::{AccountIndex, AccountTerms, Column, NewAccount},
+    account::{Account, AccountIndex, AccountTerms, Column, NewAccount},
     codec::Malformed,
     effects::{self, Effects, Leg},
     holds::{Hold, deadline},
@@ -11,7 +11,7 @@ use super::{
     money::Amount,
     mutation::planted,
     record::Record,
-    reject::Side,
+    side::Side,
     table::TableFull,
     time::Timestamp,
     transaction::{Names, Phase, TransactionView},
@@ -214,7 +214,7 @@ impl Ledger {
     fn replay_velocity(&mut self, legs: &[Leg], at: RecordPlace) {
         for leg in legs {
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
-                let is_due = |account: &crate::Account| account.is_limited && account.version < at.entry;
+                let is_due = |account: &Account| account.is_limited && account.version < at.entry;
                 if self.accounts.get(index).is_some_and(is_due) {
                     self.accounts
                         .change_extras(index, |extras| extras.velocity.count(side, leg.moved, at.time));

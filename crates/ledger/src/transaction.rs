@@ -16,7 +16,7 @@ use std::{fmt, marker::PhantomData};
 use super::{
     account::{AccountIndex, Metadata, put_metadata, skip_metadata, take_metadata},
     codec::{Malformed, Reader, put_short_bytes, put_short_str, put_varint, put_varint_u64},
-    reject::Side,
+    side::Side,
 };
 use crate::money::Amount;
 

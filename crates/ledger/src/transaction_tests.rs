@@ -132,19 +132,13 @@ fn fields_that_contradict_each_other_are_not_encoded() {
     }
 }
 
-/// All combinations of the optional fields, in the forms that may have them.
-#[test]
-fn every_field_is_decoded_as_it_was_encoded() {
-    let texts = [Metadata::new(), Metadata::from([("k".into(), "v".into())])];
-    let times = [
-        None,
-        Some(EffectiveTime {
-            seconds: i64::MIN,
-            nanos: 999_999_999,
-        }),
-    ];
+/// The phase, the other transaction, the number of transfers, their rule, whether the rest is kept, and the timeout.
+type Form = (Phase, Names<'static>, u32, AmountRule, bool, Option<u64>);
+
+/// The forms of a transaction.
+fn forms() -> [Form; 8] {
     let exact = AmountRule::Exact;
-    let forms = [
+    [
         (
             Phase::Posted,
             Names::Nothing,
@@ -174,9 +168,23 @@ fn every_field_is_decoded_as_it_was_encoded() {
         (Phase::PostPending, Names::Hold(b"h"), 0, exact, false, None),
         (Phase::PostPending, Names::Hold(b"h"), 1, exact, true, None),
         (Phase::VoidPending, Names::Hold(b"h"), 0, exact, false, None),
+    ]
+}
+
+/// All combinations of the optional fields, in the forms that may have them.
+#[test]
+fn every_field_is_decoded_as_it_was_encoded() {
+    let texts = [Metadata::new(), Metadata::from([("k".into(), "v".into())])];
+    let times = [
+        None,
+        Some(EffectiveTime {
+            seconds: i64::MIN,
+            nanos: 999_999_999,
+        }),
     ];
+    let exact = AmountRule::Exact;
     for (metadata, effective_time) in texts.iter().zip(times) {
-        for (phase, names, count, rule, keep_remaining, pending_timeout) in forms {
+        for (phase, names, count, rule, keep_remaining, pending_timeout) in forms() {
             let heading = Heading {
                 phase,
                 names,

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::{
     codec::{Malformed, Reader, put_varint, put_varint_u64},
     money::Amount,
-    reject::Side,
+    side::Side,
     time::Timestamp,
 };
 use crate::mutation::planted;

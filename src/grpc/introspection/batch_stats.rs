@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tally_batch::{BatchConfig, FlushReason, distribution::Summary};
 
-use super::values::{count, duration};
+use super::{
+    clock::step_message,
+    values::{count, duration},
+};
 use crate::{
     engine::{EngineStats, TallyEngine},
     proto::{BatchSettings, FlushReasons, GetBatchStatsResponse, LatencySummary, LedgerStats, SizeSummary},
@@ -53,6 +56,7 @@ pub fn batch_stats_response(engine: &TallyEngine) -> GetBatchStatsResponse {
         client_share_percent: count(batch.client_share_percent),
         over_budget: count(batch.over_budget),
         settings: Some(settings(engine.batch_config())),
+        clock_held_step: engine.clock().held.map(step_message),
         ledger: Some(LedgerStats {
             accounts: count(ledger.accounts),
             last_sequence: count(ledger.last_sequence),

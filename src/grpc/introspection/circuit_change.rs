@@ -5,7 +5,10 @@ use std::{ops::RangeInclusive, time::Duration};
 use tally_breaker::{BreakerMode, CircuitState, LatencyCircuitBreaker};
 use tonic::Status;
 
-use super::{circuit, values::duration_in};
+use super::{
+    circuit,
+    values::{check_comment, duration_in},
+};
 use crate::{
     engine::TallyEngine,
     grpc::status,
@@ -13,8 +16,6 @@ use crate::{
     security::{Administrator, CircuitChange},
 };
 
-/// Longest comment of a request, in bytes.
-pub const COMMENT_BYTES_MAX: usize = 256;
 /// Bounds of the time for which a request can open a circuit.
 const OPEN_FOR: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 60 * 60);
 
@@ -52,11 +53,7 @@ impl Change {
     /// # Errors
     /// INVALID_ARGUMENT if the comment is too long, or if the change is missing or out of its bounds.
     pub(crate) fn parse(request: &SetCircuitModeRequest) -> Result<Self, Status> {
-        let comment_bytes = request.comment.len();
-        if comment_bytes > COMMENT_BYTES_MAX {
-            let bound = format!("{comment_bytes} bytes: must be at most {COMMENT_BYTES_MAX}");
-            return Err(status::invalid_field("comment", bound));
-        }
+        check_comment(&request.comment)?;
         match &request.change {
             None => {
                 let rule = "one of mode, reset, open_for must be set";

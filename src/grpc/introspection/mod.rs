@@ -1,9 +1,11 @@
-//! `tally.v1.EngineService`: reports on the circuits, the batches and the threads, and changes circuits.
+//! `tally.v1.EngineService`: reports on the circuits, the batches, the threads and the clock, changes circuits, and
+//! confirms steps of the clock.
 
 pub(crate) mod batch_stats;
 pub(crate) mod circuit;
-pub(crate) mod circuit_change;
+mod circuit_change;
+mod clock;
 pub(crate) mod service;
 pub(crate) mod topology;
-mod values;
+pub(crate) mod values;
 mod watch;

@@ -11,13 +11,15 @@ use super::{
     batch_stats::batch_stats_response,
     circuit::{self, circuit_stats_response},
     circuit_change::{self, Change},
+    clock::{self, clock_status},
     topology::topology_response,
     watch::{self, WATCHERS_MAX},
 };
 use crate::{
     engine::TallyEngine,
     proto::{
-        GetBatchStatsRequest, GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse,
+        ConfirmClockRequest, ConfirmClockResponse, GetBatchStatsRequest, GetBatchStatsResponse,
+        GetCircuitStatsRequest, GetCircuitStatsResponse, GetClockRequest, GetClockResponse,
         GetTopologyRequest, GetTopologyResponse, SetCircuitModeRequest, SetCircuitModeResponse,
         WatchCircuitStatsRequest, WatchCircuitStatsResponse, engine_service_server,
     },
@@ -45,6 +47,14 @@ impl EngineService {
     }
 }
 
+/// Returns the caller of a request, for the audit event.
+fn administrator<M>(request: &Request<M>) -> Administrator {
+    Administrator {
+        peer: request.remote_addr(),
+        principal: request.extensions().get::<Principal>().cloned(),
+    }
+}
+
 #[tonic::async_trait]
 impl engine_service_server::EngineService for EngineService {
     async fn get_circuit_stats(
@@ -69,10 +79,7 @@ impl engine_service_server::EngineService for EngineService {
         &self,
         request: Request<SetCircuitModeRequest>,
     ) -> Result<Response<SetCircuitModeResponse>, Status> {
-        let who = Administrator {
-            peer: request.remote_addr(),
-            principal: request.extensions().get::<Principal>().cloned(),
-        };
+        let who = administrator(&request);
         let request = request.into_inner();
         let change = Change::parse(&request)?;
         let breakers = circuit_change::named(&self.engine, &request.key)?;
@@ -104,5 +111,19 @@ impl engine_service_server::EngineService for EngineService {
         _: Request<GetBatchStatsRequest>,
     ) -> Result<Response<GetBatchStatsResponse>, Status> {
         Ok(Response::new(batch_stats_response(&self.engine)))
+    }
+
+    async fn get_clock(&self, _: Request<GetClockRequest>) -> Result<Response<GetClockResponse>, Status> {
+        let clock = clock_status(&self.engine.clock());
+        Ok(Response::new(GetClockResponse { clock: Some(clock) }))
+    }
+
+    async fn confirm_clock(
+        &self,
+        request: Request<ConfirmClockRequest>,
+    ) -> Result<Response<ConfirmClockResponse>, Status> {
+        let who = administrator(&request);
+        let clock = clock::confirm(&self.engine, request.get_ref(), &who)?;
+        Ok(Response::new(ConfirmClockResponse { clock: Some(clock) }))
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn pending_differences(
             );
         };
         for (side, name) in [(Side::Debit, "debits_pending"), (Side::Credit, "credits_pending")] {
-            let sum = sums.get(&(index, side as u8)).copied().unwrap_or_default();
+            let sum = sums.get(&(index, side as u8)).map_or(Amount::ZERO, |sum| *sum);
             let column = account.balances.column(side, Column::Pending);
             if sum != column && differences.len() < most {
                 differences.push(format!(

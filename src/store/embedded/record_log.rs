@@ -323,8 +323,13 @@ impl TransactionLog for RecordLog {
         };
         self.read_buffer = buffer;
         read?;
-        let bytes = self.recent.get(place).or_else(|| self.open_bytes_at(position));
-        let framed = parse_record(position, bytes.unwrap_or(&self.read_buffer))?;
+        let bytes = match self.recent.get(place) {
+            Some(recent) => recent,
+            None => self
+                .open_bytes_at(position)
+                .map_or(&*self.read_buffer, |open| open),
+        };
+        let framed = parse_record(position, bytes)?;
         Ok(PlacedRecord {
             place,
             record: framed.record,

@@ -4,6 +4,7 @@ mod acknowledged;
 mod answers;
 mod checkpoints;
 mod circuits;
+mod clock;
 mod deadlines;
 mod drain;
 mod durability;

@@ -18,9 +18,9 @@ use tally::{
         error_kind::{ERROR_KINDS, ErrorKind, Retry},
     },
     proto::{
-        Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, CreateAccountRequest,
-        GetAccountRequest, GetTransactionRequest, ListAccountsRequest, ListHoldsRequest,
-        ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
+        Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, ConfirmClockRequest,
+        CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountsRequest,
+        ListHoldsRequest, ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
         SetCircuitModeRequest, StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult,
         Uint128, UpdateAccountRequest, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
         transaction_result::Outcome, transfer,
@@ -54,6 +54,7 @@ const LIST_HOLDS: &str = "/tally.v1.AccountService/ListHolds";
 const CIRCUITS: &str = "/tally.v1.EngineService/GetCircuitStats";
 const WATCH: &str = "/tally.v1.EngineService/WatchCircuitStats";
 const SET_MODE: &str = "/tally.v1.EngineService/SetCircuitMode";
+const CONFIRM_CLOCK: &str = "/tally.v1.EngineService/ConfirmClock";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -72,13 +73,14 @@ const DECODED_BY_TALLY: [&str; 9] = [
     LIST_HOLDS,
 ];
 /// Methods with one request message that is decoded by tonic.
-const DECODED_BY_TONIC: [&str; 5] = [CIRCUITS, WATCH, SET_MODE, HEALTH, HEALTH_WATCH];
+const DECODED_BY_TONIC: [&str; 6] = [CIRCUITS, WATCH, SET_MODE, CONFIRM_CLOCK, HEALTH, HEALTH_WATCH];
 
 /// The file of the other rejections by the ledger.
 const IN_REASONS: &str = "service/reasons.rs";
 
 /// Reasons that this file does not provoke, each with the explanation or the file of another test.
-const NOT_PROVOKED: [(&str, &str); 23] = [
+const NOT_PROVOKED: [(&str, &str); 24] = [
+    ("CLOCK_NOT_CONFIRMED", "service/clock.rs sets the clock"),
     ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
     ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
     (
@@ -321,6 +323,8 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         .await;
     wire.rejects_fields(SET_MODE, &SetCircuitModeRequest::default())
         .await;
+    wire.rejects_fields(CONFIRM_CLOCK, &ConfirmClockRequest::default())
+        .await;
     let watch = WatchCircuitStatsRequest {
         interval: Some(prost_types::Duration::default()),
     };
@@ -550,7 +554,14 @@ async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     let service = Service::start_secured(SimDisk::new(1), &patient_config(), Arc::new(security)).await;
     let mut wire = Wire::connect(&service, reasons).await;
     let (bearer, wrong) = (format!("Bearer {TOKEN}"), "Bearer of-nobody");
-    for path in [PROCESS_ONE, PROCESS_MANY, STREAM, CREATE_ACCOUNT, SET_MODE] {
+    for path in [
+        PROCESS_ONE,
+        PROCESS_MANY,
+        STREAM,
+        CREATE_ACCOUNT,
+        SET_MODE,
+        CONFIRM_CLOCK,
+    ] {
         let rejected = (Code::Unauthenticated, "UNAUTHENTICATED");
         wire.fails(path, &[], Vec::new(), rejected.0, rejected.1).await;
         wire.fails(

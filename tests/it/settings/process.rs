@@ -430,7 +430,11 @@ fn a_wrong_combination_has_the_code_of_its_origin() {
     let plain = ["--endpoint", "http://127.0.0.1:9"];
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("a.csv");
-    fs::write(&file, "date,amount\n").unwrap();
+    fs::write(
+        &file,
+        "transaction_id,debit_account_id,credit_account_id,minor_units\n",
+    )
+    .unwrap();
     let file = file.to_str().unwrap();
     for (arguments, variables, code) in [
         (&["stats", "--ca", "ca.crt"][..], &[][..], 64),

@@ -1,4 +1,4 @@
-//! Errors, times and figures that a healthy service never shows.
+//! Errors and figures that a healthy service never shows.
 
 use tally_breaker::{BreakerMode, CircuitState};
 
@@ -24,8 +24,7 @@ fn fails(
 }
 
 fn at(oracle: &mut Oracle, seconds: u64) {
-    let elapsed = Duration::from_secs(seconds);
-    oracle.clocks_show(elapsed, WALL_BASE.plus_nanos(seconds * 1_000_000_000));
+    oracle.time_is(Duration::from_secs(seconds));
 }
 
 fn nothing(_: &mut Oracle) {}
@@ -164,64 +163,6 @@ fn interrupted_without_a_cause() {
     story.refused(&[
         "streams: call 3 was answered as interrupted, but all earlier messages of its stream were executed",
     ]);
-}
-
-/// Call 2 begins `begun` nanoseconds after the start, and is answered 500 ns later. Its transaction has the time
-/// `recorded`. `between` happens while it is in flight.
-fn recorded_at(begun: u64, recorded: u64, between: fn(&mut Oracle)) -> Result<(), Violation> {
-    let mut story = Story::new();
-    let nanos = |oracle: &mut Oracle, nanos| {
-        oracle.clocks_show(Duration::from_nanos(nanos), WALL_BASE.plus_nanos(nanos));
-    };
-    let salary = pay("salary", "bank", "alice", 100);
-    nanos(&mut story.oracle, begun);
-    story.send(2, &salary);
-    between(&mut story.oracle);
-    let mut place = story.book.commit(&salary);
-    place.time = WALL_BASE.plus_nanos(recorded);
-    story.book.recorded("salary").place = place;
-    nanos(&mut story.oracle, begun + 500);
-    story.outcome(2, first(place));
-    nanos(&mut story.oracle, 1 << 60);
-    story.examine()
-}
-
-#[test]
-fn commit_times_follow_the_clock() {
-    const SECOND: u64 = 1_000_000_000;
-    for time in [7 * SECOND, 7 * SECOND + 500] {
-        recorded_at(7 * SECOND, time, nothing).unwrap();
-    }
-    refused(
-        recorded_at(7 * SECOND, 8 * SECOND, nothing),
-        &[
-            "times: transaction salary has the time 1700000008.000000000, but until then the clock showed at most",
-        ],
-    );
-    // The time of an account and 1 ns, although the clock has moved on.
-    refused(
-        recorded_at(7 * SECOND, 1, nothing),
-        &[
-            "times: transaction salary",
-            "the clock showed 1700000007.000000000 when call 2 began",
-        ],
-    );
-    recorded_at(7 * SECOND, 1, Oracle::clock_stepped).unwrap();
-}
-
-#[test]
-fn a_block_that_was_open_before_may_have_an_earlier_time() {
-    let mut story = Story::new();
-    at(&mut story.oracle, 2);
-    story.send(2, &pay("other", "bank", "alice", 1));
-    at(&mut story.oracle, 7);
-    let salary = pay("salary", "bank", "alice", 100);
-    story.send(3, &salary);
-    // Its time is 1 s after the start.
-    let place = story.book.commit(&salary);
-    story.outcome(3, first(place));
-    story.oracle.died();
-    story.examine().unwrap();
 }
 
 #[test]

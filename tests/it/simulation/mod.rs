@@ -13,6 +13,7 @@ mod healthy;
 mod oracle;
 mod random;
 mod refused;
+mod times;
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use tally::{
     },
     security::Security,
     store::embedded::StoreConfig,
-    wall_clock::SystemWallClock,
+    wall_clock::{SystemWallClock, WallClock},
 };
 use tally_batch::BatchConfig;
 use tally_breaker::CircuitBreakerConfig;
@@ -107,20 +107,33 @@ impl Service {
         security: Arc<Security>,
         limits: NetConfig,
     ) -> Self {
+        Self::launch(disk, config, security, limits, Arc::new(SystemWallClock)).await
+    }
+
+    /// Starts a service with this wall clock.
+    pub(crate) async fn start_with_clock(
+        disk: SimDisk,
+        config: &EngineConfig,
+        clock: Arc<dyn WallClock>,
+    ) -> Self {
+        let security = Arc::new(Security::default());
+        Self::launch(disk, config, security, NetConfig::default(), clock).await
+    }
+
+    async fn launch(
+        disk: SimDisk,
+        config: &EngineConfig,
+        security: Arc<Security>,
+        limits: NetConfig,
+        clock: Arc<dyn WallClock>,
+    ) -> Self {
         let affinity = AffinityConfig {
             mode: Mode::Off,
             ..AffinityConfig::default()
         };
         let affinity = CpuAffinityManager::detect(affinity).unwrap();
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let engine = TallyEngine::start(
-            config,
-            shared,
-            Path::new("/data"),
-            Arc::new(SystemWallClock),
-            &affinity,
-        )
-        .unwrap();
+        let engine = TallyEngine::start(config, shared, Path::new("/data"), clock, &affinity).unwrap();
         let draining = CancellationToken::new();
         let (services, _reporter) = grpc::services(&engine, &security, &draining).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));

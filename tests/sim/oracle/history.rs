@@ -30,7 +30,7 @@ pub(super) struct Invocation {
     pub(super) begun: Tick,
     /// The clocks when the call began.
     pub(super) begun_at: Now,
-    /// What the wall clock showed when the call began, if no other call could be executed from then on.
+    /// What the ledger clock showed when the call began, if no other call could be executed from then on.
     pub(super) alone_since: Option<Timestamp>,
     /// The clocks when the call was answered.
     pub(super) answered_at: Option<Now>,
@@ -121,7 +121,7 @@ impl History {
             call: call.clone(),
             begun,
             begun_at: now,
-            alone_since: now.wall.filter(|_| self.open == 0),
+            alone_since: now.ledger.filter(|_| self.open == 0),
             answered_at: None,
             reply: None,
             ended: NEVER,

@@ -15,7 +15,7 @@
 //! 6. [`order`]: what was known before a call began precedes the effects of the call. Batches and streams are in order
 //!    and have no holes.
 //! 7. [`deadlines`]: nothing is executed after its deadline.
-//! 8. [`times`]: commit times follow the wall clock.
+//! 8. [`times`]: commit times follow the ledger clock, which follows only small steps of the wall clock.
 //! 9. [`figures`]: the service's own figures are right.
 //!
 //! [`errors`] says which errors the simulator has excused. After the last fault, hardly any is.
@@ -48,7 +48,7 @@ use self::{
     figures::Answered,
     history::{Event, History},
     records::{Records, Seen},
-    times::Now,
+    times::Times,
 };
 use super::calls::{self, Call, CallId, Reply, State};
 
@@ -75,7 +75,7 @@ pub(crate) struct Oracle {
     seen_accounts: Vec<SeenAccount>,
     planted: Planted,
     clock: Clock,
-    now: Now,
+    times: Times,
     answered: Answered,
 }
 
@@ -86,15 +86,27 @@ impl Oracle {
         Oracle::default()
     }
 
-    /// What the clocks show: the simulated time since the start, and the wall clock. Reported before every event whose
-    /// time matters, and before the wall clock is set.
-    pub(crate) fn clocks_show(&mut self, elapsed: Duration, wall: Timestamp) {
-        self.now.advance(elapsed, wall);
+    /// The simulated time since the start. Reported before every event whose time matters, and before the wall clock is
+    /// set.
+    pub(crate) fn time_is(&mut self, elapsed: Duration) {
+        self.times.advance(elapsed);
+    }
+
+    /// The service read the wall clock at the simulated time `elapsed`, and the wall clock showed `wall`. Reported in
+    /// order, and before [`time_is`](Oracle::time_is). Of several readings between two steps of the wall clock, only the
+    /// first one matters.
+    pub(crate) fn wall_clock_read(&mut self, elapsed: Duration, wall: Timestamp) {
+        self.times.read(elapsed, wall);
+    }
+
+    /// An administrator has confirmed the time `wall` of the wall clock.
+    pub(crate) fn clock_confirmed(&mut self, wall: Timestamp) {
+        self.times.confirm(wall);
     }
 
     /// A call begins.
     pub(crate) fn invoked(&mut self, id: CallId, call: &Call) {
-        self.history.begin(id, call, self.now);
+        self.history.begin(id, call, self.times.now());
     }
 
     /// A call is answered.
@@ -102,14 +114,14 @@ impl Oracle {
     /// # Errors
     /// A violation that the answer alone shows, or the answer together with earlier answers.
     pub(crate) fn answered(&mut self, id: CallId, reply: &Reply) -> Result<(), Violation> {
-        let invocation = self.history.answer(id, reply, self.now)?;
+        let invocation = self.history.answer(id, reply, self.times.now())?;
         self.answered.note(invocation, reply);
         match reply {
             Ok(answer) => {
                 answers::check_shape(invocation, answer)?;
                 self.acknowledgements.note(invocation, answer)
             }
-            Err(error) => self.planted.check_error(invocation, error, self.now),
+            Err(error) => self.planted.check_error(invocation, error, self.times.now()),
         }
     }
 
@@ -122,6 +134,7 @@ impl Oracle {
     /// The process or the machine crashed. No earlier call can take effect any more, except for what is on the disk.
     pub(crate) fn died(&mut self) {
         self.history.die();
+        self.times.die();
         self.answered = Answered::default();
         self.planted.stops = false;
     }
@@ -140,7 +153,6 @@ impl Oracle {
     /// The wall clock was set. From now on, deadlines are not checked.
     pub(crate) fn clock_stepped(&mut self) {
         self.clock.stepped();
-        self.now.step();
     }
 
     /// From now on, data on the disk may be damaged.
@@ -150,12 +162,12 @@ impl Oracle {
 
     /// From now on, the disk may be full.
     pub(crate) fn disk_fills(&mut self) {
-        self.planted.disk_fills(self.now);
+        self.planted.disk_fills(self.times.now());
     }
 
     /// The disk has space from now on.
     pub(crate) fn disk_has_space(&mut self) {
-        self.planted.disk_has_space(self.now);
+        self.planted.disk_has_space(self.times.now());
     }
 
     /// The queue is so small that it may be full.
@@ -172,12 +184,12 @@ impl Oracle {
     pub(crate) fn healed(&mut self) {
         self.planted.healed = true;
         self.planted.faults = false;
-        self.planted.disk_has_space(self.now);
+        self.planted.disk_has_space(self.times.now());
     }
 
     /// After the last fault, all circuits are closed. They stay closed.
     pub(crate) fn circuits_closed(&mut self) {
-        self.planted.circuits_closed = Some(self.now.elapsed);
+        self.planted.circuits_closed = Some(self.times.now().elapsed);
     }
 
     /// From now on, the disk may report errors when it is read.
@@ -214,7 +226,7 @@ impl Oracle {
         order::check_real_time(&self.history, &records, &accounts, &floors)?;
         order::check_sequences(&self.history, &records, &reference, &floors)?;
         self.clock.check(&self.history, &records, &accounts)?;
-        times::check(&self.history, &records, &accounts, self.now)?;
+        self.times.check(&self.history, &records, &accounts)?;
         if !self.planted.damage {
             let records = records.in_order().count() as u64;
             self.answered.check(state, committed, records)?;

@@ -1,9 +1,13 @@
-//! Rule 8: commit times follow the wall clock.
+//! Rule 8: commit times follow the ledger clock, which follows only small steps of the wall clock.
 //!
-//! The time of a block is what the wall clock shows when the first record goes into the block, or the last time and 1 ns
-//! if that is later. So no time is later than the highest reading of the clock, apart from 1 ns for each record and block.
-//! And if nothing else can be executed from the beginning of a call on, the record of the call begins a block, so its time
-//! is not earlier than the reading at the beginning.
+//! The ledger clock has the rate of the simulated time. When the service reads the wall clock, and the wall clock differs
+//! from the ledger clock by at most 60 s, the ledger clock takes its time. A larger step is held until an administrator
+//! confirms it, or the wall clock comes back. A start takes the time of the wall clock as it is.
+//!
+//! The time of a block is what the ledger clock shows when the first record goes into the block, or the last time and 1 ns
+//! if that is later. So no time is later than the highest time of the ledger clock, apart from 1 ns for each record and
+//! block. And if nothing else can be executed from the beginning of a call on, the record of the call begins a block, so
+//! its time is not earlier than the lowest time of the ledger clock between the beginning and the answer.
 
 use std::time::Duration;
 
@@ -17,94 +21,155 @@ use super::{
     violation,
 };
 
+/// What is known about the ledger clock.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Times {
+    now: Now,
+    /// The ledger clock minus the simulated time since the start, in nanoseconds; `None` before the first reading after a
+    /// start.
+    ahead: Option<i128>,
+    /// What the ledger clock showed right after each of its steps.
+    steps: Vec<Timestamp>,
+}
+
 /// The clocks at a moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Now {
     /// The simulated time since the start.
     pub(super) elapsed: Duration,
-    /// What the wall clock shows; `None` if the simulator has not said it.
-    pub(super) wall: Option<Timestamp>,
-    /// The highest time that the wall clock has shown so far.
+    /// What the ledger clock shows; `None` if this is not known.
+    pub(super) ledger: Option<Timestamp>,
+    /// The highest time that the ledger clock has shown so far, in all lives of the service.
     highest: Option<Timestamp>,
-    /// How many times the wall clock was set.
-    steps: u32,
+    /// How many steps the ledger clock has made.
+    steps: usize,
 }
 
+/// The largest step of the wall clock that the ledger clock follows, in nanoseconds. The promise of docs/durability.md, so
+/// not the constant of the service.
+const STEP_MAX_NANOS: u128 = 60 * 1_000_000_000;
 /// A run has fewer records and blocks than this has nanoseconds.
 const SLACK_NANOS: u64 = 1_000_000;
 
-// ===== impl Now =====
+// ===== impl Times =====
 
-impl Now {
-    /// The clocks show these times.
-    pub(super) fn advance(&mut self, elapsed: Duration, wall: Timestamp) {
-        self.elapsed = elapsed;
-        self.wall = Some(wall);
-        self.highest = self.highest.max(self.wall);
+impl Times {
+    pub(super) const fn now(&self) -> Now {
+        self.now
     }
 
-    /// The wall clock is set to another time, which is not known yet.
-    pub(super) const fn step(&mut self) {
-        self.steps += 1;
-        self.wall = None;
+    /// The simulated time is `elapsed`.
+    pub(super) fn advance(&mut self, elapsed: Duration) {
+        self.now.elapsed = elapsed;
+        self.now.ledger = self.ahead.map(|ahead| after(elapsed, ahead));
+        self.now.highest = self.now.highest.max(self.now.ledger);
+    }
+
+    /// The service read the wall clock.
+    pub(super) fn read(&mut self, elapsed: Duration, wall: Timestamp) {
+        self.advance(elapsed);
+        let step = self.ahead.map(|ahead| ahead_of(elapsed, wall) - ahead);
+        if step.is_none_or(|step| step.unsigned_abs() <= STEP_MAX_NANOS) {
+            self.follow(wall);
+        }
+    }
+
+    /// An administrator has confirmed the time of the wall clock.
+    pub(super) fn confirm(&mut self, wall: Timestamp) {
+        self.follow(wall);
+    }
+
+    /// The process died. The next one has a clock of its own.
+    pub(super) const fn die(&mut self) {
+        self.ahead = None;
+        self.now.ledger = None;
+    }
+
+    fn follow(&mut self, wall: Timestamp) {
+        let ahead = ahead_of(self.now.elapsed, wall);
+        if self.ahead != Some(ahead) {
+            self.ahead = Some(ahead);
+            self.steps.push(wall);
+            self.now.steps = self.steps.len();
+        }
+        self.advance(self.now.elapsed);
+    }
+
+    /// The lowest time that the ledger clock showed between two moments. It showed `from` at the first one.
+    fn lowest(&self, from: Timestamp, begun: Now, ended: Now) -> Timestamp {
+        let steps = self.steps.get(begun.steps..ended.steps).unwrap_or_default();
+        steps.iter().copied().fold(from, Timestamp::min)
+    }
+
+    /// Checks the times of all records and accounts.
+    pub(super) fn check(
+        &self,
+        history: &History,
+        records: &Records<'_>,
+        accounts: &Accounts<'_>,
+    ) -> Result<(), Violation> {
+        for found in records.in_order() {
+            let (id, time) = (&found.recorded.transaction.id, found.recorded.place.time);
+            self.check_one(history, ("transaction", id), &found.executors, time)?;
+        }
+        for found in &accounts.all {
+            let (id, time) = (&found.snapshot.account.id, found.snapshot.create_time);
+            self.check_one(history, ("account", id), &found.creators, time)?;
+        }
+        Ok(())
+    }
+
+    /// `attempts` are those that can have made the record.
+    fn check_one(
+        &self,
+        history: &History,
+        (kind, id): (&str, &str),
+        attempts: &[Attempt],
+        time: Timestamp,
+    ) -> Result<(), Violation> {
+        let maker = match attempts {
+            [attempt] => history.calls.get(&attempt.call),
+            _ => None,
+        };
+        let answered =
+            maker.and_then(|maker| maker.answered_at.filter(|_| matches!(maker.reply, Some(Ok(_)))));
+        if let Some(highest) = answered.unwrap_or(self.now).highest
+            && highest
+                .checked_add_nanos(SLACK_NANOS)
+                .is_some_and(|latest| time > latest)
+        {
+            return violation(
+                "times",
+                format!(
+                    "{kind} {id} has the time {time}, but until then the clock of the ledger showed at most {highest}"
+                ),
+            );
+        }
+        if let (Some(maker), Some(answered)) = (maker, answered)
+            && let Some(begun) = maker.alone_since
+            && let earliest = self.lowest(begun, maker.begun_at, answered)
+            && time < earliest
+        {
+            return violation(
+                "times",
+                format!(
+                    "{kind} {id} has the time {time}, but the clock of the ledger showed at least {earliest} since call {} \
+                     began, and nothing was in flight before",
+                    maker.id
+                ),
+            );
+        }
+        Ok(())
     }
 }
 
-/// Checks the times of all records and accounts.
-pub(super) fn check(
-    history: &History,
-    records: &Records<'_>,
-    accounts: &Accounts<'_>,
-    now: Now,
-) -> Result<(), Violation> {
-    for found in records.in_order() {
-        let (id, time) = (&found.recorded.transaction.id, found.recorded.place.time);
-        check_one(history, ("transaction", id), &found.executors, time, now)?;
-    }
-    for found in &accounts.all {
-        let (id, time) = (&found.snapshot.account.id, found.snapshot.create_time);
-        check_one(history, ("account", id), &found.creators, time, now)?;
-    }
-    Ok(())
+/// A time minus the simulated time since the start, in nanoseconds.
+fn ahead_of(elapsed: Duration, time: Timestamp) -> i128 {
+    i128::from(time.as_nanos()).saturating_sub_unsigned(elapsed.as_nanos())
 }
 
-/// `attempts` are those that can have made the record.
-fn check_one(
-    history: &History,
-    (kind, id): (&str, &str),
-    attempts: &[Attempt],
-    time: Timestamp,
-    now: Now,
-) -> Result<(), Violation> {
-    let maker = match attempts {
-        [attempt] => history.calls.get(&attempt.call),
-        _ => None,
-    };
-    let answered = maker.and_then(|maker| maker.answered_at.filter(|_| matches!(maker.reply, Some(Ok(_)))));
-    let highest = answered.unwrap_or(now).highest;
-    if let Some(highest) = highest
-        && highest
-            .checked_add_nanos(SLACK_NANOS)
-            .is_some_and(|latest| time > latest)
-    {
-        return violation(
-            "times",
-            format!("{kind} {id} has the time {time}, but until then the clock showed at most {highest}"),
-        );
-    }
-    if let (Some(maker), Some(answered)) = (maker, answered)
-        && let Some(earliest) = maker.alone_since
-        && answered.steps == maker.begun_at.steps
-        && time < earliest
-    {
-        return violation(
-            "times",
-            format!(
-                "{kind} {id} has the time {time}, but the clock showed {earliest} when call {} began, before which nothing \
-                 was in flight",
-                maker.id
-            ),
-        );
-    }
-    Ok(())
+/// The time that is `ahead` of the simulated time since the start.
+fn after(elapsed: Duration, ahead: i128) -> Timestamp {
+    let nanos = ahead.saturating_add_unsigned(elapsed.as_nanos());
+    Timestamp::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
 }
