@@ -190,7 +190,22 @@ impl Description {
             Reason::InsufficientFunds | Reason::PendingAmountExceeded | Reason::AlreadyReversed => {
                 rejection.available()
             }
-            _ => return,
+            Reason::AccountNotFound
+            | Reason::SameAccount
+            | Reason::AssetMismatch
+            | Reason::AccountFrozen
+            | Reason::AccountClosed
+            | Reason::BalanceOverflow
+            | Reason::NothingAvailable
+            | Reason::VelocityLimit
+            | Reason::PendingNotFound
+            | Reason::PendingAlreadyPosted
+            | Reason::PendingAlreadyVoided
+            | Reason::PendingExpired
+            | Reason::PendingTransfersDiffer
+            | Reason::ReversedNotFound
+            | Reason::NotReversible
+            | Reason::HoldsFull => return,
         };
         // A complete reversal that finds nothing left has no amount of its own.
         if let Some(needs) = about.amount.filter(|amount| *amount > available) {

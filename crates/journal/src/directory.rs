@@ -123,11 +123,11 @@ impl DataDirectory {
         })
     }
 
-    /// Checks that [`DataDirectory::open`] would accept the directory at `path`, but changes nothing and takes no lock: a
+    /// Checks that `DataDirectory::open` would accept the directory at `path`, but changes nothing and takes no lock: a
     /// service may be using the directory.
     ///
     /// # Errors
-    /// The errors of [`DataDirectory::open`], except for those of its lock and its writes.
+    /// The errors of `DataDirectory::open`, except for those of its lock and its writes.
     pub fn check(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
         refuse_empty(path)?;
         match disk.list(path) {

@@ -6,7 +6,7 @@
 //! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | [principal: u8 length + bytes] | payload | checksum: u32
 //! ```
 //!
-//! The record of a transaction that a client with a name sent has the bit [`PRINCIPAL_BIT`] set in its kind, and contains the name.
+//! The record of a transaction that a client with a name sent has the bit `PRINCIPAL_BIT` set in its kind, and contains the name.
 //!
 //! A lookup reads a single record, without the rest of its block. So each record has its own checksum: the CRC-32C of
 //! all bytes of the record before the checksum. The CRC starts from a number that depends on the record's place in the

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Longest result of an executed transaction, in bytes. The longest result is a rejection by the ledger.
-pub(crate) const RESULT_BYTES_MAX: usize = 896;
+pub(crate) const RESULT_BYTES_MAX: usize = 960;
 
 /// The position of a transaction with invalid fields. Its bytes begin where the bytes of the previous entry end.
 #[derive(Debug, Clone, Copy)]

@@ -281,7 +281,7 @@ impl Action {
                 "reverses_transaction_id",
                 "must be unset unless the phase is TRANSACTION_PHASE_POSTED",
             ),
-            _ => {}
+            Action::Post | Action::Reserve | Action::PostHold | Action::VoidHold | Action::Reverse | Action::Unknown => {}
         }
         match self {
             Action::Post | Action::Reserve | Action::Unknown => Names::Nothing,

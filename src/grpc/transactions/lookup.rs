@@ -324,7 +324,10 @@ impl Found {
                     let released = legs.iter().map(|leg| leg.released).collect();
                     (proto::HoldState::Expired, end, released)
                 }
-                _ => {
+                Record::Committed { .. }
+                | Record::Rejected { .. }
+                | Record::AccountCreated { .. }
+                | Record::AccountUpdated { .. } => {
                     let parts = parts(end)?;
                     ended_by = parts.transaction.id().to_owned();
                     let state = match parts.transaction.phase() {

@@ -42,10 +42,7 @@ pub(super) fn units(amount: &Option<Amount>) -> i128 {
 }
 
 pub(super) fn all_units(amounts: &[Amount]) -> Vec<i128> {
-    amounts
-        .iter()
-        .map(|amount| units(&Some(amount.clone())))
-        .collect()
+    amounts.iter().map(|amount| units(&Some(*amount))).collect()
 }
 
 pub(super) fn minor(units: i64) -> Option<Amount> {

@@ -598,37 +598,20 @@ async fn every_invalid_velocity_limit_is_rejected() {
         window: None,
         max_count: 0,
         max_amount: None,
-        ..good.clone()
+        ..good
     };
     let cases: Vec<(VelocityLimit, &str, &str)> = vec![
+        (VelocityLimit { side: 0, ..good }, ".side", "must be set"),
+        (VelocityLimit { side: 3, ..good }, ".side", "3 is not a side"),
         (
-            VelocityLimit {
-                side: 0,
-                ..good.clone()
-            },
-            ".side",
-            "must be set",
-        ),
-        (
-            VelocityLimit {
-                side: 3,
-                ..good.clone()
-            },
-            ".side",
-            "3 is not a side",
-        ),
-        (
-            VelocityLimit {
-                window: None,
-                ..good.clone()
-            },
+            VelocityLimit { window: None, ..good },
             ".window",
             "must be set with",
         ),
         (
             VelocityLimit {
                 window: timeout(0, 999_999_999),
-                ..good.clone()
+                ..good
             },
             ".window",
             "must be 1 s to 30 days",
@@ -636,7 +619,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 window: timeout(2_592_000, 1),
-                ..good.clone()
+                ..good
             },
             ".window",
             "must be 1 s to 30 days",
@@ -644,7 +627,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 window: timeout(-1, 0),
-                ..good.clone()
+                ..good
             },
             ".window",
             "is -1 s",
@@ -652,7 +635,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 window: timeout(1, 0),
-                ..single.clone()
+                ..single
             },
             ".window",
             "must be unset without",
@@ -660,7 +643,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 max_count: -1,
-                ..good.clone()
+                ..good
             },
             ".max_count",
             "is -1, must be 0 to",
@@ -668,7 +651,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 max_amount: units(0),
-                ..good.clone()
+                ..good
             },
             ".max_amount.minor_units",
             "is 0, must be 1 to",
@@ -676,7 +659,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 max_amount: wide_zero,
-                ..good.clone()
+                ..good
             },
             ".max_amount.wide_minor_units",
             "is 0, must be 1 to",
@@ -684,7 +667,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 max_amount: Some(Amount { value: None }),
-                ..good.clone()
+                ..good
             },
             ".max_amount",
             "must have a value",
@@ -692,7 +675,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 single_amount_max: units(-5),
-                ..good.clone()
+                ..good
             },
             ".single_amount_max.minor_units",
             "is -5",
@@ -700,7 +683,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
         (
             VelocityLimit {
                 single_amount_max: None,
-                ..single.clone()
+                ..single
             },
             "",
             "must have at least one of",
@@ -711,7 +694,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
     for (limit, field, words) in cases {
         let request = CreateAccountRequest {
             account: Some(Account {
-                velocity_limits: vec![good.clone(), limit],
+                velocity_limits: vec![good, limit],
                 ..account("x")
             }),
         };
@@ -724,7 +707,7 @@ async fn every_invalid_velocity_limit_is_rejected() {
     }
     let month = VelocityLimit {
         window: timeout(2_592_000, 0),
-        ..good.clone()
+        ..good
     };
     let sent = Account {
         velocity_limits: vec![good, single, month],

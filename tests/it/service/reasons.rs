@@ -91,7 +91,7 @@ async fn accounts_and_balance_rules_reject_holds_and_clamped_transfers() {
         ("retry", "new_id"),
         debit,
     ];
-    let cases: [(_, Vec<Transfer>, _, _, Vec<(&str, &str)>); 7] = [
+    let cases: [(_, Vec<_>, _, _, Vec<_>); 7] = [
         ("h1", pay(101), PRECONDITION, "INSUFFICIENT_FUNDS", funds.to_vec()),
         (
             "h2",
