@@ -3,12 +3,13 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use tally::wall_clock::WallClock;
 use tally_breaker::Clock;
 use tally_ledger::Timestamp;
@@ -65,7 +66,7 @@ impl SimClock {
 
     /// Returns the readings of the wall clock by the service since the last call.
     pub(crate) fn take_readings(&self) -> Vec<Reading> {
-        mem::take(&mut *self.readings.lock().unwrap())
+        mem::take(&mut *self.readings.lock())
     }
 
     /// Whether the wall clock was ever set.
@@ -127,7 +128,7 @@ impl World {
 impl WallClock for SimClock {
     fn now(&self) -> Timestamp {
         let wall = self.wall();
-        self.readings.lock().unwrap().push((self.elapsed(), wall));
+        self.readings.lock().push((self.elapsed(), wall));
         wall
     }
 }
