@@ -13,7 +13,7 @@ from support import CHART, FULLNAME, NAMESPACE, ROOT, TLS, merged, render
 ALERTS = sorted(path.stem for path in (CHART / "alerts").glob("*.yaml"))
 # The failures for which the product must have an alert.
 FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills"]
-FAILURES += ["ClockHeld", "DataDamaged", "SecurityStale", "CertificateExpires", "Panicked", "VerifyFailed"]
+FAILURES += ["ClockHeld", "HoldsNearLimit", "DataDamaged", "SecurityStale", "CertificateExpires", "Panicked", "VerifyFailed"]
 
 
 def rule_object(values=None):
