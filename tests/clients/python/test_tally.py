@@ -134,12 +134,12 @@ class Card:
             tally.call("AccountService.CreateAccount", account=dict(id=account_id, asset="EUR", balance_rule=rule))
 
     def request(self, phase, debit=None, credit=None, minor_units=0, **fields):
-        transfers = [dict(debit_account_id=self.ids[debit], credit_account_id=self.ids[credit], minor_units=minor_units)]
+        accounts = dict(debit_account_id=self.ids.get(debit), credit_account_id=self.ids.get(credit))
         return self.tally.message(
             "ProcessTransactionRequest",
             transaction_id=new_id(),
             phase=f"TRANSACTION_PHASE_{phase}",
-            transfers=transfers if debit else [],
+            transfers=[dict(accounts, minor_units=minor_units)] if debit else [],
             return_balances=True,
             **fields,
         )
