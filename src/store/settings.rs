@@ -82,9 +82,6 @@ impl StoreSettings {
         let refused = |key: &str, value: ByteSize, bound: String| {
             SettingError::new(format!("store.{key}"), bytes_text(value.0), bound)
         };
-        if self.data.as_os_str().is_empty() {
-            return Err(SettingError::new("store.data", "", "the path of a directory"));
-        }
         let segment = self.segment_bytes;
         if !SEGMENT_BYTES_BOUNDS.contains(&segment.0)
             || !segment.0.is_multiple_of(SEGMENT_GRANULE_BYTES.into())

@@ -6,7 +6,6 @@ use hashbrown::{HashTable, hash_table::Entry};
 use super::{
     account::AccountIndex,
     codec::{Malformed, Reader, put_varint_u64},
-    effects::Leg,
     time::Timestamp,
     transaction::{AccountRef, TransactionView},
 };
@@ -73,17 +72,21 @@ enum State {
 // ===== impl Hold =====
 
 impl Hold {
-    /// A new hold, whose record at `place` has these legs.
-    pub(crate) fn new(place: u64, deadline: Option<Timestamp>, legs: &[Leg]) -> Self {
-        let Some(first) = legs.first() else {
+    /// A new hold, whose record is at `place`. `accounts` are the debit and the credit account of each transfer.
+    pub(crate) fn new(
+        place: u64,
+        deadline: Option<Timestamp>,
+        mut accounts: impl Iterator<Item = (AccountIndex, AccountIndex)>,
+    ) -> Self {
+        let Some(first) = accounts.next() else {
             panic!("the hold at place {place} reserves nothing");
         };
         Hold {
             place,
             newest: place,
             deadline,
-            first: (first.debit, first.credit),
-            has_more: legs.len() > 1,
+            first,
+            has_more: accounts.next().is_some(),
         }
     }
 

@@ -35,7 +35,6 @@ impl Ledger {
         id: &[u8],
         log: &mut L,
     ) -> Result<Done, L::Error> {
-        let refused = |reason| Ok(Err(Rejection::new(reason, 0, Side::Debit)));
         let place = match log.find_record(RecordKey::Transaction(id))? {
             Some(found) if is_hold(&found.record) => found.place,
             Some(_) | None => return refused(Reason::PendingNotFound),
@@ -221,6 +220,11 @@ impl Ledger {
     }
 }
 
+/// The outcome of a transaction whose target, not one of its transfers, is the reason for the rejection.
+const fn refused<E>(reason: Reason) -> Result<Done, E> {
+    Ok(Err(Rejection::new(reason, 0, Side::Debit)))
+}
+
 /// Whether the record is that of a committed hold.
 fn is_hold(record: &Record<'_>) -> bool {
     matches!(record.transaction(), Some((transaction, None)) if transaction.phase() == Phase::Pending)
@@ -290,7 +294,6 @@ impl Ledger {
         id: &[u8],
         log: &mut L,
     ) -> Result<Done, L::Error> {
-        let refused = |reason| Ok(Err(Rejection::new(reason, 0, Side::Debit)));
         let mut target = Legs::new();
         match log.find_record(RecordKey::Transaction(id))? {
             None => return refused(Reason::ReversedNotFound),

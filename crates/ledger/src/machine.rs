@@ -278,9 +278,12 @@ impl Ledger {
             append(log, Some(request.key), None, record)
         };
         if let Some(place) = hold_place {
-            let legs: Legs = self.transfers.iter().map(Leg::of_transfer).collect();
             let deadline = deadline(request.transaction, committed.time);
-            self.holds.insert(Hold::new(place, deadline, &legs));
+            let accounts = self
+                .transfers
+                .iter()
+                .map(|transfer| (transfer.debit, transfer.credit));
+            self.holds.insert(Hold::new(place, deadline, accounts));
         }
         Ok(committed)
     }

@@ -282,8 +282,9 @@ impl Ledger {
         match (transaction.phase(), effects) {
             (Phase::Pending, _) => {
                 if self.holds.get(at.place).is_none() {
+                    let accounts = legs.iter().map(|leg| (leg.debit, leg.credit));
                     self.holds
-                        .insert(Hold::new(at.place, deadline(transaction, at.time), legs));
+                        .insert(Hold::new(at.place, deadline(transaction, at.time), accounts));
                 }
             }
             (Phase::PostPending | Phase::VoidPending, Some(Effects { origin, .. })) => {

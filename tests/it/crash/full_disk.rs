@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -216,14 +216,7 @@ async fn fill_and_free(kind: &str) {
     // The same after a crash: the service starts on a full disk.
     server.kill9();
     server.restart();
-    shared.book().errors.clear();
-    let mut load = Load::start(&shared, &server.endpoint(), "full", None, &mut random).await;
-    wait_for_refusals(&shared, &mut load, &server).await;
-    assert_refused_and_readable(&server, &shared, &mut random).await;
-
-    fs::remove_file(filler).unwrap();
-    wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
-    load.stop().await;
+    resume_when_freed(&server, &shared, &filler, &mut random).await;
     assert_eq!(get(&server, "/ready").await.2, "ready\n");
     assert!(get(&server, "/metrics").await.2.contains("tally_disk_full 0\n"));
     auditor.audit(&server, &shared, Scope::All, &mut random).await;
@@ -235,6 +228,17 @@ async fn fill_and_free(kind: &str) {
         auditor.counts(),
         shared.book().errors
     ));
+}
+
+/// Loads a service whose disk is full, until it refuses writes and answers reads. Then frees the disk, until it executes writes again.
+async fn resume_when_freed(server: &TestServer, shared: &Arc<Shared>, filler: &Path, random: &mut Random) {
+    shared.book().errors.clear();
+    let mut load = Load::start(shared, &server.endpoint(), "full", None, random).await;
+    wait_for_refusals(shared, &mut load, server).await;
+    assert_refused_and_readable(server, shared, random).await;
+    fs::remove_file(filler).unwrap();
+    wait_for_acknowledgements(shared, ACKNOWLEDGED).await;
+    load.stop().await;
 }
 
 /// Restores a backup with `cp` and `option`, which makes files that own no space. Then the disk becomes full.
@@ -265,13 +269,7 @@ async fn restore_and_fill(kind: &str, option: &str) {
     let filler = mount.fill(LEFT_AFTER_RESTORE_BYTES);
 
     server.restart();
-    shared.book().errors.clear();
-    let mut load = Load::start(&shared, &server.endpoint(), "full", None, &mut random).await;
-    wait_for_refusals(&shared, &mut load, &server).await;
-    assert_refused_and_readable(&server, &shared, &mut random).await;
-    fs::remove_file(filler).unwrap();
-    wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
-    load.stop().await;
+    resume_when_freed(&server, &shared, &filler, &mut random).await;
     let mut auditor = Auditor::default();
     auditor.audit(&server, &shared, Scope::All, &mut random).await;
     server.terminate();
