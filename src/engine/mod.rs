@@ -51,9 +51,9 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing, MemoryCharge,
-        Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS, Processed, TRANSACTIONS_MAX,
-        TransactionBatch,
+        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing, LEGS_CHARGED,
+        MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS, Processed,
+        TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},

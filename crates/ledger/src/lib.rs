@@ -38,6 +38,7 @@ mod pages;
 pub mod record;
 pub mod reject;
 mod replay;
+mod shape;
 mod side;
 mod sys;
 pub mod table;

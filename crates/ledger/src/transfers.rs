@@ -1,7 +1,7 @@
 //! Applies transfers to accounts: all transfers of a transaction, or none.
 
 use super::{
-    account::{AccountIndex, Column},
+    account::{Account, AccountIndex, Column},
     codec::Malformed,
     mutation::planted,
     reject::{Reason, Rejection},
@@ -53,7 +53,7 @@ pub(super) fn apply(
     }
     for transfer in transfers {
         for index in [transfer.debit, transfer.credit] {
-            set_version(accounts, index, entry.number);
+            set_version(accounts.found_mut(index), index, entry.number);
         }
     }
     Ok(())
@@ -84,8 +84,7 @@ fn reject(
 
 /// Records that the record with number `entry` changes the account.
 #[inline]
-pub(super) fn set_version(accounts: &mut AccountTable, index: AccountIndex, entry: u64) {
-    let account = accounts.found_mut(index);
+pub(super) fn set_version(account: &mut Account, index: AccountIndex, entry: u64) {
     assert!(
         account.version <= entry,
         "account number {} has already been changed by record {}, but the new record has number {entry}",
