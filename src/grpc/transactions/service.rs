@@ -133,7 +133,7 @@ async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult 
     inbound.hold(batch.memory_bytes() + detail_bytes)?;
     inbound.finish().await?;
     let processed = execute(engine, CallKind::Unary, &batch, &inbound).await?;
-    let answer = encode::single(&batch, &processed)?;
+    let answer = encode::single(&batch, &processed, &scope)?;
     drop((batch, processed));
     Ok((answer, inbound.into_reservation()))
 }
