@@ -1,7 +1,7 @@
 //! Kills the server before, at and after the deadlines of holds. Each hold must expire exactly once, and an idle server must find that
 //! out on its own: while the test waits, it reads only the metrics, which do not pass through the queue.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tally::proto::{
     Account, BalanceRule, GetAccountRequest, GetTransactionRequest, HoldState, ProcessTransactionRequest,
@@ -9,6 +9,7 @@ use tally::proto::{
     account_service_client::AccountServiceClient, amount, transaction_result::Outcome,
     transaction_service_client::TransactionServiceClient,
 };
+use tokio::time::Instant;
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 
