@@ -63,6 +63,7 @@ pub struct ExpiryReport {
 #[derive(Debug, Serialize)]
 struct Calls {
     seconds: f64,
+    /// The committed calls, to which the latencies belong.
     calls: usize,
     calls_per_second: f64,
     /// The calls that the service rejected or did not answer.
@@ -279,11 +280,14 @@ impl Requests {
 impl Calls {
     /// Returns the calls that were in flight between two times. A call that began in one part and ended in the next one counts in both.
     fn between(samples: &[Sample], from: Instant, to: Instant) -> Self {
-        let within: Vec<_> = samples
+        let within = samples
             .iter()
-            .filter(|sample| sample.ended > from && sample.begun < to)
+            .filter(|sample| sample.ended > from && sample.begun < to);
+        let (answered, failed): (Vec<&Sample>, Vec<&Sample>) = within.partition(|sample| sample.is_answered);
+        let mut times: Vec<Duration> = answered
+            .iter()
+            .map(|sample| sample.ended - sample.begun)
             .collect();
-        let mut times: Vec<Duration> = within.iter().map(|sample| sample.ended - sample.begun).collect();
         times.sort_unstable();
         let at = |hundredths: usize| {
             let index = (times.len() * hundredths).div_ceil(100).saturating_sub(1);
@@ -292,9 +296,9 @@ impl Calls {
         let seconds = (to - from).as_secs_f64();
         Calls {
             seconds: rounded(seconds, 2),
-            calls: within.len(),
-            calls_per_second: rounded(within.len() as f64 / seconds.max(f64::EPSILON), 0),
-            failed: within.iter().filter(|sample| !sample.is_answered).count(),
+            calls: answered.len(),
+            calls_per_second: rounded(answered.len() as f64 / seconds.max(f64::EPSILON), 0),
+            failed: failed.len(),
             p50_us: at(50),
             p99_us: at(99),
             max_us: at(100),

@@ -316,3 +316,12 @@ async fn the_operators_port_answers_every_role_and_prefix_as_the_table_says() {
         .collect();
     assert_eq!(paths, listed);
 }
+
+#[tokio::test]
+async fn a_command_that_needs_a_token_without_a_prefix_says_so() {
+    let tenants = Tenants::start().await;
+    let output = tenants.server.tally(&["stats", "--token", "acme-admin"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(77), "{error}");
+    assert!(error.ends_with("; pass a token without a prefix\n"), "{error}");
+}
