@@ -225,5 +225,9 @@ fn authorise(
         admin.security.count_failure(AuthFailure::RoleTooLow);
         return Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"));
     }
+    if grant.principal.scope.prefix().is_some() {
+        let why = "the token is for ids with a prefix only, and the request concerns the whole service\n";
+        return Err((StatusCode::FORBIDDEN, why));
+    }
     Ok(administrator(Some(grant.principal)))
 }

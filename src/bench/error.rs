@@ -65,6 +65,25 @@ pub enum BenchError {
         /// The last sequence after the restart.
         after: i64,
     },
+    /// The holds could not be made before they had to expire.
+    #[error(
+        "the service did not make {holds} holds within {} s, so their expiry could not be measured; use a smaller --expiring-holds",
+        lead.as_secs()
+    )]
+    HoldsTooLate {
+        /// Number of holds.
+        holds: u64,
+        /// Time for making them.
+        lead: Duration,
+    },
+    /// Holds did not expire.
+    #[error(
+        "{holds} holds are outstanding long after their deadline; use a service without other holds, and see its log"
+    )]
+    HoldsRemain {
+        /// Number of holds.
+        holds: i64,
+    },
     /// Options contradict each other.
     #[error("{0}")]
     Usage(String),

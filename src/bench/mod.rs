@@ -11,6 +11,7 @@
 mod disk;
 mod echo;
 mod error;
+mod expiry;
 mod export;
 mod generator;
 mod growth;
@@ -28,6 +29,7 @@ use serde::Serialize;
 
 use self::{
     disk::DiskReport,
+    expiry::ExpiryReport,
     load::Load,
     report::{Figures, Report},
     target::Target,
@@ -44,6 +46,8 @@ pub enum BenchReport {
     Load(Box<Report>),
     /// The disk.
     Disk(DiskReport),
+    /// A service in which many holds expire at the same time.
+    Expiry(Box<ExpiryReport>),
 }
 
 // ===== impl BenchReport =====
@@ -54,11 +58,12 @@ impl BenchReport {
         match self {
             BenchReport::Load(report) => report.print_table(),
             BenchReport::Disk(report) => report.print_table(),
+            BenchReport::Expiry(report) => report.print_table(),
         }
     }
 }
 
-/// Measures the disk if `settings` ask for that. Otherwise, measures the service at `remote`. If `remote` is `None`,
+/// Measures the disk, or the expiry of holds, if `settings` ask for that. Otherwise, measures the service at `remote`. If `remote` is `None`,
 /// starts a service, measures it and stops it. If the caller drops the future, a service that this function has started
 /// is killed, and its temporary directory is removed.
 ///
@@ -74,18 +79,30 @@ pub async fn run(settings: &BenchSettings, remote: Option<ClientConfig>) -> Resu
             .map_err(|_panic| BenchError::Panicked)?
             .map(BenchReport::Disk);
     }
+    if let Some(holds) = settings.expiring_holds {
+        settings.check()?;
+        let service = start(settings, remote)?;
+        Load::new(settings).create_accounts(&service).await?;
+        let report = expiry::run(settings, &service, holds).await?;
+        return Ok(BenchReport::Expiry(Box::new(report)));
+    }
     let endpoint = remote.as_ref().map(|config| config.endpoint.clone());
     let report = measure_load(settings, remote).await?.with_endpoint(endpoint);
     Ok(BenchReport::Load(Box::new(report)))
 }
 
+/// Returns the service at `remote`, or starts one.
+fn start(settings: &BenchSettings, remote: Option<ClientConfig>) -> Result<Target, BenchError> {
+    match remote {
+        Some(config) => Ok(Target::remote(config)),
+        None => Target::start_service(settings.data.as_deref()),
+    }
+}
+
 async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) -> Result<Report, BenchError> {
     settings.check()?;
     export::check(settings)?;
-    let mut service = match remote {
-        Some(config) => Target::remote(config),
-        None => Target::start_service(settings.data.as_deref())?,
-    };
+    let mut service = start(settings, remote)?;
     let load = Load::new(settings);
     let empty_bytes = service.rss_bytes();
     load.create_accounts(&service).await?;

@@ -63,6 +63,16 @@ pub struct BenchSettings {
         conflicts_with_all = ["rate", "baseline", "rounds", "duration"]
     )]
     pub(super) transactions: Option<u64>,
+    /// Make this many holds that expire at the same time, and measure calls of ProcessTransaction before, during and after that.
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u64).range(1..=EXPIRING_HOLDS_MAX),
+        conflicts_with_all = [
+            "rate", "baseline", "rounds", "duration", "transactions", "mode", "batch", "holds", "client_threads", "random_ids", "plot",
+            "hdr"
+        ]
+    )]
+    pub(super) expiring_holds: Option<u64>,
     /// Seed of the random choice of accounts and ids. The same seed sends the same load.
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
@@ -75,7 +85,7 @@ pub struct BenchSettings {
         conflicts_with_all = [
             "endpoint", "self_contained", "baseline", "mode", "in_flight", "batch", "rate", "connections",
             "client_threads", "accounts", "hot", "zipf", "random_ids", "holds", "duration", "rounds", "transactions", "seed",
-            "plot", "hdr"
+            "expiring_holds", "plot", "hdr"
         ]
     )]
     pub(super) disk: bool,
@@ -89,6 +99,8 @@ pub struct BenchSettings {
 
 /// Upper bound of `--transactions`.
 pub(super) const TRANSACTIONS_MAX: u64 = 10_000_000_000;
+/// Upper bound of `--expiring-holds`: the default of `store.holds_max`.
+const EXPIRING_HOLDS_MAX: u64 = 10_000_000;
 /// Default of `--in-flight` for calls and messages of one transaction.
 const IN_FLIGHT_DEFAULT: u32 = 256;
 /// Default of `--in-flight` in batch mode. 256 calls of [`BATCH_DEFAULT`] transactions would exceed the memory that the service

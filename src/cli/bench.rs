@@ -103,11 +103,12 @@ fn exit_code(error: &BenchError) -> u8 {
         BenchError::Usage(_) => exit::USAGE,
         BenchError::Write { .. } | BenchError::Disk(_) => exit::IO,
         BenchError::ClientSetup(_) | BenchError::Panicked | BenchError::Affinity(_) => exit::SOFTWARE,
-        BenchError::SequenceChanged { .. } => exit::FAILED,
+        BenchError::SequenceChanged { .. } | BenchError::HoldsRemain { .. } => exit::FAILED,
         BenchError::Start(_)
         | BenchError::Exited
         | BenchError::Stop(_)
         | BenchError::MemoryLimit { .. }
+        | BenchError::HoldsTooLate { .. }
         | BenchError::Rejected(_)
         | BenchError::Unanswered(_)
         | BenchError::Echo(_) => exit::UNAVAILABLE,

@@ -248,16 +248,18 @@ impl ClientConfig {
         let endpoint = &self.endpoint;
         let message = status.message();
         let has_token = self.token.is_some() || self.token_file.is_some();
-        let reason = status.get_details_error_info().map(|info| info.reason);
-        match (status.code(), reason) {
+        match (status.code(), status.get_details_error_info()) {
             (Code::Unauthenticated, Some(_)) if !has_token => {
                 format!("{endpoint} requires a token; pass one with --token-file or --token")
             }
             (Code::Unauthenticated, Some(_)) => format!(
                 "{endpoint} does not accept the token; check that the token is in the tokens file of the service"
             ),
-            (Code::PermissionDenied, Some(_)) => format!("{message}; pass a token with a higher role"),
-            (_, Some(reason)) => format!("{message} ({reason})"),
+            (Code::PermissionDenied, Some(info)) if info.metadata.contains_key("needed_role") => {
+                format!("{message}; pass a token with a higher role")
+            }
+            (Code::PermissionDenied, Some(_)) => format!("{message}; pass a token without a prefix"),
+            (_, Some(info)) => format!("{message} ({})", info.reason),
             (_, None) if message.is_empty() => {
                 format!(
                     "{endpoint} answered without a message, so it is not a Tally service; check --endpoint"

@@ -87,13 +87,13 @@ error_kinds! {
     UNKNOWN_METHOD: [Unimplemented], No, No, "The path is not a method of the service, or the request is not a POST.";
     CALL_CANCELLED: [Cancelled], No, SameId, "The client ended the call before its message had arrived.";
     UNAUTHENTICATED: [Unauthenticated], No, No, "The call has no valid token.";
-    FORBIDDEN: [PermissionDenied], No, No, "The role of the token is too low, or the token is for ids with a `prefix` only and the call names another id.";
+    FORBIDDEN: [PermissionDenied], No, No, "The role of the token is too low, or the token is for ids with a `prefix` only and the call names another id or concerns the whole service.";
     ACCOUNT_NOT_FOUND: [NotFound], No, No, "The account does not exist. The rejection is not recorded: after the account is created, the same transaction id may be used.";
     SAME_ACCOUNT: [FailedPrecondition], No, No, "A transfer has the same account on both sides.";
     ASSET_MISMATCH: [FailedPrecondition], No, No, "The accounts of a transfer have different assets.";
     ACCOUNT_FROZEN: [FailedPrecondition], No, NewId, "The account is frozen, or its debits are.";
     ACCOUNT_CLOSED: [FailedPrecondition], No, NewId, "The account is closed. In `UpdateAccount`, `retry` is `no`.";
-    INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`. A transaction without transfers has no `needs`.";
+    INSUFFICIENT_FUNDS: [FailedPrecondition], No, NewId, "The balance rule of the account does not allow the transfer. The metadata has the minor units that the transfer `needs` and that were `available`. A transaction without transfers has no `needs`, and with a token for a prefix no `available`.";
     NOTHING_AVAILABLE: [FailedPrecondition], No, NewId, "A transfer with an `amount_rule` would move nothing, because the balance rule of the account allows nothing.";
     VELOCITY_LIMIT: [FailedPrecondition], No, NewId, "The transfer exceeds a velocity limit of the account. The metadata has the index of the `limit`, the `maximum` (`max_count`, `max_amount` or `single_amount_max`), what is `used`, and the time `room_at` from which on the transfer would fit. Without `room_at` it never fits.";
     BALANCE_OVERFLOW: [OutOfRange], No, NewId, "A balance would exceed 2^128 - 1.";

@@ -11,12 +11,15 @@ use crate::terminal::units::unsigned_number;
 /// The part of a rejected transaction that its error names.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rejected<'a> {
-    /// The account of the transfer that causes the rejection. `None` if the transaction was sent without this transfer.
+    /// The account of the transfer that causes the rejection. `None` if the transaction was sent without this transfer, or if the caller
+    /// must not see the account.
     pub account_id: Option<&'a str>,
     /// The amount of this transfer.
     pub amount: Option<Amount>,
-    /// The transaction that the rejected transaction names.
+    /// The transaction that the rejected transaction names. [`Names::Nothing`] if the caller must not see it.
     pub names: Names<'a>,
+    /// Whether the account may be one that the caller must not see. The error then has no figures of the account.
+    pub hides_accounts: bool,
 }
 
 /// The text and the metadata of an error.
@@ -56,7 +59,8 @@ pub(super) fn describe(rejection: Rejection, about: &Rejected<'_>) -> Descriptio
 
 /// Returns the field of the request to which a rejection refers.
 fn subject(rejection: Rejection, about: &Rejected<'_>) -> Subject {
-    let was_sent = about.account_id.is_some();
+    // A transfer that was sent has an amount, also if its account is hidden.
+    let was_sent = about.account_id.is_some() || (about.hides_accounts && about.amount.is_some());
     match rejection.reason {
         Reason::AccountNotFound
         | Reason::SameAccount
@@ -168,7 +172,8 @@ impl Description {
             (Subject::Amount, ..) => (format!("transfers[{transfer}].amount"), "it ".to_owned()),
             (Subject::Transfers, ..) => ("transfers".to_owned(), "they ".to_owned()),
             (Subject::Named, _, Some((field, noun, Ok(id)))) => (field.to_owned(), format!("{noun} {id:?} ")),
-            (Subject::Named | Subject::Ledger, ..) => (String::new(), String::new()),
+            (Subject::Named, ..) => (String::new(), "the other transaction ".to_owned()),
+            (Subject::Ledger, ..) => (String::new(), String::new()),
         };
         if let Some((key, _, Ok(id))) = named {
             self.with(key, id);
@@ -185,6 +190,9 @@ impl Description {
 
     /// Writes the figures of the rejection at the end of the message, and puts them into the metadata.
     fn put_figures(&mut self, rejection: Rejection, about: &Rejected<'_>) {
+        if about.hides_accounts && subject(rejection, about) == Subject::Account {
+            return;
+        }
         if let Some(figures) = rejection.velocity_figures() {
             return self.put_velocity(figures);
         }

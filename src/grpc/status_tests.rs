@@ -1,4 +1,4 @@
-//! Tests of the errors that no client can cause over the network. `tests/it/service/statuses.rs` tests the other
+//! Tests of the errors that no client can cause over the network. `tests/it/service/statuses` tests the other
 //! errors.
 
 use super::*;

@@ -332,6 +332,28 @@ fn a_signal_removes_the_data_of_the_service_that_the_benchmark_started() {
 }
 
 #[test]
+fn calls_are_measured_before_during_and_after_the_expiry_of_many_holds() {
+    let report = report(&[
+        "--expiring-holds",
+        "3000",
+        "--in-flight",
+        "8",
+        "--accounts",
+        "100",
+        "--json",
+    ]);
+    assert_eq!(count(&report, "/holds"), 3000);
+    for part in ["before", "during", "after"] {
+        assert!(count(&report, &format!("/{part}/calls")) > 0, "{report:#}");
+        assert_eq!(count(&report, &format!("/{part}/failed")), 0, "{report:#}");
+        let times = ["p50", "p99", "max"].map(|name| number(&report, &format!("/{part}/{name}_us")));
+        assert!(times[0] > 0.0 && times.is_sorted(), "{report:#}");
+    }
+    assert!(number(&report, "/bytes_per_hold") > 0.0, "{report:#}");
+    assert!(number(&report, "/expiry_seconds") >= 0.0, "{report:#}");
+}
+
+#[test]
 fn contradicting_options_are_rejected() {
     for (arguments, words) in [
         (vec!["--hot", "--zipf", "0.9"], vec!["--hot", "--zipf"]),
@@ -361,6 +383,14 @@ fn contradicting_options_are_rejected() {
             vec!["--transactions", "--duration"],
         ),
         (vec!["--disk", "--rate", "5"], vec!["--disk", "--rate"]),
+        (
+            vec!["--expiring-holds", "9", "--rate", "5"],
+            vec!["--expiring-holds", "--rate"],
+        ),
+        (
+            vec!["--expiring-holds", "9", "--disk"],
+            vec!["--expiring-holds", "--disk"],
+        ),
         (vec!["--disk", "--mode", "batch"], vec!["--disk", "--mode"]),
         (
             vec!["--mode", "batch", "--rate", "100", "--duration", "1s"],

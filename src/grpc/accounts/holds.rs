@@ -53,11 +53,12 @@ pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> Answer
             .map_err(|error| status::invalid_field("account_id", error.to_string()))?;
     }
     check_state(request.state)?;
-    let start = HoldsStart::of(&request.page_token, &request.account_id)?;
+    let scope = inbound.scope();
+    let start = HoldsStart::of(&request.page_token, &request.account_id, &scope)?;
     let mut page = Page {
         lookup: Lookup::new(&engine, inbound.deadline),
         account_id: &request.account_id,
-        scope: inbound.scope(),
+        scope: scope.clone(),
         limit,
         holds: Vec::new(),
         bytes: 0,
@@ -65,7 +66,7 @@ pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> Answer
     let next = page.fill(&engine, start, &mut inbound).await?;
     let answer = ListHoldsResponse {
         holds: page.holds,
-        next_page_token: next.map_or_else(String::new, |next| next.token(&request.account_id)),
+        next_page_token: next.map_or_else(String::new, |next| next.token(&request.account_id, &scope)),
     };
     Ok(inbound.answer(&answer))
 }
@@ -112,6 +113,12 @@ impl Page<'_> {
         Ok(Some(start))
     }
 
+    /// Whether this is the account whose holds are listed. An account outside of the caller's scope has no holds, as if it did not
+    /// exist: otherwise the list would tell a caller which of its holds, made by an unrestricted caller, have that account.
+    fn is_listed(&self, account_id: &str) -> bool {
+        account_id == self.account_id && self.scope.contains(account_id.as_bytes())
+    }
+
     /// Returns the holds that may have the account. Only the first accounts of a hold are in memory.
     async fn possible(&self, mut holds: Vec<Hold>) -> Result<Vec<Hold>, Status> {
         if self.account_id.is_empty() {
@@ -122,7 +129,7 @@ impl Page<'_> {
             .flat_map(|hold| [hold.first.0, hold.first.1])
             .collect();
         let ids = self.lookup.ids(firsts).await?;
-        let is_account = |index| ids.get(index) == self.account_id;
+        let is_account = |index| self.is_listed(ids.get(index));
         holds.retain(|hold| hold.has_more || is_account(hold.first.0) || is_account(hold.first.1));
         Ok(holds)
     }
@@ -134,7 +141,7 @@ impl Page<'_> {
         for (hold, found) in holds.iter().zip(&found) {
             let accounts = found.accounts()?;
             let mut accounts = accounts.iter().map(|account| ids.get(*account));
-            if !self.account_id.is_empty() && !accounts.any(|id| id == self.account_id) {
+            if !self.account_id.is_empty() && !accounts.any(|id| self.is_listed(id)) {
                 continue;
             }
             if !self.scope.contains(found.id()?.as_bytes()) {

@@ -136,18 +136,20 @@ pub(super) struct HoldsStart {
 }
 
 impl HoldsStart {
-    /// Returns the token of a page with the holds of an account, or of all accounts if the id is empty.
-    pub(super) fn token(self, account_id: &str) -> String {
+    /// Returns the token of a page with the holds of an account, or of all accounts if the id is empty. The caller may see the holds of
+    /// `scope`.
+    pub(super) fn token(self, account_id: &str, scope: &Scope) -> String {
         let HoldsStart { slot, after } = self;
-        let account = fingerprint(&[account_id.as_bytes()]);
-        format!("h{slot:x}.{after:x}.{account:x}")
+        let prefix = scope.prefix().unwrap_or("");
+        let filter = fingerprint(&[account_id.as_bytes(), prefix.as_bytes()]);
+        format!("h{slot:x}.{after:x}.{filter:x}")
     }
 
     /// Returns the place at which a page begins.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT if the token does not come from [`HoldsStart::token`] for the same account.
-    pub(super) fn of(token: &str, account_id: &str) -> Result<Self, Status> {
+    /// INVALID_ARGUMENT if the token does not come from [`HoldsStart::token`] for the same account and scope.
+    pub(super) fn of(token: &str, account_id: &str, scope: &Scope) -> Result<Self, Status> {
         if token.is_empty() {
             return Ok(HoldsStart::default());
         }
@@ -158,7 +160,7 @@ impl HoldsStart {
                 slot: u32::from_str_radix(slot, 16).ok()?,
                 after: u64::from_str_radix(after, 16).ok()?,
             };
-            (start.token(account_id) == token).then_some(start)
+            (start.token(account_id, scope) == token).then_some(start)
         };
         read().ok_or_else(|| wrong_token("ListHolds"))
     }
@@ -213,15 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_holds_belongs_to_its_account() {
+    fn a_token_of_holds_belongs_to_its_account_and_scope() {
         let start = HoldsStart {
             slot: 7,
             after: 1 << 40,
         };
-        let token = start.token("a");
-        assert_eq!(HoldsStart::of(&token, "a").unwrap(), start);
-        assert!(HoldsStart::of(&token, "").is_err());
-        assert!(HoldsStart::of(&token.to_uppercase(), "a").is_err());
-        assert!(HoldsStart::of("h7", "a").is_err());
+        let all = Scope::ALL;
+        let token = start.token("a", &all);
+        assert_eq!(HoldsStart::of(&token, "a", &all).unwrap(), start);
+        assert!(HoldsStart::of(&token, "", &all).is_err());
+        assert!(HoldsStart::of(&token, "a", &Scope::with_prefix("a/").unwrap()).is_err());
+        assert!(HoldsStart::of(&token.to_uppercase(), "a", &all).is_err());
+        assert!(HoldsStart::of("h7", "a", &all).is_err());
     }
 }

@@ -22,6 +22,7 @@ use crate::{
         transport::frame::{begin_frame, end_frame, put_frame},
     },
     proto::{self, StreamTransactionsResponse, TransactionResult, transaction_result},
+    security::Scope,
 };
 
 /// Approximate bytes of a result, without the id of its transaction. The result contains the id twice.
@@ -209,16 +210,20 @@ fn put_text(out: &mut Vec<u8>, field: u8, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// Returns the framed answer to `ProcessTransaction`.
+/// Returns the framed answer to `ProcessTransaction`. The caller may see the accounts of `scope`.
 ///
 /// # Errors
 /// The error of the transaction if it was not committed.
-pub(crate) fn single(batch: &TransactionBatch, processed: &Processed) -> Result<Vec<u8>, Status> {
+pub(crate) fn single(
+    batch: &TransactionBatch,
+    processed: &Processed,
+    scope: &Scope,
+) -> Result<Vec<u8>, Status> {
     let (Some(transaction), Some(outcome)) = (batch.get(0), processed.outcomes.first()) else {
         return Err(status::outcome_missing());
     };
     let detail = processed.details.first();
-    let answer = committed_or_error(&transaction, *outcome, detail)?;
+    let answer = committed_or_error(&transaction, *outcome, detail, scope)?;
     let room = transaction.id_bytes().len() + RESULT_BYTES + detail.map_or(0, detail_bytes);
     let mut out = Vec::with_capacity(room);
     put_frame(&mut out, |out| answer.put(out));
@@ -308,7 +313,7 @@ impl<'a> Results<'a> {
         let failed = |status| (transaction.id(), status);
         let outcome = outcome.map_err(|status| failed(status.clone()))?;
         let outcome = outcome.ok_or_else(missing)?;
-        committed_or_error(&transaction, *outcome, None).map_err(failed)
+        committed_or_error(&transaction, *outcome, None, &self.places.scope).map_err(failed)
     }
 
     /// Returns the approximate length of the results if all transactions are committed.
@@ -362,6 +367,7 @@ fn committed_or_error<'a>(
     transaction: &TransactionView<'a, &'a [u8]>,
     outcome: Outcome,
     detail: Option<&'a Detail>,
+    scope: &Scope,
 ) -> Result<CommittedAnswer<'a>, Status> {
     match outcome {
         Outcome::Committed { committed, replayed } => {
@@ -369,7 +375,7 @@ fn committed_or_error<'a>(
             Ok(CommittedAnswer::new(id, committed, replayed, detail))
         }
         Outcome::Rejected { rejection, replayed } => {
-            let about = rejected_part(transaction, rejection);
+            let about = rejected_part(transaction, rejection, scope);
             Err(status::rejection(rejection, &about, replayed))
         }
         Outcome::Reused { field } => Err(status::transaction_id_reused(transaction.id(), field)),
@@ -377,7 +383,11 @@ fn committed_or_error<'a>(
 }
 
 /// Returns the part of a transaction that the error of its rejection names.
-fn rejected_part<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rejection) -> Rejected<'a> {
+fn rejected_part<'a>(
+    transaction: &TransactionView<'a, &'a [u8]>,
+    rejection: Rejection,
+    scope: &Scope,
+) -> Rejected<'a> {
     let mut transfers = transaction.transfers();
     // A transaction that posts a hold or reverses a transaction can be rejected for a transfer that was not sent.
     let transfer = transfers.nth(rejection.transfer.into()).and_then(Result::ok);
@@ -390,6 +400,8 @@ fn rejected_part<'a>(transaction: &TransactionView<'a, &'a [u8]>, rejection: Rej
         account_id: account.and_then(|id| std::str::from_utf8(id).ok()),
         amount: transfer.map(|transfer| transfer.amount),
         names: transaction.names(),
+        // An unrestricted caller may have made what is posted or reversed, with accounts outside of the scope.
+        hides_accounts: account.is_none() && scope.prefix().is_some(),
     }
 }
 
@@ -449,6 +461,7 @@ mod tests {
                         account_id,
                         amount: account_id.map(|_| most),
                         names,
+                        hides_accounts: false,
                     };
                     for rejection in &rejections {
                         let bytes = rejected_bytes(&id, *rejection, &about);

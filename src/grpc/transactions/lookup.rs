@@ -262,7 +262,9 @@ impl Found {
                 },
                 ..proto::ProcessTransactionResponse::default()
             }),
-            Err(rejection) => Outcome::Error(status::to_value(&parts.error(rejection, &transfers, ids))),
+            Err(rejection) => {
+                Outcome::Error(status::to_value(&parts.error(rejection, &transfers, ids, scope)))
+            }
         };
         let mut described = proto::Transaction {
             transaction_id: id,
@@ -377,16 +379,6 @@ fn leave_out_foreign(described: &mut proto::Transaction, scope: &Scope) {
     leave_out(&mut described.reverses_transaction_id);
     leave_out(&mut described.ended_by);
     described.reversed_by.iter_mut().for_each(leave_out);
-    if described
-        .transfers
-        .iter()
-        .any(|transfer| transfer.debit_account_id.is_empty() || transfer.credit_account_id.is_empty())
-        && let Some(Outcome::Error(error)) = &mut described.outcome
-    {
-        // The text and the details of a rejection can name a foreign account.
-        error.message.clear();
-        error.details.clear();
-    }
 }
 
 // ===== impl Parts =====
@@ -441,17 +433,30 @@ impl Parts<'_> {
         Ok(found)
     }
 
-    /// Returns the error of a rejection.
-    fn error(&self, rejection: Rejection, transfers: &[Transfer<AccountIndex>], ids: &AccountIds) -> Status {
+    /// Returns the error of a rejection. It names no id outside of `scope`, and no figure of such an account.
+    fn error(
+        &self,
+        rejection: Rejection,
+        transfers: &[Transfer<AccountIndex>],
+        ids: &AccountIds,
+        scope: &Scope,
+    ) -> Status {
         let transfer = transfers.get(usize::from(rejection.transfer));
         let account = transfer.map(|transfer| match rejection.side {
             Side::Debit => transfer.debit,
             Side::Credit => transfer.credit,
         });
+        let account_id = account.map(|account| ids.get(account));
+        let account_id = account_id.filter(|id| scope.contains(id.as_bytes()));
+        let names = self.transaction.names();
         let about = Rejected {
-            account_id: account.map(|account| ids.get(account)),
+            account_id,
             amount: transfer.map(|transfer| transfer.amount),
-            names: self.transaction.names(),
+            names: match names {
+                Names::Hold(id) | Names::Reversed(id) if !scope.contains(id) => Names::Nothing,
+                Names::Nothing | Names::Hold(_) | Names::Reversed(_) => names,
+            },
+            hides_accounts: account_id.is_none() && scope.prefix().is_some(),
         };
         status::rejection(rejection, &about, false)
     }

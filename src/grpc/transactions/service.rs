@@ -139,7 +139,7 @@ async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult 
     let batch = Arc::new(batch);
     inbound.finish().await?;
     let processed = execute(engine, CallKind::Unary, &batch, &inbound).await?;
-    let answer = encode::single(&batch, &processed)?;
+    let answer = encode::single(&batch, &processed, &scope)?;
     drop((batch, processed));
     let mut reservation = inbound.into_reservation();
     if answer.capacity() > SHORT_BYTES {

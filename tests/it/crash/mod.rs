@@ -1,10 +1,11 @@
 //! The crash harness: runs the real binary under the load of several real clients, and kills it, stops it, fills its disk
-//! and sets its clock. Afterwards no acknowledged transaction may be lost and none doubled.
+//! and sets its clock. Afterwards no acknowledged transaction may be lost and none doubled, and each hold has ended once.
 
 mod audit;
 mod bank_data;
 mod book;
 mod clock;
+mod expiry;
 mod full_disk;
 mod kills;
 mod load;

@@ -11,6 +11,7 @@ mod crowd;
 mod paths;
 mod revocation;
 mod slow;
+mod tenants;
 mod tls;
 mod tokens;
 mod watchers;

@@ -205,8 +205,10 @@ async fn an_open_stream_ends_only_when_its_own_token_is_revoked() {
     let channel = channel(&server).await;
     create_accounts(&channel).await;
     let (root, reader) = (line("admin", ADMIN), line("read", READ));
+    let narrow = format!("{} prefix=acme/\n", line("write", WRITE).trim_end());
     for (name, without, expected) in [
         ("gone", String::new(), (Code::Unauthenticated, "UNAUTHENTICATED")),
+        ("narrow", narrow, (Code::Unauthenticated, "UNAUTHENTICATED")),
         ("less", line("read", WRITE), (Code::PermissionDenied, "FORBIDDEN")),
     ] {
         replace(&file, &[root.clone(), line("write", WRITE)].concat(), &server);
@@ -237,7 +239,7 @@ async fn an_open_stream_ends_only_when_its_own_token_is_revoked() {
         );
     }
     assert!(is_known(&channel, "gone-between").await);
-    let revoked = "tally_auth_failures_total{kind=\"token_revoked\"} 2\n";
+    let revoked = "tally_auth_failures_total{kind=\"token_revoked\"} 3\n";
     assert!(get(&server, "/metrics").await.2.contains(revoked));
 }
 

@@ -8,8 +8,8 @@ use tally::{
     engine::{EngineConfig, StartError, TallyEngine},
     ledger_clock::{ClockError, STEP_MAX, date},
     proto::{
-        ClockStatus, ConfirmClockRequest, GetBatchStatsRequest, GetClockRequest,
-        transaction_service_client::TransactionServiceClient,
+        ClockStatus, ConfirmClockRequest, GetBatchStatsRequest, GetClockRequest, GetTransactionRequest,
+        HoldState, ProcessTransactionRequest, transaction_service_client::TransactionServiceClient,
     },
     telemetry::{Families, MetricSources},
     wall_clock::{ManualWallClock, SystemWallClock, WallClock},
@@ -18,7 +18,11 @@ use tally_ledger::Timestamp;
 use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
 use tonic::{Code, Status, transport::Channel};
 
-use super::{expected, summary};
+use super::{
+    expected,
+    ledger_client::{hold, post},
+    summary,
+};
 use crate::support::{
     in_process::{Service, patient_config, pay},
     server::BINARY,
@@ -28,6 +32,10 @@ use crate::support::{
 /// The time of the wall clock at the start, in seconds since the Unix epoch.
 const START: i64 = 1_700_000_000;
 const HOUR: i64 = 3600;
+/// Longest time until EXEC must have noticed that the clock was set.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Interval of checks.
+const WAIT_POLL: Duration = Duration::from_millis(5);
 
 const fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
@@ -60,6 +68,28 @@ impl ClockedService {
             client,
             last: (0, 0),
             commits: 0,
+        }
+    }
+
+    /// Stops the service, and starts it again at this time.
+    async fn restart(self, time: i64) -> Self {
+        let ClockedService {
+            service,
+            clock,
+            client,
+            last,
+            commits,
+        } = self;
+        drop(client);
+        let disk = service.stop().await;
+        clock.set(at(START + time));
+        let service = Service::start_with_clock(disk, &patient_config(), clock.clone()).await;
+        ClockedService {
+            client: service.transactions().await,
+            service,
+            clock,
+            last,
+            commits,
         }
     }
 
@@ -102,6 +132,38 @@ impl ClockedService {
             "{metrics}"
         );
         held.map(|step| (step.seconds + step.seconds.signum() * 30) / 60)
+    }
+
+    /// Makes a hold that expires after this many seconds.
+    async fn hold(&mut self, id: &str, timeout: i64) {
+        let request = ProcessTransactionRequest {
+            pending_timeout: Some(seconds(timeout)),
+            ..hold(id, pay(id).transfers)
+        };
+        self.client.process_transaction(request).await.unwrap();
+    }
+
+    async fn hold_state(&mut self, id: &str) -> HoldState {
+        let request = GetTransactionRequest {
+            transaction_id: id.to_owned(),
+        };
+        let found = self.client.get_transaction(request).await.unwrap().into_inner();
+        found.transaction.unwrap().hold_state()
+    }
+
+    /// Waits until this many holds have expired. The calls do not pass through the queue, so EXEC finds out on its own.
+    async fn wait_for_expired(&self, count: i64) {
+        let mut stats = self.service.stats().await;
+        for _ in 0..WAIT_MAX.as_millis() / WAIT_POLL.as_millis() {
+            let figures = stats.get_batch_stats(GetBatchStatsRequest {}).await.unwrap();
+            let expired = figures.into_inner().ledger.unwrap().holds_expired;
+            assert!(expired <= count, "{expired} holds have expired");
+            if expired == count {
+                return;
+            }
+            tokio::time::sleep(WAIT_POLL).await;
+        }
+        panic!("{count} holds should have expired");
     }
 
     async fn confirm(&self, step: Option<prost_types::Duration>) -> Result<ClockStatus, Status> {
@@ -149,6 +211,77 @@ async fn a_large_step_is_held_until_it_is_confirmed_or_the_clock_comes_back() {
         assert_eq!(tested.held_minutes().await, None);
     }
     tested.commit(150 * 60).await;
+}
+
+#[tokio::test]
+async fn a_hold_expires_by_the_time_of_the_ledger() {
+    let mut tested = ClockedService::start().await;
+    tested.hold("short", 30).await;
+    tested.set(29);
+    tested.commit(0).await;
+    assert_eq!(tested.hold_state("short").await, HoldState::Pending);
+    tested.set(31);
+    tested.wait_for_expired(1).await;
+    // A clock that goes back by a small step is followed, and does not bring the hold back.
+    tested.set(-20);
+    tested.commit(0).await;
+    assert_eq!(tested.hold_state("short").await, HoldState::Expired);
+    let late = post("late", "short", Vec::new());
+    let status = tested.client.process_transaction(late).await.unwrap_err();
+    assert_eq!(
+        summary(&status),
+        expected(Code::FailedPrecondition, "PENDING_EXPIRED", "false")
+    );
+    // The time of the ledger stays at 31 s until the clock gets there again.
+    tested.hold("after-back", 30).await;
+    for time in [20, 59] {
+        tested.set(time);
+        tested.commit(0).await;
+        assert_eq!(tested.hold_state("after-back").await, HoldState::Pending);
+    }
+    tested.set(62);
+    tested.wait_for_expired(2).await;
+
+    // A large step forward lets nothing expire until it is confirmed.
+    tested.hold("hour", HOUR).await;
+    tested.set(2 * HOUR);
+    tested.commit(0).await;
+    assert_eq!(tested.hold_state("hour").await, HoldState::Pending);
+    let step = tested.clock().await.held_step;
+    tested.confirm(step).await.unwrap();
+    tested.wait_for_expired(3).await;
+
+    // After a large step back, a hold expires when the clock has reached its deadline again.
+    tested.hold("half-hour", HOUR / 2).await;
+    tested.set(HOUR);
+    tested.commit(2 * HOUR).await;
+    let step = tested.clock().await.held_step;
+    tested.confirm(step).await.unwrap();
+    for minute in 60..150 {
+        tested.set(minute * 60);
+        assert_eq!(tested.held_minutes().await, None);
+    }
+    tested.commit(149 * 60).await;
+    assert_eq!(tested.hold_state("half-hour").await, HoldState::Pending);
+    for seconds in [149 * 60 + 40, 150 * 60 + 1] {
+        tested.set(seconds);
+        assert_eq!(tested.held_minutes().await, None);
+    }
+    tested.wait_for_expired(4).await;
+
+    // A start with a clock that is a little behind.
+    tested.hold("restart", 30).await;
+    let mut tested = tested.restart(150 * 60 - 40).await;
+    tested.commit(150 * 60).await;
+    assert_eq!(tested.hold_state("restart").await, HoldState::Pending);
+    tested.set(150 * 60 + 10);
+    tested.commit(150 * 60).await;
+    tested.set(150 * 60 + 32);
+    tested.wait_for_expired(1).await;
+    // 5 holds were made and have expired, each once.
+    let next = tested.client.process_transaction(pay("next")).await.unwrap();
+    let commits = i64::try_from(tested.commits).unwrap();
+    assert_eq!(next.into_inner().sequence, commits + 2 * 5 + 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Clients of both services of the ledger, with short forms of their calls for the tests of holds, reversals and accounts.
 
+use std::collections::BTreeSet;
+
 use prost_types::FieldMask;
 use tally::{
     engine::EngineConfig,
@@ -17,12 +19,17 @@ use tonic_types::StatusExt;
 use super::{expected, info, summary};
 use crate::support::in_process::{Service, transaction, transfer};
 
+/// Reasons of errors.
+pub(super) type Reasons = BTreeSet<String>;
+
 /// A service and its clients.
 pub(super) struct Ledger {
     /// Runs until the value is dropped.
     _service: Service,
     pub(super) transactions: TransactionServiceClient<Channel>,
     pub(super) accounts: AccountServiceClient<Channel>,
+    /// The reasons of the rejections that were checked.
+    pub(super) reasons: Reasons,
 }
 
 /// The four columns: debits pending and posted, credits pending and posted.
@@ -139,6 +146,7 @@ impl Ledger {
             transactions: service.transactions().await,
             accounts: service.accounts().await,
             _service: service,
+            reasons: Reasons::new(),
         }
     }
 
@@ -278,6 +286,7 @@ impl Ledger {
         );
         assert_eq!(repeated, found, "{id}: the repetition");
         assert_eq!(self.state().await, before, "{id} has changed something");
+        self.reasons.insert(reason.to_owned());
         status
     }
 
@@ -294,6 +303,7 @@ impl Ledger {
         assert_eq!(info(&status).metadata["retry"], "no");
         assert!(status.get_details_retry_info().is_none());
         assert_eq!(self.state().await, before, "{reason}: something has changed");
+        self.reasons.insert(reason.to_owned());
         status
     }
 }

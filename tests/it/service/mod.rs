@@ -1,5 +1,6 @@
 //! Tests of the service over a real socket, on a simulated disk that can hang and fail.
 
+mod accounts;
 mod acknowledged;
 mod answers;
 mod checkpoints;

@@ -1,29 +1,21 @@
-//! Provokes every error that the service can return. Each error must have an `ErrorInfo` with the reason, the domain,
-//! and whether the call was executed.
+//! Provokes errors, one group with each function.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use bytesize::ByteSize;
 use http::Request;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::{body::Frame, client::conn::http2::SendRequest};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use prost::Message;
 use tally::{
     engine::CallKind,
-    grpc::{
-        MESSAGE_BYTES_MAX, NetConfig,
-        error_kind::{ERROR_KINDS, ErrorKind, Retry},
-    },
+    grpc::MESSAGE_BYTES_MAX,
     proto::{
         Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, ConfirmClockRequest,
         CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountsRequest,
-        ListHoldsRequest, ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
-        SetCircuitModeRequest, StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult,
-        Uint128, UpdateAccountRequest, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
-        transaction_result::Outcome, transfer,
+        ListHoldsRequest, ProcessTransactionsRequest, SetCircuitModeRequest, Uint128, UpdateAccountRequest,
+        WatchCircuitStatsRequest, set_circuit_mode_request::Change, transfer,
     },
     security::{Security, SecurityConfig, hash_hex},
 };
@@ -33,204 +25,18 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
-use tonic_types::StatusExt;
 
-use super::{expected, summary};
+use super::{
+    CIRCUITS, CONFIRM_CLOCK, CREATE_ACCOUNT, CREATE_ACCOUNTS, DECODED_BY_TALLY, DECODED_BY_TONIC,
+    GET_ACCOUNT, GET_TRANSACTION, HEALTH, HEALTH_WATCH, LIST_ACCOUNTS, LIST_HOLDS, PROCESS_MANY, PROCESS_ONE,
+    REFLECTION, REFLECTION_OLD, SET_MODE, STREAM, UPDATE_ACCOUNT, WATCH, Wire, wire::framed,
+};
 use crate::support::{
     in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
     sim_disk::SimDisk,
 };
-
-const PROCESS_ONE: &str = "/tally.v1.TransactionService/ProcessTransaction";
-const PROCESS_MANY: &str = "/tally.v1.TransactionService/ProcessTransactions";
-const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions";
-const GET_TRANSACTION: &str = "/tally.v1.TransactionService/GetTransaction";
-const CREATE_ACCOUNT: &str = "/tally.v1.AccountService/CreateAccount";
-const CREATE_ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
-const GET_ACCOUNT: &str = "/tally.v1.AccountService/GetAccount";
-const LIST_ACCOUNTS: &str = "/tally.v1.AccountService/ListAccounts";
-const UPDATE_ACCOUNT: &str = "/tally.v1.AccountService/UpdateAccount";
-const LIST_HOLDS: &str = "/tally.v1.AccountService/ListHolds";
-const CIRCUITS: &str = "/tally.v1.EngineService/GetCircuitStats";
-const WATCH: &str = "/tally.v1.EngineService/WatchCircuitStats";
-const SET_MODE: &str = "/tally.v1.EngineService/SetCircuitMode";
-const CONFIRM_CLOCK: &str = "/tally.v1.EngineService/ConfirmClock";
-const HEALTH: &str = "/grpc.health.v1.Health/Check";
-const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
-const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
-
-/// Methods with one request message that is decoded by Tally's own code.
-const DECODED_BY_TALLY: [&str; 9] = [
-    PROCESS_ONE,
-    PROCESS_MANY,
-    GET_TRANSACTION,
-    CREATE_ACCOUNT,
-    CREATE_ACCOUNTS,
-    GET_ACCOUNT,
-    LIST_ACCOUNTS,
-    UPDATE_ACCOUNT,
-    LIST_HOLDS,
-];
-/// Methods with one request message that is decoded by tonic.
-const DECODED_BY_TONIC: [&str; 6] = [CIRCUITS, WATCH, SET_MODE, CONFIRM_CLOCK, HEALTH, HEALTH_WATCH];
-
-/// The file of the other rejections by the ledger.
-const IN_REASONS: &str = "service/reasons.rs";
-
-/// Reasons that this file does not provoke, each with the explanation or the file of another test.
-const NOT_PROVOKED: [(&str, &str); 24] = [
-    ("CLOCK_NOT_CONFIRMED", "service/clock.rs sets the clock"),
-    ("REPLY_LOST", "a bug of the engine; status.rs has a unit test"),
-    ("ACCOUNTS_FULL", "needs 2^32 accounts; the ledger has a unit test"),
-    (
-        "ASSETS_FULL",
-        "needs more assets than a test can create; the ledger has a unit test",
-    ),
-    ("DATA_DAMAGED", "service/streams.rs damages the journal"),
-    ("DISK_FULL", "service/full_disk.rs fills the disk"),
-    ("STREAM_INTERRUPTED", "service/streams.rs"),
-    ("QUEUE_FULL", "service/overload.rs"),
-    (
-        "CALL_CANCELLED",
-        "the client has cancelled the call and sees no status; status.rs has a unit test",
-    ),
-    ("MEMORY_LIMIT", "security/slow.rs and the hostile suite"),
-    ("NOTHING_AVAILABLE", IN_REASONS),
-    ("VELOCITY_LIMIT", IN_REASONS),
-    ("PENDING_NOT_FOUND", IN_REASONS),
-    ("PENDING_ALREADY_POSTED", IN_REASONS),
-    ("PENDING_ALREADY_VOIDED", IN_REASONS),
-    ("PENDING_EXPIRED", IN_REASONS),
-    ("PENDING_AMOUNT_EXCEEDED", IN_REASONS),
-    ("PENDING_TRANSFERS_DIFFER", IN_REASONS),
-    ("REVERSED_NOT_FOUND", IN_REASONS),
-    ("NOT_REVERSIBLE", IN_REASONS),
-    ("ALREADY_REVERSED", IN_REASONS),
-    ("HOLDS_FULL", IN_REASONS),
-    ("ACCOUNT_NOT_EMPTY", IN_REASONS),
-    ("ACCOUNT_CHANGED", IN_REASONS),
-];
-
-/// Returns an encoded message with the gRPC header before it: a flag and the length.
-fn framed(message: &impl Message) -> Vec<u8> {
-    let message = message.encode_to_vec();
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    [&[0], length.as_slice(), &message].concat()
-}
-
-/// A client that can send any bytes, and that collects the reasons of the errors that it receives.
-struct Wire {
-    sender: SendRequest<Full<Bytes>>,
-    endpoint: String,
-    reasons: Arc<Mutex<BTreeSet<String>>>,
-}
-
-impl Wire {
-    async fn connect(service: &Service, reasons: &Arc<Mutex<BTreeSet<String>>>) -> Self {
-        let stream = TcpStream::connect(service.address()).await.unwrap();
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
-        tokio::spawn(connection);
-        Wire {
-            sender,
-            endpoint: service.endpoint(),
-            reasons: Arc::clone(reasons),
-        }
-    }
-
-    /// Makes a call. Returns its status and the bytes of its messages.
-    async fn call(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> (Status, Bytes) {
-        let mut request = Request::builder()
-            .method("POST")
-            .uri(format!("{}{path}", self.endpoint))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).unwrap();
-        let response = self.sender.send_request(request).await.unwrap();
-        if let Some(status) = Status::from_header_map(response.headers()) {
-            return (status, Bytes::new());
-        }
-        let collected = response.into_body().collect().await.unwrap();
-        let status = Status::from_header_map(collected.trailers().expect("trailers")).expect("a status");
-        (status, collected.to_bytes())
-    }
-
-    /// Makes a call that must fail with this code and reason, and that must not be executed.
-    async fn fails(&mut self, path: &str, headers: &[(&str, &str)], body: Vec<u8>, code: Code, reason: &str) {
-        let (status, _) = self.call(path, headers, body).await;
-        self.check(path, &status, code, reason, "false");
-    }
-
-    /// Does the same as [`Wire::fails`], with a complete message.
-    async fn rejects(&mut self, path: &str, message: &impl Message, code: Code, reason: &str) {
-        self.fails(path, &[], framed(message), code, reason).await;
-    }
-
-    /// Does the same as [`Wire::rejects`], with a message that has an invalid field.
-    async fn rejects_fields(&mut self, path: &str, message: &impl Message) {
-        self.rejects(path, message, Code::InvalidArgument, "INVALID_FIELD")
-            .await;
-    }
-
-    fn check(&self, call: &str, status: &Status, code: Code, reason: &str, executed: &str) {
-        assert_eq!(
-            summary(status),
-            expected(code, reason, executed),
-            "{call}: {status:?}"
-        );
-        let kind = ERROR_KINDS.iter().find(|kind| kind.reason == reason);
-        let kind = kind.unwrap_or_else(|| panic!("{reason} is not in ERROR_KINDS"));
-        let retry = &status.get_details_error_info().unwrap().metadata["retry"];
-        assert_eq!(retry, kind.retry.as_str(), "{call}: {status:?}");
-        assert!(
-            kind.codes.contains(&code) || *kind == ErrorKind::LIBRARY_ERROR,
-            "{reason}"
-        );
-        let delay = status.get_details_retry_info().is_some();
-        assert_eq!(delay, kind.retry == Retry::SameIdAfterDelay, "{call}: {status:?}");
-        if let Some(documented) = kind.executed.as_str() {
-            assert_eq!(executed, documented, "{call}: {status:?}");
-        }
-        self.reasons.lock().insert(reason.to_owned());
-    }
-
-    /// Checks that a transaction fails with the same error in all three ways to send it: alone, in a batch, and in a stream.
-    async fn rejects_transaction(&mut self, request: ProcessTransactionRequest, code: Code, reason: &str) {
-        self.rejects(PROCESS_ONE, &request, code, reason).await;
-        let many = ProcessTransactionsRequest {
-            transactions: vec![request.clone()],
-        };
-        let (status, body) = self.call(PROCESS_MANY, &[], framed(&many)).await;
-        assert_eq!(status.code(), Code::Ok);
-        let response = ProcessTransactionsResponse::decode(&body[5..]).unwrap();
-        self.check_result(response.results[0].clone(), code, reason);
-        let one = StreamTransactionsRequest {
-            transaction: Some(request),
-        };
-        let (status, body) = self.call(STREAM, &[], framed(&one)).await;
-        assert_eq!(status.code(), Code::Ok);
-        let response = StreamTransactionsResponse::decode(&body[5..]).unwrap();
-        self.check_result(response.result.unwrap(), code, reason);
-    }
-
-    fn check_result(&self, result: TransactionResult, code: Code, reason: &str) {
-        let Some(Outcome::Error(error)) = result.outcome else {
-            panic!("{result:?}")
-        };
-        let details = error.encode_to_vec();
-        let status = Status::with_details(Code::from(error.code), error.message, details.into());
-        self.check("a result", &status, code, reason, "false");
-    }
-}
-
 /// Sends requests with errors in the gRPC framing or in the protobuf encoding to every method.
-async fn provoke_malformed_calls(wire: &mut Wire) {
+pub(super) async fn malformed_calls(wire: &mut Wire) {
     // A message with one unknown field of three bytes, which is valid for every method.
     let whole = vec![0, 0, 0, 0, 5, 0x7a, 3, 0, 0, 0];
     let too_long = u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_be_bytes();
@@ -293,7 +99,7 @@ async fn provoke_malformed_calls(wire: &mut Wire) {
 }
 
 /// Sends requests with invalid fields.
-async fn provoke_invalid_fields(wire: &mut Wire) {
+pub(super) async fn invalid_fields(wire: &mut Wire) {
     let invalid = (Code::InvalidArgument, "INVALID_FIELD");
     wire.rejects_transaction(pay(""), invalid.0, invalid.1).await;
     let soon = [("grpc-timeout", "soon")];
@@ -346,7 +152,7 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
 }
 
 /// Sends requests that the ledger rejects.
-async fn provoke_rejections(wire: &mut Wire) {
+pub(super) async fn rejections(wire: &mut Wire) {
     let with = |change: fn(&mut Account), id: &str| {
         let mut account = account(id);
         change(&mut account);
@@ -433,7 +239,7 @@ async fn provoke_rejections(wire: &mut Wire) {
 }
 
 /// Sends requests that the engine service rejects.
-async fn provoke_introspection(wire: &mut Wire, service: &Service) {
+pub(super) async fn introspection(wire: &mut Wire, service: &Service) {
     let unknown = SetCircuitModeRequest {
         key: "unknown".into(),
         change: Some(Change::Mode(1)),
@@ -471,7 +277,7 @@ async fn provoke_introspection(wire: &mut Wire, service: &Service) {
 }
 
 /// Provokes the errors that depend on the state of the service.
-async fn provoke_states(wire: &mut Wire, service: &Service) {
+pub(super) async fn states(wire: &mut Wire, service: &Service) {
     let circuit = service.engine.breaker(CallKind::Unary);
     circuit.set_mode(BreakerMode::ForcedOpen);
     wire.rejects(PROCESS_ONE, &pay("open"), Code::Unavailable, "CIRCUIT_OPEN")
@@ -502,7 +308,7 @@ async fn provoke_states(wire: &mut Wire, service: &Service) {
 }
 
 /// Sends to every method a message that does not arrive in time.
-async fn provoke_slow_requests(service: &Service, wire: &Wire) {
+pub(super) async fn slow_requests(service: &Service, wire: &Wire) {
     let stream = TcpStream::connect(service.address()).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -541,7 +347,7 @@ async fn provoke_slow_requests(service: &Service, wire: &Wire) {
 }
 
 /// Makes calls without a token, with an unknown token, and with a token whose role does not allow the calls.
-async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
+pub(super) async fn security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
     const TOKEN: &str = "token-of-the-reader";
     let home = tempfile::tempdir().unwrap();
     let tokens = home.path().join("tokens");
@@ -582,39 +388,4 @@ async fn provoke_security(reasons: &Arc<Mutex<BTreeSet<String>>>) {
         )
         .await;
     }
-}
-
-#[tokio::test]
-async fn every_error_has_a_reason_a_domain_and_whether_the_call_was_executed() {
-    let reasons = Arc::new(Mutex::new(BTreeSet::new()));
-    let limits = NetConfig {
-        message_time_max: Duration::from_secs(1),
-        memory_max: ByteSize::mib(64),
-        ..NetConfig::default()
-    };
-    let security = Arc::new(Security::default());
-    let service = Service::start_limited(SimDisk::new(1), &patient_config(), security, limits).await;
-    service.open_accounts(&["a", "b"]).await;
-    // The number of rejected calls per connection is limited, so the malformed calls have their own connection.
-    provoke_malformed_calls(&mut Wire::connect(&service, &reasons).await).await;
-    let mut wire = Wire::connect(&service, &reasons).await;
-    provoke_invalid_fields(&mut wire).await;
-    provoke_rejections(&mut wire).await;
-    provoke_introspection(&mut wire, &service).await;
-    provoke_slow_requests(&service, &wire).await;
-    provoke_security(&reasons).await;
-    // A service that drains ends an open stream with a reason.
-    let draining = Service::start(&patient_config()).await;
-    let mut client = draining.transactions().await;
-    let requests = tokio_stream::pending::<StreamTransactionsRequest>();
-    let mut answers = client.stream_transactions(requests).await.unwrap().into_inner();
-    draining.begin_drain();
-    let status = answers.message().await.unwrap_err();
-    wire.check(STREAM, &status, Code::Unavailable, "SHUTTING_DOWN", "false");
-    provoke_states(&mut wire, &service).await;
-
-    let mut provoked = reasons.lock().clone();
-    provoked.extend(NOT_PROVOKED.map(|(reason, _)| reason.to_owned()));
-    let reasons = ERROR_KINDS.iter().map(|kind| kind.reason.to_owned()).collect();
-    assert_eq!(provoked, reasons);
 }
