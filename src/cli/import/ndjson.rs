@@ -299,7 +299,7 @@ mod tests {
             ),
             (
                 format!(r#"{{{account},"updateMask":"status",}}"#),
-                "column 79 is \"}\", expected the JSON form of tally.v1.UpdateAccountRequest (the text from here on is not JSON)",
+                "column 76 is \"}\", expected the JSON form of tally.v1.UpdateAccountRequest (the text from here on is not JSON)",
             ),
         ] {
             let flaw = flaw(&line);
