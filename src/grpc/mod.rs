@@ -11,6 +11,7 @@
 
 mod access;
 mod accounts;
+mod check;
 mod error_counts;
 pub mod error_kind;
 mod fields;
@@ -27,6 +28,7 @@ pub mod status;
 mod transactions;
 mod transport;
 
+pub use check::{InvalidField, check_transaction, check_update};
 pub use error_counts::ErrorMetrics;
 pub use introspection::{
     batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
