@@ -152,21 +152,33 @@ pub struct Account {
     pub balances: Balances,
     /// The amount by which the balance may exceed the bound of the rule.
     pub overdraft_limit: Amount,
-    /// The number of the record that last changed the account. [`Ledger::replay`](crate::Ledger::replay)
-    /// does not apply records with this number or a lower number to the account. So a checkpoint can copy accounts one
-    /// after the other while transactions change them.
-    pub version: u64,
+    /// The place of the record that last changed the account, where its [chain](crate::chain) begins.
+    /// [`Ledger::replay`](crate::Ledger::replay) does not apply records at this place or before it to the account. So a checkpoint can
+    /// copy accounts one after the other while transactions change them.
+    pub head: u64,
     /// The asset.
     pub asset: AssetIndex,
     /// Which balances the account may have.
     pub rule: BalanceRule,
     /// Whether the account accepts transfers.
     pub status: AccountStatus,
-    /// Whether the account has velocity limits.
-    pub is_limited: bool,
+    /// The number of records that changed the account since its newest waypoint; 255 if it is greater.
+    pub since_waypoint: u8,
     /// Whether the account has entries in the table of [`AccountTable`](crate::table::AccountTable) for accounts with limits or
     /// updates.
-    pub(crate) has_extras: bool,
+    pub extras: HasExtras,
+}
+
+/// Whether an account has velocity limits or updates, which few accounts have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HasExtras {
+    /// It has neither limits nor updates.
+    No,
+    /// It was updated, and has no limits now.
+    Updated,
+    /// It has limits.
+    Limited,
 }
 
 // ===== impl BalanceRule =====

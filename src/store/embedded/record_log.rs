@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
 use tally_ledger::{
-    Committed, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp, TransactionKey,
-    TransactionLog, record::put_record, tag_index::TagIndex,
+    Committed, Links, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp,
+    TransactionKey, TransactionLog, record::put_record, tag_index::TagIndex,
 };
 
 use super::{
@@ -362,6 +362,7 @@ impl TransactionLog for RecordLog {
         key: Option<TransactionKey<'_>>,
         other: Option<RecordKey<'_>>,
         record: NewRecord<'_>,
+        links: Links<'_>,
     ) -> Committed {
         let block = &self.block;
         assert!(
@@ -374,7 +375,7 @@ impl TransactionLog for RecordLog {
         let scratch = &mut self.scratch;
         self.block
             .buffer
-            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, record, scratch));
+            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, record, links, scratch));
         if let Some(TransactionKey { tag, .. }) = key {
             self.ids.insert(tag, place);
         }
