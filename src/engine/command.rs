@@ -7,8 +7,8 @@ use tally_batch::BatchItem;
 use tally_journal::Position;
 use tally_ledger::{
     AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, History, Hold,
-    Metadata, NewAccount, Outcome, RecordKey, TableFull, Tags, TransactionView, Transfer, UpdateOutcome,
-    codec::Reader, tag_index::tag, transaction::put_transaction,
+    Metadata, NewAccount, Outcome, RecordKey, TableFull, Tags, Timestamp, TransactionView, Transfer,
+    UpdateOutcome, codec::Reader, tag_index::tag, transaction::put_transaction,
 };
 
 use crate::{
@@ -117,6 +117,8 @@ pub struct AccountHistory {
     pub created: NewAccount,
     /// Where the history begins.
     pub history: History,
+    /// The newest time whose state can't change any more: no later record gets this time or an earlier one.
+    pub as_of_max: Timestamp,
 }
 
 /// The outcomes of a request's transactions.

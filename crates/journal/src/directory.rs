@@ -515,13 +515,13 @@ mod tests {
 
     #[test]
     fn another_version_is_reported_as_a_version_and_not_as_damage() {
-        for other in [4, 6] {
+        for other in [5, 7] {
             let text = format()
                 .render()
                 .replace("format_version = 6", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 5, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 6, .. } if found == other),
                 "{error}"
             );
             assert!(error.to_string().contains("reads version 6 only"), "{error}");

@@ -331,8 +331,18 @@ impl Account {
     /// account's status. `None` if the rule does not bound this side.
     #[must_use]
     pub fn available(&self, side: Side) -> Option<Amount> {
-        let balances = &self.balances;
-        let (posted, pending, other) = match (self.rule, side) {
+        Account::available_of(self.rule, &self.balances, self.overdraft_limit, side)
+    }
+
+    /// What [`Account::available`] returns for an account with this rule, these balances and this overdraft limit.
+    #[must_use]
+    pub fn available_of(
+        rule: BalanceRule,
+        balances: &Balances,
+        overdraft_limit: Amount,
+        side: Side,
+    ) -> Option<Amount> {
+        let (posted, pending, other) = match (rule, side) {
             (BalanceRule::CreditBalance, Side::Debit) => (
                 balances.debits_posted,
                 balances.debits_pending,
@@ -350,7 +360,7 @@ impl Account {
         let units = Amount::minor_units;
         // The total of one side, posted plus pending, never exceeds 2^128 - 1. A larger bound therefore has the same
         // effect as a bound of 2^128 - 1.
-        let bound = units(other).saturating_add(units(self.overdraft_limit));
+        let bound = units(other).saturating_add(units(overdraft_limit));
         Some(Amount::new(
             bound.saturating_sub(units(posted)).saturating_sub(units(pending)),
         ))
@@ -427,6 +437,24 @@ impl NewAccount {
             status: self.status,
             metadata: &self.metadata,
             velocity_limits: &self.velocity_limits,
+        }
+    }
+
+    /// The account with other terms.
+    #[must_use]
+    pub fn with_terms(self, terms: AccountTerms) -> Self {
+        let AccountTerms {
+            status,
+            overdraft_limit,
+            metadata,
+            velocity_limits,
+        } = terms;
+        NewAccount {
+            status,
+            overdraft_limit,
+            metadata,
+            velocity_limits,
+            ..self
         }
     }
 

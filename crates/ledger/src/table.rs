@@ -359,19 +359,7 @@ impl AccountTable {
     pub fn as_created(&self, index: AccountIndex) -> Option<NewAccount> {
         let mut account = self.content(index)?.0.to_new();
         if let Some(Updated { created, .. }) = self.extras(index).and_then(|extras| extras.updated.as_ref()) {
-            let AccountTerms {
-                status,
-                overdraft_limit,
-                metadata,
-                velocity_limits,
-            } = created.clone();
-            account = NewAccount {
-                status,
-                overdraft_limit,
-                metadata,
-                velocity_limits,
-                ..account
-            };
+            account = account.with_terms(created.clone());
         }
         Some(account)
     }

@@ -194,6 +194,18 @@ impl RecordLog {
         }
     }
 
+    /// The newest time that no later record gets.
+    pub(super) fn settled_time(&self) -> Timestamp {
+        let last = self.order.last_time;
+        if self.block.has_begun {
+            // The block may get more records, with its own time.
+            return last;
+        }
+        // The next block gets a later time than this reading of the clock, or the time of a later reading.
+        let before_now = self.clock.now().as_nanos().saturating_sub(1);
+        last.max(Timestamp::from_nanos(before_now))
+    }
+
     /// The time that the clock shows.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()

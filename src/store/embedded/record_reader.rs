@@ -169,6 +169,17 @@ impl FoundRecord {
         })
     }
 
+    /// Returns the position of the record's block.
+    ///
+    /// # Errors
+    /// Never returns an error, because the reader has checked the record.
+    pub fn block_position(&self) -> Result<Position, RecordError> {
+        let distance = self.framed()?.back.checked_add(BLOCK_HEADER_BYTES);
+        let offset = distance.and_then(|distance| self.position.offset().checked_sub(distance));
+        let offset = offset.ok_or_else(|| not_in_a_block(self.position))?;
+        Ok(Position::new(self.position.segment(), offset))
+    }
+
     /// Memory that the record takes, in bytes.
     #[must_use]
     pub const fn memory_bytes(&self) -> usize {

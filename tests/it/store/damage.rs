@@ -81,6 +81,7 @@ async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
     let found = client
         .get_transaction(GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         })
         .await
         .unwrap();
@@ -91,6 +92,7 @@ async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 1);
         let request = GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         };
         let status = client.get_transaction(request.clone()).await.unwrap_err();
         assert_damaged(&status, (0, start));
@@ -127,6 +129,7 @@ async fn each_flipped_bit_of_an_old_header_is_reported_as_damage() {
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 3);
         let request = GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         };
         let status = client.get_transaction(request).await.unwrap_err();
         assert_damaged(&status, (0, header));
@@ -145,7 +148,10 @@ async fn a_segment_that_is_emptied_while_the_service_runs_is_reported_as_damage(
     service.disk.change(&segment_path(1), Vec::clear);
     let mut client = service.transactions().await;
     let last = name("one", 11_500);
-    let request = GetTransactionRequest { transaction_id: last };
+    let request = GetTransactionRequest {
+        transaction_id: last,
+        ..GetTransactionRequest::default()
+    };
     let status = client.get_transaction(request).await.unwrap_err();
     assert_eq!(status.code(), Code::DataLoss, "{status:?}");
     // Transactions in other segments are still found.

@@ -7,5 +7,5 @@ mod statement;
 mod transactions;
 
 pub use reader::{Bound, HistoryReader};
-pub use statement::{Order, Page, RowPlace, StatementRow};
-pub use transactions::{SequencedRecord, TransactionPage};
+pub use statement::{Order, Page, RowPlace, STATEMENT_BYTES_MAX, StatementRow};
+pub use transactions::{TRANSACTIONS_BYTES_MAX, TransactionPage};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tally_journal::{BlockHeader, JournalReader, Position};
+use tally_journal::{BlockHash, ChainPoint, JournalReader, Position};
 use tally_ledger::{
     AccountTerms, Balances, History, Malformed, Record, Timestamp,
     history::{Entry, Step},
@@ -106,11 +106,7 @@ impl HistoryReader {
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
-    pub fn terms_before(
-        &self,
-        history: &History,
-        bound: u64,
-    ) -> Result<Option<(AccountTerms, u64)>, RecordError> {
+    pub fn terms_before(&self, history: &History, bound: u64) -> Result<Option<AccountTerms>, RecordError> {
         let mut update = history.last_update;
         let mut buffer = Vec::new();
         while let Some(place) = update {
@@ -120,7 +116,7 @@ impl HistoryReader {
                 return Err(unexpected(position));
             };
             if place < bound {
-                return Ok(Some((terms, place)));
+                return Ok(Some(terms));
             }
             if previous.is_some_and(|previous| previous >= place) {
                 return Err(unexpected(position));
@@ -150,12 +146,44 @@ impl HistoryReader {
         self.records.at(Position::from_u64(place))
     }
 
-    /// Returns the header of the last block before `end`. `None` if there is none.
+    /// Returns the number and the hash of the block at `position`. `head` is the end of the durable blocks.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
-    pub fn last_block(&self, end: Position) -> Result<Option<BlockHeader>, RecordError> {
-        Ok(self.blocks.find(Target::Sequence(u64::MAX), end)?)
+    pub fn block(&self, position: Position, head: &ChainPoint) -> Result<(u64, BlockHash), RecordError> {
+        let header = self.journal.read_header(position)?;
+        let next = self.journal.position_after(&header);
+        // The next block contains the hash of this one.
+        let hash = if next >= head.position {
+            head.previous_hash
+        } else {
+            self.journal.read_header(next)?.previous_hash
+        };
+        Ok((header.block_sequence, hash))
+    }
+
+    /// Returns the sequence of the first record that comes after `bound`. `next` is the sequence after the newest durable one, and all
+    /// blocks before `end` must be durable.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn sequence_after(&self, bound: Bound, next: u64, end: Position) -> Result<u64, RecordError> {
+        let time = match bound {
+            Bound::Sequence(sequence) => return Ok(next.min(sequence.saturating_add(1))),
+            Bound::Time(time) => time.as_nanos(),
+        };
+        let Some(block) = self.blocks.find(Target::Time(time), end)? else {
+            return Ok(next.min(1));
+        };
+        let after = self.journal.position_after(&block);
+        let limit = if after < end {
+            self.journal.read_header(after)?.first_sequence
+        } else {
+            next
+        };
+        // The times of a block begin with its own, and increase by 1 ns with each sequence.
+        let within = (time - block.base_time_ns).saturating_add(1);
+        Ok(limit.min(block.first_sequence.saturating_add(within)))
     }
 }
 

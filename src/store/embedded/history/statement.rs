@@ -10,8 +10,8 @@ use super::{
     reader::HistoryReader,
 };
 
-/// Maximum memory of the records of a page, in bytes. A page ends early if its records take more.
-const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
+pub const STATEMENT_BYTES_MAX: usize = 1 << 20;
 
 /// In which order a statement is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +186,7 @@ impl Collector<'_> {
         }
         let mut record = None;
         for (place, row) in rows {
-            if self.page.rows.len() >= self.rows_max || self.bytes >= PAGE_BYTES_MAX {
+            if self.page.rows.len() >= self.rows_max || self.bytes >= STATEMENT_BYTES_MAX {
                 self.page.next = Some(place);
                 return Ok(false);
             }

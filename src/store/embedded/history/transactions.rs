@@ -9,25 +9,16 @@ use super::{
     statement::Order,
 };
 
-/// Maximum memory of the records of a page, in bytes. A page ends early if its records take more.
-const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
+pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 20;
 /// Number of bytes of the journal that are read for a page, at most: a filter can leave out almost all records.
 const SCAN_BYTES_MAX: u64 = 16 << 20;
-
-/// A record with a sequence.
-#[derive(Debug)]
-pub struct SequencedRecord {
-    /// The record.
-    pub record: FoundRecord,
-    /// The number of its block.
-    pub block: u64,
-}
 
 /// Some records, in the order of the page.
 #[derive(Debug, Default)]
 pub struct TransactionPage {
     /// The records that the filter has taken.
-    pub records: Vec<SequencedRecord>,
+    pub records: Vec<FoundRecord>,
     /// The sequence of the first record that was not looked at, if the range has more.
     pub next: Option<u64>,
 }
@@ -141,7 +132,7 @@ impl HistoryReader {
     }
 
     /// Reads the records with a sequence of the block at `position`.
-    fn sequenced(&self, position: Position) -> Result<(BlockHeader, Vec<SequencedRecord>), RecordError> {
+    fn sequenced(&self, position: Position) -> Result<(BlockHeader, Vec<FoundRecord>), RecordError> {
         let mut body = Vec::new();
         let header = self.journal.read_block(position, &mut body)?;
         let mut records = Vec::new();
@@ -156,10 +147,7 @@ impl HistoryReader {
                 let start = body.len() - before;
                 let bytes = body.get(start..body.len() - reader.rest_bytes());
                 let bytes = bytes.map_or_else(Vec::new, <[u8]>::to_vec);
-                records.push(SequencedRecord {
-                    record: FoundRecord::of_block(bytes, position, &header, framed.ordinal)?,
-                    block: header.block_sequence,
-                });
+                records.push(FoundRecord::of_block(bytes, position, &header, framed.ordinal)?);
             }
         }
     }
@@ -169,16 +157,16 @@ impl HistoryReader {
 
 impl<F: Fn(&FoundRecord) -> bool> Collector<'_, F> {
     /// Adds a record if it is in the range and the filter takes it. Returns `false` if the page is full.
-    fn add(&mut self, found: SequencedRecord, from: u64, to: u64) -> bool {
-        let sequence = found.record.place().sequence;
-        if !(from..to).contains(&sequence) || !(self.filter)(&found.record) {
+    fn add(&mut self, found: FoundRecord, from: u64, to: u64) -> bool {
+        let sequence = found.place().sequence;
+        if !(from..to).contains(&sequence) || !(self.filter)(&found) {
             return true;
         }
-        if self.page.records.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX {
+        if self.page.records.len() >= self.limit || self.bytes >= TRANSACTIONS_BYTES_MAX {
             self.page.next = Some(sequence);
             return false;
         }
-        self.bytes += found.record.memory_bytes();
+        self.bytes += found.memory_bytes();
         self.page.records.push(found);
         true
     }
