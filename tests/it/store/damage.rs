@@ -53,8 +53,9 @@ fn record_of(segment: &[u8], id: &str) -> (usize, usize) {
             .position(|window| window == next.as_bytes())
             .unwrap();
     // Before the id, both records have the same fields: the length of the record (2 bytes), its kind (1), the offset
-    // back to the header of the block (3), its ordinal in the block (2), and the length of the id (1).
-    let before_id = 2 + 1 + 3 + 2 + 1;
+    // back to the header of the block (3), its ordinal in the block (2), the length of the links (1), the links of both accounts (2 each),
+    // and the length of the id (1).
+    let before_id = 2 + 1 + 3 + 2 + 1 + 2 * 2 + 1;
     (at - before_id, next_at - before_id)
 }
 

@@ -62,18 +62,16 @@ impl HistoryReader {
         let Some(header) = self.blocks.find(target, end)? else {
             return Ok(0);
         };
-        let is_within = |ordinal: u32, has_sequence: bool| match bound {
-            Bound::Sequence(last) => {
-                let sequence = header.first_sequence + u64::from(ordinal);
-                sequence < last || (sequence == last && has_sequence)
-            }
+        // A record without a sequence has the ordinal of the next one that has a sequence, so it comes just before it.
+        let is_within = |ordinal: u32| match bound {
+            Bound::Sequence(last) => header.first_sequence + u64::from(ordinal) <= last,
             Bound::Time(last) => header.base_time_ns + u64::from(ordinal) <= last.as_nanos(),
         };
         let mut body = Vec::new();
         let header = self.journal.read_block(header.position, &mut body)?;
         for record in BlockRecords::new(header.position, &body) {
             let (position, framed) = record?;
-            if !is_within(framed.ordinal, framed.record.has_sequence()) {
+            if !is_within(framed.ordinal) {
                 return Ok(position.as_u64());
             }
         }
