@@ -1,6 +1,8 @@
 //! Reads the past. These methods ask EXEC only where the chain of an account begins. Everything else is read from the journal, by
 //! threads for blocking calls.
 
+use std::sync::atomic::Ordering;
+
 use tally_journal::Position;
 use tokio::time::Instant;
 
@@ -36,6 +38,13 @@ impl TallyEngine {
         self.shared.pipeline.progress().durable
     }
 
+    /// The number of reads of the history since the start, and the number of records of accounts' chains that they have read.
+    #[must_use]
+    pub fn history_figures(&self) -> (u64, u64) {
+        let HistoryReads { reader, reads, .. } = &self.shared.history;
+        (reads.load(Ordering::Relaxed), reader.records_read())
+    }
+
     /// Reads the history on a thread for blocking calls. `read` gets the reader, and the end of the durable blocks. At most
     /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time.
     ///
@@ -45,7 +54,12 @@ impl TallyEngine {
         &self,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let HistoryReads { reader, permits } = self.shared.history.clone();
+        let HistoryReads {
+            reader,
+            permits,
+            reads,
+        } = self.shared.history.clone();
+        reads.fetch_add(1, Ordering::Relaxed);
         let end = self.durable().chain().position;
         let Ok(permit) = permits.acquire_owned().await else {
             return Err(EngineError::Store(StoreFault::ReadFailed));

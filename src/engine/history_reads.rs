@@ -1,6 +1,6 @@
 //! What the reads of the history share.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use tokio::sync::Semaphore;
 
@@ -14,6 +14,8 @@ pub const HISTORY_READS_MAX: usize = 4;
 pub(super) struct HistoryReads {
     pub(super) reader: HistoryReader,
     pub(super) permits: Arc<Semaphore>,
+    /// The number of reads since the start.
+    pub(super) reads: Arc<AtomicU64>,
 }
 
 // ===== impl HistoryReads =====
@@ -23,6 +25,7 @@ impl HistoryReads {
         HistoryReads {
             reader,
             permits: Arc::new(Semaphore::new(HISTORY_READS_MAX)),
+            reads: Arc::default(),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Reads the past of accounts.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tally_journal::{BlockHash, ChainPoint, JournalReader, Position};
 use tally_ledger::{
@@ -23,6 +26,7 @@ pub struct HistoryReader {
     pub(super) records: RecordReader,
     pub(super) journal: JournalReader,
     pub(super) blocks: Arc<BlockIndex>,
+    records_read: Arc<AtomicU64>,
 }
 
 /// A moment of the past.
@@ -45,7 +49,14 @@ impl HistoryReader {
             records,
             blocks: Arc::new(BlockIndex::new(journal.clone())),
             journal,
+            records_read: Arc::default(),
         }
+    }
+
+    /// The number of records of chains that were read so far.
+    #[must_use]
+    pub fn records_read(&self) -> u64 {
+        self.records_read.load(Ordering::Relaxed)
     }
 
     /// Returns the place that separates the records up to `bound` from the later ones: the place after the last record that belongs to
@@ -132,6 +143,7 @@ impl HistoryReader {
         buffer: &mut Vec<u8>,
     ) -> Result<Entry, RecordError> {
         let position = Position::from_u64(step.place);
+        self.records_read.fetch_add(1, Ordering::Relaxed);
         let bytes = self.records.read(position, buffer)?;
         let framed = parse_record(position, bytes)?;
         history
