@@ -138,7 +138,6 @@ impl Encoder for LoadEncoder {
 }
 
 fn put_transaction(out: &mut Vec<u8>, generator: &Generator, number: u64) {
-    let payment = generator.payment(number);
     delimited(out, field::TRANSACTION_ID, |out| generator.put_id(out, number));
     match generator.step(number) {
         Step::Post => {}
@@ -150,6 +149,7 @@ fn put_transaction(out: &mut Vec<u8>, generator: &Generator, number: u64) {
             });
         }
     }
+    let payment = generator.payment(number);
     delimited(out, field::TRANSFERS, |out| {
         delimited(out, field::DEBIT_ACCOUNT_ID, |out| payment.debit.put(out));
         delimited(out, field::CREDIT_ACCOUNT_ID, |out| payment.credit.put(out));

@@ -7,7 +7,7 @@ use tally_batch::BatchItem;
 use tally_journal::Position;
 use tally_ledger::{
     AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, History, Hold,
-    Metadata, NewAccount, Outcome, RecordKey, TableFull, Tags, Timestamp, TransactionView, Transfer,
+    Metadata, Names, NewAccount, Outcome, RecordKey, TableFull, Tags, Timestamp, TransactionView, Transfer,
     UpdateOutcome, codec::Reader, tag_index::tag, transaction::put_transaction,
 };
 
@@ -25,6 +25,11 @@ pub const CREATE_ACCOUNTS_MAX: usize = 1000;
 pub const PAGE_ACCOUNTS_MAX: usize = 1000;
 /// Number of slots of the table of holds that one command reads.
 pub const PAGE_HOLD_SLOTS: usize = 1024;
+
+/// The memory for what the answer says about a transaction without transfers is held for this many legs before the execution, because
+/// only the execution finds out their number. Most transactions have fewer. For more legs, the execution asks for more memory, see
+/// [`MemoryCharge::hold_legs`].
+pub const LEGS_CHARGED: usize = 4;
 
 /// The outcomes of a request's transactions, in order. The single outcome of a unary call needs no allocation.
 pub type Outcomes = SmallVec<[Outcome; 1]>;
@@ -130,13 +135,16 @@ pub struct Processed {
     pub details: Vec<Detail>,
 }
 
+/// The amounts that a transaction has moved, in the order of its transfers. Most transactions have one.
+pub type MovedAmounts = SmallVec<[Amount; 1]>;
+
 /// What the response says about a committed transaction besides its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detail {
     /// The place of the transaction in the request, from 0.
     pub place: usize,
     /// What each transfer has moved, if this does not follow from the request: with amount rules, for posts, and for reversals.
-    pub moved: Vec<Amount>,
+    pub moved: MovedAmounts,
     /// The balances of the accounts that the transaction touched, after it; empty if the request does not ask for them, or if the
     /// transaction was recorded before the request.
     pub balances: Vec<(Box<str>, Balances)>,
@@ -197,7 +205,13 @@ pub struct TransactionBatch {
 }
 
 /// A charge to a memory budget. Dropping the charge returns the memory to the budget.
-pub trait MemoryCharge: std::fmt::Debug + Send + Sync {}
+pub trait MemoryCharge: std::fmt::Debug + Send + Sync {
+    /// Holds more memory, for what the answer says about a transaction with this many legs, if the budget allows it. The charge
+    /// includes the memory for [`LEGS_CHARGED`] legs. `with_balances` says whether the answer shows the balances of their accounts.
+    /// EXEC calls this method, so it must not wait.
+    #[must_use]
+    fn hold_legs(&self, legs: usize, with_balances: bool) -> bool;
+}
 
 /// The ends of the parts of one transaction in the buffers of its batch. Each part begins where the same part of the
 /// previous transaction ends.
@@ -206,6 +220,8 @@ struct Entry {
     bytes_end: u32,
     tags_end: u32,
     id_tag: u64,
+    /// The hash of the id of the transaction that this one names.
+    named_tag: Option<u64>,
     return_balances: bool,
 }
 
@@ -264,6 +280,14 @@ impl TransactionBatch {
         self.entries.get(place).is_some_and(|entry| entry.return_balances)
     }
 
+    /// Holds the memory for the answer about the transaction at `place`, which has this many legs. A batch without a charge belongs to
+    /// no budget.
+    pub(super) fn hold_legs(&self, place: usize, legs: usize) -> bool {
+        let with_balances = self.returns_balances(place);
+        let charge = self.charge.as_ref();
+        charge.is_none_or(|charge| charge.hold_legs(legs, with_balances))
+    }
+
     /// Keeps `charge` until the batch is dropped.
     pub fn hold_charge(&mut self, charge: Box<dyn MemoryCharge>) {
         self.charge = Some(charge);
@@ -294,6 +318,10 @@ impl TransactionBatch {
             bytes_end,
             tags_end,
             id_tag: tag(heading.id, self.seed),
+            named_tag: match heading.names {
+                Names::Nothing => None,
+                Names::Hold(id) | Names::Reversed(id) => Some(tag(id, self.seed)),
+            },
             return_balances,
         });
     }
@@ -324,6 +352,7 @@ impl TransactionBatch {
         let from = self.before(place).map_or(0, |before| before.tags_end);
         Some(Tags {
             id: entry.id_tag,
+            named: entry.named_tag,
             accounts: self.account_tags.get(from as usize..entry.tags_end as usize)?,
         })
     }

@@ -2,10 +2,40 @@
 
 use std::collections::HashSet;
 
-use tally_ledger::{AccountIndex, Amount, Balances, Outcome, Phase};
+use tally_ledger::{AccountIndex, Balances, Outcome, Phase, Reason, TRANSFERS_MAX, TransactionView};
 
-use super::command::{Detail, TransactionBatch};
+use super::command::{Detail, LEGS_CHARGED, MovedAmounts, TransactionBatch};
 use crate::store::embedded::JournaledLedger;
+
+/// Whether the response may say more about a transaction than its outcome.
+#[inline]
+pub(super) fn are_wanted(transaction: &TransactionView<'_, &[u8]>, returns_balances: bool) -> bool {
+    returns_balances || shows_moved(transaction)
+}
+
+/// Whether the response shows what a transaction has moved, because this does not follow from the request.
+#[inline]
+fn shows_moved(transaction: &TransactionView<'_, &[u8]>) -> bool {
+    transaction.is_derived() && transaction.phase() != Phase::VoidPending
+}
+
+/// Returns the maximum number of legs of a transaction about which the response says more than its outcome, as long as no
+/// more memory is held.
+#[inline]
+pub(super) const fn legs_max(are_wanted: bool) -> usize {
+    if are_wanted { LEGS_CHARGED } else { TRANSFERS_MAX }
+}
+
+/// Returns the number of legs of a transaction that has more than [`legs_max`].
+#[inline]
+pub(super) fn too_many_legs(outcome: &Outcome) -> Option<usize> {
+    match outcome {
+        Outcome::Rejected { rejection, .. } if rejection.reason == Reason::MemoryLimit => {
+            usize::try_from(rejection.available().minor_units()).ok()
+        }
+        Outcome::Rejected { .. } | Outcome::Committed { .. } | Outcome::Reused { .. } => None,
+    }
+}
 
 /// Returns the details of the transaction at `place`, which was just processed with this outcome. Returns `None` if there is nothing to
 /// say.
@@ -13,18 +43,17 @@ pub(super) fn of(
     book: &JournaledLedger,
     batch: &TransactionBatch,
     place: usize,
+    transaction: &TransactionView<'_, &[u8]>,
     outcome: &Outcome,
 ) -> Option<Detail> {
     let replayed = match outcome {
         Outcome::Committed { replayed, .. } => *replayed,
         Outcome::Rejected { .. } | Outcome::Reused { .. } => return None,
     };
-    let (transaction, _) = batch.transaction(place);
-    let moved: Vec<Amount> = if transaction.is_derived() && transaction.phase() != Phase::VoidPending {
-        book.ledger().last_legs().iter().map(|leg| leg.moved).collect()
-    } else {
-        Vec::new()
-    };
+    let mut moved = MovedAmounts::new();
+    if shows_moved(transaction) {
+        moved.extend(book.ledger().last_legs().iter().map(|leg| leg.moved));
+    }
     let balances = if batch.returns_balances(place) && !replayed {
         balances(book)
     } else {

@@ -337,10 +337,22 @@ impl Exec {
         for place in processed.outcomes.len()..batch.len() {
             prefetch::within(&self.book, &batch, place);
             let (transaction, tags) = batch.transaction(place);
-            match self.transaction(&transaction, tags, batch.principal()) {
+            let are_wanted = details::are_wanted(&transaction, batch.returns_balances(place));
+            let mut legs_max = details::legs_max(are_wanted);
+            let executed = loop {
+                let executed = self.transaction(&transaction, tags, batch.principal(), legs_max);
+                match &executed {
+                    Ok(outcome) if are_wanted => match details::too_many_legs(outcome) {
+                        Some(legs) if batch.hold_legs(place, legs) => legs_max = legs,
+                        Some(_) | None => break executed,
+                    },
+                    Ok(_) | Err(_) => break executed,
+                }
+            };
+            match executed {
                 Ok(outcome) => {
-                    if transaction.is_derived() || batch.returns_balances(place) {
-                        let detail = details::of(&self.book, &batch, place, &outcome);
+                    if are_wanted {
+                        let detail = details::of(&self.book, &batch, place, &transaction, &outcome);
                         processed.details.extend(detail);
                     }
                     processed.outcomes.push(outcome);
@@ -366,6 +378,7 @@ impl Exec {
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
         principal: Option<&[u8]>,
+        legs_max: usize,
     ) -> Result<Outcome, Halt> {
         // A transaction that names a hold whose time has come also writes the record of its expiry.
         let records = 1 + usize::from(!matches!(transaction.names(), Names::Nothing));
@@ -379,10 +392,15 @@ impl Exec {
         }
         // An id that is known gets its outcome even if the disk is full, because this needs no record.
         let answered = if self.has_space() {
-            self.book.process(transaction, tags, principal).map(Some)
+            self.book
+                .process(transaction, tags, principal, legs_max)
+                .map(Some)
         } else {
             match self.book.is_recorded(transaction, tags) {
-                Ok(true) => self.book.process(transaction, tags, principal).map(Some),
+                Ok(true) => self
+                    .book
+                    .process(transaction, tags, principal, legs_max)
+                    .map(Some),
                 Ok(false) => Ok(None),
                 Err(error) => Err(error),
             }

@@ -54,8 +54,8 @@ pub use self::{
     },
     command::{
         AccountHistory, CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing,
-        MemoryCharge, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS, Processed, TRANSACTIONS_MAX,
-        TransactionBatch,
+        LEGS_CHARGED, MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS,
+        Processed, TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},

@@ -186,6 +186,7 @@ impl ErrorKind {
             Reason::NotReversible => ErrorKind::NOT_REVERSIBLE,
             Reason::AlreadyReversed => ErrorKind::ALREADY_REVERSED,
             Reason::HoldsFull => ErrorKind::HOLDS_FULL,
+            Reason::MemoryLimit => ErrorKind::MEMORY_LIMIT,
         }
     }
 

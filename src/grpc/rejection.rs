@@ -81,7 +81,7 @@ fn subject(rejection: Rejection, about: &Rejected<'_>) -> Subject {
         // If nothing is left to reverse, the amounts of the transfers do not matter.
         Reason::AlreadyReversed if about.amount > Some(rejection.available()) => Subject::Amount,
         Reason::AlreadyReversed => Subject::Named,
-        Reason::HoldsFull => Subject::Ledger,
+        Reason::HoldsFull | Reason::MemoryLimit => Subject::Ledger,
     }
 }
 
@@ -126,6 +126,9 @@ fn words(reason: Reason, subject: Subject) -> &'static str {
             }
         },
         Reason::HoldsFull => "the ledger has its maximum number of outstanding holds (store.holds_max)",
+        Reason::MemoryLimit => {
+            "the calls of this client, or of all clients, hold too much memory for the answer about all transfers (server.memory_max)"
+        }
     }
 }
 
@@ -205,7 +208,8 @@ impl Description {
             | Reason::PendingTransfersDiffer
             | Reason::ReversedNotFound
             | Reason::NotReversible
-            | Reason::HoldsFull => return,
+            | Reason::HoldsFull
+            | Reason::MemoryLimit => return,
         };
         // A complete reversal that finds nothing left has no amount of its own.
         if let Some(needs) = about.amount.filter(|amount| *amount > available) {

@@ -44,7 +44,7 @@ const SHUTDOWN_RETRY: Duration = Duration::from_secs(1);
 const MEMORY_RETRY: Duration = Duration::from_secs(1);
 
 /// Retry delay while the ledger has its maximum number of outstanding holds.
-const HOLDS_FULL_RETRY: Duration = Duration::from_secs(1);
+const REJECTION_RETRY: Duration = Duration::from_secs(1);
 
 /// Retry delay while the disk is full. The service looks for space at this interval.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
@@ -167,7 +167,7 @@ pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> 
         builder = builder.with(key, value);
     }
     if kind.retry == Retry::SameIdAfterDelay {
-        builder = builder.retry_after(HOLDS_FULL_RETRY);
+        builder = builder.retry_after(REJECTION_RETRY);
     }
     builder.build()
 }

@@ -275,15 +275,17 @@ fn the_disk_is_measured() {
 
 #[test]
 fn batches_have_a_default_that_the_service_accepts() {
-    let report = short(&["--mode", "batch"]);
-    assert_sound(&report);
-    assert_eq!(
-        (
-            count(&report, "/in_flight"),
-            count(&report, "/transactions_per_call")
-        ),
-        (4, 8192)
-    );
+    for options in [&["--mode", "batch"][..], &["--mode", "batch", "--holds"]] {
+        let report = short(options);
+        assert_sound(&report);
+        assert_eq!(
+            (
+                count(&report, "/in_flight"),
+                count(&report, "/transactions_per_call")
+            ),
+            (4, 8192)
+        );
+    }
 }
 
 #[test]

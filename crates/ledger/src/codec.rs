@@ -101,6 +101,16 @@ impl<'a> Reader<'a> {
         self.utf8(length)
     }
 
+    /// Skips a number.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the number is cut short.
+    #[inline]
+    pub fn skip_varint(&mut self) -> Result<(), Malformed> {
+        while self.u8()? > 0x7f {}
+        Ok(())
+    }
+
     /// Reads an unsigned number of up to 128 bits.
     ///
     /// # Errors

@@ -22,7 +22,8 @@ use super::{
     account::AccountIndex,
     codec::{Malformed, Reader, put_varint, put_varint_u64},
     money::Amount,
-    transaction::{AccountRef, Names, Phase, TRANSFERS_MAX, TransactionView, Transfer},
+    shape::Shape,
+    transaction::{Phase, TRANSFERS_MAX, TransactionView, Transfer},
 };
 
 /// What a transaction did with the two accounts of one of its transfers. In a reversal, these are the accounts that the reversal
@@ -80,15 +81,10 @@ impl<'a> Effects<'a> {
     }
 }
 
-/// Appends effects to `out`. `legs` are those that the ledger applied.
-pub(crate) fn put_effects<'a, A: AccountRef<'a>>(
-    out: &mut Vec<u8>,
-    transaction: &TransactionView<'a, A>,
-    origin: u64,
-    legs: &[Leg],
-) {
+/// Appends the effects of a transaction of this shape to `out`. `legs` are those that the ledger applied.
+pub(crate) fn put_effects(out: &mut Vec<u8>, shape: Shape, origin: u64, legs: &[Leg]) {
     put_varint_u64(out, origin);
-    let has_transfers = transaction.transfer_count() > 0;
+    let (meaning, has_transfers) = (meaning(shape), shape.has_transfers());
     if !has_transfers {
         put_legs_len(out, legs.len());
     }
@@ -96,7 +92,7 @@ pub(crate) fn put_effects<'a, A: AccountRef<'a>>(
         if !has_transfers {
             put_accounts(out, leg);
         }
-        let amount = match meaning(transaction) {
+        let amount = match meaning {
             Meaning::Moved => leg.moved,
             Meaning::Released => leg.released,
             Meaning::Remaining => leg.remaining,
@@ -155,7 +151,7 @@ pub fn legs(
         }
         return Ok(());
     };
-    let (meaning, mut reader) = (meaning(transaction), Reader::new(encoded));
+    let (meaning, mut reader) = (meaning(Shape::of_decoded(transaction)), Reader::new(encoded));
     if transaction.transfer_count() == 0 {
         for _ in 0..=reader.u8()? {
             let (debit, credit) = take_accounts(&mut reader)?;
@@ -174,15 +170,20 @@ pub fn legs(
     Ok(())
 }
 
-fn meaning<'a, A: AccountRef<'a>>(transaction: &TransactionView<'a, A>) -> Meaning {
-    let has_transfers = transaction.transfer_count() > 0;
-    match (transaction.names(), transaction.phase()) {
-        (Names::Hold(_), Phase::VoidPending) => Meaning::Released,
-        (Names::Hold(_), _) if !has_transfers => Meaning::Moved,
-        (Names::Hold(_), _) if transaction.keep_remaining() => Meaning::Remaining,
-        (Names::Hold(_), _) => Meaning::Released,
-        (Names::Reversed(_), _) if has_transfers => Meaning::Remaining,
-        (Names::Reversed(_) | Names::Nothing, _) => Meaning::Moved,
+const fn meaning(shape: Shape) -> Meaning {
+    if shape.names_hold() {
+        match shape.phase {
+            Phase::VoidPending => Meaning::Released,
+            Phase::Posted | Phase::Pending | Phase::PostPending if !shape.has_transfers() => Meaning::Moved,
+            Phase::Posted | Phase::Pending | Phase::PostPending if shape.keep_remaining() => {
+                Meaning::Remaining
+            }
+            Phase::Posted | Phase::Pending | Phase::PostPending => Meaning::Released,
+        }
+    } else if shape.names_reversed() && shape.has_transfers() {
+        Meaning::Remaining
+    } else {
+        Meaning::Moved
     }
 }
 

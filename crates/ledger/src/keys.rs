@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use super::tag_index::tag;
+use super::tag_index::{companion, tag};
 
 /// A key under which a record is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +22,14 @@ impl RecordKey<'_> {
     /// The key's [tag], for an index. `seed` is the seed of the account table.
     #[must_use]
     pub fn tag(&self, seed: u64) -> u64 {
-        // No id contains a byte below 32, so the keys of different kinds differ.
-        let (kind, id, number) = match self {
+        let (id, number) = match self {
             RecordKey::Transaction(id) => return tag(id, seed),
-            RecordKey::HoldEnd(id) => (1, id, 0),
-            RecordKey::Reversal(id, number) => (2, id, *number),
+            // Who ends a hold has just looked up the hold, so its line of the index is in the CPU's cache.
+            RecordKey::HoldEnd(id) => return companion(tag(id, seed)),
+            RecordKey::Reversal(id, number) => (id, number),
         };
-        let mut bytes = SmallVec::<[u8; 96]>::from_slice(&[kind]);
+        // No id contains a byte below 32, so no transaction has the same bytes.
+        let mut bytes = SmallVec::<[u8; 96]>::from_slice(&[2]);
         bytes.extend_from_slice(&number.to_le_bytes());
         bytes.extend_from_slice(id);
         tag(&bytes, seed)

@@ -42,6 +42,7 @@ mod pages;
 pub mod record;
 pub mod reject;
 mod replay;
+mod shape;
 mod side;
 mod sys;
 pub mod table;

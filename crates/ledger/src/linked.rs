@@ -35,79 +35,103 @@ impl Ledger {
         id: &[u8],
         log: &mut L,
     ) -> Result<Done, L::Error> {
-        let place = match log.find_record(RecordKey::Transaction(id))? {
-            Some(found) if is_hold(&found.record) => found.place,
-            Some(_) | None => return refused(Reason::PendingNotFound),
+        let hold = match self.find_hold(id, log)? {
+            Ok(hold) => hold,
+            Err(reason) => return refused(reason),
         };
-        let Some(hold) = self.holds.get(place) else {
-            return refused(how_it_ended(id, log)?);
-        };
-        let mut reserved = reserved_legs(&hold, log)?;
         let is_due = hold.deadline.is_some_and(|deadline| deadline <= log.block_time());
         if is_due && !planted("post_when_due") {
-            self.expire(&hold, id, &reserved, log);
+            self.expire(&hold, id, log);
             return refused(Reason::PendingExpired);
         }
-        Ok(self.check_post(request, &mut reserved).map(|()| {
-            self.legs = reserved;
-            self.apply_to_hold(request, &hold, id, log)
-        }))
+        if let Err(rejection) = self.check_post(request) {
+            return Ok(Err(rejection));
+        }
+        if let Err(rejection) = check_legs(request, self.legs.len()) {
+            return Ok(Err(rejection));
+        }
+        Ok(Ok(self.apply_to_hold(request, &hold, id, log)))
+    }
+
+    /// Returns the outstanding hold with this id, and fills `legs` with what it reserves. If there is none, returns the reason.
+    ///
+    /// # Errors
+    /// That of the log, if a record can't be read.
+    fn find_hold<L: TransactionLog>(
+        &mut self,
+        id: &[u8],
+        log: &mut L,
+    ) -> Result<Result<Hold, Reason>, L::Error> {
+        let hold = match log.find_record(RecordKey::Transaction(id))? {
+            Some(found) if is_hold(&found.record) => {
+                let hold = self.holds.get(found.place);
+                if hold.is_some_and(|hold| hold.newest == hold.place) {
+                    decode_reserved(&found.record, true, &mut self.legs);
+                }
+                hold
+            }
+            Some(_) | None => return Ok(Err(Reason::PendingNotFound)),
+        };
+        let Some(hold) = hold else {
+            return Ok(Err(how_it_ended(id, log)?));
+        };
+        if hold.newest != hold.place {
+            self.read_reserved(&hold, log)?;
+        }
+        Ok(Ok(hold))
+    }
+
+    /// Fills `legs` with what an outstanding hold reserves.
+    ///
+    /// # Errors
+    /// That of the log, if the record can't be read.
+    fn read_reserved<L: TransactionLog>(&mut self, hold: &Hold, log: &mut L) -> Result<(), L::Error> {
+        let newest = log.record_at(hold.newest)?;
+        decode_reserved(&newest.record, hold.newest == hold.place, &mut self.legs);
+        Ok(())
     }
 
     /// Finds out what each leg posts, releases and keeps. On entry, `legs` say what the hold reserves.
-    fn check_post(&self, request: &Request<'_, '_>, legs: &mut Legs) -> Result<(), Rejection> {
+    fn check_post(&mut self, request: &Request<'_, '_>) -> Result<(), Rejection> {
         let transaction = request.transaction;
         let is_void = transaction.phase() == Phase::VoidPending;
+        let keeps = transaction.keep_remaining() && !planted("lose_remainder");
         let sent = &self.transfers;
-        if !sent.is_empty() && sent.len() != legs.len() {
-            let place = index_of(sent.len().min(legs.len()).min(usize::from(u8::MAX)));
-            return Err(Rejection::new(Reason::PendingTransfersDiffer, place, Side::Debit));
+        if !sent.is_empty() {
+            check_same_accounts(sent, &self.legs)?;
         }
-        for (place, (sent, leg)) in sent.iter().zip(&*legs).enumerate() {
-            let differs = |side| {
-                Err(Rejection::new(
-                    Reason::PendingTransfersDiffer,
-                    index_of(place),
-                    side,
-                ))
-            };
-            if sent.debit != leg.debit {
-                return differs(Side::Debit);
-            }
-            if sent.credit != leg.credit {
-                return differs(Side::Credit);
-            }
-        }
-        for place in 0..legs.len() {
-            let Some(leg) = legs.get_mut(place) else {
-                break;
-            };
+        for (place, leg) in self.legs.iter_mut().enumerate() {
             let reserved = leg.remaining;
             let posted = match sent.get(place) {
                 Some(sent) => sent.amount,
-                None if is_void => Amount::ZERO,
-                None => reserved,
+                None => {
+                    (leg.moved, leg.released) = if is_void {
+                        (Amount::ZERO, reserved)
+                    } else {
+                        (reserved, Amount::ZERO)
+                    };
+                    leg.remaining = Amount::ZERO;
+                    continue;
+                }
             };
             let Some(rest) = reserved.checked_sub(posted) else {
                 let rejection = Rejection::new(Reason::PendingAmountExceeded, index_of(place), Side::Debit);
                 return Err(rejection.with_available(reserved));
             };
-            let keeps = transaction.keep_remaining() && !planted("lose_remainder");
             (leg.moved, leg.released, leg.remaining) = if keeps {
                 (posted, Amount::ZERO, rest)
             } else {
                 (posted, rest, Amount::ZERO)
             };
         }
-        for (place, leg) in legs.iter().enumerate() {
+        for (place, leg) in self.legs.iter().enumerate() {
             if leg.moved.is_zero() {
                 continue;
             }
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
-                let account = self.accounts.found(index);
-                account
-                    .accepts_posting()
-                    .map_err(|reason| Rejection::new(reason, index_of(place), side))?;
+                if let Err(reason) = self.accounts.found(index).accepts_posting() {
+                    return Err(Rejection::new(reason, index_of(place), side));
+                }
             }
         }
         Ok(())
@@ -139,21 +163,20 @@ impl Ledger {
     fn move_from_hold(&mut self, place: u64) {
         for leg in &self.legs {
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
-                let balances = &mut self.accounts.found_mut(index).balances;
-                let posted = balances.column_mut(side, Column::Posted);
-                let (before, sum) = (*posted, posted.checked_add(leg.moved));
-                let Some(sum) = sum else {
+                let account = self.accounts.found_mut(index);
+                let posted = account.balances.column_mut(side, Column::Posted);
+                let Some(sum) = posted.checked_add(leg.moved) else {
                     panic!(
-                        "account number {} has {before} posted, and {} of a hold do not fit",
+                        "account number {} has {posted} posted, and {} of a hold do not fit",
                         index.0, leg.moved
                     );
                 };
                 *posted = sum;
-                let pending = balances.column_mut(side, Column::Pending);
-                let (before, rest) = (*pending, pending.checked_sub(leg.moved));
+                let pending = account.balances.column_mut(side, Column::Pending);
+                let rest = pending.checked_sub(leg.moved);
                 let Some(rest) = rest.and_then(|rest| rest.checked_sub(leg.released)) else {
                     panic!(
-                        "account number {} has {before} pending, less than the {} and {} of a hold",
+                        "account number {} has {pending} pending, less than the {} and {} of a hold",
                         index.0, leg.moved, leg.released
                     );
                 };
@@ -189,27 +212,26 @@ impl Ledger {
             if !is_due || expired >= limit || !has_room(log) {
                 break;
             }
-            let reserved = reserved_legs(&hold, log)?;
+            self.read_reserved(&hold, log)?;
             let found = log.record_at(hold.place)?;
             let Some((transaction, None)) = found.record.transaction() else {
                 panic!("the record at place {} is not that of a hold", hold.place);
             };
             let id = SmallVec::<[u8; 64]>::from_slice(transaction.id_bytes());
-            self.expire(&hold, &id, &reserved, log);
+            self.expire(&hold, &id, log);
             expired += 1;
         }
         Ok(expired)
     }
 
-    /// Releases what a hold reserves, which is in `reserved`.
-    fn expire<L: TransactionLog>(&mut self, hold: &Hold, id: &[u8], reserved: &[Leg], log: &mut L) {
-        self.legs = reserved
-            .iter()
-            .map(|leg| Leg {
+    /// Releases what a hold reserves, which is in `legs`.
+    fn expire<L: TransactionLog>(&mut self, hold: &Hold, id: &[u8], log: &mut L) {
+        for leg in &mut self.legs {
+            *leg = Leg {
                 released: leg.remaining,
                 ..Leg::new(leg.debit, leg.credit)
-            })
-            .collect();
+            };
+        }
         self.move_from_hold(log.next_place());
         let record = NewRecord::HoldExpired {
             hold_id: id,
@@ -220,6 +242,14 @@ impl Ledger {
         self.legs.clear();
         self.holds.remove(hold.place);
     }
+}
+
+/// Checks that the caller can answer for this many legs. If the transaction has transfers, the caller knows their number.
+fn check_legs(request: &Request<'_, '_>, legs: usize) -> Result<(), Rejection> {
+    if request.transaction.transfer_count() == 0 && legs > request.legs_max {
+        return Err(Rejection::memory_limit(legs));
+    }
+    Ok(())
 }
 
 /// The outcome of a transaction whose target, not one of its transfers, is the reason for the rejection.
@@ -251,17 +281,33 @@ fn how_it_ended<L: TransactionLog>(id: &[u8], log: &mut L) -> Result<Reason, L::
     })
 }
 
-/// Returns the legs of an outstanding hold. What each still reserves is in [`Leg::remaining`].
-fn reserved_legs<L: TransactionLog>(hold: &Hold, log: &mut L) -> Result<Legs, L::Error> {
-    let newest = log.record_at(hold.newest)?;
-    let mut legs = Legs::new();
-    decode_legs(&newest.record, &mut legs);
-    if hold.newest == hold.place {
-        for leg in &mut legs {
+/// Checks that transfers have the accounts of the legs of a hold.
+fn check_same_accounts(sent: &[Transfer<AccountIndex>], legs: &[Leg]) -> Result<(), Rejection> {
+    let differs = |place, side| Err(Rejection::new(Reason::PendingTransfersDiffer, place, side));
+    if sent.len() != legs.len() {
+        let place = sent.len().min(legs.len()).min(usize::from(u8::MAX));
+        return differs(index_of(place), Side::Debit);
+    }
+    for (place, (sent, leg)) in sent.iter().zip(legs).enumerate() {
+        if sent.debit != leg.debit {
+            return differs(index_of(place), Side::Debit);
+        }
+        if sent.credit != leg.credit {
+            return differs(index_of(place), Side::Credit);
+        }
+    }
+    Ok(())
+}
+
+/// Decodes what an outstanding hold still reserves, into [`Leg::remaining`]. `record` is the newest record of the hold; `is_own` says
+/// whether it is the hold's own record.
+fn decode_reserved(record: &Record<'_>, is_own: bool, legs: &mut Legs) {
+    decode_legs(record, legs);
+    if is_own {
+        for leg in legs {
             leg.remaining = leg.moved;
         }
     }
-    Ok(legs)
 }
 
 /// Decodes the legs of a committed transaction.
@@ -308,6 +354,9 @@ impl Ledger {
             return refused(Reason::AlreadyReversed);
         }
         if let Err(rejection) = self.check_reversal(&mut target) {
+            return Ok(Err(rejection));
+        }
+        if let Err(rejection) = check_legs(request, target.len()) {
             return Ok(Err(rejection));
         }
         let applied = transfers::apply(&mut self.accounts, &mut self.transfers, Column::Posted, None);

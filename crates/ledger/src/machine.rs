@@ -15,7 +15,7 @@ use super::{
     side::Side,
     table::AccountTable,
     tag_index::tag,
-    transaction::{Names, Phase, TransactionView, Transfer, put_transfers},
+    transaction::{Names, Phase, TRANSFERS_MAX, TransactionView, Transfer, put_transfers},
     transfers::{self, decoded},
 };
 
@@ -25,6 +25,8 @@ use super::{
 pub struct Tags<'a> {
     /// The tag of the transaction id.
     pub id: u64,
+    /// The tag of the id of the transaction that this one [names](TransactionView::names). It is only for prefetching.
+    pub named: Option<u64>,
     /// The tags of the debit and the credit account of each transfer, in order. If the list is too
     /// short, the ledger computes the missing tags.
     pub accounts: &'a [u64],
@@ -82,6 +84,8 @@ pub(super) struct Request<'a, 'b> {
     pub(super) key: TransactionKey<'a>,
     /// The name of the client that sent it.
     pub(super) principal: Option<&'b [u8]>,
+    /// If it has no transfers: the maximum number of legs for which the caller can answer.
+    pub(super) legs_max: usize,
 }
 
 // ===== impl Ledger =====
@@ -175,13 +179,15 @@ impl Ledger {
     ) -> Result<Outcome, L::Error> {
         let tags = Tags {
             id: tag(transaction.id_bytes(), self.accounts.seed()),
+            named: None,
             accounts: &[],
         };
-        self.process_tagged(transaction, tags, None, log)
+        self.process_tagged(transaction, tags, None, TRANSFERS_MAX, log)
     }
 
     /// Processes a transaction whose ids the caller has hashed. `principal` is the name of the client that sent it, if it has
-    /// one. See [`Ledger::process`].
+    /// one. If the transaction has no transfers and would have more than `legs_max` [legs](Ledger::last_legs), it is rejected with
+    /// [`Reason::MemoryLimit`], which is not recorded, also if the transaction was recorded before. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -193,6 +199,7 @@ impl Ledger {
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
         principal: Option<&[u8]>,
+        legs_max: usize,
         log: &mut L,
     ) -> Result<Outcome, L::Error> {
         let key = TransactionKey {
@@ -206,7 +213,7 @@ impl Ledger {
         // With `?`, the large result would be copied first.
         match log.find(key) {
             Ok(None) => {}
-            Ok(Some(recorded)) => return Ok(self.recorded_outcome(transaction, &recorded)),
+            Ok(Some(recorded)) => return Ok(self.recorded_outcome(transaction, &recorded, legs_max)),
             Err(error) => return Err(error),
         }
         if let Err(rejection) = resolved {
@@ -219,6 +226,7 @@ impl Ledger {
             transaction,
             key,
             principal,
+            legs_max,
         };
         let done = match transaction.names() {
             Names::Nothing => self.move_or_reserve(&request, log),
@@ -231,6 +239,7 @@ impl Ledger {
                 replayed: false,
             },
             Err(rejection) => {
+                self.legs.clear();
                 if rejection.reason.is_recorded() && !planted("rejection_not_recorded") {
                     let content = &self.content;
                     let record = NewRecord::Rejected {
@@ -374,6 +383,7 @@ impl Ledger {
         &mut self,
         transaction: &TransactionView<'_, &[u8]>,
         recorded: &RecordedTransaction<'_>,
+        legs_max: usize,
     ) -> Outcome {
         if self.content == recorded.transaction.encoded() || planted("idempotency_ignores_content") {
             return match recorded.outcome {
@@ -383,6 +393,14 @@ impl Ledger {
                             effects::legs(&recorded.transaction, recorded.effects, &mut self.legs)
                     {
                         panic!("the effects of a transaction were not encoded correctly: {error}");
+                    }
+                    if recorded.transaction.transfer_count() == 0 && self.legs.len() > legs_max {
+                        let rejection = Rejection::memory_limit(self.legs.len());
+                        self.legs.clear();
+                        return Outcome::Rejected {
+                            rejection,
+                            replayed: false,
+                        };
                     }
                     Outcome::Committed {
                         committed,

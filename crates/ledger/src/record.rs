@@ -29,7 +29,8 @@ use super::{
     keys::RecordKey,
     mutation::planted,
     reject::Rejection,
-    transaction::{Names, Phase, TransactionView, is_phase_of_hold},
+    shape::{Shape, is_hold},
+    transaction::{Names, Phase, TransactionView},
 };
 
 /// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each,
@@ -107,6 +108,15 @@ pub struct FramedRecord<'a> {
     pub links: Links<'a>,
     /// The record.
     pub record: Record<'a>,
+}
+
+/// Where the parts of the record of a committed transaction are in its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnCommitted {
+    content: usize,
+    /// The end of the transaction and the start of the effects, if the record has effects.
+    effects: Option<usize>,
+    end: usize,
 }
 
 /// A record to be appended, which borrows its content.
@@ -255,10 +265,15 @@ impl NewRecord<'_> {
     #[inline]
     #[must_use]
     pub fn is_needed_by_hold(&self) -> bool {
+        let phase = |content| Shape::of(content).map(|shape| shape.phase);
         match self {
-            NewRecord::Committed { content, .. } | NewRecord::Derived { content, .. } => {
-                is_phase_of_hold(content)
-            }
+            NewRecord::Committed { content, .. } => is_hold(content),
+            NewRecord::Derived { content, legs, .. } => match phase(content) {
+                Ok(Phase::Pending) => true,
+                // Usually nothing of the hold is left.
+                Ok(Phase::PostPending) => legs.iter().any(|leg| !leg.remaining.is_zero()),
+                Ok(Phase::Posted | Phase::VoidPending) | Err(_) => false,
+            },
             NewRecord::Rejected { .. }
             | NewRecord::HoldExpired { .. }
             | NewRecord::AccountCreated { .. }
@@ -373,8 +388,8 @@ pub fn put_record(
 fn put_derived(out: &mut Vec<u8>, content: &[u8], origin: u64, legs: &[Leg]) {
     put_varint_u64(out, content.len() as u64);
     out.extend_from_slice(content);
-    match TransactionView::<AccountIndex>::parse(content) {
-        Ok(transaction) => put_effects(out, &transaction, origin, legs),
+    match Shape::of(content) {
+        Ok(shape) => put_effects(out, shape, origin, legs),
         Err(error) => panic!("a transaction was not encoded correctly: {error}"),
     }
 }
@@ -423,13 +438,7 @@ impl Frame<'_> {
 /// [`Malformed`] if no record is left, or the record is damaged.
 pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedRecord<'a>, Malformed> {
     let from_start = reader.rest();
-    let length = usize::try_from(reader.varint_u64()?).map_err(|_| Malformed {
-        what: "a record's length",
-    })?;
-    let after_length = reader.bytes(length)?;
-    let (content, found) = after_length
-        .split_last_chunk::<CHECKSUM_BYTES>()
-        .ok_or(Malformed { what: "a record" })?;
+    let (content, found) = take_framed(reader)?;
     let record_bytes = from_start.len() - reader.rest().len();
     let (covered, _) = from_start.split_at(record_bytes - CHECKSUM_BYTES);
     if u32::from_le_bytes(*found) != checksum(place, covered) && !planted("ignore_record_crc") {
@@ -437,26 +446,112 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
             what: "a record with the right checksum",
         });
     }
-    let mut record = Reader::new(content);
-    let kind = record.u8()?;
-    let back = record.varint_u32()?;
-    let ordinal = record.varint_u32()?;
-    let principal = match kind & PRINCIPAL_BIT {
-        0 => None,
-        _ => Some(record.short_bytes()?),
-    };
-    let links = usize::try_from(record.varint_u64()?).map_err(|_| Malformed {
-        what: "the length of a record's links",
-    })?;
-    let links = Links(record.bytes(links)?);
-    let record = take_content(kind & !PRINCIPAL_BIT, &mut record)?;
+    let mut rest = Reader::new(content);
+    let frame = Frame::take(&mut rest)?;
     Ok(FramedRecord {
-        back,
-        ordinal,
-        principal,
-        links,
-        record,
+        back: frame.back,
+        ordinal: frame.ordinal,
+        principal: frame.principal,
+        links: frame.links,
+        record: take_content(frame.kind, &mut rest)?,
     })
+}
+
+/// Reads a record that this process has written and that never left its memory, so that no checksum is needed.
+///
+/// # Errors
+/// [`Malformed`] if the bytes do not start with a record.
+pub fn take_own_record(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+    let (content, _) = take_framed(&mut Reader::new(bytes))?;
+    let mut rest = Reader::new(content);
+    let frame = Frame::take(&mut rest)?;
+    take_content(frame.kind, &mut rest)
+}
+
+/// Finds the parts of a record that this process has written, if it is that of the committed transaction with this id.
+#[inline]
+#[must_use]
+pub fn own_committed(bytes: &[u8], id: &[u8]) -> Option<OwnCommitted> {
+    let mut rest = Reader::new(bytes);
+    let length = usize::try_from(rest.varint_u64().ok()?).ok()?;
+    let end = (bytes.len() - rest.rest().len() + length).checked_sub(CHECKSUM_BYTES)?;
+    let kind = rest.u8().ok()?;
+    rest.skip_varint().ok()?;
+    rest.skip_varint().ok()?;
+    if kind & PRINCIPAL_BIT != 0 {
+        rest.short_bytes().ok()?;
+    }
+    let links = usize::try_from(rest.varint_u64().ok()?).ok()?;
+    rest.bytes(links).ok()?;
+    let content_bytes = match kind & !PRINCIPAL_BIT {
+        KIND_COMMITTED => None,
+        KIND_DERIVED => Some(usize::try_from(rest.varint_u64().ok()?).ok()?),
+        _ => return None,
+    };
+    let content = bytes.len() - rest.rest().len();
+    (rest.short_bytes().ok()? == id).then_some(OwnCommitted {
+        content,
+        effects: content_bytes.map(|length| content + length),
+        end,
+    })
+}
+
+impl OwnCommitted {
+    /// Reads the record, whose bytes are the ones in which it was found.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are other bytes.
+    #[inline]
+    pub fn take(self, bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+        let part = |from: usize, to: usize| {
+            bytes.get(from..to).ok_or(Malformed {
+                what: "the record that was found",
+            })
+        };
+        let effects = match self.effects {
+            Some(from) => Some(Effects::take(&mut Reader::new(part(from, self.end)?))?),
+            None => None,
+        };
+        let content = part(self.content, self.effects.map_or(self.end, |effects| effects))?;
+        Ok(Record::Committed {
+            transaction: TransactionView::parse(content)?,
+            effects,
+        })
+    }
+}
+
+/// Reads the bytes of a record between its length and its checksum, and the checksum.
+#[inline]
+fn take_framed<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8; CHECKSUM_BYTES]), Malformed> {
+    let length = usize::try_from(reader.varint_u64()?).map_err(|_| Malformed {
+        what: "a record's length",
+    })?;
+    let after_length = reader.bytes(length)?;
+    after_length
+        .split_last_chunk::<CHECKSUM_BYTES>()
+        .ok_or(Malformed { what: "a record" })
+}
+
+impl<'a> Frame<'a> {
+    #[inline]
+    fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let kind = reader.u8()?;
+        Ok(Frame {
+            kind: kind & !PRINCIPAL_BIT,
+            back: reader.varint_u32()?,
+            ordinal: reader.varint_u32()?,
+            principal: match kind & PRINCIPAL_BIT {
+                0 => None,
+                _ => Some(reader.short_bytes()?),
+            },
+            links: {
+                let length = usize::try_from(reader.varint_u64()?).map_err(|_| Malformed {
+                    what: "the length of a record's links",
+                })?;
+                Links(reader.bytes(length)?)
+            },
+        })
+    }
 }
 
 /// Reads the content of a record of this kind, to the end of `record`.

@@ -51,6 +51,8 @@ pub enum Reason {
     AlreadyReversed = 18,
     /// The ledger has its maximum number of outstanding holds.
     HoldsFull = 19,
+    /// The transaction has no transfers, and the caller has no memory for an answer about as many legs as it would have.
+    MemoryLimit = 20,
 }
 
 /// A rejection: the reason, and the first transfer to which the reason applies.
@@ -89,7 +91,7 @@ pub struct VelocityFigures {
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 20] = [
         Reason::AccountNotFound,
         Reason::SameAccount,
         Reason::AssetMismatch,
@@ -109,6 +111,7 @@ impl Reason {
         Reason::NotReversible,
         Reason::AlreadyReversed,
         Reason::HoldsFull,
+        Reason::MemoryLimit,
     ];
 
     /// Whether a rejection for this reason is recorded under the transaction's id.
@@ -118,13 +121,15 @@ impl Reason {
     ///
     /// The other rejections need no record. A retry gets `SameAccount` or `AssetMismatch` again, because an account
     /// keeps its asset. After `AccountNotFound`, the caller may create the account and retry. After `HoldsFull`, the
-    /// caller may retry when other holds have ended.
+    /// caller may retry when other holds have ended, and after `MemoryLimit` with memory for more legs.
     #[must_use]
     pub const fn is_recorded(self) -> bool {
         match self {
-            Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch | Reason::HoldsFull => {
-                false
-            }
+            Reason::AccountNotFound
+            | Reason::SameAccount
+            | Reason::AssetMismatch
+            | Reason::HoldsFull
+            | Reason::MemoryLimit => false,
             Reason::AccountFrozen
             | Reason::AccountClosed
             | Reason::InsufficientFunds
@@ -166,6 +171,7 @@ impl Reason {
             Reason::NotReversible => "NOT_REVERSIBLE",
             Reason::AlreadyReversed => "ALREADY_REVERSED",
             Reason::HoldsFull => "HOLDS_FULL",
+            Reason::MemoryLimit => "MEMORY_LIMIT",
         }
     }
 
@@ -190,6 +196,7 @@ impl Reason {
             17 => Reason::NotReversible,
             18 => Reason::AlreadyReversed,
             19 => Reason::HoldsFull,
+            20 => Reason::MemoryLimit,
             _ => return None,
         })
     }
@@ -215,6 +222,13 @@ impl Rejection {
             room_at: 0,
             figure: [0; 2],
         }
+    }
+
+    /// The rejection of a transaction with this many legs, for which the caller can't answer.
+    #[must_use]
+    pub const fn memory_limit(legs: usize) -> Self {
+        let rejection = Rejection::new(Reason::MemoryLimit, 0, Side::Debit);
+        rejection.with_available(Amount::new(legs as u128))
     }
 
     /// The same rejection with the amount that was available.
@@ -243,7 +257,8 @@ impl Rejection {
     /// With [`Reason::InsufficientFunds`]: the maximum amount that the account would have accepted on this side, with
     /// its overdraft limit, after the earlier transfers of the same transaction. With
     /// [`Reason::PendingAmountExceeded`]: what the transfer of the hold still reserves. With [`Reason::AlreadyReversed`]: what
-    /// of the transfer is left to reverse. Zero with every other reason except [`Reason::VelocityLimit`].
+    /// of the transfer is left to reverse. With [`Reason::MemoryLimit`]: the number of legs. Zero with every other reason except
+    /// [`Reason::VelocityLimit`].
     #[must_use]
     pub const fn available(self) -> Amount {
         let [high, low] = self.figure;
@@ -321,6 +336,6 @@ mod tests {
             }
         }
         assert!(Reason::from_code(0).is_none());
-        assert!(Reason::from_code(20).is_none());
+        assert!(Reason::from_code(21).is_none());
     }
 }

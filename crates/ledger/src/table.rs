@@ -157,11 +157,17 @@ impl AccountTable {
     /// Prefetches the account with this `tag`. This method reads the id index, so call [`Self::prefetch_name`] earlier.
     pub fn prefetch_account(&self, tag: u64) {
         if let Some(value) = self.by_name.first(tag) {
-            let slot = self.slots.indexed(index_of(value));
-            prefetch_read(&slot.name);
-            // This field is in the second cache line, so it needs its own prefetch.
-            prefetch_read(&slot.account.head);
+            self.prefetch(index_of(value));
         }
+    }
+
+    /// Prefetches an account that an earlier lookup has found.
+    #[inline]
+    pub fn prefetch(&self, index: AccountIndex) {
+        let slot = self.slots.indexed(index);
+        prefetch_read(&slot.name);
+        // This field is in the second cache line, so it needs its own prefetch.
+        prefetch_read(&slot.account.head);
     }
 
     /// Returns the part of an account that transfers change, or `None` if no account has this number.

@@ -26,15 +26,15 @@ pub const TRANSFERS_MAX: usize = 256;
 const FLAG_EFFECTIVE_TIME: u8 = 1;
 const FLAG_METADATA: u8 = 2;
 /// The transaction names a hold, which it posts or voids.
-const FLAG_PENDING_ID: u8 = 4;
-const FLAG_KEEP_REMAINING: u8 = 8;
+pub(crate) const FLAG_PENDING_ID: u8 = 4;
+pub(crate) const FLAG_KEEP_REMAINING: u8 = 8;
 const FLAG_TIMEOUT: u8 = 16;
 /// The transaction names the transaction that it reverses.
-const FLAG_REVERSES: u8 = 32;
+pub(crate) const FLAG_REVERSES: u8 = 32;
 /// Each transfer has an amount rule.
 const FLAG_RULES: u8 = 64;
 /// There are no transfers. The byte of their number is 0.
-const FLAG_NO_TRANSFERS: u8 = 128;
+pub(crate) const FLAG_NO_TRANSFERS: u8 = 128;
 /// The flags of transactions whose effects are not simply those of their transfers.
 const FLAGS_DERIVED: u8 = FLAG_PENDING_ID | FLAG_REVERSES | FLAG_RULES;
 
@@ -199,7 +199,7 @@ impl<'a> AccountRef<'a> for AccountIndex {
 
 impl Phase {
     #[inline]
-    fn from_code(code: u8) -> Result<Self, Malformed> {
+    pub(crate) fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(Phase::Posted),
             2 => Ok(Phase::Pending),
@@ -208,15 +208,6 @@ impl Phase {
             _ => Err(Malformed { what: "a phase" }),
         }
     }
-}
-
-/// Whether an encoded transaction makes a hold, or posts a part of one that may stay outstanding.
-#[inline]
-pub(crate) fn is_phase_of_hold(encoded: &[u8]) -> bool {
-    let phase = encoded
-        .first()
-        .and_then(|length| encoded.get(usize::from(*length) + 1));
-    phase.is_some_and(|phase| *phase == Phase::Pending as u8 || *phase == Phase::PostPending as u8)
 }
 
 // ===== impl AmountRule =====
@@ -406,6 +397,11 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         }
         self.transfers_at = self.encoded.len() - reader.rest().len();
         Ok(())
+    }
+
+    #[inline]
+    pub(crate) const fn flags(&self) -> u8 {
+        self.flags
     }
 
     /// The other transaction that this one names.

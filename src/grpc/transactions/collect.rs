@@ -5,13 +5,19 @@ use tally_ledger::Outcome;
 use tonic::Status;
 
 use super::{
+    answer_memory::{self, AnswerMemory},
     decode,
     split::{Found, Splitter},
     wire::{self, ReadTransaction, WireTransaction},
 };
 use crate::{
     engine::{Processed, TRANSACTIONS_MAX, TransactionBatch},
-    grpc::{limits::TRANSACTION_BYTES_MAX, protobuf::WireError, status, transport::frame::Piece},
+    grpc::{
+        limits::TRANSACTION_BYTES_MAX,
+        protobuf::WireError,
+        status,
+        transport::{budget::Reservation, frame::Piece},
+    },
     security::Scope,
 };
 
@@ -44,7 +50,7 @@ pub(crate) struct Refused<'a> {
 pub(crate) struct Transactions {
     pub(crate) batch: TransactionBatch,
     pub(crate) places: Places,
-    /// Maximum memory of the amounts and balances in the answer, in bytes.
+    /// The memory for the amounts and balances in the answer, in bytes.
     detail_bytes: usize,
 }
 
@@ -145,7 +151,7 @@ impl Transactions {
         match decode::push_transaction(&mut self.batch, &transaction, &self.places.scope) {
             Ok(()) => {
                 self.places.count += 1;
-                self.detail_bytes += decode::detail_bytes_max(&transaction);
+                self.detail_bytes += answer_memory::detail_bytes(&transaction);
             }
             Err(refusal) => {
                 let answer_bytes = RESULT_BYTES_MAX + transaction.id.as_str().len() + refusal.bytes();
@@ -153,6 +159,11 @@ impl Transactions {
             }
         }
         Ok(())
+    }
+
+    /// Charges the batch with what is reserved for [`Transactions::held_bytes`].
+    pub(crate) fn hold(&mut self, reservation: Reservation) {
+        self.batch.hold_charge(AnswerMemory::charge(reservation));
     }
 
     /// Returns the memory of the transactions, of their outcomes and of their answer, in bytes. This memory is reserved

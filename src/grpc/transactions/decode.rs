@@ -11,7 +11,7 @@ use tonic_types::FieldViolation;
 
 use super::wire::{Text, Time, WireAmount, WireTransaction, WireTransfer};
 use crate::{
-    engine::{Detail, TransactionBatch},
+    engine::TransactionBatch,
     grpc::{
         fields::{Violations, check_metadata, from_halves, nanos_of},
         status,
@@ -26,11 +26,6 @@ const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799
 const TIMEOUT_NANOS_MIN: u64 = 1_000_000;
 /// The longest time until a hold expires, in nanoseconds: 3650 days.
 const TIMEOUT_NANOS_MAX: u64 = 3650 * 24 * 3600 * 1_000_000_000;
-
-/// Maximum memory of an amount that was moved, in bytes: 16 in the engine's answer, and 22 in the message.
-const MOVED_BYTES_MAX: usize = 40;
-/// Maximum memory of the balances of an account, in bytes: the id and the four columns, in the engine's answer and in the message.
-const BALANCES_BYTES_MAX: usize = 384;
 
 /// The reason why a transaction is not queued.
 #[derive(Debug)]
@@ -105,26 +100,6 @@ pub(crate) fn push_transaction(
     check(request, scope, |heading, transfers| {
         batch.push(heading, transfers, return_balances);
     })
-}
-
-/// Returns the maximum memory that the moved amounts and the balances in the answer take, in bytes: in the engine's answer and in the
-/// message. This memory is reserved before the execution, because the service must be able to answer an executed transaction. So
-/// a transaction without transfers counts as one with the maximum number of transfers: only the execution finds out their number.
-pub(crate) fn detail_bytes_max(request: &WireTransaction<'_>) -> usize {
-    let names_other =
-        !request.pending_transaction_id.is_empty() || !request.reverses_transaction_id.is_empty();
-    let shows_moved = names_other || request.transfers.iter().any(|transfer| transfer.amount_rule > 1);
-    if !shows_moved && !request.return_balances {
-        return 0;
-    }
-    let transfers = match request.transfer_count {
-        0 => TRANSFERS_MAX,
-        count => count,
-    };
-    let moved = usize::from(shows_moved) * MOVED_BYTES_MAX;
-    // Both accounts of a transfer.
-    let balances = 2 * usize::from(request.return_balances) * BALANCES_BYTES_MAX;
-    size_of::<Detail>() + transfers * (moved + balances)
 }
 
 /// Checks a transaction, and passes it to `then` if it is valid.
@@ -241,12 +216,12 @@ impl Action {
         }
     }
 
-    /// Whether the transaction posts its own transfers, and the fields that depend on the phase are as they must be then. This is so
-    /// for most transactions, and takes less time than the checks of these fields for all phases.
+    /// Whether the transaction posts or reserves its own transfers, and the fields that depend on the phase are as they must be then. This
+    /// is so for most transactions, and takes less time than the checks of these fields for all phases.
     #[inline]
     fn is_plain(self, request: &WireTransaction<'_>) -> bool {
         // `Post` already says that the transaction reverses no other one.
-        self == Action::Post
+        (self == Action::Post || (self == Action::Reserve && request.reverses_transaction_id.is_empty()))
             && request.pending_transaction_id.is_empty()
             && request.pending_timeout.is_none()
             && !request.keep_remaining

@@ -82,12 +82,14 @@ impl<'a> CommittedAnswer<'a> {
 
 /// Returns the bytes of the balances and of the moved amounts in a `ProcessTransactionResponse`.
 fn detail_bytes(detail: &Detail) -> usize {
-    let balances = detail.balances.iter();
-    let moved = detail.moved.iter();
-    balances
-        .map(|(id, balances)| message_bytes(account_balances_bytes(id, balances)))
-        .chain(moved.map(|amount| message_bytes(amount_bytes(*amount))))
-        .sum()
+    let mut bytes = 0;
+    for (id, balances) in &detail.balances {
+        bytes += message_bytes(account_balances_bytes(id, balances));
+    }
+    for amount in &detail.moved {
+        bytes += message_bytes(amount_bytes(*amount));
+    }
+    bytes
 }
 
 fn put_detail(out: &mut Vec<u8>, detail: &Detail) {
@@ -232,6 +234,15 @@ pub(crate) struct Results<'a> {
     pub(crate) processed: Result<&'a Processed, &'a Status>,
 }
 
+/// How far the results are written.
+#[derive(Debug)]
+struct Cursor<'a> {
+    /// The number of invalid transactions so far.
+    refused: usize,
+    /// The details of the transactions that follow, in the order of their places.
+    details: &'a [Detail],
+}
+
 /// The result of one of many transactions. An error comes with the id of its transaction.
 type OneResult<'a> = Result<CommittedAnswer<'a>, (&'a str, Status)>;
 
@@ -257,10 +268,11 @@ impl<'a> Results<'a> {
 
     /// Appends every result with `put`. Lets other tasks of the thread run after every [`TURN_BYTES`].
     async fn write(&self, out: &mut Vec<u8>, put: impl Fn(&mut Vec<u8>, OneResult<'_>)) {
-        let mut refused = 0;
+        let details = self.processed.map_or(&[][..], |processed| &processed.details);
+        let mut cursor = Cursor { refused: 0, details };
         let mut turn = TURN_BYTES;
         for place in 0..self.places.count {
-            put(out, self.result(place, &mut refused));
+            put(out, self.result(place, &mut cursor));
             if out.len() > turn {
                 turn = out.len() + TURN_BYTES;
                 tokio::task::yield_now().await;
@@ -272,16 +284,15 @@ impl<'a> Results<'a> {
         }
     }
 
-    /// Returns the result of the transaction at `place`. `refused` is the number of invalid transactions before
-    /// `place`, and grows by one if this transaction is invalid.
-    fn result(&self, place: usize, refused: &mut usize) -> OneResult<'a> {
+    /// Returns the result of the transaction at `place`, and moves the cursor, which is at this place, to the next one.
+    fn result(&self, place: usize, cursor: &mut Cursor<'a>) -> OneResult<'a> {
         let missing = || ("", status::outcome_missing());
-        if let Some(found) = self.places.refused_at(place, *refused) {
-            *refused += 1;
+        if let Some(found) = self.places.refused_at(place, cursor.refused) {
+            cursor.refused += 1;
             let Refused { id, status } = found.ok_or_else(missing)?;
             return Err((id, self.processed.err().cloned().unwrap_or(status)));
         }
-        let executed = place - *refused;
+        let executed = place - cursor.refused;
         let outcome = self.processed.map(|processed| processed.outcomes.get(executed));
         // A committed transaction need not be decoded: the answer contains only its id.
         if let Ok(Some(&Outcome::Committed { committed, replayed })) = outcome {
@@ -290,7 +301,7 @@ impl<'a> Results<'a> {
                 id,
                 committed,
                 replayed,
-                self.detail(executed),
+                cursor.detail(executed),
             ));
         }
         let transaction = self.batch.get(executed).ok_or_else(missing)?;
@@ -300,23 +311,27 @@ impl<'a> Results<'a> {
         committed_or_error(&transaction, *outcome, None).map_err(failed)
     }
 
-    /// Returns the detail of the transaction at `executed` in the batch.
-    #[inline]
-    fn detail(&self, executed: usize) -> Option<&'a Detail> {
-        let details = self.processed.map_or(&[][..], |processed| &processed.details);
-        if details.is_empty() {
-            return None;
-        }
-        let found = details.binary_search_by_key(&executed, |detail| detail.place);
-        details.get(found.ok()?)
-    }
-
     /// Returns the approximate length of the results if all transactions are committed.
     fn room(&self) -> usize {
         let id_bytes = self.batch.get(0).map_or(0, |first| first.id_bytes().len());
         let details = self.processed.map_or(&[][..], |processed| &processed.details);
         let detail_bytes: usize = details.iter().map(detail_bytes).sum();
         self.places.count.saturating_mul(2 * id_bytes + RESULT_BYTES) + detail_bytes
+    }
+}
+
+// ===== impl Cursor =====
+
+impl<'a> Cursor<'a> {
+    /// Returns the detail of the transaction at `executed` in the batch, if it has one. The details before it were taken.
+    #[inline]
+    fn detail(&mut self, executed: usize) -> Option<&'a Detail> {
+        let (first, rest) = self.details.split_first()?;
+        if first.place != executed {
+            return None;
+        }
+        self.details = rest;
+        Some(first)
     }
 }
 
@@ -384,11 +399,12 @@ mod tests {
 
     use super::*;
     use crate::{
+        engine::LEGS_CHARGED,
         grpc::{
             fields::{from_amount, from_balances},
             transactions::{
+                answer_memory,
                 collect::RESULT_BYTES_MAX,
-                decode::detail_bytes_max,
                 wire::{Text, WireTransaction},
             },
         },
@@ -456,29 +472,29 @@ mod tests {
             credits_pending: most,
             credits_posted: most,
         };
-        for transfers in [1, TRANSFERS_MAX] {
+        for (transfers, legs) in [(1, 1), (TRANSFERS_MAX, TRANSFERS_MAX), (0, 1), (0, LEGS_CHARGED)] {
             let detail = Detail {
                 place: 0,
-                moved: vec![most; transfers],
-                balances: vec![("i".repeat(64).into_boxed_str(), balances); 2 * transfers],
+                moved: vec![most; legs].into(),
+                balances: vec![("i".repeat(64).into_boxed_str(), balances); 2 * legs],
             };
             // A heap block has at most 16 bytes of its own.
-            let of_balances = size_of_val(detail.balances.as_slice()) + 2 * transfers * (64 + 16);
+            let of_balances = size_of_val(detail.balances.as_slice()) + 2 * legs * (64 + 16);
             let held = size_of::<Detail>() + size_of_val(detail.moved.as_slice()) + of_balances;
             let request = WireTransaction {
                 pending_transaction_id: Text::Id(b"h"),
-                transfer_count: transfers % TRANSFERS_MAX,
+                transfer_count: transfers,
                 return_balances: true,
                 ..WireTransaction::default()
             };
-            let bound = detail_bytes_max(&request);
+            let bound = answer_memory::detail_bytes(&request);
             let bytes = held + detail_bytes(&detail);
             assert!(
                 bytes <= bound,
-                "{transfers} transfers: {bytes} bytes, {bound} are reserved"
+                "{transfers} transfers, {legs} legs: {bytes} bytes, {bound} are reserved"
             );
         }
-        assert_eq!(detail_bytes_max(&WireTransaction::default()), 0);
+        assert_eq!(answer_memory::detail_bytes(&WireTransaction::default()), 0);
     }
 
     fn amounts() -> impl Strategy<Value = u128> {
@@ -505,7 +521,7 @@ mod tests {
         let moved = prop::collection::vec(amounts().prop_map(Amount::new), 0..4);
         (balances, moved).prop_map(|(balances, moved)| Detail {
             place: 0,
-            moved,
+            moved: moved.into(),
             balances,
         })
     }

@@ -1,6 +1,7 @@
 //! `tally.v1.TransactionService`: reads the bytes of a request into a batch for the engine, and writes the outcomes as
 //! the answer.
 
+mod answer_memory;
 mod collect;
 pub(super) mod decode;
 mod encode;

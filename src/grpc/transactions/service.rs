@@ -9,6 +9,7 @@ use tally_ledger::id::check_id;
 use tonic::Status;
 
 use super::{
+    answer_memory::{self, AnswerMemory},
     collect::{BulkReader, Transactions, leave_out_foreign},
     decode,
     encode::{self, Results},
@@ -23,7 +24,7 @@ use crate::{
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
         transport::{
-            budget::CALL_BYTES,
+            budget::{CALL_BYTES, SHORT_BYTES},
             framing::{AdmittedCall, Expected, Inbound},
             lifetime::Lifetime,
             outbound::{Answer, AnswerFuture, AnswerResult},
@@ -143,20 +144,29 @@ async fn process_one(
 
 async fn answer_one(engine: &TallyEngine, mut inbound: Inbound) -> AnswerResult {
     let (principal, scope) = (inbound.principal(), inbound.scope());
-    let (batch, detail_bytes) = {
+    let (mut batch, detail_bytes, may_grow) = {
         let message = inbound.only().await?;
         let transaction = wire::transaction(&message)?;
         let mut batch = engine.batch(message.len());
         batch.set_principal(principal);
         decode::push_transaction(&mut batch, &transaction, &scope)?;
-        (Arc::new(batch), decode::detail_bytes_max(&transaction))
+        let detail_bytes = answer_memory::detail_bytes(&transaction);
+        (batch, detail_bytes, answer_memory::may_grow(&transaction))
     };
     inbound.hold(batch.memory_bytes() + detail_bytes)?;
+    if may_grow {
+        batch.hold_charge(AnswerMemory::charge(inbound.empty_reservation()));
+    }
+    let batch = Arc::new(batch);
     inbound.finish().await?;
     let processed = execute(engine, CallKind::Unary, &batch, &inbound).await?;
     let answer = encode::single(&batch, &processed)?;
     drop((batch, processed));
-    Ok((answer, inbound.into_reservation()))
+    let mut reservation = inbound.into_reservation();
+    if answer.capacity() > SHORT_BYTES {
+        reservation.resize(CALL_BYTES + answer.capacity());
+    }
+    Ok((answer, reservation))
 }
 
 /// Answers `ProcessTransactions`.
@@ -179,10 +189,9 @@ async fn process_many(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult 
     }
     drop(piece);
     inbound.finish().await?;
-    let Transactions {
-        mut batch, places, ..
-    } = reader.finish()?;
-    batch.hold_charge(Box::new(inbound.split_reservation()));
+    let mut transactions = reader.finish()?;
+    transactions.hold(inbound.split_reservation());
+    let Transactions { batch, places, .. } = transactions;
     let batch = Arc::new(batch);
     let processed = execute(engine, CallKind::Bulk, &batch, &inbound).await?;
     let results = Results {

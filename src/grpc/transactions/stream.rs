@@ -163,13 +163,12 @@ impl StreamAnswers {
     /// remembers a rejection for insufficient funds for ever.
     fn execute(&mut self, chunk: Chunk) -> BoxFuture<'static, ChunkDone> {
         let Chunk {
-            transactions: Transactions {
-                mut batch, places, ..
-            },
+            mut transactions,
             mut reservation,
             broken,
         } = chunk;
-        batch.hold_charge(Box::new(reservation.split_off_beyond(CHUNK_BYTES)));
+        transactions.hold(reservation.split_off_beyond(CHUNK_BYTES));
+        let Transactions { batch, places, .. } = transactions;
         let batch = Arc::new(batch);
         // The token may have been revoked after the chunk was read.
         let revoked = self.lifetime.revoked();

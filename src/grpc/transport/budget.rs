@@ -21,7 +21,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{engine::MemoryCharge, security::client_of};
+use crate::security::client_of;
 
 /// The bytes that are reserved for every call: its stream in the HTTP/2 library, its task, a short message and a short
 /// answer.
@@ -107,6 +107,14 @@ pub(crate) struct Reservation {
     /// The permit of the connection and the permit of the service, for a health check that was admitted although the
     /// memory limit was reached.
     probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
+}
+
+/// A reservation that can grow while it is shared. It grows without a lock, so that EXEC never waits for another thread.
+#[derive(Debug)]
+pub(crate) struct GrowingReservation {
+    reservation: Reservation,
+    /// The bytes by which it has grown.
+    grown: AtomicUsize,
 }
 
 /// Bytes that are being sent to the client. `_held` is dropped when the HTTP/2 library drops the bytes.
@@ -371,11 +379,36 @@ impl Reservation {
     }
 }
 
-impl MemoryCharge for Reservation {}
-
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.memory.release(self.bytes, self.is_call);
+    }
+}
+
+// ===== impl GrowingReservation =====
+
+impl GrowingReservation {
+    pub(crate) const fn new(reservation: Reservation) -> Self {
+        GrowingReservation {
+            reservation,
+            grown: AtomicUsize::new(0),
+        }
+    }
+
+    /// Grows by `bytes`, and returns true. Changes nothing and returns false if the budget does not allow it.
+    #[must_use]
+    pub(crate) fn grow_by(&self, bytes: usize) -> bool {
+        let held = self.reservation.memory.share.take(bytes);
+        if held {
+            self.grown.fetch_add(bytes, Ordering::Relaxed);
+        }
+        held
+    }
+}
+
+impl Drop for GrowingReservation {
+    fn drop(&mut self) {
+        self.reservation.memory.share.give_back(*self.grown.get_mut());
     }
 }
 
@@ -503,6 +536,19 @@ mod tests {
         let _second = other.reserve_probe(CALL_BYTES).unwrap();
         drop(first);
         assert!(one.reserve_probe(CALL_BYTES).is_some());
+    }
+
+    #[test]
+    fn a_shared_reservation_grows_within_the_limit_and_returns_all_memory() {
+        let budget = Budget::new(1 << 20);
+        let memory = ConnectionMemory::new(budget.share(address(1)));
+        let growing = GrowingReservation::new(memory.reserve(CALL_BYTES).unwrap());
+        assert!(growing.grow_by(100 << 10));
+        assert_eq!(budget.held(), STEP_BYTES + (100 << 10));
+        assert!(!growing.grow_by(1 << 20));
+        assert_eq!(budget.held(), STEP_BYTES + (100 << 10));
+        drop(growing);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

@@ -187,6 +187,11 @@ impl Inbound {
         self.reservation.split_off_beyond(CALL_BYTES)
     }
 
+    /// Returns a reservation of 0 bytes, which can grow independently of the call's own.
+    pub(crate) fn empty_reservation(&self) -> Reservation {
+        self.limits.memory.reserve_beyond_limit(0)
+    }
+
     /// Returns the reservation, for the answer.
     pub(crate) fn into_reservation(self) -> Reservation {
         self.reservation

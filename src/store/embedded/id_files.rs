@@ -25,7 +25,7 @@ use crate::mutation::planted;
 const DIRECTORY: &str = "index";
 const SUFFIX: &str = "ids";
 /// Version of the layout that the module documentation describes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Length of the last chunk, in bytes.
 const IDENTITY_BYTES: usize = 1 + 2 * CHAIN_POINT_BYTES;
 /// Length of an entry, in bytes: the tag and the offset.

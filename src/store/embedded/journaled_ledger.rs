@@ -84,8 +84,8 @@ impl JournaledLedger {
         self.log.order
     }
 
-    /// Processes a transaction. The caller must ensure that the open block [has room](JournaledLedger::has_room) for
-    /// one record.
+    /// Processes a transaction. If it has no transfers, `legs_max` is the maximum number of its legs: see
+    /// [`Ledger::process_tagged`]. The caller must ensure that the open block [has room](JournaledLedger::has_room) for one record.
     ///
     /// # Errors
     /// [`RecordError`] if a record that may belong to the id of `transaction` is damaged, is not durable yet, or cannot
@@ -95,10 +95,11 @@ impl JournaledLedger {
         transaction: &TransactionView<'_, &[u8]>,
         tags: Tags<'_>,
         principal: Option<&[u8]>,
+        legs_max: usize,
     ) -> Result<Outcome, RecordError> {
         self.log.begin_block();
         self.ledger
-            .process_tagged(transaction, tags, principal, &mut self.log)
+            .process_tagged(transaction, tags, principal, legs_max, &mut self.log)
     }
 
     /// Ends holds whose time has come, the earliest deadline first: at most `limit`, and as long as they take at most half of the
@@ -166,9 +167,12 @@ impl JournaledLedger {
         self.ledger.set_holds_max(holds_max);
     }
 
-    /// Prefetches the index entries of the transaction id and of the account ids in a transaction.
+    /// Prefetches the index entries of the transaction ids and of the account ids in a transaction.
     pub fn prefetch_names(&self, tags: Tags<'_>) {
         self.log.ids.prefetch(tags.id);
+        if let Some(named) = tags.named {
+            self.log.ids.prefetch(named);
+        }
         for tag in tags.accounts {
             self.ledger.accounts().prefetch_name(*tag);
         }
@@ -179,6 +183,14 @@ impl JournaledLedger {
     pub fn prefetch_accounts(&self, tags: Tags<'_>) {
         for tag in tags.accounts {
             self.ledger.accounts().prefetch_account(*tag);
+        }
+        // What ends a hold has the accounts of the hold.
+        if let Some(named) = tags.named
+            && let Some(place) = self.log.ids.first(named)
+            && let Some(hold) = self.ledger.holds().get(place)
+        {
+            self.ledger.accounts().prefetch(hold.first.0);
+            self.ledger.accounts().prefetch(hold.first.1);
         }
     }
 

@@ -12,6 +12,14 @@ pub(super) struct RecentRecords {
     older: Generation,
 }
 
+/// Where the bytes of a record are in [`RecentRecords`], until the next record is added.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecentPlace {
+    is_older: bool,
+    start: usize,
+    end: usize,
+}
+
 /// Records in the order of their places.
 #[derive(Debug, Default)]
 struct Generation {
@@ -34,22 +42,41 @@ impl RecentRecords {
         self.newer.ends.push((place, self.newer.bytes.len()));
     }
 
-    /// Returns the record at `place`, if it is here.
-    pub(super) fn get(&self, place: u64) -> Option<&[u8]> {
-        self.newer.get(place).or_else(|| self.older.get(place))
+    /// Finds the record at `place`, if it is here.
+    pub(super) fn find(&self, place: u64) -> Option<RecentPlace> {
+        let is_older = self.newer.ends.first().is_none_or(|(first, _)| place < *first);
+        let (start, end) = self.generation(is_older).find(place)?;
+        Some(RecentPlace { is_older, start, end })
+    }
+
+    /// Returns the bytes of a record that was found.
+    ///
+    /// # Panics
+    /// If records were added since then, and the found one is gone.
+    pub(super) fn bytes(&self, found: RecentPlace) -> &[u8] {
+        let bytes = self.generation(found.is_older).bytes.get(found.start..found.end);
+        let Some(bytes) = bytes else {
+            panic!("a recent record was found at {found:?}, but is not there");
+        };
+        bytes
+    }
+
+    const fn generation(&self, is_older: bool) -> &Generation {
+        if is_older { &self.older } else { &self.newer }
     }
 }
 
 // ===== impl Generation =====
 
 impl Generation {
-    fn get(&self, place: u64) -> Option<&[u8]> {
+    /// Returns the start and the end of the bytes of the record at `place`.
+    fn find(&self, place: u64) -> Option<(usize, usize)> {
         let found = self.ends.binary_search_by_key(&place, |(place, _)| *place).ok()?;
         let start = match found.checked_sub(1) {
             Some(before) => self.ends.get(before)?.1,
             None => 0,
         };
-        self.bytes.get(start..self.ends.get(found)?.1)
+        Some((start, self.ends.get(found)?.1))
     }
 }
 
@@ -66,10 +93,11 @@ mod tests {
             recent.push(place * 5, &record(place));
         }
         for place in [count, count - 1, count - GENERATION_BYTES_MAX as u64 / 128] {
-            assert_eq!(recent.get(place * 5), Some(record(place).as_slice()));
+            let found = recent.find(place * 5).unwrap();
+            assert_eq!(recent.bytes(found), record(place));
         }
-        assert_eq!(recent.get(5), None);
-        assert_eq!(recent.get(count * 5 - 1), None);
+        assert!(recent.find(5).is_none());
+        assert!(recent.find(count * 5 - 1).is_none());
         assert!(recent.newer.bytes.len() + recent.older.bytes.len() <= 2 * GENERATION_BYTES_MAX);
     }
 }

@@ -2,7 +2,7 @@
 
 use tally_journal::{HEADER_BYTES, Position};
 use tally_ledger::{
-    Malformed,
+    Malformed, Record, RecordKey,
     codec::Reader,
     record::{FramedRecord, take_record},
     tag_index::TagIndex,
@@ -98,22 +98,25 @@ pub(super) fn parse_record(position: Position, bytes: &[u8]) -> Result<FramedRec
         .map_err(|source| RecordError::Malformed { position, source })
 }
 
-/// Decodes the record in `bytes`, which were read from `position`. The index contains this position under `tag`.
+/// Returns whether `record`, which is at `position`, has this key. The index contains the position under `tag`, the tag of the key.
 ///
 /// # Errors
 /// [`RecordError::Malformed`] if no key of the record has this tag, because then the index or the journal is
 /// wrong. The caller must not treat the id as new: the transaction of the id could be applied twice.
-pub(super) fn indexed_record(
+pub(super) fn has_key(
     position: Position,
-    bytes: &[u8],
+    record: &Record<'_>,
+    key: RecordKey<'_>,
     tag: u64,
     seed: u64,
-) -> Result<FramedRecord<'_>, RecordError> {
-    let framed = parse_record(position, bytes)?;
-    let keys = framed.record.keys();
+) -> Result<bool, RecordError> {
+    let keys = record.keys();
+    if keys.contains(&Some(key)) {
+        return Ok(true);
+    }
     let mut tags = keys.iter().flatten().map(|key| key.tag(seed));
     if tags.any(|found| TagIndex::is_same_tag(found, tag)) {
-        Ok(framed)
+        Ok(false)
     } else {
         Err(not_a_transaction(position))
     }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
 use tally_ledger::{
     Committed, Links, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp,
-    TransactionKey, TransactionLog, record::put_record, tag_index::TagIndex,
+    TransactionKey, TransactionLog,
+    record::{own_committed, put_record, take_own_record},
+    tag_index::TagIndex,
 };
 
 use super::{
     error::RecordError,
     point::{OrderPoint, SealedBlock},
-    recent_records::RecentRecords,
-    record::{body_position, indexed_record, not_a_transaction, parse_record, position_in},
+    recent_records::{RecentPlace, RecentRecords},
+    record::{body_position, has_key, not_a_transaction, parse_record, position_in},
     record_reader::{RecordReader, place_in_block},
 };
 use crate::{mutation::planted, wall_clock::WallClock};
@@ -59,6 +61,13 @@ pub(super) struct UnsealedBlock {
     pub(super) start: OrderPoint,
     /// Offset of the last record in the body, in bytes.
     pub(super) last_record: usize,
+}
+
+/// Where a record is in memory.
+#[derive(Debug, Clone, Copy)]
+enum AtHand {
+    OpenBlock(Position),
+    Recent(RecentPlace),
 }
 
 // ===== impl UnsealedBlock =====
@@ -239,6 +248,38 @@ impl RecordLog {
         }
     }
 
+    /// Finds a record in memory.
+    #[inline]
+    fn at_hand(&self, position: Position) -> Option<AtHand> {
+        let open = self.open_body_position();
+        if position >= open {
+            return Some(AtHand::OpenBlock(position));
+        }
+        self.recent.find(position.as_u64()).map(AtHand::Recent)
+    }
+
+    /// Returns the bytes from the start of a record in memory.
+    #[inline]
+    fn bytes_at_hand(&self, found: AtHand) -> &[u8] {
+        match found {
+            AtHand::OpenBlock(position) => {
+                let Some(bytes) = self.open_bytes_at(position) else {
+                    panic!("the record at {position} was in the open block, but the block has changed");
+                };
+                bytes
+            }
+            AtHand::Recent(place) => self.recent.bytes(place),
+        }
+    }
+
+    fn record_at_hand(&self, position: Position, found: AtHand) -> Result<PlacedRecord<'_>, RecordError> {
+        let place = position.as_u64();
+        match take_own_record(self.bytes_at_hand(found)) {
+            Ok(record) => Ok(PlacedRecord { place, record }),
+            Err(source) => Err(RecordError::Malformed { position, source }),
+        }
+    }
+
     /// Returns the position of the record with `key`, whose tag is `tag`, and reads the record: the read buffer contains it, unless it
     /// is in the open block, or unless it is recent and `use_recent` allows to compare it there.
     fn locate(
@@ -251,12 +292,16 @@ impl RecordLog {
         let mut failure = None;
         let found = self.ids.find(tag, |value| {
             let position = Position::from_u64(value);
-            let recent = self.recent.get(value).filter(|_| use_recent);
-            let bytes = recent.map_or_else(|| self.read(position, &mut buffer), Ok);
-            let matches = bytes.and_then(|bytes| {
-                let framed = indexed_record(position, bytes, tag, self.seed)?;
-                Ok(framed.record.keys().contains(&Some(key)))
-            });
+            let at_hand = if use_recent { self.at_hand(position) } else { None };
+            let matches = match at_hand {
+                Some(found) => self
+                    .record_at_hand(position, found)
+                    .and_then(|found| has_key(position, &found.record, key, tag, self.seed)),
+                None => self
+                    .read(position, &mut buffer)
+                    .and_then(|bytes| parse_record(position, bytes))
+                    .and_then(|framed| has_key(position, &framed.record, key, tag, self.seed)),
+            };
             matches.unwrap_or_else(|error| {
                 failure = Some(error);
                 true
@@ -318,7 +363,23 @@ impl TransactionLog for RecordLog {
     }
 
     fn find_record(&mut self, key: RecordKey<'_>) -> Result<Option<PlacedRecord<'_>>, RecordError> {
-        match self.locate(key, key.tag(self.seed), true)? {
+        let tag = key.tag(self.seed);
+        let Some(first) = self.ids.first(tag) else {
+            return Ok(None);
+        };
+        // Nearly always, the first entry is the right one. The general search decodes the record before it knows that.
+        let position = Position::from_u64(first);
+        if let RecordKey::Transaction(id) = key
+            && let Some(found) = self.at_hand(position)
+            && let Some(parts) = own_committed(self.bytes_at_hand(found), id)
+        {
+            let record = parts.take(self.bytes_at_hand(found));
+            return match record {
+                Ok(record) => Ok(Some(PlacedRecord { place: first, record })),
+                Err(source) => Err(RecordError::Malformed { position, source }),
+            };
+        }
+        match self.locate(key, tag, true)? {
             Some(position) => self.record_at(position.as_u64()).map(Some),
             None => Ok(None),
         }
@@ -326,22 +387,14 @@ impl TransactionLog for RecordLog {
 
     fn record_at(&mut self, place: u64) -> Result<PlacedRecord<'_>, RecordError> {
         let position = Position::from_u64(place);
+        if let Some(found) = self.at_hand(position) {
+            return self.record_at_hand(position, found);
+        }
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        let is_at_hand = self.recent.get(place).is_some() || self.open_bytes_at(position).is_some();
-        let read = if is_at_hand {
-            Ok(())
-        } else {
-            self.read(position, &mut buffer).map(|_| ())
-        };
+        let read = self.read(position, &mut buffer).map(|_| ());
         self.read_buffer = buffer;
         read?;
-        let bytes = match self.recent.get(place) {
-            Some(recent) => recent,
-            None => self
-                .open_bytes_at(position)
-                .map_or(&*self.read_buffer, |open| open),
-        };
-        let framed = parse_record(position, bytes)?;
+        let framed = parse_record(position, &self.read_buffer)?;
         Ok(PlacedRecord {
             place,
             record: framed.record,

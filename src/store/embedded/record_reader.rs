@@ -10,7 +10,7 @@ use tally_ledger::{
 
 use super::{
     error::RecordError,
-    record::{BLOCK_HEADER_BYTES, indexed_record, not_a_transaction, parse_record},
+    record::{BLOCK_HEADER_BYTES, has_key, not_a_transaction, parse_record},
 };
 use crate::mutation::planted;
 
@@ -108,8 +108,8 @@ impl RecordReader {
     pub fn find(&self, position: Position, key: RecordKey<'_>) -> Result<Option<FoundRecord>, RecordError> {
         let mut bytes = Vec::new();
         self.read(position, &mut bytes)?;
-        let framed = indexed_record(position, &bytes, key.tag(self.seed), self.seed)?;
-        if !framed.record.keys().contains(&Some(key)) {
+        let framed = parse_record(position, &bytes)?;
+        if !has_key(position, &framed.record, key, key.tag(self.seed), self.seed)? {
             return Ok(None);
         }
         let (back, ordinal) = (framed.back, framed.ordinal);

@@ -27,8 +27,8 @@ use tally::{
 use tally_journal::{BlockBuffer, HEADER_BYTES};
 use tally_ledger::{
     AccountIndex, AccountSnapshot, AccountStatus, AmountRule, BalanceRule, Committed, Heading, Metadata,
-    Names, NewAccount, Outcome, Phase, RecordKey, Rejection, Tags, Timestamp, TransactionView, Transfer,
-    money::Amount, tag_index::tag, transaction::put_transaction,
+    Names, NewAccount, Outcome, Phase, RecordKey, Rejection, TRANSFERS_MAX, Tags, Timestamp, TransactionView,
+    Transfer, money::Amount, tag_index::tag, transaction::put_transaction,
 };
 
 use super::sim_disk::SimDisk;
@@ -187,9 +187,10 @@ fn process(store: &mut OpenStore, request: &[u8]) -> Result<Outcome, RecordError
     let view = TransactionView::<'_, &[u8]>::parse(request).expect("a request");
     let tags = Tags {
         id: tag(view.id_bytes(), store.directory.hash_seed()),
+        named: None,
         accounts: &[],
     };
-    store.ledger.process(&view, tags, None)
+    store.ledger.process(&view, tags, None, TRANSFERS_MAX)
 }
 
 fn commit(store: &mut OpenStore) {

@@ -1,10 +1,13 @@
 //! Tests of holds, clamped transfers and reversals over the wire: balances, moved amounts, states and lists.
 
+use prost::Message;
 use tally::proto::{
     Account, AmountRule, BalanceRule, HoldState, ListHoldsRequest, ProcessTransactionRequest,
-    ProcessTransactionsRequest, transaction_result::Outcome,
+    ProcessTransactionResponse, ProcessTransactionsRequest, transaction_result::Outcome,
 };
-use tonic::Code;
+use tally_ledger::TRANSFERS_MAX;
+use tonic::{Code, Status};
+use tonic_types::Status as RpcStatus;
 
 use super::{
     expected,
@@ -330,4 +333,93 @@ async fn holds_are_listed_in_pages_and_by_account() {
         let invalid = expected(Code::InvalidArgument, "INVALID_FIELD", "false");
         assert_eq!(summary(&status), invalid, "{status:?}");
     }
+}
+
+/// The number of transfers of a hold is not in the request that posts it. What the answer says about them must fit the memory of the
+/// client, so only as many holds are posted at once as fit, and each of the others is refused without effect.
+#[tokio::test]
+async fn the_answer_about_large_holds_is_bounded_by_the_memory_of_the_client() {
+    const HOLDS: usize = 800;
+    /// The memory of the only client: half of the default of `server.memory_max`.
+    const CLIENT_BYTES: usize = 128 << 20;
+    /// What a leg beyond the first four takes: the amount, and the balances of two accounts.
+    const LEG_BYTES: usize = 40 + 2 * 384;
+    let mut ledger = Ledger::start(&config()).await;
+    for id in ["bank", "shop"] {
+        ledger.create(account(id)).await;
+    }
+    let transfers = vec![transfer("bank", "shop", 1); TRANSFERS_MAX];
+    let requests: Vec<_> = (0..HOLDS)
+        .map(|number| hold(&format!("h{number}"), transfers.clone()))
+        .collect();
+    for requests in requests.chunks(400) {
+        let (committed, refused) = results(&mut ledger, requests).await;
+        assert_eq!((committed.len(), refused.len()), (400, 0));
+    }
+    let mut posts: Vec<_> = (0..HOLDS)
+        .map(|number| shown(post(&format!("p{number}"), &format!("h{number}"), Vec::new())))
+        .collect();
+    let mut rounds = 0;
+    while !posts.is_empty() {
+        let (committed, refused) = results(&mut ledger, &posts).await;
+        let most = CLIENT_BYTES / ((TRANSFERS_MAX - 4) * LEG_BYTES);
+        assert!((most / 2..=most).contains(&committed.len()) || refused.is_empty());
+        assert!(
+            committed
+                .iter()
+                .all(|answer| answer.moved_amounts.len() == TRANSFERS_MAX)
+        );
+        for error in &refused {
+            let details = error.encode_to_vec().into();
+            let status = Status::with_details(error.code.into(), error.message.clone(), details);
+            let limited = expected(Code::ResourceExhausted, "MEMORY_LIMIT", "false");
+            assert_eq!(summary(&status), limited, "{error:?}");
+        }
+        posts.retain(|post| {
+            committed
+                .iter()
+                .all(|answer| answer.transaction_id != post.transaction_id)
+        });
+        assert_eq!(posts.len(), refused.len());
+        rounds += 1;
+    }
+    assert_eq!(rounds, 2);
+    let posted = i128::try_from(HOLDS * TRANSFERS_MAX).unwrap();
+    assert_eq!(columns(&ledger.account("bank").await.balances), (0, posted, 0, 0));
+    // A single call has the memory for a hold of any size, also if it is sent again.
+    ledger.commits(hold("h", transfers)).await;
+    let request = shown(post("p", "h", Vec::new()));
+    for replayed in [false, true] {
+        let answer = ledger.commits(request.clone()).await;
+        assert_eq!(
+            (answer.moved_amounts.len(), answer.replayed),
+            (TRANSFERS_MAX, replayed)
+        );
+    }
+    let reversed = ledger.commits(shown(reversal("r", "p", Vec::new()))).await;
+    assert_eq!(reversed.moved_amounts.len(), TRANSFERS_MAX);
+}
+
+/// Sends transactions in one call. Returns the answers of the committed ones, and the errors of the others.
+async fn results(
+    ledger: &mut Ledger,
+    requests: &[ProcessTransactionRequest],
+) -> (Vec<ProcessTransactionResponse>, Vec<RpcStatus>) {
+    let many = ProcessTransactionsRequest {
+        transactions: requests.to_vec(),
+    };
+    let answered = ledger
+        .transactions
+        .process_transactions(many)
+        .await
+        .unwrap()
+        .into_inner();
+    let (mut committed, mut refused) = (Vec::new(), Vec::new());
+    for result in answered.results {
+        match result.outcome.unwrap() {
+            Outcome::Committed(answer) => committed.push(answer),
+            Outcome::Error(error) => refused.push(error),
+        }
+    }
+    (committed, refused)
 }

@@ -20,8 +20,8 @@ use tally::{
 use tally_journal::{BlockBuffer, Disk};
 use tally_ledger::{
     AccountIndex, AccountOutcome, AccountStatus, AmountRule, BalanceRule, Heading, Metadata, Names,
-    NewAccount, Outcome, Phase, Tags, TransactionView, Transfer, id::check_id, money::Amount, tag_index::tag,
-    transaction::put_transaction,
+    NewAccount, Outcome, Phase, TRANSFERS_MAX, Tags, TransactionView, Transfer, id::check_id, money::Amount,
+    tag_index::tag, transaction::put_transaction,
 };
 
 use crate::support::sim_disk::SimDisk;
@@ -111,11 +111,15 @@ impl Store {
         let seed = self.opened.directory.hash_seed();
         let tags = Tags {
             id: tag(id.as_bytes(), seed),
+            named: None,
             accounts: &[],
         };
-        self.opened
-            .ledger
-            .process(&TransactionView::parse(&bytes).unwrap(), tags, None)
+        self.opened.ledger.process(
+            &TransactionView::parse(&bytes).unwrap(),
+            tags,
+            None,
+            TRANSFERS_MAX,
+        )
     }
 
     /// Seals the open block and makes it durable, if it has records.

@@ -376,7 +376,11 @@ fn closes_stream(reply: &Reply) -> bool {
 pub(super) const fn is_recorded(rejection: tally_ledger::Rejection) -> bool {
     use tally_ledger::Reason;
     match rejection.reason {
-        Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch | Reason::HoldsFull => false,
+        Reason::AccountNotFound
+        | Reason::SameAccount
+        | Reason::AssetMismatch
+        | Reason::HoldsFull
+        | Reason::MemoryLimit => false,
         Reason::AccountFrozen
         | Reason::AccountClosed
         | Reason::InsufficientFunds

@@ -763,6 +763,56 @@ fn only_what_moved_money_can_be_reversed() {
     sequence(world.send(Content::reversal("6", "pay", &[])));
 }
 
+/// Without transfers, the caller does not know the number of legs before the execution.
+#[test]
+fn what_has_more_legs_than_the_caller_can_answer_for_changes_nothing() {
+    let mut world = world(100);
+    let legs: Vec<_> = (1..=3).map(|amount| transfer("w", "x", amount)).collect();
+    for hold in ["h1", "h2", "h3"] {
+        world.send(Content::pending(hold, None, &legs));
+    }
+    for (content, recorded) in [
+        (Content::post("p", "h1", &[]), false),
+        (Content::void("v", "h2"), false),
+        (Content::reversal("r", "p", &[]), false),
+        (Content::post("p", "h1", &[]), true),
+        (Content::reversal("r", "p", &[]), true),
+    ] {
+        let entries = world.log.entries;
+        let refused = process_with_legs(&mut world, &content, 2);
+        assert_eq!(figures(refused), (Reason::MemoryLimit, 0, Side::Debit, 3));
+        assert_eq!(world.log.entries, entries);
+        let outcome = world.send(content.clone());
+        assert!(
+            matches!(outcome, Outcome::Committed { replayed, .. } if replayed == recorded),
+            "{content:?}"
+        );
+        let repeated = process_with_legs(&mut world, &content, 3);
+        assert!(
+            matches!(repeated, Outcome::Committed { replayed: true, .. }),
+            "{content:?}"
+        );
+    }
+    // The number of transfers bounds the number of legs.
+    let content = Content::post("all", "h3", &legs);
+    let content = process_with_legs(&mut world, &content, 0);
+    assert!(matches!(content, Outcome::Committed { .. }));
+}
+
+fn process_with_legs(world: &mut World, content: &Content, legs_max: usize) -> Outcome {
+    let encoded = content.encode();
+    let view = TransactionView::parse(&encoded).unwrap();
+    let tags = Tags {
+        id: tag_index::tag(content.id.as_bytes(), world.ledger.accounts().seed()),
+        named: None,
+        accounts: &[],
+    };
+    let processed = world
+        .ledger
+        .process_tagged(&view, tags, None, legs_max, &mut world.log);
+    processed.unwrap()
+}
+
 #[test]
 fn the_first_sender_of_a_transaction_is_recorded() {
     let mut world = world(10);
@@ -771,11 +821,14 @@ fn the_first_sender_of_a_transaction_is_recorded() {
     let view = TransactionView::parse(&encoded).unwrap();
     let tags = Tags {
         id: tag_index::tag(b"t", world.ledger.accounts().seed()),
+        named: None,
         accounts: &[],
     };
     for (name, is_replayed) in [("alice", false), ("bob", true)] {
         let name = Some(name.as_bytes());
-        let outcome = world.ledger.process_tagged(&view, tags, name, &mut world.log);
+        let outcome = world
+            .ledger
+            .process_tagged(&view, tags, name, TRANSFERS_MAX, &mut world.log);
         assert!(matches!(outcome, Ok(Outcome::Committed { replayed, .. }) if replayed == is_replayed));
     }
     assert_eq!(world.log.principal("t"), Some(&b"alice"[..]));

@@ -752,6 +752,10 @@ const fn outcome(result: Result<Committed, Rejection>, replayed: bool) -> Outcom
 pub(super) const fn is_recorded(reason: Reason) -> bool {
     !matches!(
         reason,
-        Reason::AccountNotFound | Reason::SameAccount | Reason::AssetMismatch | Reason::HoldsFull
+        Reason::AccountNotFound
+            | Reason::SameAccount
+            | Reason::AssetMismatch
+            | Reason::HoldsFull
+            | Reason::MemoryLimit
     )
 }

@@ -216,9 +216,12 @@ impl World {
         let view = TransactionView::parse(&encoded).unwrap();
         let tags = Tags {
             id: tag(content.id.as_bytes(), self.ledger.accounts().seed()),
+            named: None,
             accounts: &[],
         };
-        let processed = self.ledger.process_tagged(&view, tags, None, &mut self.log);
+        let processed = self
+            .ledger
+            .process_tagged(&view, tags, None, TRANSFERS_MAX, &mut self.log);
         processed.unwrap()
     }
 
