@@ -151,6 +151,7 @@ impl Client {
     pub async fn get_transaction(&self, transaction_id: &str) -> Result<Option<Transaction>, CallError> {
         let request = GetTransactionRequest {
             transaction_id: transaction_id.to_owned(),
+            ..GetTransactionRequest::default()
         };
         let found = call!(self.transactions.get_transaction, request);
         found_or_none(found).map(|response| response.and_then(|response| response.transaction))
@@ -193,6 +194,7 @@ impl Client {
     pub async fn get_account(&self, account_id: &str) -> Result<Option<Account>, CallError> {
         let request = GetAccountRequest {
             account_id: account_id.to_owned(),
+            ..GetAccountRequest::default()
         };
         let found = call!(self.accounts.get_account, request);
         found_or_none(found).map(|response| response.and_then(|response| response.account))

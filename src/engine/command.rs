@@ -6,9 +6,9 @@ use smallvec::SmallVec;
 use tally_batch::BatchItem;
 use tally_journal::Position;
 use tally_ledger::{
-    AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, Hold, Metadata,
-    Names, NewAccount, Outcome, RecordKey, TableFull, Tags, TransactionView, Transfer, UpdateOutcome,
-    codec::Reader, tag_index::tag, transaction::put_transaction,
+    AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, History, Hold,
+    Metadata, Names, NewAccount, Outcome, RecordKey, TableFull, Tags, Timestamp, TransactionView, Transfer,
+    UpdateOutcome, codec::Reader, tag_index::tag, transaction::put_transaction,
 };
 
 use crate::{
@@ -46,6 +46,8 @@ pub enum Command {
     UpdateAccount(Box<AccountUpdate>),
     /// Reads an account.
     Account(String),
+    /// Reads an account, and where its history begins.
+    History(String),
     /// Reads a page of accounts, in the order of their creation.
     Accounts {
         /// The first account.
@@ -78,6 +80,8 @@ pub enum CommandReply {
     UpdateAccount(Result<Box<AccountSnapshot>, UpdateOutcome>),
     /// The account, if it exists.
     Account(Option<Box<AccountSnapshot>>),
+    /// The account and its history, if it exists.
+    History(Option<Box<AccountHistory>>),
     /// A page of accounts.
     Accounts {
         /// The accounts.
@@ -107,6 +111,19 @@ pub enum CommandReply {
     },
     /// The block that was open is durable.
     Probed,
+}
+
+/// An account, and where its history begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountHistory {
+    /// The account as it is.
+    pub now: AccountSnapshot,
+    /// The account as it was created.
+    pub created: NewAccount,
+    /// Where the history begins.
+    pub history: History,
+    /// The newest time whose state can't change any more: no later record gets this time or an earlier one.
+    pub as_of_max: Timestamp,
 }
 
 /// The outcomes of a request's transactions.
@@ -408,6 +425,7 @@ impl BatchItem for Command {
             Command::Accounts { limit, .. } => *limit,
             Command::UpdateAccount(_)
             | Command::Account(_)
+            | Command::History(_)
             | Command::Locate(_)
             | Command::Hold(_)
             | Command::CheckpointChunk(_)
@@ -423,7 +441,7 @@ impl BatchItem for Command {
             Command::CreateAccounts(accounts, _) => accounts.iter().map(account_bytes_max).sum(),
             Command::AccountIds(indexes) => size_of_val(indexes.as_slice()),
             Command::UpdateAccount(update) => update_bytes_max(update),
-            Command::Account(id) => id.len(),
+            Command::Account(id) | Command::History(id) => id.len(),
             Command::Locate(key) => key.len(),
             Command::Accounts { .. }
             | Command::Hold(_)

@@ -306,6 +306,7 @@ impl Exec {
             Command::CreateAccounts(accounts, existing) => self.create_accounts(accounts, existing),
             Command::UpdateAccount(update) => self.update_account(update),
             Command::Account(_)
+            | Command::History(_)
             | Command::Accounts { .. }
             | Command::Locate(_)
             | Command::Hold(_)

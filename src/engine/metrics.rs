@@ -74,6 +74,7 @@ impl MetricSource for TallyEngine {
         self.collect_batches(families);
         self.collect_ledger(families, &stats);
         self.collect_disk(families);
+        collect_history(families, self.history_figures());
         placement(families, &self.affinity().figures());
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
@@ -244,6 +245,19 @@ fn collect_holds(families: &mut Families, ledger: &LedgerFigures) {
         "tally_velocity_refusals_total",
         "Transactions that a velocity limit of an account rejected.",
         ledger.velocity_refusals as f64,
+    );
+}
+
+fn collect_history(families: &mut Families, (reads, records): (u64, u64)) {
+    families.counter(
+        "tally_history_reads_total",
+        "Reads of the history: pages of statements and of the ledger, and accounts as of a moment.",
+        reads as f64,
+    );
+    families.counter(
+        "tally_history_records_total",
+        "Records of accounts that the reads of the history have followed, from one to the one before it.",
+        records as f64,
     );
 }
 

@@ -26,6 +26,8 @@ mod engine_config;
 mod exec;
 mod fault;
 mod health;
+mod history;
+mod history_reads;
 mod maintenance;
 mod metrics;
 mod open_batch;
@@ -51,15 +53,16 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing, LEGS_CHARGED,
-        MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS, Processed,
-        TRANSACTIONS_MAX, TransactionBatch,
+        AccountHistory, CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing,
+        LEGS_CHARGED, MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS,
+        Processed, TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},
     exec::ExecStep,
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
+    history_reads::HISTORY_READS_MAX,
     pending::EngineReply,
     pipeline::PipelineStep,
     scrubbing::ScrubRate,

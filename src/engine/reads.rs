@@ -3,7 +3,7 @@
 use tally_ledger::{AccountIndex, AccountSnapshot};
 
 use super::{
-    command::{Command, CommandReply, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS},
+    command::{AccountHistory, Command, CommandReply, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS},
     counters::EngineCounters,
     fault::StoreFault,
 };
@@ -20,6 +20,7 @@ pub(super) fn read(
 ) -> Result<CommandReply, StoreFault> {
     match command {
         Command::Account(id) => Ok(CommandReply::Account(book.ledger().account(&id).map(Box::new))),
+        Command::History(id) => Ok(CommandReply::History(history(book, &id))),
         Command::Accounts { from, limit } => Ok(accounts(book, from, limit)),
         Command::Locate(key) => Ok(CommandReply::Located(book.candidates(key.borrow()))),
         Command::Hold(position) => Ok(CommandReply::Hold(book.ledger().holds().get(position.as_u64()))),
@@ -43,6 +44,17 @@ pub(super) fn read(
             unreachable!("the command writes a block")
         }
     }
+}
+
+fn history(book: &JournaledLedger, id: &str) -> Option<Box<AccountHistory>> {
+    let accounts = book.ledger().accounts();
+    let index = accounts.find(id)?;
+    Some(Box::new(AccountHistory {
+        now: accounts.snapshot(index)?,
+        created: accounts.as_created(index)?,
+        history: book.ledger().history(index)?,
+        as_of_max: book.settled_time(),
+    }))
 }
 
 fn accounts(book: &JournaledLedger, from: AccountIndex, limit: usize) -> CommandReply {

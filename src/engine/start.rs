@@ -20,6 +20,7 @@ use super::{
     engine_config::EngineConfig,
     exec::{Exec, ExecStep},
     health::{Condition, Health},
+    history_reads::HistoryReads,
     maintenance::{CheckpointRest, Maintenance, Stop},
     pending::EngineReply,
     pipeline::{CommitPipeline, PipelineStep},
@@ -32,7 +33,7 @@ use crate::{
     ledger_clock::{ClockError, LedgerClock, date},
     store::{
         block_log::{BlockLog, EmbeddedLog},
-        embedded::{self, OpenError, OpenStore},
+        embedded::{self, HistoryReader, OpenError, OpenStore},
     },
     telemetry::{LogLimit, millis},
     wall_clock::WallClock,
@@ -134,6 +135,7 @@ fn assemble(
     let times = commit_times(&*trial_disk, dir, &config.circuits)?;
     let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
     let (records, recovery) = (store.records.clone(), store.report);
+    let history = HistoryReads::new(HistoryReader::new(records.clone()));
     let segment_bytes = store.directory.geometry().segment_bytes();
     let hash_seed = store.directory.hash_seed();
     let (cores, vitals) = cores(config, store, &clock, intake, &processor, wrap);
@@ -149,6 +151,7 @@ fn assemble(
         affinity: affinity.clone(),
         clock,
         records,
+        history,
         pipeline: vitals.pipeline,
         space: vitals.space,
         health: vitals.health,

@@ -22,6 +22,7 @@ use super::{
     counters::{EngineCounters, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
+    history_reads::HistoryReads,
     maintenance::Stop,
     pending::EngineReply,
     pipeline::CommitPipeline,
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) affinity: CpuAffinityManager,
     pub(super) clock: Arc<LedgerClock>,
     pub(super) records: RecordReader,
+    pub(super) history: HistoryReads,
     pub(super) pipeline: Arc<CommitPipeline>,
     pub(super) health: Arc<Health>,
     pub(super) counters: Arc<EngineCounters>,
@@ -260,7 +262,14 @@ impl TallyEngine {
         read: impl FnOnce(&RecordReader) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let records = self.shared.records.clone();
-        let read = move || read(&records);
+        self.read_blocking(move || read(&records)).await
+    }
+
+    /// Calls `read` on a thread for blocking calls, or here if the engine must not use other threads.
+    pub(super) async fn read_blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, EngineError> {
         let result = if self.shared.threadless {
             Ok(read())
         } else {
@@ -517,7 +526,7 @@ impl TallyEngine {
         }
     }
 
-    async fn read(&self, command: Command, deadline: Option<Instant>) -> Answered {
+    pub(super) async fn read(&self, command: Command, deadline: Option<Instant>) -> Answered {
         let answer = self
             .shared
             .batch
@@ -542,6 +551,6 @@ fn processed(answered: Answered) -> Result<Processed, EngineError> {
 
 /// Returns the error for a reply that does not belong to the command. Only a bug in EXEC can cause it. Whether the
 /// command was executed is unknown.
-const fn unexpected() -> EngineError {
+pub(super) const fn unexpected() -> EngineError {
     EngineError::Batch(BatchError::Lost)
 }

@@ -21,6 +21,8 @@ pub(crate) enum AccountCall {
     Get,
     /// `ListAccounts`.
     List,
+    /// `ListAccountEntries`.
+    ListEntries,
     /// `ListHolds`.
     ListHolds,
 }
@@ -36,6 +38,10 @@ pub(crate) enum Handler {
     StreamTransactions,
     /// The function of this name in `TransactionService`.
     GetTransaction,
+    /// `history::list_transactions`.
+    ListTransactions,
+    /// `history::chain_head`.
+    GetChainHead,
     /// `AccountService::call`.
     Accounts(AccountCall),
     /// tonic's router. The call has one answer.
@@ -64,16 +70,19 @@ const ADMIN: Option<Role> = Some(Role::Admin);
 
 /// All methods. A lookup searches in this order, so the most frequent method is first.
 #[rustfmt::skip] // One line for each method.
-static METHODS: [Method; 21] = [
+static METHODS: [Method; 24] = [
     method("/tally.v1.TransactionService/ProcessTransaction", WRITE, Handler::ProcessTransaction),
     method("/tally.v1.TransactionService/ProcessTransactions", WRITE, Handler::ProcessTransactions),
     method("/tally.v1.TransactionService/StreamTransactions", WRITE, Handler::StreamTransactions),
     method("/tally.v1.TransactionService/GetTransaction", READ, Handler::GetTransaction),
+    method("/tally.v1.TransactionService/ListTransactions", READ, Handler::ListTransactions),
+    method("/tally.v1.TransactionService/GetChainHead", READ, Handler::GetChainHead),
     method("/tally.v1.AccountService/GetAccount", READ, Handler::Accounts(AccountCall::Get)),
     method("/tally.v1.AccountService/ListAccounts", READ, Handler::Accounts(AccountCall::List)),
     method("/tally.v1.AccountService/CreateAccount", WRITE, Handler::Accounts(AccountCall::Create)),
     method("/tally.v1.AccountService/BatchCreateAccounts", WRITE, Handler::Accounts(AccountCall::BatchCreate)),
     method("/tally.v1.AccountService/UpdateAccount", WRITE, Handler::Accounts(AccountCall::Update)),
+    method("/tally.v1.AccountService/ListAccountEntries", READ, Handler::Accounts(AccountCall::ListEntries)),
     method("/tally.v1.AccountService/ListHolds", READ, Handler::Accounts(AccountCall::ListHolds)),
     method("/tally.v1.EngineService/GetCircuitStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/WatchCircuitStats", READ, Handler::Stream),

@@ -17,9 +17,11 @@ pub mod error_kind;
 mod fields;
 #[doc(hidden)]
 pub mod fuzzing;
+mod history;
 mod introspection;
 mod limits;
 mod methods;
+mod paging;
 mod protobuf;
 mod rejection;
 mod services;

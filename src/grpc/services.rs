@@ -94,6 +94,8 @@ impl Services {
             Handler::ProcessTransaction => transactions.process_transaction(call),
             Handler::ProcessTransactions => transactions.process_transactions(call),
             Handler::GetTransaction => transactions.find_transaction(call),
+            Handler::ListTransactions => transactions.list_transactions(call),
+            Handler::GetChainHead => transactions.chain_head(call),
             Handler::StreamTransactions => transactions.stream_transactions(call, self.lifetime(authorised)),
             Handler::Accounts(method) => self.accounts.call(method, call),
             Handler::Unary | Handler::Stream | Handler::HealthWatch => self.route(call, authorised, peer),

@@ -24,6 +24,8 @@ METRICS = {
     "tally_disk_full": set(),
     "tally_disk_total_bytes": set(),
     "tally_fsync_seconds_bucket": {"le"},
+    "tally_history_reads_total": set(),
+    "tally_history_records_total": set(),
     "tally_holds": set(),
     "tally_holds_expired_total": set(),
     "tally_holds_max": set(),

@@ -103,6 +103,7 @@ async fn sigterm_under_load_answers_every_call_and_loses_nothing() {
         let found = client
             .get_transaction(GetTransactionRequest {
                 transaction_id: id.clone(),
+                ..GetTransactionRequest::default()
             })
             .await
             .unwrap();

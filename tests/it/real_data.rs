@@ -3,6 +3,7 @@
 mod amlsim;
 pub(crate) mod berka;
 mod standard;
+mod statements;
 
 use std::{
     collections::{BTreeMap, HashMap},

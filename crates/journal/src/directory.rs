@@ -40,7 +40,7 @@ pub(super) struct DirectoryFormat {
 ///
 /// Version 5 has records for holds and their expiry, for account updates, and for the effects of transactions that name
 /// another one; checkpoints contain the outstanding holds.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 5;
+pub const DIRECTORY_FORMAT_VERSION: u32 = 6;
 
 const FORMAT_FILE: &str = "FORMAT";
 pub(super) const JOURNAL_DIR: &str = "journal";
@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn format_file_of_version_5_stays_readable() {
-        let text = "tally data directory\nformat_version = 5\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+        let text = "tally data directory\nformat_version = 6\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
                     hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = f6998ba9\n";
         assert_eq!(format().render(), text);
         assert_eq!(
@@ -515,16 +515,16 @@ mod tests {
 
     #[test]
     fn another_version_is_reported_as_a_version_and_not_as_damage() {
-        for other in [4, 6] {
+        for other in [5, 7] {
             let text = format()
                 .render()
-                .replace("format_version = 5", &format!("format_version = {other}"));
+                .replace("format_version = 6", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 5, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 6, .. } if found == other),
                 "{error}"
             );
-            assert!(error.to_string().contains("reads version 5 only"), "{error}");
+            assert!(error.to_string().contains("reads version 6 only"), "{error}");
         }
     }
 }

@@ -7,9 +7,9 @@
 use std::{collections::HashMap, error::Error};
 
 use tally_ledger::{
-    AccountOutcome, AccountStatus, Amount, AmountRule, BalanceRule, Committed, Heading, Ledger, Malformed,
-    Metadata, Names, NewAccount, NewRecord, Outcome, Phase, PlacedRecord, RecordKey, RecordedTransaction,
-    Timestamp, TransactionKey, TransactionLog, TransactionView, Transfer,
+    AccountOutcome, AccountStatus, Amount, AmountRule, BalanceRule, Committed, Heading, Ledger, Links,
+    Malformed, Metadata, Names, NewAccount, NewRecord, Outcome, Phase, PlacedRecord, RecordKey,
+    RecordedTransaction, Timestamp, TransactionKey, TransactionLog, TransactionView, Transfer,
     codec::Reader,
     record::{FramedRecord, Record, put_record, take_record},
     transaction::put_transaction,
@@ -104,6 +104,7 @@ impl TransactionLog for MemoryLog {
         key: Option<TransactionKey<'_>>,
         other: Option<RecordKey<'_>>,
         record: NewRecord<'_>,
+        links: Links<'_>,
     ) -> Committed {
         let (committed, place) = (self.next_committed(), self.next_place());
         let own = key.map(|key| RecordKey::Transaction(key.id));
@@ -112,7 +113,15 @@ impl TransactionLog for MemoryLog {
             assert!(before.is_none(), "{key:?} is recorded twice");
         }
         let ordinal = self.sequence;
-        put_record(&mut self.records, 0, ordinal, place, record, &mut Vec::new());
+        put_record(
+            &mut self.records,
+            0,
+            ordinal,
+            place,
+            record,
+            links,
+            &mut Vec::new(),
+        );
         self.record_count += 1;
         self.sequence += u32::from(record.has_sequence());
         committed

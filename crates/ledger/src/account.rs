@@ -152,21 +152,33 @@ pub struct Account {
     pub balances: Balances,
     /// The amount by which the balance may exceed the bound of the rule.
     pub overdraft_limit: Amount,
-    /// The number of the record that last changed the account. [`Ledger::replay`](crate::Ledger::replay)
-    /// does not apply records with this number or a lower number to the account. So a checkpoint can copy accounts one
-    /// after the other while transactions change them.
-    pub version: u64,
+    /// The place of the record that last changed the account, where its [chain](crate::chain) begins.
+    /// [`Ledger::replay`](crate::Ledger::replay) does not apply records at this place or before it to the account. So a checkpoint can
+    /// copy accounts one after the other while transactions change them.
+    pub head: u64,
     /// The asset.
     pub asset: AssetIndex,
     /// Which balances the account may have.
     pub rule: BalanceRule,
     /// Whether the account accepts transfers.
     pub status: AccountStatus,
-    /// Whether the account has velocity limits.
-    pub is_limited: bool,
+    /// The number of records that changed the account since its newest waypoint; 255 if it is greater.
+    pub since_waypoint: u8,
     /// Whether the account has entries in the table of [`AccountTable`](crate::table::AccountTable) for accounts with limits or
     /// updates.
-    pub(crate) has_extras: bool,
+    pub extras: HasExtras,
+}
+
+/// Whether an account has velocity limits or updates, which few accounts have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HasExtras {
+    /// It has neither limits nor updates.
+    No,
+    /// It was updated, and has no limits now.
+    Updated,
+    /// It has limits.
+    Limited,
 }
 
 // ===== impl BalanceRule =====
@@ -319,8 +331,18 @@ impl Account {
     /// account's status. `None` if the rule does not bound this side.
     #[must_use]
     pub fn available(&self, side: Side) -> Option<Amount> {
-        let balances = &self.balances;
-        let (posted, pending, other) = match (self.rule, side) {
+        Account::available_of(self.rule, &self.balances, self.overdraft_limit, side)
+    }
+
+    /// What [`Account::available`] returns for an account with this rule, these balances and this overdraft limit.
+    #[must_use]
+    pub fn available_of(
+        rule: BalanceRule,
+        balances: &Balances,
+        overdraft_limit: Amount,
+        side: Side,
+    ) -> Option<Amount> {
+        let (posted, pending, other) = match (rule, side) {
             (BalanceRule::CreditBalance, Side::Debit) => (
                 balances.debits_posted,
                 balances.debits_pending,
@@ -338,7 +360,7 @@ impl Account {
         let units = Amount::minor_units;
         // The total of one side, posted plus pending, never exceeds 2^128 - 1. A larger bound therefore has the same
         // effect as a bound of 2^128 - 1.
-        let bound = units(other).saturating_add(units(self.overdraft_limit));
+        let bound = units(other).saturating_add(units(overdraft_limit));
         Some(Amount::new(
             bound.saturating_sub(units(posted)).saturating_sub(units(pending)),
         ))
@@ -415,6 +437,24 @@ impl NewAccount {
             status: self.status,
             metadata: &self.metadata,
             velocity_limits: &self.velocity_limits,
+        }
+    }
+
+    /// The account with other terms.
+    #[must_use]
+    pub fn with_terms(self, terms: AccountTerms) -> Self {
+        let AccountTerms {
+            status,
+            overdraft_limit,
+            metadata,
+            velocity_limits,
+        } = terms;
+        NewAccount {
+            status,
+            overdraft_limit,
+            metadata,
+            velocity_limits,
+            ..self
         }
     }
 

@@ -6,12 +6,12 @@ fn account(rule: BalanceRule, overdraft_limit: u64) -> Account {
     Account {
         balances: Balances::default(),
         overdraft_limit: Amount::from(overdraft_limit),
-        version: 0,
+        head: 0,
+        since_waypoint: 0,
         asset: AssetIndex(0),
         rule,
         status: AccountStatus::Open,
-        is_limited: false,
-        has_extras: false,
+        extras: HasExtras::No,
     }
 }
 

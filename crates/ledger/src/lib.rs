@@ -19,14 +19,18 @@
 
 pub mod account;
 mod assets;
+pub mod chain;
+mod change;
 pub mod codec;
 mod difference;
 pub mod effects;
+pub mod history;
 pub mod holds;
 pub mod id;
 mod keys;
 mod lifecycle;
 mod linked;
+mod links;
 mod log;
 mod machine;
 pub mod money;
@@ -50,12 +54,15 @@ pub mod velocity;
 
 pub use account::{
     Account, AccountIndex, AccountSnapshot, AccountStatus, AccountTerms, AssetIndex, BalanceRule, Balances,
-    Column, Metadata, NewAccount,
+    Column, HasExtras, Metadata, NewAccount,
 };
 pub use assets::ASSETS_MAX;
+pub use chain::{Link, Links, Waypoint, linked_accounts};
+pub use change::Change;
 pub use codec::Malformed;
 pub use difference::{AccountField, ContentField};
 pub use effects::{Effects, Leg, Legs};
+pub use history::History;
 pub use holds::{Hold, HoldTable};
 pub use keys::RecordKey;
 pub use lifecycle::{AccountOutcome, AccountUpdate, UpdateOutcome};

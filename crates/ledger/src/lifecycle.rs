@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     account::{AccountIndex, AccountStatus, AccountTerms, BalanceRule, Metadata, NewAccount},
+    chain::LinkBuffer,
     difference::AccountField,
     log::{TransactionLog, append},
     machine::Ledger,
@@ -100,7 +101,7 @@ impl Ledger {
         if let Some(existing) = self.accounts.find(&new.id) {
             return existing;
         }
-        let entry = log.next_entry();
+        let place = log.next_place();
         let Ok(index) = self.accounts.next_index() else {
             panic!(
                 "the ledger is full, although an earlier check found room for account {:?}",
@@ -112,8 +113,9 @@ impl Ledger {
             None,
             None,
             NewRecord::AccountCreated { index, account: &new },
+            &LinkBuffer::default(),
         );
-        let pushed = self.accounts.push(new, entry, created.time);
+        let pushed = self.accounts.push(new, place, created.time);
         assert_eq!(
             pushed,
             Ok(index),
@@ -163,10 +165,16 @@ impl Ledger {
             return UpdateOutcome::NotEmpty;
         }
         if terms != before {
-            let entry = log.next_entry();
-            let record = NewRecord::AccountUpdated { index, terms: &terms };
-            append(log, None, None, record);
-            self.accounts.update(index, terms, entry);
+            let (entry, place) = (log.next_entry(), log.next_place());
+            self.links.clear();
+            self.accounts.link(index, place, &mut self.links);
+            let record = NewRecord::AccountUpdated {
+                index,
+                previous: self.accounts.last_update(index),
+                terms: &terms,
+            };
+            append(log, None, None, record, &self.links);
+            self.accounts.update(index, terms, (entry, place));
         }
         UpdateOutcome::Updated(index)
     }

@@ -16,7 +16,7 @@ use super::{
     reject::{Reason, Rejection},
     side::Side,
     transaction::{AmountRule, Names, Phase, Transfer},
-    transfers::{self, Entry, index_of, set_version},
+    transfers::{self, index_of},
 };
 
 /// The outcome of a transaction: it was applied, or nothing has changed.
@@ -145,9 +145,9 @@ impl Ledger {
         id: &[u8],
         log: &mut L,
     ) -> Committed {
-        self.move_from_hold(log.next_entry());
-        let is_over = self.legs.iter().all(|leg| leg.remaining.is_zero());
         let place = log.next_place();
+        self.move_from_hold(place);
+        let is_over = self.legs.iter().all(|leg| leg.remaining.is_zero());
         let other = is_over.then_some(RecordKey::HoldEnd(id));
         let committed = self.append_derived(request, hold.place, other, log);
         if is_over && !planted("post_twice") {
@@ -158,9 +158,9 @@ impl Ledger {
         committed
     }
 
-    /// Moves what `legs` post from the pending to the posted columns, and takes what they release from the pending columns. Records
-    /// that the record with number `entry` changes the accounts.
-    fn move_from_hold(&mut self, entry: u64) {
+    /// Moves what `legs` post from the pending to the posted columns, and takes what they release from the pending columns. The
+    /// record that says so gets the place `place`.
+    fn move_from_hold(&mut self, place: u64) {
         for leg in &self.legs {
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
                 let account = self.accounts.found_mut(index);
@@ -181,7 +181,12 @@ impl Ledger {
                     );
                 };
                 *pending = rest;
-                set_version(account, index, entry);
+            }
+        }
+        self.links.clear();
+        for leg in &self.legs {
+            for index in [leg.debit, leg.credit] {
+                self.accounts.link(index, place, &mut self.links);
             }
         }
     }
@@ -227,13 +232,13 @@ impl Ledger {
                 ..Leg::new(leg.debit, leg.credit)
             };
         }
-        self.move_from_hold(log.next_entry());
+        self.move_from_hold(log.next_place());
         let record = NewRecord::HoldExpired {
             hold_id: id,
             hold: hold.place,
             legs: &self.legs,
         };
-        append(log, None, Some(RecordKey::HoldEnd(id)), record);
+        append(log, None, Some(RecordKey::HoldEnd(id)), record, &self.links);
         self.legs.clear();
         self.holds.remove(hold.place);
     }
@@ -354,12 +359,9 @@ impl Ledger {
         if let Err(rejection) = check_legs(request, target.len()) {
             return Ok(Err(rejection));
         }
-        let entry = Entry {
-            number: log.next_entry(),
-            velocity_time: None,
-        };
-        let applied = transfers::apply(&mut self.accounts, &mut self.transfers, Column::Posted, entry);
+        let applied = transfers::apply(&mut self.accounts, &mut self.transfers, Column::Posted, None);
         Ok(applied.map(|()| {
+            self.link_transfers(log.next_place());
             self.legs = self.transfers.iter().map(Leg::of_transfer).collect();
             if request.transaction.transfer_count() > 0 {
                 for (leg, target) in self.legs.iter_mut().zip(&target) {

@@ -2,6 +2,7 @@
 
 use super::{
     account::AccountIndex,
+    chain::{LinkBuffer, Links},
     effects::Effects,
     keys::RecordKey,
     record::{NewRecord, Record},
@@ -35,11 +36,11 @@ pub trait TransactionLog {
     /// If the record can't be read.
     fn record_at(&mut self, place: u64) -> Result<PlacedRecord<'_>, Self::Error>;
 
-    /// The number of the next record. Records are numbered from 1. The ledger stores in each account the
-    /// number of the record that last changed the account.
+    /// The number of the next record. Records are numbered from 1.
     fn next_entry(&self) -> u64;
 
-    /// The place of the next record in the log. Places grow with the numbers of records, and identify records for ever.
+    /// The place of the next record in the log. Places grow with the numbers of records, and identify records for ever. They are less
+    /// than 2^63. The ledger stores in each account the place of the record that last changed it.
     fn next_place(&self) -> u64;
 
     /// The sequence and the time that the next record gets if it has a sequence.
@@ -49,13 +50,15 @@ pub trait TransactionLog {
     fn block_time(&self) -> Timestamp;
 
     /// Appends a record, and enters it in the index under `key` and under its other [key](super::record::Record::keys), `other`. From
-    /// then on, the record must be found under both. Returns the sequence and time of the record; for a rejection, the ledger uses
+    /// then on, the record must be found under both. `links` are the links of the record to earlier ones, which
+    /// [`put_record`](super::record::put_record) encodes with it. Returns the sequence and time of the record; for a rejection, the ledger uses
     /// neither. The caller of the ledger ensures that the log has room.
     fn append(
         &mut self,
         key: Option<TransactionKey<'_>>,
         other: Option<RecordKey<'_>>,
         record: NewRecord<'_>,
+        links: Links<'_>,
     ) -> Committed;
 }
 
@@ -121,9 +124,10 @@ pub(super) fn append<L: TransactionLog>(
     key: Option<TransactionKey<'_>>,
     other: Option<RecordKey<'_>>,
     record: NewRecord<'_>,
+    links: &LinkBuffer,
 ) -> Committed {
     let entry = log.next_entry();
-    let committed = log.append(key, other, record);
+    let committed = log.append(key, other, record, links.links());
     assert_eq!(
         log.next_entry(),
         entry + 1,

@@ -3,6 +3,7 @@
 
 use super::{
     account::{AccountIndex, AccountSnapshot, Column},
+    chain::LinkBuffer,
     difference::ContentField,
     effects::{self, Leg, Legs},
     holds::{Hold, HoldTable, deadline},
@@ -15,7 +16,7 @@ use super::{
     table::AccountTable,
     tag_index::tag,
     transaction::{Names, Phase, TRANSFERS_MAX, TransactionView, Transfer, put_transfers},
-    transfers::{self, Entry, decoded},
+    transfers::{self, decoded},
 };
 
 /// The [`tag`]s (hashes) of the ids in a transaction, with the seed of the account table. The thread that encodes the
@@ -69,6 +70,8 @@ pub struct Ledger {
     pub(super) content: Vec<u8>,
     /// What the current transaction did, if this does not follow from its transfers alone.
     pub(super) legs: Legs,
+    /// The links of the current record.
+    pub(super) links: LinkBuffer,
 }
 
 /// Default of the maximum number of outstanding holds.
@@ -98,6 +101,7 @@ impl Ledger {
             transfers: Vec::new(),
             content: Vec::new(),
             legs: Legs::new(),
+            links: LinkBuffer::default(),
         }
     }
 
@@ -243,7 +247,7 @@ impl Ledger {
                         principal,
                         rejection,
                     };
-                    append(log, Some(key), None, record);
+                    append(log, Some(key), None, record, &LinkBuffer::default());
                 }
                 Outcome::Rejected {
                     rejection,
@@ -270,12 +274,11 @@ impl Ledger {
                 panic!("transaction {:?} names no hold", request.transaction.id())
             }
         };
-        let entry = Entry {
-            number: log.next_entry(),
-            velocity_time: Some(log.next_committed().time),
-        };
-        transfers::apply(&mut self.accounts, &mut self.transfers, column, entry)?;
-        let hold_place = (column == Column::Pending).then(|| log.next_place());
+        let time = Some(log.next_committed().time);
+        transfers::apply(&mut self.accounts, &mut self.transfers, column, time)?;
+        let place = log.next_place();
+        self.link_transfers(place);
+        let hold_place = (column == Column::Pending).then_some(place);
         let committed = if request.transaction.is_derived() {
             self.legs.extend(self.transfers.iter().map(Leg::of_transfer));
             self.append_derived(request, 0, None, log)
@@ -284,7 +287,7 @@ impl Ledger {
                 content: &self.content,
                 principal: request.principal,
             };
-            append(log, Some(request.key), None, record)
+            append(log, Some(request.key), None, record, &self.links)
         };
         if let Some(place) = hold_place {
             let deadline = deadline(request.transaction, committed.time);
@@ -295,6 +298,16 @@ impl Ledger {
             self.holds.insert(Hold::new(place, deadline, accounts));
         }
         Ok(committed)
+    }
+
+    /// Links the next record, at `place`, to the chains of the accounts of `transfers`.
+    #[inline]
+    pub(super) fn link_transfers(&mut self, place: u64) {
+        self.links.clear();
+        for transfer in &self.transfers {
+            self.accounts.link(transfer.debit, place, &mut self.links);
+            self.accounts.link(transfer.credit, place, &mut self.links);
+        }
     }
 
     /// Appends the record of a transaction with its effects, which are in `legs`.
@@ -311,7 +324,7 @@ impl Ledger {
             origin,
             legs: &self.legs,
         };
-        append(log, Some(request.key), other, record)
+        append(log, Some(request.key), other, record, &self.links)
     }
 
     /// Fills `transfers` and `content`, with account numbers for account ids. Rejects an account that does not exist.

@@ -3,7 +3,8 @@
 //! blocks: a block is a header and a body, and the body is a sequence of records.
 //!
 //! ```text
-//! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | [principal: u8 length + bytes] | payload | checksum: u32
+//! length of the rest: varint | kind: u8 | back: varint | ordinal: varint | [principal: u8 length + bytes]
+//!     | length of the links: varint | links | payload | checksum: u32
 //! ```
 //!
 //! The record of a transaction that a client with a name sent has the bit `PRINCIPAL_BIT` set in its kind, and contains the name.
@@ -13,6 +14,8 @@
 //! journal. So a record fails the check if a reader finds it at another place, for example because the disk wrote a
 //! sector to the wrong address.
 //!
+//! The links lead to the previous records of the accounts that the record changes, see [`chain`](super::chain).
+//!
 //! `back` is the distance, in bytes, from the start of the record back to the start of its block's body. `ordinal` is
 //! the number of records in the block before the record that have a sequence: those of committed transactions and of
 //! expired holds. With `back`, a reader finds the block's header.
@@ -20,6 +23,7 @@
 
 use super::{
     account::{AccountIndex, AccountTerms, NewAccount},
+    chain::Links,
     codec::{Malformed, Reader, put_short_bytes, put_varint_u64},
     effects::{Effects, Leg, Legs, put_effects, put_released, take_released},
     keys::RecordKey,
@@ -29,9 +33,9 @@ use super::{
     transaction::{Names, Phase, TransactionView},
 };
 
-/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each, and
-/// 1 KiB of metadata.
-pub const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each,
+/// 1 KiB of metadata, and links of the maximum length.
+pub const RECORD_BYTES_MAX: usize = 24 * 1024;
 /// Maximum length of the name of the client that sent a transaction, in bytes.
 pub const PRINCIPAL_BYTES_MAX: usize = 64;
 
@@ -77,6 +81,8 @@ pub enum Record<'a> {
     AccountUpdated {
         /// The account's number.
         index: AccountIndex,
+        /// The place of the record of the account's previous update, if there is one.
+        previous: Option<u64>,
         /// All of its new terms.
         terms: AccountTerms,
     },
@@ -98,6 +104,8 @@ pub struct FramedRecord<'a> {
     pub ordinal: u32,
     /// The name of the client that sent the transaction, if it has one.
     pub principal: Option<&'a [u8]>,
+    /// The links to the previous records of the accounts.
+    pub links: Links<'a>,
     /// The record.
     pub record: Record<'a>,
 }
@@ -152,6 +160,8 @@ pub enum NewRecord<'a> {
     AccountUpdated {
         /// The account's number.
         index: AccountIndex,
+        /// The place of the record of the account's previous update, if there is one.
+        previous: Option<u64>,
         /// All of its new terms.
         terms: &'a AccountTerms,
     },
@@ -164,6 +174,16 @@ pub enum NewRecord<'a> {
         /// Why the transaction was rejected.
         rejection: Rejection,
     },
+}
+
+/// What precedes the payload of a record.
+#[derive(Debug, Clone, Copy)]
+struct Frame<'a> {
+    kind: u8,
+    back: u32,
+    ordinal: u32,
+    principal: Option<&'a [u8]>,
+    links: Links<'a>,
 }
 
 // ===== impl Record =====
@@ -274,7 +294,7 @@ impl NewRecord<'_> {
 
 /// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal`
 /// transactions have been committed in the block so far. `place` is the record's place in the journal, a number that no
-/// other record has; [`take_record`] needs the same number. `scratch` is overwritten; the caller passes it in to reuse
+/// other record has; [`take_record`] needs the same number. `links` leads to the previous records of the record's accounts. `scratch` is overwritten; the caller passes it in to reuse
 /// its memory.
 ///
 /// # Panics
@@ -286,6 +306,7 @@ pub fn put_record(
     ordinal: u32,
     place: u64,
     record: NewRecord<'_>,
+    links: Links<'_>,
     scratch: &mut Vec<u8>,
 ) {
     let start = body.len();
@@ -293,21 +314,34 @@ pub fn put_record(
         panic!("a record can't start at byte {start} if the body of its block starts at byte {body_start}");
     };
     scratch.clear();
+    let frame = |kind, principal| Frame {
+        kind,
+        back,
+        ordinal,
+        principal,
+        links,
+    };
     let payload: &[u8] = match record {
         NewRecord::AccountCreated { index, account } => {
-            put_frame(scratch, KIND_ACCOUNT_CREATED, back, ordinal, None);
+            frame(KIND_ACCOUNT_CREATED, None).put(scratch);
             put_varint_u64(scratch, u64::from(index.0));
             account.content().put(scratch);
             &[]
         }
-        NewRecord::AccountUpdated { index, terms } => {
-            put_frame(scratch, KIND_ACCOUNT_UPDATED, back, ordinal, None);
+        NewRecord::AccountUpdated {
+            index,
+            previous,
+            terms,
+        } => {
+            frame(KIND_ACCOUNT_UPDATED, None).put(scratch);
             put_varint_u64(scratch, u64::from(index.0));
+            // No update is at place 0, because it comes after the record that created the account.
+            put_varint_u64(scratch, previous.map_or(0, |place| place));
             terms.put(scratch);
             &[]
         }
         NewRecord::Committed { content, principal } => {
-            put_frame(scratch, KIND_COMMITTED, back, ordinal, principal);
+            frame(KIND_COMMITTED, principal).put(scratch);
             content
         }
         NewRecord::Derived {
@@ -316,12 +350,12 @@ pub fn put_record(
             origin,
             legs,
         } => {
-            put_frame(scratch, KIND_DERIVED, back, ordinal, principal);
+            frame(KIND_DERIVED, principal).put(scratch);
             put_derived(scratch, content, origin, legs);
             &[]
         }
         NewRecord::HoldExpired { hold_id, hold, legs } => {
-            put_frame(scratch, KIND_HOLD_EXPIRED, back, ordinal, None);
+            frame(KIND_HOLD_EXPIRED, None).put(scratch);
             put_short_bytes(scratch, hold_id);
             put_varint_u64(scratch, hold);
             put_released(scratch, legs);
@@ -332,7 +366,7 @@ pub fn put_record(
             principal,
             rejection,
         } => {
-            put_frame(scratch, KIND_REJECTED, back, ordinal, principal);
+            frame(KIND_REJECTED, principal).put(scratch);
             rejection.put(scratch);
             content
         }
@@ -374,13 +408,26 @@ fn checksum(place: u64, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(initial, bytes)
 }
 
-#[inline]
-fn put_frame(out: &mut Vec<u8>, kind: u8, back: u32, ordinal: u32, principal: Option<&[u8]>) {
-    out.push(kind | (PRINCIPAL_BIT * u8::from(principal.is_some())));
-    put_varint_u64(out, u64::from(back));
-    put_varint_u64(out, u64::from(ordinal));
-    if let Some(principal) = principal {
-        put_short_bytes(out, principal);
+// ===== impl Frame =====
+
+impl Frame<'_> {
+    #[inline]
+    fn put(self, out: &mut Vec<u8>) {
+        let Frame {
+            kind,
+            back,
+            ordinal,
+            principal,
+            links: Links(links),
+        } = self;
+        out.push(kind | (PRINCIPAL_BIT * u8::from(principal.is_some())));
+        put_varint_u64(out, u64::from(back));
+        put_varint_u64(out, u64::from(ordinal));
+        if let Some(principal) = principal {
+            put_short_bytes(out, principal);
+        }
+        put_varint_u64(out, links.len() as u64);
+        out.extend_from_slice(links);
     }
 }
 
@@ -405,6 +452,7 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
         back: frame.back,
         ordinal: frame.ordinal,
         principal: frame.principal,
+        links: frame.links,
         record: take_content(frame.kind, &mut rest)?,
     })
 }
@@ -433,6 +481,8 @@ pub fn own_committed(bytes: &[u8], id: &[u8]) -> Option<OwnCommitted> {
     if kind & PRINCIPAL_BIT != 0 {
         rest.short_bytes().ok()?;
     }
+    let links = usize::try_from(rest.varint_u64().ok()?).ok()?;
+    rest.bytes(links).ok()?;
     let content_bytes = match kind & !PRINCIPAL_BIT {
         KIND_COMMITTED => None,
         KIND_DERIVED => Some(usize::try_from(rest.varint_u64().ok()?).ok()?),
@@ -482,16 +532,6 @@ fn take_framed<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8; CHECKS
         .ok_or(Malformed { what: "a record" })
 }
 
-/// What precedes the content of a record.
-struct Frame<'a> {
-    kind: u8,
-    back: u32,
-    ordinal: u32,
-    principal: Option<&'a [u8]>,
-}
-
-// ===== impl Frame =====
-
 impl<'a> Frame<'a> {
     #[inline]
     fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
@@ -503,6 +543,12 @@ impl<'a> Frame<'a> {
             principal: match kind & PRINCIPAL_BIT {
                 0 => None,
                 _ => Some(reader.short_bytes()?),
+            },
+            links: {
+                let length = usize::try_from(reader.varint_u64()?).map_err(|_| Malformed {
+                    what: "the length of a record's links",
+                })?;
+                Links(reader.bytes(length)?)
             },
         })
     }
@@ -521,6 +567,7 @@ fn take_content<'a>(kind: u8, record: &mut Reader<'a>) -> Result<Record<'a>, Mal
         }
         KIND_ACCOUNT_UPDATED => Record::AccountUpdated {
             index: AccountIndex(record.varint_u32()?),
+            previous: Some(record.varint_u64()?).filter(|place| *place > 0),
             terms: AccountTerms::take(record)?,
         },
         KIND_COMMITTED => Record::Committed {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     account::{AccountStatus, BalanceRule, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, Metadata},
+    chain::LINKS_BYTES_MAX,
     effects::legs as legs_of,
     money::Amount,
     reject::Reason,
@@ -38,6 +39,7 @@ fn records_are_decoded_as_they_were_encoded() {
             index,
             account: &account,
         },
+        Links::default(),
         &mut scratch,
     );
     let second_at = body.len();
@@ -50,6 +52,7 @@ fn records_are_decoded_as_they_were_encoded() {
             content: &content,
             principal: None,
         },
+        Links::default(),
         &mut scratch,
     );
     let third_at = body.len();
@@ -63,6 +66,7 @@ fn records_are_decoded_as_they_were_encoded() {
             principal: None,
             rejection,
         },
+        Links::default(),
         &mut scratch,
     );
 
@@ -91,11 +95,19 @@ fn every_changed_bit_and_every_wrong_place_is_detected() {
         content: &content,
         principal: None,
     };
-    put_record(&mut body, 0, 7, 1 << 40, record, &mut scratch);
+    put_record(&mut body, 0, 7, 1 << 40, record, Links::default(), &mut scratch);
     let whole = body.len();
     // A second record follows. If damage makes the first record longer, the reader takes bytes of the second
     // record.
-    put_record(&mut body, 0, 8, (1 << 40) + whole as u64, record, &mut scratch);
+    put_record(
+        &mut body,
+        0,
+        8,
+        (1 << 40) + whole as u64,
+        record,
+        Links::default(),
+        &mut scratch,
+    );
     assert!(take_record(&mut Reader::new(&body), 1 << 40).is_ok());
     for bit in 0..whole * 8 {
         let mut damaged = body.clone();
@@ -129,12 +141,13 @@ fn the_encoding_of_a_record_does_not_change() {
             content: &content,
             principal: None,
         },
+        Links::default(),
         &mut scratch,
     );
     let text: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         text,
-        "3a0200050174010001ffffffffffffffff01000000ffffffff0ffeffffff0fffffffffffffffffffffffffffffffffffff03ffffffff0f600e4878"
+        "3b020005000174010001ffffffffffffffff01000000ffffffff0ffeffffff0fffffffffffffffffffffffffffffffffffff03ffffffff0f8ee58e7f"
     );
 }
 
@@ -205,7 +218,15 @@ fn longest_of_each_form() -> Vec<Vec<u8>> {
 fn check_longest(record: NewRecord<'_>, check: impl FnOnce(FramedRecord<'_>)) {
     // The start of a record can't be 4 GiB after that of its block in a test; its number takes at most 5 bytes.
     let (mut body, place) = (vec![0; 300], u64::MAX - 1);
-    put_record(&mut body, 0, u32::MAX, place, record, &mut Vec::new());
+    put_record(
+        &mut body,
+        0,
+        u32::MAX,
+        place,
+        record,
+        Links(&[0xff; LINKS_BYTES_MAX]),
+        &mut Vec::new(),
+    );
     let encoded = &body[300..];
     assert!(encoded.len() + 3 <= RECORD_BYTES_MAX, "{} bytes", encoded.len());
     let mut reader = Reader::new(encoded);
@@ -331,11 +352,15 @@ fn the_longest_expiry_account_and_update_fit_a_record() {
         );
     });
     let terms = account.clone().into_terms();
-    let record = NewRecord::AccountUpdated { index, terms: &terms };
+    let record = NewRecord::AccountUpdated {
+        index,
+        previous: Some(7),
+        terms: &terms,
+    };
     check_longest(record, |framed| {
         assert!(!framed.record.has_sequence());
         assert!(
-            matches!(framed.record, Record::AccountUpdated { index: found, terms: read } if (found, &read) == (index, &terms))
+            matches!(framed.record, Record::AccountUpdated { index: found, previous: Some(7), terms: read } if (found, &read) == (index, &terms))
         );
     });
 }
@@ -395,7 +420,15 @@ fn a_record_that_starts_before_its_block_is_not_written() {
         content: b"",
         principal: None,
     };
-    put_record(&mut vec![0; 3], 4, 0, 0, record, &mut Vec::new());
+    put_record(
+        &mut vec![0; 3],
+        4,
+        0,
+        0,
+        record,
+        Links::default(),
+        &mut Vec::new(),
+    );
 }
 
 #[test]
@@ -406,7 +439,15 @@ fn a_record_that_is_too_long_is_not_written() {
         content: &content,
         principal: None,
     };
-    put_record(&mut Vec::new(), 0, 0, 0, record, &mut Vec::new());
+    put_record(
+        &mut Vec::new(),
+        0,
+        0,
+        0,
+        record,
+        Links::default(),
+        &mut Vec::new(),
+    );
 }
 
 /// A transfer with the largest numbers.

@@ -3,12 +3,13 @@
 use thiserror::Error;
 
 use super::{
-    account::{Account, AccountIndex, AccountTerms, Column, NewAccount},
+    account::{Account, AccountIndex, AccountTerms, HasExtras, NewAccount},
+    chain::{Links, linked_accounts},
+    change::Change,
     codec::Malformed,
     effects::{self, Effects, Leg},
     holds::{Hold, deadline},
     machine::Ledger,
-    money::Amount,
     mutation::planted,
     record::Record,
     side::Side,
@@ -56,6 +57,12 @@ pub enum ReplayError {
         /// The number of accounts.
         accounts: usize,
     },
+    /// A link of the record does not lead to the previous record of the account, or states other balances.
+    #[error("the record does not link to the previous record of account number {account}")]
+    ChainBroken {
+        /// The account's number.
+        account: u32,
+    },
     /// A balance column of an account would exceed 2^128 - 1, or a pending column would become negative.
     #[error("transaction {id:?} takes a balance of account number {account} out of its range")]
     OutOfRange {
@@ -77,30 +84,22 @@ pub struct RecordPlace {
     pub time: Timestamp,
 }
 
-/// What a leg does to the columns of its accounts.
-#[derive(Debug, Clone, Copy)]
-struct Change {
-    /// Added to the posted columns.
-    posted: Amount,
-    /// Added to the pending columns.
-    reserved: Amount,
-    /// Taken from the pending columns, because it is posted.
-    unreserved: Amount,
-    /// Taken from the pending columns, because it is released.
-    released: Amount,
-}
-
 // ===== impl Ledger =====
 
 impl Ledger {
-    /// Applies a record of the log again. Skips each account and each hold that already contains its effect.
+    /// Applies a record of the log again, with its links. Skips each account and each hold that already contains its effect.
     ///
     /// # Errors
     /// [`ReplayError`] if the record can't follow the records that were applied before this record.
-    pub fn replay(&mut self, record: Record<'_>, at: RecordPlace) -> Result<(), ReplayError> {
+    pub fn replay(
+        &mut self,
+        record: Record<'_>,
+        links: Links<'_>,
+        at: RecordPlace,
+    ) -> Result<(), ReplayError> {
         match record {
             Record::AccountCreated { index, account } => self.replay_account(index, account, at),
-            Record::AccountUpdated { index, terms } => self.replay_update(index, terms, at),
+            Record::AccountUpdated { index, terms, .. } => self.replay_update(index, terms, links, at),
             Record::Committed {
                 transaction,
                 ref effects,
@@ -110,21 +109,18 @@ impl Ledger {
                 let replayed = decoded.map_err(ReplayError::from).and_then(|()| {
                     self.replay_transaction(&transaction, &legs, at)?;
                     self.replay_hold(&transaction, *effects, &legs, at);
-                    Ok(())
+                    self.replay_links(&linked_accounts(&legs), links, at)
                 });
                 self.legs = legs;
                 replayed
             }
             Record::HoldExpired { hold_id, hold, legs } => {
                 let id = String::from_utf8_lossy(hold_id);
-                self.replay_legs(&id, &legs, at, |leg| Change {
-                    released: leg.released,
-                    ..Change::NONE
-                })?;
+                self.replay_legs(&id, &legs, at, Change::of_expiry)?;
                 if self.holds.get(hold).is_some() {
                     self.holds.remove(hold);
                 }
-                Ok(())
+                self.replay_links(&linked_accounts(&legs), links, at)
             }
             Record::Rejected { .. } => Ok(()),
         }
@@ -153,7 +149,7 @@ impl Ledger {
                 expected,
             });
         }
-        self.accounts.push(account, at.entry, at.time)?;
+        self.accounts.push(account, at.place, at.time)?;
         Ok(())
     }
 
@@ -161,6 +157,7 @@ impl Ledger {
         &mut self,
         index: AccountIndex,
         terms: AccountTerms,
+        links: Links<'_>,
         at: RecordPlace,
     ) -> Result<(), ReplayError> {
         let accounts = self.accounts.len();
@@ -171,10 +168,10 @@ impl Ledger {
                 accounts,
             });
         };
-        if account.version < at.entry {
-            self.accounts.update(index, terms, at.entry);
+        if account.head < at.place {
+            self.accounts.update(index, terms, (at.entry, at.place));
         }
-        Ok(())
+        self.replay_links(&[index], links, at)
     }
 
     fn replay_transaction(
@@ -191,30 +188,18 @@ impl Ledger {
         if is_counted {
             self.replay_velocity(legs, at);
         }
-        match transaction.phase() {
-            Phase::Posted => self.replay_legs(id, legs, at, |leg| Change {
-                posted: leg.moved,
-                ..Change::NONE
-            }),
-            Phase::Pending => self.replay_legs(id, legs, at, |leg| Change {
-                reserved: leg.moved,
-                ..Change::NONE
-            }),
-            Phase::PostPending | Phase::VoidPending => self.replay_legs(id, legs, at, |leg| Change {
-                posted: leg.moved,
-                unreserved: leg.moved,
-                released: leg.released,
-                ..Change::NONE
-            }),
-        }
+        self.replay_legs(id, legs, at, |leg| {
+            Change::of_transaction(transaction.phase(), leg)
+        })
     }
 
     /// Counts the legs against the velocity limits of the accounts that do not contain their effect. This comes before
-    /// [`Ledger::replay_legs`], which changes the versions of the accounts.
+    /// [`Ledger::replay_links`], which changes the heads of the accounts.
     fn replay_velocity(&mut self, legs: &[Leg], at: RecordPlace) {
         for leg in legs {
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
-                let is_due = |account: &Account| account.is_limited && account.version < at.entry;
+                let is_due =
+                    |account: &Account| account.extras == HasExtras::Limited && account.head < at.place;
                 if self.accounts.get(index).is_some_and(is_due) {
                     self.accounts
                         .change_extras(index, |extras| extras.velocity.count(side, leg.moved, at.time));
@@ -230,9 +215,8 @@ impl Ledger {
         at: RecordPlace,
         change: impl Fn(&Leg) -> Change,
     ) -> Result<(), ReplayError> {
-        let entry = at.entry;
-        // The versions change in a second pass. If the first pass changed the versions, it would skip the second
-        // leg of an account that two legs of the record change.
+        // The heads of the accounts change later. If they changed here, the second leg of an account that two legs of the record
+        // change would be skipped.
         for leg in legs {
             let change = change(leg);
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
@@ -245,31 +229,45 @@ impl Ledger {
                         account: index.0,
                         accounts,
                     })?;
-                if account.version < entry || planted("apply_twice_on_replay") {
+                if account.head < at.place || planted("apply_twice_on_replay") {
                     let out_of_range = || ReplayError::OutOfRange {
                         id: id.to_owned(),
                         account: index.0,
                     };
-                    let posted = account.balances.column_mut(side, Column::Posted);
-                    *posted = posted.checked_add(change.posted).ok_or_else(out_of_range)?;
-                    let pending = account.balances.column_mut(side, Column::Pending);
-                    *pending = pending
-                        .checked_add(change.reserved)
-                        .and_then(|pending| pending.checked_sub(change.unreserved))
-                        .and_then(|pending| pending.checked_sub(change.released))
-                        .ok_or_else(out_of_range)?;
-                    let seen = entry * u64::from(planted("replay_skips_second_leg"));
-                    account.version = account.version.max(seen);
+                    account.balances = change.apply(&account.balances, side).ok_or_else(out_of_range)?;
+                    let seen = at.place * u64::from(planted("replay_skips_second_leg"));
+                    account.head = account.head.max(seen);
                 }
             }
         }
-        for leg in legs {
-            for index in [leg.debit, leg.credit] {
-                let account = self.accounts.found_mut(index);
-                account.version = account.version.max(entry);
+        Ok(())
+    }
+
+    /// Appends the record to the chains of the accounts that do not contain it yet.
+    fn replay_links(
+        &mut self,
+        accounts: &[AccountIndex],
+        links: Links<'_>,
+        at: RecordPlace,
+    ) -> Result<(), ReplayError> {
+        let mut links = links.iter();
+        for index in accounts {
+            let broken = ReplayError::ChainBroken { account: index.0 };
+            let Some(link) = links.next() else {
+                return Err(broken);
+            };
+            let link = link?;
+            let is_due = self.accounts.found(*index).head < at.place;
+            if is_due && !self.accounts.replay_link(*index, at.place, &link) {
+                return Err(broken);
             }
         }
-        Ok(())
+        match links.next() {
+            None => Ok(()),
+            Some(_) => Err(ReplayError::Malformed(Malformed {
+                what: "one link for each account of a record",
+            })),
+        }
     }
 
     fn replay_hold(
@@ -303,15 +301,4 @@ impl Ledger {
             (Phase::Posted, _) => {}
         }
     }
-}
-
-// ===== impl Change =====
-
-impl Change {
-    const NONE: Change = Change {
-        posted: Amount::ZERO,
-        reserved: Amount::ZERO,
-        unreserved: Amount::ZERO,
-        released: Amount::ZERO,
-    };
 }

@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use super::{
     account::{
-        Account, AccountContent, AccountIndex, AccountSnapshot, AccountTerms, AssetIndex, Balances, Metadata,
-        NewAccount,
+        Account, AccountContent, AccountIndex, AccountSnapshot, AccountTerms, AssetIndex, Balances,
+        HasExtras, Metadata, NewAccount,
     },
     assets::{ASSETS_MAX, AssetTable},
+    chain::NewestWaypoints,
     codec::{Malformed, Reader, put_varint_u64},
     pages::{PAGE_ACCOUNTS, Pages, place_of},
     tag_index::{TagIndex, tag},
@@ -27,6 +28,7 @@ pub struct AccountTable {
     metadata: Vec<Option<MetadataPage>>,
     /// What only accounts with velocity limits or updates have.
     extras: HashMap<u32, Box<Extras>>,
+    pub(super) waypoints: NewestWaypoints,
     by_name: TagIndex,
     assets: AssetTable,
     /// Seed of the hash of account ids and asset names. The seed is secret, so no client can choose ids that collide.
@@ -72,6 +74,8 @@ pub(crate) struct Extras {
 pub(crate) struct Updated {
     /// The number of the record of the update.
     pub(crate) entry: u64,
+    /// The place of the record of the update.
+    pub(crate) place: u64,
     /// What the account was created with.
     pub(crate) created: AccountTerms,
 }
@@ -99,6 +103,7 @@ impl AccountTable {
             slots: Pages::new(),
             metadata: Vec::new(),
             extras: HashMap::new(),
+            waypoints: NewestWaypoints::default(),
             by_name: TagIndex::new(),
             assets: AssetTable::new(seed),
             seed,
@@ -162,7 +167,7 @@ impl AccountTable {
         let slot = self.slots.indexed(index);
         prefetch_read(&slot.name);
         // This field is in the second cache line, so it needs its own prefetch.
-        prefetch_read(&slot.account.version);
+        prefetch_read(&slot.account.head);
     }
 
     /// Returns the part of an account that transfers change, or `None` if no account has this number.
@@ -315,14 +320,15 @@ impl AccountTable {
         Ok(AccountIndex(next))
     }
 
-    /// Adds an account and returns its number. The caller ensures that the table has no account with this id.
+    /// Adds an account, whose record is at `place`, and returns its number. The caller ensures that the table has no account with
+    /// this id.
     ///
     /// # Errors
     /// [`TableFull`] if the table has no room for the account or its asset. The table is then unchanged.
     pub fn push(
         &mut self,
         new: NewAccount,
-        version: u64,
+        place: u64,
         create_time: Timestamp,
     ) -> Result<AccountIndex, TableFull> {
         let index = self.next_index()?;
@@ -337,12 +343,12 @@ impl AccountTable {
             account: Account {
                 balances: Balances::default(),
                 overdraft_limit: new.overdraft_limit,
-                version,
+                head: place,
                 asset,
                 rule: new.rule,
                 status: new.status,
-                is_limited: false,
-                has_extras: false,
+                since_waypoint: 0,
+                extras: HasExtras::No,
             },
         });
         if !new.metadata.is_empty() {
@@ -359,25 +365,14 @@ impl AccountTable {
     pub fn as_created(&self, index: AccountIndex) -> Option<NewAccount> {
         let mut account = self.content(index)?.0.to_new();
         if let Some(Updated { created, .. }) = self.extras(index).and_then(|extras| extras.updated.as_ref()) {
-            let AccountTerms {
-                status,
-                overdraft_limit,
-                metadata,
-                velocity_limits,
-            } = created.clone();
-            account = NewAccount {
-                status,
-                overdraft_limit,
-                metadata,
-                velocity_limits,
-                ..account
-            };
+            account = account.with_terms(created.clone());
         }
         Some(account)
     }
 
-    /// Gives an account new terms. The caller ensures that the account exists.
-    pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, entry: u64) {
+    /// Gives an account new terms. The number and the place of the record of the update are given. The caller ensures that the account
+    /// exists, and [links](AccountTable::link) the record.
+    pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, (entry, place): (u64, u64)) {
         let Some((before, _)) = self.content(index) else {
             panic!("account number {} is updated, but does not exist", index.0);
         };
@@ -385,28 +380,42 @@ impl AccountTable {
         self.change_extras(index, |extras| {
             extras.velocity.set_limits(&terms.velocity_limits);
             let created = extras.updated.take().map_or(before, |updated| updated.created);
-            extras.updated = Some(Updated { entry, created });
+            extras.updated = Some(Updated {
+                entry,
+                place,
+                created,
+            });
         });
         self.put_metadata(index, terms.metadata);
         let account = self.found_mut(index);
         account.status = terms.status;
         account.overdraft_limit = terms.overdraft_limit;
-        account.version = account.version.max(entry);
     }
 
-    /// Appends what a checkpoint needs to know about an account besides its content, balances and times: its last update, and what
-    /// its velocity limits have counted.
+    /// Appends what a checkpoint needs to know about an account besides its content, balances, head and times: its last update, what
+    /// its velocity limits have counted, and its waypoints.
     pub fn put_extras(&self, index: AccountIndex, out: &mut Vec<u8>) {
         let extras = self.extras(index);
         let updated = extras.and_then(|extras| extras.updated.as_ref());
         out.push(u8::from(updated.is_some()));
-        if let Some(Updated { entry, created }) = updated {
+        if let Some(Updated {
+            entry,
+            place,
+            created,
+        }) = updated
+        {
             put_varint_u64(out, *entry);
+            put_varint_u64(out, *place);
             created.put(out);
         }
         if let Some(extras) = extras {
             extras.velocity.put_slices(out);
         }
+        let Some(account) = self.get(index) else {
+            panic!("account number {} is copied, but not in the table", index.0);
+        };
+        out.push(account.since_waypoint);
+        self.waypoints.put(index, out);
     }
 
     /// Reads what [`AccountTable::put_extras`] wrote, for an account that was just added with its content.
@@ -418,10 +427,11 @@ impl AccountTable {
             0 => None,
             _ => Some(Updated {
                 entry: reader.varint_u64()?,
+                place: reader.varint_u64()?,
                 created: AccountTerms::take(reader)?,
             }),
         };
-        let has_extras = self.get(index).is_some_and(|account| account.has_extras);
+        let has_extras = self.has_extras(index);
         let mut read = Ok(());
         if has_extras || updated.is_some() {
             self.change_extras(index, |extras| {
@@ -429,12 +439,19 @@ impl AccountTable {
                 read = extras.velocity.take_slices(reader);
             });
         }
-        read
+        read?;
+        self.found_mut(index).since_waypoint = reader.u8()?;
+        self.waypoints.take(index, reader)
+    }
+
+    fn has_extras(&self, index: AccountIndex) -> bool {
+        self.get(index)
+            .is_some_and(|account| account.extras != HasExtras::No)
     }
 
     /// What only accounts with velocity limits or updates have.
     pub(crate) fn extras(&self, index: AccountIndex) -> Option<&Extras> {
-        let has_extras = self.get(index).is_some_and(|account| account.has_extras);
+        let has_extras = self.has_extras(index);
         has_extras
             .then(|| self.extras.get(&index.0))
             .flatten()
@@ -444,18 +461,17 @@ impl AccountTable {
     /// Changes the extras of an account. The account gets extras if it has none.
     pub(crate) fn change_extras(&mut self, index: AccountIndex, change: impl FnOnce(&mut Extras)) {
         let size = |extras: &Extras| size_of::<Extras>() + extras.heap_bytes();
+        let had_extras = self.has_extras(index);
         let extras = self.extras.entry(index.0).or_default();
-        let before = if self.slots.get(index).is_some_and(|slot| slot.account.has_extras) {
-            size(extras)
-        } else {
-            0
-        };
+        let before = if had_extras { size(extras) } else { 0 };
         change(extras);
         self.heap_bytes = self.heap_bytes + size(extras) - before;
-        let is_limited = !extras.velocity.is_empty();
-        let account = self.found_mut(index);
-        account.has_extras = true;
-        account.is_limited = is_limited;
+        let has = if extras.velocity.is_empty() {
+            HasExtras::Updated
+        } else {
+            HasExtras::Limited
+        };
+        self.found_mut(index).extras = has;
     }
 
     fn put_metadata(&mut self, index: AccountIndex, metadata: Metadata) {
@@ -489,7 +505,11 @@ impl AccountTable {
     /// Memory used, in bytes: the pages, the id index, long ids, metadata and assets.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.slots.memory_bytes() + self.by_name.memory_bytes() + self.assets.memory_bytes() + self.heap_bytes
+        self.slots.memory_bytes()
+            + self.waypoints.memory_bytes()
+            + self.by_name.memory_bytes()
+            + self.assets.memory_bytes()
+            + self.heap_bytes
     }
 
     /// The numbers of all accounts from `from` on, in the order of creation.

@@ -50,13 +50,9 @@ fn finds_accounts_by_id_across_pages() {
     }
     assert_eq!(table.len(), count);
     // The two prefetched fields are in different cache lines.
-    let version = offset_of!(AccountSlot, account.version);
+    let head = offset_of!(AccountSlot, account.head);
     assert_eq!(
-        (
-            size_of::<AccountSlot>(),
-            offset_of!(AccountSlot, name),
-            version / 64
-        ),
+        (size_of::<AccountSlot>(), offset_of!(AccountSlot, name), head / 64),
         (128, 0, 1)
     );
     for number in (0..count).step_by(97) {

@@ -1,7 +1,7 @@
 //! Applies transfers to accounts: all transfers of a transaction, or none.
 
 use super::{
-    account::{Account, AccountIndex, Column},
+    account::{AccountIndex, Column, HasExtras},
     codec::Malformed,
     mutation::planted,
     reject::{Reason, Rejection},
@@ -11,16 +11,8 @@ use super::{
     transaction::{AmountRule, Transfer},
 };
 
-/// The amounts that a transaction has added to accounts, and the record that will say so.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
-    /// The number of the transaction's record.
-    pub(super) number: u64,
-    /// The commit time of the transaction. `None` if velocity limits do not apply to it.
-    pub(super) velocity_time: Option<Timestamp>,
-}
-
 /// Applies all of `transfers`, in order, or none of them. Sets the amount of each transfer with an amount rule to what was moved.
+/// `velocity_time` is the commit time of the transaction; `None` if velocity limits do not apply to it.
 ///
 /// # Errors
 /// The rejection of the first transfer that can't be applied.
@@ -28,7 +20,7 @@ pub(super) fn apply(
     accounts: &mut AccountTable,
     transfers: &mut [Transfer<AccountIndex>],
     column: Column,
-    entry: Entry,
+    velocity_time: Option<Timestamp>,
 ) -> Result<(), Rejection> {
     let mut is_limited = false;
     let mut rejected = None;
@@ -45,16 +37,11 @@ pub(super) fn apply(
         return Err(reject(accounts, transfers, column, place, (reason, side)));
     }
     if is_limited
-        && let Some(time) = entry.velocity_time
+        && let Some(time) = velocity_time
         && let Err(rejection) = count(accounts, transfers, time)
     {
         take_back(accounts, transfers, column);
         return Err(rejection);
-    }
-    for transfer in transfers {
-        for index in [transfer.debit, transfer.credit] {
-            set_version(accounts.found_mut(index), index, entry.number);
-        }
     }
     Ok(())
 }
@@ -80,18 +67,6 @@ fn reject(
         take_back(accounts, applied, column);
     }
     rejection
-}
-
-/// Records that the record with number `entry` changes the account.
-#[inline]
-pub(super) fn set_version(account: &mut Account, index: AccountIndex, entry: u64) {
-    assert!(
-        account.version <= entry,
-        "account number {} has already been changed by record {}, but the new record has number {entry}",
-        index.0,
-        account.version
-    );
-    account.version = entry;
 }
 
 /// The index of a transfer in a transaction, which has at most 256 transfers.
@@ -180,13 +155,13 @@ fn apply_transfer(
     let (creditor_asset, creditor_accepts, creditor_limited) = (
         creditor.asset,
         creditor.accepts(Side::Credit),
-        creditor.is_limited,
+        creditor.extras == HasExtras::Limited,
     );
     let debtor = accounts.found_mut(debit);
     if debtor.asset != creditor_asset {
         return Err((Reason::AssetMismatch, Side::Credit));
     }
-    let is_limited = debtor.is_limited | creditor_limited;
+    let is_limited = (debtor.extras == HasExtras::Limited) | creditor_limited;
     debtor
         .accepts(Side::Debit)
         .map_err(|reason| (reason, Side::Debit))?;

@@ -5,11 +5,12 @@ use std::{collections::HashSet, sync::Arc};
 use tally_ledger::{Hold, id::check_id};
 use tonic::Status;
 
-use super::pages::{HoldsStart, page_limit};
+use super::pages::HoldsStart;
 use crate::{
     engine::TallyEngine,
     grpc::{
         limits::QUERY_BYTES_MAX,
+        paging::page_limit,
         status,
         transactions::lookup::{Found, HOLDS_TOGETHER_BYTES, HOLDS_TOGETHER_MAX, Lookup},
         transport::{

@@ -10,18 +10,15 @@ use tally_ledger::{AccountIndex, NewAccount, id::check_id};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{
-    decode,
-    encode::from_account,
-    holds,
-    pages::{Filter, page_limit},
-};
+use super::{decode, encode::from_account, holds, pages::Filter};
 use crate::{
     engine::{CreatedAccounts, Existing, PAGE_ACCOUNTS_MAX, TallyEngine},
     grpc::{
         fields::Violations,
+        history,
         limits::QUERY_BYTES_MAX,
         methods::AccountCall,
+        paging::page_limit,
         status,
         transport::{
             framing::{AdmittedCall, Expected, Inbound},
@@ -75,9 +72,10 @@ impl AccountService {
                 AccountCall::Create => service.create_account(call).await,
                 AccountCall::BatchCreate => service.batch_create_accounts(call).await,
                 AccountCall::Update => service.update_account(call).await,
-                AccountCall::Get => service.get_account(call).await,
+                AccountCall::Get => Box::pin(service.get_account(call)).await,
                 AccountCall::List => service.list_accounts(call).await,
-                // Boxed, because its future is much larger than those of the other methods.
+                // Boxed, because their futures are much larger than those of the other methods.
+                AccountCall::ListEntries => Box::pin(history::list_entries(service.engine, call)).await,
                 AccountCall::ListHolds => Box::pin(holds::list(service.engine, call)).await,
             };
             Ok(limits.answer(answered))
@@ -162,10 +160,22 @@ impl AccountService {
             return Err(status::account_not_found(&id));
         }
         inbound.hold(SHOWN_ACCOUNT_BYTES)?;
-        let account = self.engine.account(id.clone(), inbound.deadline).await?;
-        let account = account.ok_or_else(|| status::account_not_found(&id))?;
+        let account = match request.as_of {
+            None => {
+                let account = self.engine.account(id.clone(), inbound.deadline).await?;
+                let account = account.ok_or_else(|| status::account_not_found(&id))?;
+                from_account(*account)
+            }
+            Some(moment) => {
+                let account = history::account_as_of(&self.engine, &id, moment, inbound.deadline).await?;
+                proto::Account {
+                    etag: String::new(),
+                    ..from_account(account)
+                }
+            }
+        };
         Ok(inbound.answer(&GetAccountResponse {
-            account: Some(from_account(*account)),
+            account: Some(account),
         }))
     }
 

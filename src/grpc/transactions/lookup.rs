@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use tally_journal::Position;
 use tally_ledger::{
-    AccountIndex, AmountRule, Committed, Effects, Hold, Legs, Malformed, Names, Phase, Record, Rejection,
-    Side, TransactionView, Transfer, effects::legs, money::Amount, record::RECORD_BYTES_MAX,
+    AccountIndex, AmountRule, Committed, EffectiveTime, Effects, Hold, Legs, Malformed, Names, Phase, Record,
+    Rejection, Side, TransactionView, Transfer, effects::legs, money::Amount, record::RECORD_BYTES_MAX,
 };
 use tokio::time::Instant;
 use tonic::Status;
@@ -207,6 +207,20 @@ impl<'a> Lookup<'a> {
 // ===== impl Found =====
 
 impl Found {
+    /// The transaction of a record, without what happened to it later.
+    pub(crate) const fn as_recorded(record: FoundRecord) -> Self {
+        Found {
+            record,
+            progress: Progress::NoHold,
+            reversed_by: Vec::new(),
+        }
+    }
+
+    /// The record of the transaction.
+    pub(crate) const fn record(&self) -> &FoundRecord {
+        &self.record
+    }
+
     /// Returns the memory of the description, in bytes.
     ///
     /// # Errors
@@ -270,10 +284,7 @@ impl Found {
             transaction_id: id,
             phase: phase_of(transaction.phase()).into(),
             transfers: transfers.iter().map(|transfer| ids.transfer(transfer)).collect(),
-            effective_time: transaction.effective_time().map(|time| prost_types::Timestamp {
-                seconds: time.seconds,
-                nanos: i32::try_from(time.nanos).unwrap_or_default(),
-            }),
+            effective_time: transaction.effective_time().map(effective_time),
             metadata: transaction.metadata().map_err(|_| damaged(&self.record))?,
             outcome: Some(outcome),
             keep_remaining: transaction.keep_remaining(),
@@ -492,7 +503,8 @@ impl AccountIds {
     }
 }
 
-const fn phase_of(phase: Phase) -> proto::TransactionPhase {
+/// Converts a phase for the API.
+pub(crate) const fn phase_of(phase: Phase) -> proto::TransactionPhase {
     match phase {
         Phase::Posted => proto::TransactionPhase::Posted,
         Phase::Pending => proto::TransactionPhase::Pending,
@@ -501,7 +513,15 @@ const fn phase_of(phase: Phase) -> proto::TransactionPhase {
     }
 }
 
+/// Converts a business time for the API.
+pub(crate) fn effective_time(time: EffectiveTime) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.seconds,
+        nanos: i32::try_from(time.nanos).unwrap_or_default(),
+    }
+}
+
 /// Returns text that was checked when it arrived.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

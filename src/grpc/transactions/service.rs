@@ -20,6 +20,7 @@ use super::{
 use crate::{
     engine::{CallKind, Processed, TallyEngine, TransactionBatch},
     grpc::{
+        history::{self, Blocks},
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
         transport::{
@@ -69,6 +70,18 @@ impl TransactionService {
         Box::pin(async move { Ok(limits.answer(service.get_transaction(call).await)) })
     }
 
+    /// Answers `ListTransactions`.
+    pub(crate) fn list_transactions(&self, call: AdmittedCall) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
+        Box::pin(async move { Ok(limits.answer(history::list_transactions(engine, call).await)) })
+    }
+
+    /// Answers `GetChainHead`.
+    pub(crate) fn chain_head(&self, call: AdmittedCall) -> AnswerFuture {
+        let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
+        Box::pin(async move { Ok(limits.answer(history::chain_head(&engine, call).await)) })
+    }
+
     /// Answers `StreamTransactions`. `lifetime` decides when the stream must end although the client has not ended it.
     pub(crate) fn stream_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
@@ -101,7 +114,15 @@ impl TransactionService {
         let found = [found];
         let ids = lookup.ids_of(&found).await?;
         let [found] = found;
-        let transaction = found.describe(&ids, &scope)?;
+        let mut transaction = found.describe(&ids, &scope)?;
+        if request.with_block {
+            let (engine, head) = (&self.engine, self.engine.durable().chain());
+            let read = engine.read_history(move |reader, _| {
+                let blocks = Blocks::of(reader, std::iter::once(found.record()), &head)?;
+                Ok(blocks.get(found.record()))
+            });
+            transaction.block = read.await?;
+        }
         Ok(inbound.answer(&GetTransactionResponse {
             transaction: Some(transaction),
         }))

@@ -2,8 +2,8 @@
 //! process transactions.
 //!
 //! A checkpoint is *fuzzy*: its accounts are copied at different times, all after its start point. Each copy stores the
-//! number of the last record that changed the account. A replay from the start point applies a record to an account
-//! only if the record has a greater number than the copy stores. A hold is copied with the place of its newest record, and a
+//! place of the last record that changed the account. A replay from the start point applies a record to an account
+//! only if the record has a later place than the copy stores. A hold is copied with the place of its newest record, and a
 //! replay skips older records. So EXEC does not stop for a checkpoint, and no account
 //! is locked or copied twice.
 //!
@@ -20,11 +20,12 @@
 
 use tally_journal::{
     CHAIN_POINT_BYTES, ChainPoint, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles, DataDirectory,
-    FileFamily, JournalError,
+    FileFamily, JournalError, Position,
 };
 use tally_ledger::{
-    AccountIndex, Amount, Balances, Hold, Ledger, Malformed, NewAccount, Timestamp,
-    codec::{Reader, put_varint},
+    AccountIndex, Hold, Ledger, Malformed, NewAccount, Timestamp,
+    chain::{put_balances, take_balances},
+    codec::{Reader, put_varint_u64},
 };
 
 use super::point::{DurablePoint, OrderPoint};
@@ -33,7 +34,7 @@ use crate::mutation::planted;
 const DIRECTORY: &str = "checkpoint";
 const SUFFIX: &str = "ckpt";
 /// Version of the layout that the module documentation describes.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Number of accounts that are copied in one step. A step occupies EXEC for much less than 0.1 ms. The simulation has few
 /// accounts, and its checkpoints must have several chunks, too.
 pub const CHUNK_ACCOUNTS: usize = if cfg!(feature = "simulation") { 4 } else { 1024 };
@@ -71,9 +72,9 @@ pub struct LoadedCheckpoint {
     /// The number of the last block that was durable when the checkpoint was written. The journal must contain this
     /// block.
     pub durable_through: u64,
-    /// The number of the last record that changed an account of the checkpoint; 0 if the checkpoint has no accounts.
+    /// The position of the last record that changed an account of the checkpoint; `None` if the checkpoint has no accounts.
     /// The journal must contain this record.
-    pub last_entry: u64,
+    pub last_record: Option<Position>,
 }
 
 /// Opens the checkpoint files of a data directory. The number of a file is the number of the first block after the
@@ -133,7 +134,7 @@ impl LoadedCheckpoint {
                 order: OrderPoint::START,
             },
             durable_through: 0,
-            last_entry: 0,
+            last_record: None,
         }
     }
 }
@@ -150,9 +151,9 @@ impl CheckpointWriter {
         let mut file = files.create(start.chain.block_sequence)?;
         let mut meta = vec![VERSION];
         meta.extend_from_slice(&start.chain.to_bytes());
-        put_varint(&mut meta, u128::from(start.order.next_entry));
-        put_varint(&mut meta, u128::from(start.order.next_sequence));
-        put_varint(&mut meta, u128::from(start.order.last_time.as_nanos()));
+        put_varint_u64(&mut meta, start.order.next_entry);
+        put_varint_u64(&mut meta, start.order.next_sequence);
+        put_varint_u64(&mut meta, start.order.last_time.as_nanos());
         file.write_chunk(&meta)?;
         Ok(CheckpointWriter { file })
     }
@@ -172,7 +173,7 @@ impl CheckpointWriter {
     /// [`JournalError::Disk`] if the disk is full or fails.
     pub fn finish(mut self, durable_through: u64) -> Result<u64, JournalError> {
         let mut last = Vec::new();
-        put_varint(&mut last, u128::from(durable_through));
+        put_varint_u64(&mut last, durable_through);
         self.file.write_chunk(&last)?;
         self.file.finish()
     }
@@ -216,17 +217,9 @@ fn put_accounts(ledger: &Ledger, from: AccountIndex, out: &mut Vec<u8>) -> Optio
             );
         };
         content.put(out);
-        let Balances {
-            debits_pending,
-            debits_posted,
-            credits_pending,
-            credits_posted,
-        } = account.balances;
-        for column in [debits_pending, debits_posted, credits_pending, credits_posted] {
-            put_varint(out, column.minor_units());
-        }
-        put_varint(out, u128::from(account.version));
-        put_varint(out, u128::from(create_time.as_nanos()));
+        put_balances(out, &account.balances);
+        put_varint_u64(out, account.head);
+        put_varint_u64(out, create_time.as_nanos());
         accounts.put_extras(index, out);
     }
     indexes.next()
@@ -264,7 +257,7 @@ pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoi
     file.read_chunk(0, &mut chunk)?;
     let start = read_start(&chunk).map_err(malformed)?;
     let mut ledger = Ledger::new(seed);
-    let mut last_entry = 0;
+    let mut last_record = None;
     for number in 1..last {
         file.read_chunk(number, &mut chunk)?;
         let mut reader = Reader::new(&chunk);
@@ -272,8 +265,8 @@ pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoi
         while !reader.is_empty() {
             match kind {
                 ACCOUNTS => {
-                    let version = read_account(&mut reader, &mut ledger).map_err(malformed)?;
-                    last_entry = last_entry.max(version);
+                    let head = read_account(&mut reader, &mut ledger).map_err(malformed)?;
+                    last_record = last_record.max(Some(Position::from_u64(head)));
                 }
                 HOLDS => {
                     let hold = Hold::take(&mut reader).map_err(malformed)?;
@@ -292,7 +285,7 @@ pub(super) fn read(file: &ChunkedFileReader, seed: u64) -> Result<LoadedCheckpoi
         ledger,
         start,
         durable_through,
-        last_entry,
+        last_record,
     })
 }
 
@@ -323,20 +316,14 @@ fn read_start(chunk: &[u8]) -> Result<DurablePoint, Malformed> {
     Ok(DurablePoint { chain, order })
 }
 
-/// Decodes the next account and adds it to `ledger`. Returns the number of the record that last changed the account.
+/// Decodes the next account and adds it to `ledger`. Returns the place of the record that last changed the account.
 fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<u64, Malformed> {
     let account = NewAccount::take(reader)?;
-    let mut column = || reader.varint_u128().map(Amount::new);
-    let balances = Balances {
-        debits_pending: column()?,
-        debits_posted: column()?,
-        credits_pending: column()?,
-        credits_posted: column()?,
-    };
-    let version = reader.varint_u64()?;
+    let balances = take_balances(reader)?;
+    let head = reader.varint_u64()?;
     let create_time = Timestamp::from_nanos(reader.varint_u64()?);
     let accounts = ledger.accounts_mut();
-    let pushed = accounts.push(account, version, create_time);
+    let pushed = accounts.push(account, head, create_time);
     let index = pushed.map_err(|_| Malformed {
         what: "no more accounts and assets than a ledger may hold",
     })?;
@@ -348,13 +335,13 @@ fn read_account(reader: &mut Reader<'_>, ledger: &mut Ledger) -> Result<u64, Mal
     };
     account.balances = balances;
     accounts.take_extras(index, reader)?;
-    Ok(version)
+    Ok(head)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tally_ledger::{AccountStatus, BalanceRule, Metadata, RecordPlace, record::Record};
+    use tally_ledger::{AccountStatus, Amount, BalanceRule, Links, Metadata, RecordPlace, record::Record};
 
     #[test]
     fn a_checkpoint_with_many_assets_restores_the_same_accounts() {
@@ -377,7 +364,7 @@ mod tests {
                 place: u64::from(number),
                 time: Timestamp::default(),
             };
-            replayed.replay(record, at).unwrap();
+            replayed.replay(record, Links::default(), at).unwrap();
         }
         let mut loaded = Ledger::new(7);
         let (mut next, mut chunk) = (Some(AccountIndex(0)), Vec::new());

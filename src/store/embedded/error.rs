@@ -58,14 +58,14 @@ pub enum OpenError {
     },
     /// The checkpoint contains a change by a record that the journal does not contain.
     #[error(
-        "the checkpoint contains changes of record {found}, but the next record of the journal has number {next}: the \
-         checkpoint and the journal are from different backups"
+        "the checkpoint contains changes of the record at {found}, but the journal ends at {end}: the checkpoint and the \
+         journal are from different backups"
     )]
     CheckpointAhead {
-        /// The number of the last record that changed an account of the checkpoint.
-        found: u64,
-        /// The number that the next record of the journal will get.
-        next: u64,
+        /// The position of the last record that changed an account of the checkpoint.
+        found: Position,
+        /// The end of the journal.
+        end: Position,
     },
     /// A record can't be read.
     #[error(transparent)]

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 use tally_journal::{BlockBuffer, BlockPlacement, Position};
 use tally_ledger::{
-    AccountOutcome, AccountUpdate, Ledger, NewAccount, Outcome, RecordKey, Tags, TransactionKey,
+    AccountOutcome, AccountUpdate, Ledger, NewAccount, Outcome, RecordKey, Tags, Timestamp, TransactionKey,
     TransactionLog, TransactionView, UpdateOutcome, record::RECORD_BYTES_MAX, tag_index::TagIndex,
 };
 
@@ -124,6 +124,13 @@ impl JournaledLedger {
     /// that the time of a block is not older than its first command.
     pub const fn renew_block(&mut self) {
         self.log.renew_block();
+    }
+
+    /// Returns the newest time that no later record gets: the time of the last record, or the time of the clock if the next record gets
+    /// its time from the clock.
+    #[must_use]
+    pub fn settled_time(&self) -> Timestamp {
+        self.log.settled_time()
     }
 
     /// Returns whether [`JournaledLedger::expire_holds`] may have something to do for the open block.

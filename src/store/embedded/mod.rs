@@ -12,6 +12,7 @@
 pub mod checkpoint;
 mod error;
 mod foreign;
+pub mod history;
 pub mod id_files;
 mod journaled_ledger;
 mod open;
@@ -26,6 +27,7 @@ mod verify;
 
 pub use error::{OpenError, RecordError};
 pub use foreign::{check_directory, foreign_files};
+pub use history::HistoryReader;
 pub use journaled_ledger::{Candidates, JournaledLedger};
 pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use point::{DurablePoint, OrderPoint, SealedBlock};

@@ -75,6 +75,12 @@ impl DurablePoint {
         }
     }
 
+    /// Returns the point in the order of records.
+    #[must_use]
+    pub const fn order(&self) -> OrderPoint {
+        self.order
+    }
+
     /// Returns the point in the journal.
     #[must_use]
     pub const fn chain(&self) -> ChainPoint {

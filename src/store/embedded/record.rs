@@ -35,6 +35,11 @@ impl<'a> BlockRecords<'a> {
             reader: Reader::new(body),
         }
     }
+
+    /// The number of bytes after the last record that was returned.
+    pub(super) const fn rest_bytes(&self) -> usize {
+        self.reader.rest().len()
+    }
 }
 
 impl<'a> Iterator for BlockRecords<'a> {

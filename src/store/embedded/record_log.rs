@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
 use tally_ledger::{
-    Committed, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp, TransactionKey,
-    TransactionLog,
+    Committed, Links, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp,
+    TransactionKey, TransactionLog,
     record::{own_committed, put_record, take_own_record},
     tag_index::TagIndex,
 };
@@ -201,6 +201,18 @@ impl RecordLog {
             self.block.has_begun = false;
             self.block.has_expired = false;
         }
+    }
+
+    /// The newest time that no later record gets.
+    pub(super) fn settled_time(&self) -> Timestamp {
+        let last = self.order.last_time;
+        if self.block.has_begun {
+            // The block may get more records, with its own time.
+            return last;
+        }
+        // The next block gets a later time than this reading of the clock, or the time of a later reading.
+        let before_now = self.clock.now().as_nanos().saturating_sub(1);
+        last.max(Timestamp::from_nanos(before_now))
     }
 
     /// The time that the clock shows.
@@ -415,6 +427,7 @@ impl TransactionLog for RecordLog {
         key: Option<TransactionKey<'_>>,
         other: Option<RecordKey<'_>>,
         record: NewRecord<'_>,
+        links: Links<'_>,
     ) -> Committed {
         let block = &self.block;
         assert!(
@@ -427,7 +440,7 @@ impl TransactionLog for RecordLog {
         let scratch = &mut self.scratch;
         self.block
             .buffer
-            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, record, scratch));
+            .append_with(|bytes| put_record(bytes, HEADER_BYTES, ordinal, place, record, links, scratch));
         if let Some(TransactionKey { tag, .. }) = key {
             self.ids.insert(tag, place);
         }

@@ -1,7 +1,7 @@
 //! Reads single records from the journal. Verifies the checksum of the record and of its block's header before it uses
 //! their content.
 
-use tally_journal::{Geometry, JournalReader, Position};
+use tally_journal::{BlockHeader, Geometry, JournalReader, Position};
 use tally_ledger::{
     AccountIndex, Committed, Malformed, RecordKey, Rejection, Timestamp, TransactionView,
     codec::Reader,
@@ -49,6 +49,11 @@ impl RecordReader {
             geometry,
             seed,
         }
+    }
+
+    /// The reader of the journal.
+    pub(super) const fn journal(&self) -> &JournalReader {
+        &self.journal
     }
 
     /// Reads the record at `position` and some bytes after it. Returns the bytes, which start with the record.
@@ -143,6 +148,44 @@ impl RecordReader {
 // ===== impl FoundRecord =====
 
 impl FoundRecord {
+    /// Makes a record from its `bytes` in a block that was read as a whole. `ordinal` is that of the record.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] if the sequence or the time is out of range.
+    pub(super) fn of_block(
+        bytes: Vec<u8>,
+        position: Position,
+        block: &BlockHeader,
+        ordinal: u32,
+    ) -> Result<Self, RecordError> {
+        let start = Committed {
+            sequence: block.first_sequence,
+            time: Timestamp::from_nanos(block.base_time_ns),
+        };
+        Ok(FoundRecord {
+            bytes,
+            position,
+            place: place_in_block(start, ordinal, position)?,
+        })
+    }
+
+    /// Returns the position of the record's block.
+    ///
+    /// # Errors
+    /// Never returns an error, because the reader has checked the record.
+    pub fn block_position(&self) -> Result<Position, RecordError> {
+        let distance = self.framed()?.back.checked_add(BLOCK_HEADER_BYTES);
+        let offset = distance.and_then(|distance| self.position.offset().checked_sub(distance));
+        let offset = offset.ok_or_else(|| not_in_a_block(self.position))?;
+        Ok(Position::new(self.position.segment(), offset))
+    }
+
+    /// Memory that the record takes, in bytes.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.bytes.capacity()
+    }
+
     /// Returns the position of the record.
     #[must_use]
     pub const fn position(&self) -> Position {

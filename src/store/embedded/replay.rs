@@ -26,19 +26,21 @@ pub(super) fn replay(
     checkpoint: LoadedCheckpoint,
     ids: TagIndex,
 ) -> Result<(Replay, Tail), OpenError> {
-    let last_entry = checkpoint.last_entry;
+    let last_record = checkpoint.last_record;
     let (mut replay, scanned) = scan(journal, checkpoint, ids);
     if planted("sequence_gap") && scanned.as_ref().is_ok_and(|tail| tail.torn.is_some()) {
         replay.order.next_sequence += 1;
     }
     match scanned {
         // The journal must contain every record whose changes the checkpoint contains. Otherwise new records would get the
-        // numbers of the missing records.
-        Ok(_) if last_entry >= replay.order.next_entry => Err(OpenError::CheckpointAhead {
-            found: last_entry,
-            next: replay.order.next_entry,
-        }),
-        Ok(tail) => Ok((replay, tail)),
+        // places of the missing records.
+        Ok(tail) => match last_record.filter(|last| *last >= tail.end.position) {
+            Some(found) => Err(OpenError::CheckpointAhead {
+                found,
+                end: tail.end.position,
+            }),
+            None => Ok((replay, tail)),
+        },
         Err(error) => Err(error),
     }
 }
@@ -57,7 +59,7 @@ fn scan(journal: &Journal, checkpoint: LoadedCheckpoint, ids: TagIndex) -> (Repl
         ledger,
         start,
         durable_through,
-        last_entry: _,
+        last_record: _,
     } = checkpoint;
     let mut replay = Replay {
         ledger,
@@ -130,7 +132,7 @@ impl Replay {
                 time,
             };
             self.ledger
-                .replay(framed.record, at)
+                .replay(framed.record, framed.links, at)
                 .map_err(|source| OpenError::Replay {
                     block_sequence,
                     entry,

@@ -173,7 +173,10 @@ async fn assert_refused_and_readable(server: &TestServer, shared: &Shared, rando
     accounts.create_account(create(&account_id(1))).await.unwrap();
     let account_id = account_id(1);
     accounts
-        .get_account(GetAccountRequest { account_id })
+        .get_account(GetAccountRequest {
+            account_id,
+            ..GetAccountRequest::default()
+        })
         .await
         .unwrap();
     let known = shared.book().any_acknowledged(random).unwrap();

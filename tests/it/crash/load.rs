@@ -288,7 +288,13 @@ impl Client {
         let mut accounts = AccountServiceClient::new(self.channel.clone());
         while !self.is_stopped() {
             let account_id = account_id(self.random.below(super::book::ACCOUNTS));
-            if let Err(status) = accounts.get_account(GetAccountRequest { account_id }).await {
+            if let Err(status) = accounts
+                .get_account(GetAccountRequest {
+                    account_id,
+                    ..GetAccountRequest::default()
+                })
+                .await
+            {
                 self.after_error(&status).await?;
             }
             let Some(entry) = self.shared.book().any_acknowledged(&mut self.random) else {
@@ -297,7 +303,10 @@ impl Client {
             };
             let transaction_id = entry.id.clone();
             match transactions
-                .get_transaction(GetTransactionRequest { transaction_id })
+                .get_transaction(GetTransactionRequest {
+                    transaction_id,
+                    ..GetTransactionRequest::default()
+                })
                 .await
             {
                 Ok(answer) => {

@@ -17,12 +17,12 @@ use crate::support::server::TestServer;
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Row {
     pub(crate) transaction_id: String,
-    account_id: String,
+    pub(crate) account_id: String,
     side: String,
     kind: String,
     amount: i64,
     rounding: i64,
-    balance_after: i128,
+    pub(crate) balance_after: i128,
 }
 
 #[derive(Debug, Deserialize)]

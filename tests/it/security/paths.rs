@@ -48,6 +48,7 @@ async fn assert_none_is_committed(server: &TestServer, ids: &[String]) {
     for id in ids {
         let request = GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         };
         let found = client.get_transaction(with_token(request, Some(READ))).await;
         assert_eq!(found.unwrap_err().code(), Code::NotFound, "{id}");

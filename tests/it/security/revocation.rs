@@ -66,6 +66,7 @@ async fn is_known(channel: &Channel, id: &str) -> bool {
     let mut client = TransactionServiceClient::new(channel.clone());
     let request = GetTransactionRequest {
         transaction_id: id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     match client.get_transaction(with_token(request, Some(ADMIN))).await {
         Ok(_) => true,

@@ -53,6 +53,7 @@ impl Calls {
     async fn read(&self, token: Option<&str>) -> (Code, String) {
         let request = GetAccountRequest {
             account_id: "nobody".to_owned(),
+            ..GetAccountRequest::default()
         };
         let mut client = AccountServiceClient::new(self.0.clone());
         code_and_reason(client.get_account(with_token(request, token)).await)

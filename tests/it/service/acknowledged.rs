@@ -133,6 +133,7 @@ async fn restart_after_power_failure(service: Service, config: &EngineConfig) ->
 async fn is_known(service: &Service, id: &str) -> bool {
     let request = GetTransactionRequest {
         transaction_id: id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     match service.transactions().await.get_transaction(request).await {
         Ok(_) => true,
@@ -210,6 +211,7 @@ async fn accounts_are_not_acknowledged_if_the_disk_fails_before_them() {
     assert!(is_known(&service, "lone").await);
     let account = GetAccountRequest {
         account_id: "new:0".to_owned(),
+        ..GetAccountRequest::default()
     };
     let reading = service.accounts().await.get_account(account).await;
     assert_eq!(reading.unwrap_err().code(), Code::NotFound);
@@ -276,6 +278,7 @@ async fn power_failure(seed: u64) {
         for name in accounts {
             let account = GetAccountRequest {
                 account_id: format!("{name}:999"),
+                ..GetAccountRequest::default()
             };
             let reading = service.accounts().await.get_account(account).await;
             assert!(

@@ -32,6 +32,7 @@ fn posted(account: &Account) -> (i64, i64) {
 async fn balance(service: &Service, id: &str) -> (i64, i64) {
     let request = GetAccountRequest {
         account_id: id.to_owned(),
+        ..GetAccountRequest::default()
     };
     posted(
         &service
@@ -287,6 +288,7 @@ async fn a_transaction_can_be_read_with_its_outcome() {
     let found = client
         .get_transaction(GetTransactionRequest {
             transaction_id: "t1".into(),
+            ..GetTransactionRequest::default()
         })
         .await
         .unwrap();
@@ -299,6 +301,7 @@ async fn a_transaction_can_be_read_with_its_outcome() {
     let status = client
         .get_transaction(GetTransactionRequest {
             transaction_id: "t2".into(),
+            ..GetTransactionRequest::default()
         })
         .await
         .unwrap_err();
@@ -354,6 +357,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
     let gone = client
         .get_account(GetAccountRequest {
             account_id: "x1".into(),
+            ..GetAccountRequest::default()
         })
         .await
         .unwrap_err();
@@ -386,6 +390,7 @@ async fn accounts_are_created_once_all_or_none_and_listed_in_order() {
     let unchanged = client
         .get_account(GetAccountRequest {
             account_id: "a".into(),
+            ..GetAccountRequest::default()
         })
         .await
         .unwrap()

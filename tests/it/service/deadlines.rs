@@ -85,6 +85,7 @@ pub(super) async fn start_with_waiting_exec_and(config: &EngineConfig) -> (Servi
 async fn is_known(service: &Service, id: &str) -> bool {
     let request = GetTransactionRequest {
         transaction_id: id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     match service.transactions().await.get_transaction(request).await {
         Ok(_) => true,

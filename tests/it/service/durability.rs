@@ -31,6 +31,7 @@ async fn transactions_and_reads_are_answered_only_when_their_data_is_durable() {
         accounts
             .get_account(GetAccountRequest {
                 account_id: "a".into(),
+                ..GetAccountRequest::default()
             })
             .await
     });
@@ -79,6 +80,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
         .await
         .get_account(GetAccountRequest {
             account_id: "a".into(),
+            ..GetAccountRequest::default()
         })
         .await;
     assert_eq!(
@@ -95,6 +97,7 @@ async fn a_failed_sync_leaves_the_outcome_unknown_and_nothing_is_executed_after_
     let mut client = service.transactions().await;
     let find = |id: &str| GetTransactionRequest {
         transaction_id: id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     client.get_transaction(find("kept")).await.unwrap();
     assert_eq!(

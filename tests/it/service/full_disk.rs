@@ -104,7 +104,10 @@ async fn a_full_disk_refuses_writes_until_there_is_space() {
     accounts.create_account(create("a")).await.unwrap();
     let account_id = "a".to_owned();
     accounts
-        .get_account(GetAccountRequest { account_id })
+        .get_account(GetAccountRequest {
+            account_id,
+            ..GetAccountRequest::default()
+        })
         .await
         .unwrap();
     let again = client
@@ -127,11 +130,15 @@ async fn a_full_disk_refuses_writes_until_there_is_space() {
     assert_eq!(service.engine.stats().ledger.replayed, replayed + 2);
     let transaction_id = executed[BATCH - 1].transaction_id.clone();
     client
-        .get_transaction(GetTransactionRequest { transaction_id })
+        .get_transaction(GetTransactionRequest {
+            transaction_id,
+            ..GetTransactionRequest::default()
+        })
         .await
         .unwrap();
     let find = |transaction_id: &str| GetTransactionRequest {
         transaction_id: transaction_id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     let status = client.get_transaction(find("second")).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);

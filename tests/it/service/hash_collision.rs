@@ -33,6 +33,7 @@ async fn assert_both_are_recorded(service: &Service) {
         let mut client = service.transactions().await;
         let request = GetTransactionRequest {
             transaction_id: id.to_owned(),
+            ..GetTransactionRequest::default()
         };
         let found = client.get_transaction(request).await.unwrap().into_inner();
         let found = found.transaction.unwrap();

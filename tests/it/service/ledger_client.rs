@@ -166,6 +166,7 @@ impl Ledger {
     pub(super) async fn account(&mut self, id: &str) -> Account {
         let request = GetAccountRequest {
             account_id: id.to_owned(),
+            ..GetAccountRequest::default()
         };
         let found = self.accounts.get_account(request).await.unwrap().into_inner();
         found.account.unwrap()
@@ -182,6 +183,7 @@ impl Ledger {
     pub(super) async fn find(&mut self, id: &str) -> Transaction {
         let request = GetTransactionRequest {
             transaction_id: id.to_owned(),
+            ..GetTransactionRequest::default()
         };
         let found = self
             .transactions

@@ -12,6 +12,7 @@ mod durability;
 mod full_disk;
 mod hangs;
 mod hash_collision;
+mod history;
 mod holds;
 mod introspection;
 mod ledger_client;

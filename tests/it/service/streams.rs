@@ -74,7 +74,10 @@ async fn after_a_transaction_whose_record_cant_be_read_none_is_executed() {
     for (id, known) in [("s0", true), ("s2", false), ("s3", false)] {
         let transaction_id = id.to_owned();
         let found = client
-            .get_transaction(GetTransactionRequest { transaction_id })
+            .get_transaction(GetTransactionRequest {
+                transaction_id,
+                ..GetTransactionRequest::default()
+            })
             .await;
         assert_eq!(found.is_ok(), known, "{id}");
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tally_ledger::{AmountRule, Names, PlacedRecord, RecordKey, transaction::put_transaction};
+use tally_ledger::{AmountRule, Links, Names, PlacedRecord, RecordKey, transaction::put_transaction};
 
 use super::*;
 
@@ -95,6 +95,7 @@ impl TransactionLog for MemoryLog {
         key: Option<TransactionKey<'_>>,
         _: Option<RecordKey<'_>>,
         record: NewRecord<'_>,
+        _: Links<'_>,
     ) -> Committed {
         self.entries += 1;
         let next = self.next_committed();

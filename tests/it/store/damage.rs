@@ -53,8 +53,9 @@ fn record_of(segment: &[u8], id: &str) -> (usize, usize) {
             .position(|window| window == next.as_bytes())
             .unwrap();
     // Before the id, both records have the same fields: the length of the record (2 bytes), its kind (1), the offset
-    // back to the header of the block (3), its ordinal in the block (2), and the length of the id (1).
-    let before_id = 2 + 1 + 3 + 2 + 1;
+    // back to the header of the block (3), its ordinal in the block (2), the length of the links (1), the links of both accounts (2 each),
+    // and the length of the id (1).
+    let before_id = 2 + 1 + 3 + 2 + 1 + 2 * 2 + 1;
     (at - before_id, next_at - before_id)
 }
 
@@ -81,6 +82,7 @@ async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
     let found = client
         .get_transaction(GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         })
         .await
         .unwrap();
@@ -91,6 +93,7 @@ async fn each_flipped_bit_of_an_old_record_is_reported_as_damage() {
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 1);
         let request = GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         };
         let status = client.get_transaction(request.clone()).await.unwrap_err();
         assert_damaged(&status, (0, start));
@@ -127,6 +130,7 @@ async fn each_flipped_bit_of_an_old_header_is_reported_as_damage() {
         service.disk.flip_bit(&segment_path(0), byte as u64 * 8 + 3);
         let request = GetTransactionRequest {
             transaction_id: id.clone(),
+            ..GetTransactionRequest::default()
         };
         let status = client.get_transaction(request).await.unwrap_err();
         assert_damaged(&status, (0, header));
@@ -145,7 +149,10 @@ async fn a_segment_that_is_emptied_while_the_service_runs_is_reported_as_damage(
     service.disk.change(&segment_path(1), Vec::clear);
     let mut client = service.transactions().await;
     let last = name("one", 11_500);
-    let request = GetTransactionRequest { transaction_id: last };
+    let request = GetTransactionRequest {
+        transaction_id: last,
+        ..GetTransactionRequest::default()
+    };
     let status = client.get_transaction(request).await.unwrap_err();
     assert_eq!(status.code(), Code::DataLoss, "{status:?}");
     // Transactions in other segments are still found.

@@ -204,7 +204,7 @@ fn a_checkpoint_with_changes_that_the_journal_does_not_contain_is_an_error() {
     two.change(&path, |bytes| *bytes = stale);
     let error = Store::open(&two.handle()).map(|_| ()).unwrap_err();
     assert!(
-        matches!(error, OpenError::CheckpointAhead { found: 5, next: 4 }),
+        matches!(error, OpenError::CheckpointAhead { found, end } if found >= end),
         "{error}"
     );
 }

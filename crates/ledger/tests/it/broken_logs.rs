@@ -140,7 +140,7 @@ fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
     let mut full = Ledger::new(0);
     log.replay_into(&mut full, 1).unwrap();
     for index in [0, 1].map(AccountIndex) {
-        full.accounts_mut().get_mut(index).unwrap().version = 2;
+        full.accounts_mut().get_mut(index).unwrap().head = 1;
     }
     let error = log.replay_into(&mut full, 3).unwrap_err();
     assert!(
@@ -175,9 +175,11 @@ fn a_record_of_an_update_or_a_void_that_does_not_follow_is_an_error() {
     assert!(out_of_range, "{error}");
 }
 
-/// A log that breaks its contract: it drops each record, so that the number of the next record never changes.
+/// A log that breaks its contract: it drops each record, so that the number and the place of the next record never change.
 #[derive(Debug)]
-struct ForgetfulLog;
+struct ForgetfulLog {
+    place: u64,
+}
 
 impl TransactionLog for ForgetfulLog {
     type Error = &'static str;
@@ -199,7 +201,7 @@ impl TransactionLog for ForgetfulLog {
     }
 
     fn next_place(&self) -> u64 {
-        0
+        self.place
     }
 
     fn next_committed(&self) -> Committed {
@@ -218,6 +220,7 @@ impl TransactionLog for ForgetfulLog {
         _key: Option<TransactionKey<'_>>,
         _other: Option<RecordKey<'_>>,
         _record: NewRecord<'_>,
+        _links: Links<'_>,
     ) -> Committed {
         self.next_committed()
     }
@@ -229,12 +232,15 @@ fn a_log_that_drops_a_record_stops_the_ledger() {
     let mut world = world_of_two();
     let encoded = transfers_of(1, 1).encode();
     let view = TransactionView::parse(&encoded).unwrap();
-    world.ledger.process(&view, &mut ForgetfulLog).unwrap();
+    world
+        .ledger
+        .process(&view, &mut ForgetfulLog { place: 1 << 40 })
+        .unwrap();
 }
 
 #[test]
-#[should_panic(expected = "account number 0 has already been changed by record 4")]
-fn a_log_that_reuses_a_record_number_stops_the_ledger() {
+#[should_panic(expected = "account number 0 has already been changed by the record at place")]
+fn a_log_that_goes_back_to_an_earlier_place_stops_the_ledger() {
     let mut world = world_of_two();
     for id in ["t", "u"] {
         let content = Content {
@@ -245,5 +251,8 @@ fn a_log_that_reuses_a_record_number_stops_the_ledger() {
     }
     let encoded = transfers_of(1, 1).encode();
     let view = TransactionView::parse(&encoded).unwrap();
-    world.ledger.process(&view, &mut ForgetfulLog).unwrap();
+    world
+        .ledger
+        .process(&view, &mut ForgetfulLog { place: 1 })
+        .unwrap();
 }

@@ -1,6 +1,7 @@
 //! A checkpoint as the store makes it: copies of accounts and holds, a few at a time, while transactions change them.
 
 use tally_ledger::{
+    chain::{put_balances, take_balances},
     codec::{Reader, put_varint},
     *,
 };
@@ -52,16 +53,8 @@ impl Checkpoint {
             let (content, create_time) = table.content(index).unwrap();
             let account = table.get(index).unwrap();
             content.put(&mut self.encoded);
-            let Balances {
-                debits_pending,
-                debits_posted,
-                credits_pending,
-                credits_posted,
-            } = account.balances;
-            for column in [debits_pending, debits_posted, credits_pending, credits_posted] {
-                put_varint(&mut self.encoded, column.minor_units());
-            }
-            put_varint(&mut self.encoded, u128::from(account.version));
+            put_balances(&mut self.encoded, &account.balances);
+            put_varint(&mut self.encoded, u128::from(account.head));
             put_varint(&mut self.encoded, u128::from(create_time.as_nanos()));
             table.put_extras(index, &mut self.encoded);
             self.accounts += 1;
@@ -73,17 +66,11 @@ impl Checkpoint {
         let mut reader = Reader::new(&self.encoded);
         while !reader.is_empty() {
             let account = NewAccount::take(&mut reader).unwrap();
-            let mut column = || Amount::new(reader.varint_u128().unwrap());
-            let balances = Balances {
-                debits_pending: column(),
-                debits_posted: column(),
-                credits_pending: column(),
-                credits_posted: column(),
-            };
-            let version = reader.varint_u64().unwrap();
+            let balances = take_balances(&mut reader).unwrap();
+            let head = reader.varint_u64().unwrap();
             let create_time = Timestamp::from_nanos(reader.varint_u64().unwrap());
             let table = ledger.accounts_mut();
-            let index = table.push(account, version, create_time).unwrap();
+            let index = table.push(account, head, create_time).unwrap();
             table.get_mut(index).unwrap().balances = balances;
             table.take_extras(index, &mut reader).unwrap();
         }

@@ -8,6 +8,7 @@ mod checkpoint;
 mod content;
 mod details;
 mod generators;
+mod history;
 mod memory_log;
 mod model;
 #[cfg(feature = "mutations")]

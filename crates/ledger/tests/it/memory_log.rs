@@ -113,7 +113,7 @@ impl MemoryLog {
                 entry += 1;
                 if entry >= from_entry {
                     let time = block.at(framed.ordinal).time;
-                    ledger.replay(framed.record, RecordPlace { entry, place, time })?;
+                    ledger.replay(framed.record, framed.links, RecordPlace { entry, place, time })?;
                 }
             }
             after_block(number, ledger);
@@ -145,7 +145,17 @@ impl MemoryLog {
         assert_eq!(self.next().sequence, sequence + 1);
     }
 
-    fn framed(&self, place: usize) -> FramedRecord<'_> {
+    /// All records, with their places.
+    pub(super) fn records(&self) -> impl Iterator<Item = (u64, FramedRecord<'_>)> {
+        let mut reader = Reader::new(&self.bytes);
+        std::iter::from_fn(move || {
+            let place = self.bytes.len() - reader.rest().len();
+            let framed = (!reader.is_empty()).then(|| take_record(&mut reader, place as u64).unwrap());
+            framed.map(|framed| (place as u64, framed))
+        })
+    }
+
+    pub(super) fn framed(&self, place: usize) -> FramedRecord<'_> {
         take_record(&mut Reader::new(&self.bytes[place..]), place as u64).unwrap()
     }
 
@@ -232,6 +242,7 @@ impl TransactionLog for MemoryLog {
         key: Option<TransactionKey<'_>>,
         other: Option<RecordKey<'_>>,
         record: NewRecord<'_>,
+        links: Links<'_>,
     ) -> Committed {
         let committed = self.next();
         let own = key.map(|key| RecordKey::Transaction(key.id));
@@ -247,6 +258,7 @@ impl TransactionLog for MemoryLog {
             self.ordinal,
             place,
             record,
+            links,
             &mut self.scratch,
         );
         self.entries += 1;

@@ -15,6 +15,7 @@ use super::{
     checkpoint::Checkpoint,
     content::{Content, Other},
     generators::{self, ACCOUNTS, CREATED_FIRST, Random},
+    history::check_histories,
     memory_log::MemoryLog,
     model::{Columns, Model, ModelLeg, Now},
 };
@@ -92,6 +93,7 @@ impl World {
         self.prefixes.push(Prefix::of(&self.model));
         self.check_prefixes();
         self.log.check_keys_and_sequences();
+        check_histories(&self.ledger, &self.log);
     }
 
     fn step(&mut self, random: &mut Random) {
@@ -401,8 +403,14 @@ fn transaction_id(record: &Record<'_>) -> String {
     transaction.id().to_owned()
 }
 
-/// An account with what its velocity limits have counted: the last update, and for each limit its slices in the window.
-type FullAccount = (AccountSnapshot, Account, Vec<u8>, Vec<Vec<(u64, u64, u128)>>);
+/// An account with what its velocity limits have counted: the last update, for each limit its slices in the window, and the waypoints.
+type FullAccount = (
+    AccountSnapshot,
+    Account,
+    Vec<u8>,
+    Vec<Vec<(u64, u64, u128)>>,
+    Vec<u8>,
+);
 
 /// All that a ledger knows: the accounts in the order of creation, and the holds in the order of their places.
 pub(super) fn state(ledger: &Ledger, now: Timestamp) -> (Vec<FullAccount>, Vec<Hold>) {
@@ -414,6 +422,7 @@ pub(super) fn state(ledger: &Ledger, now: Timestamp) -> (Vec<FullAccount>, Vec<H
         table.put_extras(index, &mut extras);
         let mut reader = Reader::new(&extras);
         if reader.u8().unwrap() == 1 {
+            reader.varint_u64().unwrap();
             reader.varint_u64().unwrap();
             AccountTerms::take(&mut reader).unwrap();
         }
@@ -434,8 +443,7 @@ pub(super) fn state(ledger: &Ledger, now: Timestamp) -> (Vec<FullAccount>, Vec<H
             let is_in_window = |(number, _, _): &(u64, u64, u128)| number + SLICES > now.as_nanos() / length;
             slices.push(all.into_iter().filter(is_in_window).collect());
         }
-        assert!(reader.is_empty());
-        (snapshot, account, updated, slices)
+        (snapshot, account, updated, slices, reader.rest().to_vec())
     });
     let (mut holds, _) = ledger.holds().page(0, usize::MAX);
     holds.sort_by_key(|hold| hold.place);

@@ -228,11 +228,13 @@ pub(super) async fn rejections(wire: &mut Wire) {
         .await;
     let unknown = GetTransactionRequest {
         transaction_id: "unknown".into(),
+        ..GetTransactionRequest::default()
     };
     wire.rejects(GET_TRANSACTION, &unknown, Code::NotFound, "TRANSACTION_NOT_FOUND")
         .await;
     let unknown = GetAccountRequest {
         account_id: "unknown".into(),
+        ..GetAccountRequest::default()
     };
     wire.rejects(GET_ACCOUNT, &unknown, Code::NotFound, "ACCOUNT_NOT_FOUND")
         .await;

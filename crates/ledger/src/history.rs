@@ -1,0 +1,248 @@
+//! Walks through the [chain](super::chain) of an account, from its newest record back.
+//!
+//! The walk itself reads nothing: its caller reads the record at the place that the walk names, and passes it in. The caller begins
+//! with what the account [knows](History) of its own chain.
+
+use smallvec::SmallVec;
+
+use super::{
+    account::{AccountIndex, Balances},
+    chain::{Link, linked_accounts},
+    change::Change,
+    codec::Malformed,
+    effects::{Leg, Legs, legs},
+    machine::Ledger,
+    record::{FramedRecord, Record},
+    side::Side,
+};
+
+/// Where the chain of an account begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The account.
+    pub account: AccountIndex,
+    /// The newest record of the account, and the balances after it.
+    pub newest: Step,
+    /// The place of the record of the account's last update, if it was ever updated.
+    pub last_update: Option<u64>,
+    /// The places of the account's newest waypoints, by height: each is before the one before it in this list, or the same.
+    waypoints: SmallVec<[u64; 4]>,
+}
+
+/// A record of an account's chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The place of the record.
+    pub place: u64,
+    /// The balances of the account after the record. `None` if the walk has jumped to the record: then the record is a waypoint, which
+    /// states them.
+    pub balances: Option<Balances>,
+}
+
+/// A record of an account's chain, which the caller has read.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The place of the record.
+    pub place: u64,
+    /// The balances of the account after the record.
+    pub balances: Balances,
+    /// The parts of the record that change the account, in order.
+    pub rows: Rows,
+    /// The account's previous record. `None` if this record created the account.
+    previous: Option<Step>,
+    link: Option<Link>,
+}
+
+/// One side of a leg that changes an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The index of the leg in its record.
+    pub leg: usize,
+    /// The side of the account.
+    pub side: Side,
+    /// The account on the other side.
+    pub counterparty: AccountIndex,
+    /// What the leg does to the columns of this side.
+    pub change: Change,
+    /// The balances of the account after this row.
+    pub balances: Balances,
+}
+
+/// The rows of a record.
+pub type Rows = SmallVec<[Row; 1]>;
+
+const NOT_LINKED: Malformed = Malformed {
+    what: "a record of the account's history",
+};
+
+// ===== impl Ledger =====
+
+impl Ledger {
+    /// Returns where the chain of an account begins, or `None` if no account has this number.
+    #[must_use]
+    pub fn history(&self, account: AccountIndex) -> Option<History> {
+        let accounts = self.accounts();
+        let found = accounts.get(account)?;
+        Some(History {
+            account,
+            newest: Step {
+                place: found.head,
+                balances: Some(found.balances),
+            },
+            last_update: accounts.last_update(account),
+            waypoints: accounts.waypoints(account),
+        })
+    }
+}
+
+// ===== impl History =====
+
+impl History {
+    /// Returns the record from which a search for the newest record before `bound` begins. `bound` is a place. If the returned record
+    /// is before `bound`, it is what was searched for.
+    #[must_use]
+    pub fn search(&self, bound: u64) -> Step {
+        // The last one in the list that is not before the bound is the nearest one.
+        let waypoint = self.waypoints.iter().rfind(|place| **place >= bound);
+        match waypoint {
+            Some(place) if self.newest.place >= bound => Step {
+                place: *place,
+                balances: None,
+            },
+            Some(_) | None => self.newest,
+        }
+    }
+
+    /// Decodes a record of the chain, which the caller has read at the place that `step` names.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the record is not part of the account's chain, or contradicts the balances.
+    pub fn entry(&self, step: Step, framed: &FramedRecord<'_>) -> Result<Entry, Malformed> {
+        let mut decoded = Legs::new();
+        let phase = match &framed.record {
+            Record::AccountCreated { index, .. } if *index == self.account => {
+                return Ok(Entry {
+                    place: step.place,
+                    balances: Balances::default(),
+                    rows: Rows::new(),
+                    previous: None,
+                    link: None,
+                });
+            }
+            Record::AccountUpdated { index, .. } => {
+                let link = self.link(&[*index], framed)?;
+                return self.with_link(step, Rows::new(), link);
+            }
+            Record::Committed { transaction, effects } => {
+                legs(transaction, *effects, &mut decoded)?;
+                Some(transaction.phase())
+            }
+            Record::HoldExpired { legs, .. } => {
+                decoded.clone_from(legs);
+                None
+            }
+            Record::AccountCreated { .. } | Record::Rejected { .. } => return Err(NOT_LINKED),
+        };
+        let link = self.link(&linked_accounts(&decoded), framed)?;
+        let rows = self.rows(&decoded, |leg| match phase {
+            Some(phase) => Change::of_transaction(phase, leg),
+            None => Change::of_expiry(leg),
+        });
+        self.with_link(step, rows, link)
+    }
+
+    fn link(&self, accounts: &[AccountIndex], framed: &FramedRecord<'_>) -> Result<Link, Malformed> {
+        let mut links = accounts.iter().zip(framed.links.iter());
+        let found = links.find(|(account, _)| **account == self.account);
+        found.ok_or(NOT_LINKED)?.1
+    }
+
+    /// The rows of a record, whose balances are not known yet.
+    fn rows(&self, legs: &[Leg], change: impl Fn(&Leg) -> Change) -> Rows {
+        let mut rows = Rows::new();
+        for (number, leg) in legs.iter().enumerate() {
+            let sides = [
+                (leg.debit, Side::Debit, leg.credit),
+                (leg.credit, Side::Credit, leg.debit),
+            ];
+            for (account, side, counterparty) in sides {
+                if account == self.account {
+                    rows.push(Row {
+                        leg: number,
+                        side,
+                        counterparty,
+                        change: change(leg),
+                        balances: Balances::default(),
+                    });
+                }
+            }
+        }
+        rows
+    }
+
+    fn with_link(&self, step: Step, mut rows: Rows, link: Link) -> Result<Entry, Malformed> {
+        let stated = link.waypoint.as_ref().map(|waypoint| waypoint.balances);
+        let balances = step.balances.or(stated).ok_or(NOT_LINKED)?;
+        if stated.is_some_and(|stated| stated != balances) {
+            return Err(Malformed {
+                what: "the balances that follow from later records",
+            });
+        }
+        let mut before = balances;
+        for row in rows.iter_mut().rev() {
+            row.balances = before;
+            before = row.change.undo(&before, row.side).ok_or(Malformed {
+                what: "amounts that the account had",
+            })?;
+        }
+        let previous = step
+            .place
+            .checked_sub(link.distance)
+            .filter(|place| *place < step.place);
+        Ok(Entry {
+            place: step.place,
+            balances,
+            rows,
+            previous: Some(Step {
+                place: previous.ok_or(NOT_LINKED)?,
+                balances: Some(before),
+            }),
+            link: Some(link),
+        })
+    }
+}
+
+// ===== impl Entry =====
+
+impl Entry {
+    /// The account's previous record. `None` if this record created the account.
+    #[must_use]
+    pub const fn previous(&self) -> Option<Step> {
+        self.previous
+    }
+
+    /// Whether the record is a waypoint.
+    #[must_use]
+    pub fn is_waypoint(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.waypoint.is_some())
+    }
+
+    /// The next record of a search for the newest record before `bound`. It jumps as far as possible, but not past the oldest record
+    /// that is not before `bound`. `None` if this record created the account.
+    #[must_use]
+    pub fn towards(&self, bound: u64) -> Option<Step> {
+        let waypoint = self.link.as_ref().and_then(|link| link.waypoint.as_ref());
+        let pointers = waypoint.map_or(&[][..], |waypoint| &waypoint.pointers);
+        let places = pointers
+            .iter()
+            .filter(|distance| **distance > 0)
+            .filter_map(|distance| self.place.checked_sub(*distance));
+        match places.filter(|place| *place >= bound).last() {
+            Some(place) => Some(Step {
+                place,
+                balances: None,
+            }),
+            None => self.previous,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Reads the past. These methods ask EXEC only where the chain of an account begins. Everything else is read from the journal, by
+//! threads for blocking calls.
+
+use std::sync::atomic::Ordering;
+
+use tally_journal::Position;
+use tokio::time::Instant;
+
+use super::{
+    command::{AccountHistory, Command, CommandReply},
+    fault::{EngineError, StoreFault},
+    history_reads::HistoryReads,
+    tally_engine::{TallyEngine, unexpected},
+};
+use crate::store::embedded::{DurablePoint, HistoryReader, RecordError};
+
+// ===== impl TallyEngine =====
+
+impl TallyEngine {
+    /// Reads an account, and where its history begins. Returns `None` if no account has the `id`.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn account_history(
+        &self,
+        id: String,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Box<AccountHistory>>, EngineError> {
+        let CommandReply::History(history) = self.read(Command::History(id), deadline).await? else {
+            return Err(unexpected());
+        };
+        Ok(history)
+    }
+
+    /// Returns the point up to which everything is durable. Every answer that was sent before depends only on what is before it.
+    #[must_use]
+    pub fn durable(&self) -> DurablePoint {
+        self.shared.pipeline.progress().durable
+    }
+
+    /// The number of reads of the history since the start, and the number of records of accounts' chains that they have read.
+    #[must_use]
+    pub fn history_figures(&self) -> (u64, u64) {
+        let HistoryReads { reader, reads, .. } = &self.shared.history;
+        (reads.load(Ordering::Relaxed), reader.records_read())
+    }
+
+    /// Reads the history on a thread for blocking calls. `read` gets the reader, and the end of the durable blocks. At most
+    /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the journal can't be read.
+    pub async fn read_history<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let HistoryReads {
+            reader,
+            permits,
+            reads,
+        } = self.shared.history.clone();
+        reads.fetch_add(1, Ordering::Relaxed);
+        let end = self.durable().chain().position;
+        let Ok(permit) = permits.acquire_owned().await else {
+            return Err(EngineError::Store(StoreFault::ReadFailed));
+        };
+        self.read_blocking(move || {
+            let _permit = permit;
+            read(&reader, end)
+        })
+        .await
+    }
+}

@@ -1,0 +1,143 @@
+//! Describes what lists and watches show: committed transactions as they were recorded, and expiries of holds.
+
+use std::collections::HashSet;
+
+use tally_ledger::{AccountIndex, Change, Leg, Legs, Record, effects::legs};
+use tonic::Status;
+
+use super::head::damaged;
+use crate::{
+    grpc::{
+        fields::{from_amount, from_time},
+        transactions::lookup::{AccountIds, Found, text},
+    },
+    proto::{self, TransferEffect, transaction::Outcome},
+    security::Scope,
+    store::embedded::FoundRecord,
+};
+
+/// Memory of an event and of each of its transfers in a description, in bytes.
+const EVENT_BYTES: usize = 8 << 10;
+const EFFECT_BYTES: usize = 1 << 10;
+
+/// A record with a sequence.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A committed transaction.
+    Transaction(Found),
+    /// A hold has expired.
+    Expiry(FoundRecord),
+}
+
+// ===== impl Event =====
+
+impl Event {
+    /// # Errors
+    /// DATA_LOSS if the record is damaged, although its checksum is right.
+    pub(super) fn of(record: FoundRecord) -> Result<Self, Status> {
+        let is_expiry = match record.framed().map_err(|_| damaged(&record))?.record {
+            Record::Committed { .. } => false,
+            Record::HoldExpired { .. } => true,
+            Record::Rejected { .. } | Record::AccountCreated { .. } | Record::AccountUpdated { .. } => {
+                return Err(damaged(&record));
+            }
+        };
+        Ok(if is_expiry {
+            Event::Expiry(record)
+        } else {
+            Event::Transaction(Found::as_recorded(record))
+        })
+    }
+
+    pub(super) fn record(&self) -> &FoundRecord {
+        match self {
+            Event::Transaction(found) => found.record(),
+            Event::Expiry(record) => record,
+        }
+    }
+
+    /// The memory of the description, in bytes.
+    pub(super) fn memory_bytes(&self) -> Result<usize, Status> {
+        Ok(EVENT_BYTES + self.changes()?.len() * EFFECT_BYTES)
+    }
+
+    /// The accounts that the event changes.
+    pub(super) fn accounts(&self) -> Result<HashSet<AccountIndex>, Status> {
+        let changes = self.changes()?;
+        Ok(changes
+            .iter()
+            .flat_map(|(leg, _)| [leg.debit, leg.credit])
+            .collect())
+    }
+
+    /// Describes the event. `ids` has the ids of its accounts. Ids outside of `scope` are left out.
+    pub(super) fn describe(&self, ids: &AccountIds, scope: &Scope) -> Result<proto::Transaction, Status> {
+        let mut described = match self {
+            Event::Transaction(found) => found.describe(ids, scope)?,
+            Event::Expiry(record) => describe_expiry(record, scope)?,
+        };
+        let visible = |id: &str| {
+            if scope.contains(id.as_bytes()) {
+                id.to_owned()
+            } else {
+                String::new()
+            }
+        };
+        let effects = self.changes()?.into_iter().map(|(leg, change)| {
+            let amount = |amount: tally_ledger::Amount| (!amount.is_zero()).then(|| from_amount(amount));
+            TransferEffect {
+                debit_account_id: visible(ids.get(leg.debit)),
+                credit_account_id: visible(ids.get(leg.credit)),
+                posted_amount: amount(change.posted),
+                reserved_amount: amount(change.reserved),
+                unreserved_amount: amount(change.unreserved),
+                released_amount: amount(change.released),
+            }
+        });
+        described.effects = effects.collect();
+        Ok(described)
+    }
+
+    /// What the event does, by leg.
+    fn changes(&self) -> Result<Vec<(Leg, Change)>, Status> {
+        let record = self.record();
+        let framed = record.framed().map_err(|_| damaged(record))?;
+        match &framed.record {
+            Record::Committed { transaction, effects } => {
+                let mut found = Legs::new();
+                legs(transaction, *effects, &mut found).map_err(|_| damaged(record))?;
+                let phase = transaction.phase();
+                let change = |leg: Leg| (leg, Change::of_transaction(phase, &leg));
+                Ok(found.into_iter().map(change).collect())
+            }
+            Record::HoldExpired { legs, .. } => {
+                Ok(legs.iter().map(|leg| (*leg, Change::of_expiry(leg))).collect())
+            }
+            Record::Rejected { .. } | Record::AccountCreated { .. } | Record::AccountUpdated { .. } => {
+                Err(damaged(record))
+            }
+        }
+    }
+}
+
+fn describe_expiry(record: &FoundRecord, scope: &Scope) -> Result<proto::Transaction, Status> {
+    let framed = record.framed().map_err(|_| damaged(record))?;
+    let Record::HoldExpired { hold_id, .. } = framed.record else {
+        return Err(damaged(record));
+    };
+    let place = record.place();
+    Ok(proto::Transaction {
+        phase: proto::TransactionPhase::ExpirePending.into(),
+        pending_transaction_id: if scope.contains(hold_id) {
+            text(hold_id)
+        } else {
+            String::new()
+        },
+        outcome: Some(Outcome::Committed(proto::ProcessTransactionResponse {
+            sequence: i64::try_from(place.sequence).unwrap_or(i64::MAX),
+            commit_time: Some(from_time(place.time)),
+            ..proto::ProcessTransactionResponse::default()
+        })),
+        ..proto::Transaction::default()
+    })
+}

@@ -1,0 +1,194 @@
+//! `ListTransactions`: the ledger in its order.
+
+use std::{collections::HashSet, sync::Arc};
+
+use tally_ledger::{Record, id::check_id};
+use tonic::Status;
+
+use super::{
+    event::Event,
+    head::{Blocks, durable_sequence},
+    range::{Range, RangeFields, bound_bytes, hex_numbers},
+};
+use crate::{
+    engine::TallyEngine,
+    grpc::{
+        limits::QUERY_BYTES_MAX,
+        paging::{fingerprint, page_limit, wrong_token},
+        status,
+        transactions::lookup::Lookup,
+        transport::{
+            framing::{AdmittedCall, Inbound},
+            outbound::AnswerResult,
+        },
+    },
+    proto::{self, ListTransactionsRequest, ListTransactionsResponse},
+    security::Scope,
+    store::embedded::{
+        FoundRecord,
+        history::{Order, TRANSACTIONS_BYTES_MAX},
+    },
+};
+
+/// Maximum memory of the descriptions of a page, in bytes. A page ends early if its descriptions take more.
+const DESCRIPTIONS_BYTES_MAX: usize = 4 << 20;
+
+/// Which transactions a list or a watch shows.
+#[derive(Debug, Clone)]
+pub(super) struct Filter {
+    id_prefix: String,
+    /// What the caller may see.
+    scope: Scope,
+}
+
+// ===== impl Filter =====
+
+impl Filter {
+    /// Reads the filter of a request.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if the prefix has other characters than an id.
+    pub(super) fn of(id_prefix: &str, scope: Scope) -> Result<Self, Status> {
+        if !id_prefix.is_empty() {
+            check_id(id_prefix).map_err(|error| status::invalid_field("id_prefix", error.to_string()))?;
+        }
+        Ok(Filter {
+            id_prefix: id_prefix.to_owned(),
+            scope,
+        })
+    }
+
+    /// Whether the list shows a record. An expiry counts as its hold.
+    pub(super) fn accepts(&self, record: &FoundRecord) -> bool {
+        let Ok(framed) = record.framed() else {
+            return true;
+        };
+        let id = match &framed.record {
+            Record::HoldExpired { hold_id, .. } => hold_id,
+            Record::Committed { transaction, .. } => transaction.id_bytes(),
+            Record::Rejected { .. } | Record::AccountCreated { .. } | Record::AccountUpdated { .. } => {
+                return false;
+            }
+        };
+        id.starts_with(self.id_prefix.as_bytes()) && self.scope.contains(id)
+    }
+}
+
+/// Answers `ListTransactions`.
+///
+/// # Errors
+/// INVALID_ARGUMENT, or that of the engine.
+pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
+    let (request, mut inbound) =
+        Inbound::read_request::<ListTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
+    let limit = page_limit(request.page_size)?;
+    let range = Range::of(RangeFields {
+        from_sequence: request.from_sequence,
+        to_sequence: request.to_sequence,
+        from_time: request.from_time.as_ref(),
+        to_time: request.to_time.as_ref(),
+    })?;
+    let filter = Filter::of(&request.id_prefix, inbound.scope())?;
+    let token = token_of(&request, range, &filter)?;
+    let order = if request.newest_first {
+        Order::NewestFirst
+    } else {
+        Order::OldestFirst
+    };
+    let durable = engine.durable();
+    let next = durable.order().next_sequence;
+    let durable_sequence = durable_sequence(&engine);
+    let head = request.with_blocks.then(|| durable.chain());
+    inbound.hold(TRANSACTIONS_BYTES_MAX)?;
+    let scanned = filter.clone();
+    let read = engine.read_history(move |reader, _| {
+        let end = durable.chain().position;
+        let (from, to) = match token {
+            Some((from, to)) => (from, to.min(next)),
+            None => {
+                let after = |bound| reader.sequence_after(bound, next, end);
+                (
+                    range.from.map_or(Ok(1), after)?,
+                    range.to.map_or(Ok(next), after)?,
+                )
+            }
+        };
+        let page = reader.transactions((from, to), order, limit, end, &|record| scanned.accepts(record))?;
+        let blocks = match head {
+            Some(head) => Blocks::of(reader, page.records.iter(), &head)?,
+            None => Blocks::default(),
+        };
+        Ok((page, blocks, (from, to)))
+    });
+    let (page, blocks, (from, to)) = read.await?;
+    let lookup = Lookup::new(&engine, inbound.deadline);
+    let mut rest = page.next;
+    let mut found = Vec::new();
+    let mut bytes = 0;
+    for record in page.records {
+        let sequence = record.place().sequence;
+        let record = Event::of(record)?;
+        bytes += record.memory_bytes()?;
+        // The first one always fits, so that a list makes progress.
+        if !found.is_empty() && bytes > DESCRIPTIONS_BYTES_MAX {
+            rest = Some(sequence);
+            break;
+        }
+        inbound.hold(TRANSACTIONS_BYTES_MAX + bytes)?;
+        found.push(record);
+    }
+    let mut accounts = HashSet::new();
+    for event in &found {
+        accounts.extend(event.accounts()?);
+    }
+    let ids = lookup.ids(accounts).await?;
+    let describe = |event: &Event| {
+        let mut described = event.describe(&ids, &filter.scope)?;
+        described.block = blocks.get(event.record());
+        Ok::<_, Status>(described)
+    };
+    let transactions: Vec<proto::Transaction> = found.iter().map(describe).collect::<Result<_, _>>()?;
+    let rest = rest.map(|rest| match order {
+        Order::OldestFirst => (rest, to),
+        // The upper end is exclusive.
+        Order::NewestFirst => (from, rest + 1),
+    });
+    Ok(inbound.answer(&ListTransactionsResponse {
+        transactions,
+        next_page_token: rest.map_or_else(String::new, |rest| token_text(rest, &request, range, &filter)),
+        durable_sequence,
+    }))
+}
+
+/// Reads the token of a request: the range of sequences that is left. `None` for the first page.
+fn token_of(
+    request: &ListTransactionsRequest,
+    range: Range,
+    filter: &Filter,
+) -> Result<Option<(u64, u64)>, Status> {
+    let token = request.page_token.as_str();
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let read = || {
+        let [from, to, _] = hex_numbers(token.strip_prefix('t')?)?;
+        (token_text((from, to), request, range, filter) == token).then_some((from, to))
+    };
+    read().map(Some).ok_or_else(|| wrong_token("ListTransactions"))
+}
+
+fn token_text(
+    (from, to): (u64, u64),
+    request: &ListTransactionsRequest,
+    range: Range,
+    filter: &Filter,
+) -> String {
+    let print = fingerprint(&[
+        request.id_prefix.as_bytes(),
+        filter.scope.prefix().unwrap_or("").as_bytes(),
+        &[u8::from(request.newest_first)],
+        &bound_bytes(range.from),
+        &bound_bytes(range.to),
+    ]);
+    format!("t{from:x}.{to:x}.{print:x}")
+}

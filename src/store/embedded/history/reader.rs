@@ -1,0 +1,207 @@
+//! Reads the past of accounts.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tally_journal::{BlockHash, ChainPoint, JournalReader, Position};
+use tally_ledger::{
+    AccountTerms, Balances, History, Malformed, Record, Timestamp,
+    history::{Entry, Step},
+};
+
+use super::{
+    super::{
+        error::RecordError,
+        record::{BlockRecords, parse_record},
+        record_reader::{FoundRecord, RecordReader},
+    },
+    block_index::{BlockIndex, Target},
+};
+
+/// Reads the history. Clones share what they know about the places of blocks. Any thread may use a reader.
+#[derive(Debug, Clone)]
+pub struct HistoryReader {
+    pub(super) records: RecordReader,
+    pub(super) journal: JournalReader,
+    pub(super) blocks: Arc<BlockIndex>,
+    records_read: Arc<AtomicU64>,
+}
+
+/// A moment of the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Just after the record with this sequence; 0 stands for the beginning.
+    Sequence(u64),
+    /// Just after the last record whose commit time is at most this one.
+    Time(Timestamp),
+}
+
+// ===== impl HistoryReader =====
+
+impl HistoryReader {
+    /// Makes a reader of the journal that `records` reads.
+    #[must_use]
+    pub fn new(records: RecordReader) -> Self {
+        let journal = records.journal().clone();
+        HistoryReader {
+            records,
+            blocks: Arc::new(BlockIndex::new(journal.clone())),
+            journal,
+            records_read: Arc::default(),
+        }
+    }
+
+    /// The number of records of chains that were read so far.
+    #[must_use]
+    pub fn records_read(&self) -> u64 {
+        self.records_read.load(Ordering::Relaxed)
+    }
+
+    /// Returns the place that separates the records up to `bound` from the later ones: the place after the last record that belongs to
+    /// it. All blocks before `end` must be durable.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn place_after(&self, bound: Bound, end: Position) -> Result<u64, RecordError> {
+        let target = match bound {
+            Bound::Sequence(0) => return Ok(0),
+            Bound::Sequence(sequence) => Target::Sequence(sequence),
+            Bound::Time(time) => Target::Time(time.as_nanos()),
+        };
+        let Some(header) = self.blocks.find(target, end)? else {
+            return Ok(0);
+        };
+        // A record without a sequence has the ordinal of the next one that has a sequence, so it comes just before it.
+        let is_within = |ordinal: u32| match bound {
+            Bound::Sequence(last) => header.first_sequence + u64::from(ordinal) <= last,
+            Bound::Time(last) => header.base_time_ns + u64::from(ordinal) <= last.as_nanos(),
+        };
+        let mut body = Vec::new();
+        let header = self.journal.read_block(header.position, &mut body)?;
+        for record in BlockRecords::new(header.position, &body) {
+            let (position, framed) = record?;
+            if !is_within(framed.ordinal) {
+                return Ok(position.as_u64());
+            }
+        }
+        Ok(self.journal.position_after(&header).as_u64())
+    }
+
+    /// Returns the balances that an account had just before `bound`, which is a place. `None` if the account did not exist then.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read, or is not the one from which `history` comes.
+    pub fn balances_before(&self, history: &History, bound: u64) -> Result<Option<Balances>, RecordError> {
+        let mut step = history.search(bound);
+        let mut buffer = Vec::new();
+        loop {
+            if step.place < bound
+                && let Some(balances) = step.balances
+            {
+                return Ok(Some(balances));
+            }
+            let entry = self.entry(history, step, &mut buffer)?;
+            match entry.towards(bound) {
+                Some(next) => step = next,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Returns the terms that an account had just before `bound`, or `None` if it had those with which it was created. It must have
+    /// existed.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn terms_before(&self, history: &History, bound: u64) -> Result<Option<AccountTerms>, RecordError> {
+        let mut update = history.last_update;
+        let mut buffer = Vec::new();
+        while let Some(place) = update {
+            let position = Position::from_u64(place);
+            let bytes = self.records.read(position, &mut buffer)?;
+            let Record::AccountUpdated { previous, terms, .. } = parse_record(position, bytes)?.record else {
+                return Err(unexpected(position));
+            };
+            if place < bound {
+                return Ok(Some(terms));
+            }
+            if previous.is_some_and(|previous| previous >= place) {
+                return Err(unexpected(position));
+            }
+            update = previous;
+        }
+        Ok(None)
+    }
+
+    /// Reads and decodes a record of an account's chain.
+    pub(super) fn entry(
+        &self,
+        history: &History,
+        step: Step,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Entry, RecordError> {
+        let position = Position::from_u64(step.place);
+        self.records_read.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.records.read(position, buffer)?;
+        let framed = parse_record(position, bytes)?;
+        history
+            .entry(step, &framed)
+            .map_err(|source| RecordError::Malformed { position, source })
+    }
+
+    /// Reads a record with its place in the order.
+    pub(super) fn found(&self, place: u64) -> Result<FoundRecord, RecordError> {
+        self.records.at(Position::from_u64(place))
+    }
+
+    /// Returns the number and the hash of the block at `position`. `head` is the end of the durable blocks.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn block(&self, position: Position, head: &ChainPoint) -> Result<(u64, BlockHash), RecordError> {
+        let header = self.journal.read_header(position)?;
+        let next = self.journal.position_after(&header);
+        // The next block contains the hash of this one.
+        let hash = if next >= head.position {
+            head.previous_hash
+        } else {
+            self.journal.read_header(next)?.previous_hash
+        };
+        Ok((header.block_sequence, hash))
+    }
+
+    /// Returns the sequence of the first record that comes after `bound`. `next` is the sequence after the newest durable one, and all
+    /// blocks before `end` must be durable.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn sequence_after(&self, bound: Bound, next: u64, end: Position) -> Result<u64, RecordError> {
+        let time = match bound {
+            Bound::Sequence(sequence) => return Ok(next.min(sequence.saturating_add(1))),
+            Bound::Time(time) => time.as_nanos(),
+        };
+        let Some(block) = self.blocks.find(Target::Time(time), end)? else {
+            return Ok(next.min(1));
+        };
+        let after = self.journal.position_after(&block);
+        let limit = if after < end {
+            self.journal.read_header(after)?.first_sequence
+        } else {
+            next
+        };
+        // The times of a block begin with its own, and increase by 1 ns with each sequence.
+        let within = (time - block.base_time_ns).saturating_add(1);
+        Ok(limit.min(block.first_sequence.saturating_add(within)))
+    }
+}
+
+pub(super) const fn unexpected(position: Position) -> RecordError {
+    RecordError::Malformed {
+        position,
+        source: Malformed {
+            what: "the record to which a later record links",
+        },
+    }
+}

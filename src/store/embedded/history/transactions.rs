@@ -1,0 +1,173 @@
+//! All records with a sequence, in their order.
+
+use tally_journal::{BlockHeader, Position};
+
+use super::{
+    super::{error::RecordError, record::BlockRecords, record_reader::FoundRecord},
+    block_index::Target,
+    reader::HistoryReader,
+    statement::Order,
+};
+
+/// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
+pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 20;
+/// Number of bytes of the journal that are read for a page, at most: a filter can leave out almost all records.
+const SCAN_BYTES_MAX: u64 = 16 << 20;
+
+/// Some records, in the order of the page.
+#[derive(Debug, Default)]
+pub struct TransactionPage {
+    /// The records that the filter has taken.
+    pub records: Vec<FoundRecord>,
+    /// The sequence of the first record that was not looked at, if the range has more.
+    pub next: Option<u64>,
+}
+
+/// Collects a page.
+struct Collector<'a, F> {
+    page: TransactionPage,
+    filter: &'a F,
+    limit: usize,
+    bytes: usize,
+}
+
+// ===== impl HistoryReader =====
+
+impl HistoryReader {
+    /// Reads the records whose sequences are at least `from` and less than `to`, at most `limit`, which is at least 1, and only those
+    /// that `filter` takes. A page can be short, even empty, although the range has more: it ends after a bounded number of bytes. All
+    /// blocks before `end` must be durable.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn transactions(
+        &self,
+        (from, to): (u64, u64),
+        order: Order,
+        limit: usize,
+        end: Position,
+        filter: &impl Fn(&FoundRecord) -> bool,
+    ) -> Result<TransactionPage, RecordError> {
+        let mut collector = Collector {
+            page: TransactionPage::default(),
+            filter,
+            limit,
+            bytes: 0,
+        };
+        if from < to {
+            match order {
+                Order::OldestFirst => self.scan_forward(from, to, end, &mut collector)?,
+                Order::NewestFirst => self.scan_back(from, to, end, &mut collector)?,
+            }
+        }
+        Ok(collector.page)
+    }
+
+    fn scan_forward<F: Fn(&FoundRecord) -> bool>(
+        &self,
+        from: u64,
+        to: u64,
+        end: Position,
+        page: &mut Collector<'_, F>,
+    ) -> Result<(), RecordError> {
+        let first = self.blocks.find(Target::Sequence(from), end)?;
+        let mut next = first.map_or(Position::new(0, 0), |header| header.position);
+        let mut scanned = 0;
+        while next < end {
+            let (block, records) = self.sequenced(next)?;
+            let (first_sequence, body_bytes) = (block.first_sequence, block.body_bytes);
+            if first_sequence >= to {
+                return Ok(());
+            }
+            if scanned >= SCAN_BYTES_MAX {
+                page.page.next = Some(first_sequence.max(from));
+                return Ok(());
+            }
+            for record in records {
+                if !page.add(record, from, to) {
+                    return Ok(());
+                }
+            }
+            scanned += u64::from(body_bytes);
+            next = self.journal.position_after(&block);
+        }
+        Ok(())
+    }
+
+    fn scan_back<F: Fn(&FoundRecord) -> bool>(
+        &self,
+        from: u64,
+        to: u64,
+        end: Position,
+        page: &mut Collector<'_, F>,
+    ) -> Result<(), RecordError> {
+        let Some(last) = self.blocks.find(Target::Sequence(to - 1), end)? else {
+            return Ok(());
+        };
+        let mut upper = self.journal.position_after(&last);
+        let mut scanned = 0;
+        loop {
+            let blocks = self.blocks.before(upper)?;
+            let Some(lowest) = blocks.first().copied() else {
+                return Ok(());
+            };
+            for position in blocks.into_iter().rev() {
+                let (block, records) = self.sequenced(position)?;
+                for record in records.into_iter().rev() {
+                    if !page.add(record, from, to) {
+                        return Ok(());
+                    }
+                }
+                scanned += u64::from(block.body_bytes);
+                if block.first_sequence <= from {
+                    return Ok(());
+                }
+                if scanned >= SCAN_BYTES_MAX {
+                    page.page.next = Some(block.first_sequence - 1);
+                    return Ok(());
+                }
+            }
+            upper = lowest;
+        }
+    }
+
+    /// Reads the records with a sequence of the block at `position`.
+    fn sequenced(&self, position: Position) -> Result<(BlockHeader, Vec<FoundRecord>), RecordError> {
+        let mut body = Vec::new();
+        let header = self.journal.read_block(position, &mut body)?;
+        let mut records = Vec::new();
+        let mut reader = BlockRecords::new(position, &body);
+        loop {
+            let before = reader.rest_bytes();
+            let Some(record) = reader.next() else {
+                return Ok((header, records));
+            };
+            let (position, framed) = record?;
+            if framed.record.has_sequence() {
+                let start = body.len() - before;
+                let bytes = body.get(start..body.len() - reader.rest_bytes());
+                let bytes = bytes.map_or_else(Vec::new, <[u8]>::to_vec);
+                records.push(FoundRecord::of_block(bytes, position, &header, framed.ordinal)?);
+            }
+        }
+    }
+}
+
+// ===== impl Collector =====
+
+impl<F: Fn(&FoundRecord) -> bool> Collector<'_, F> {
+    /// Adds a record if it is in the range and the filter takes it. Returns `false` if the page is full.
+    fn add(&mut self, found: FoundRecord, from: u64, to: u64) -> bool {
+        let sequence = found.place().sequence;
+        if !(from..to).contains(&sequence) || !(self.filter)(&found) {
+            return true;
+        }
+        if self.page.records.len() >= self.limit || self.bytes >= TRANSACTIONS_BYTES_MAX {
+            self.page.next = Some(sequence);
+            return false;
+        }
+        self.bytes += found.memory_bytes();
+        self.page.records.push(found);
+        true
+    }
+}
