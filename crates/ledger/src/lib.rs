@@ -38,6 +38,7 @@ pub mod money;
 mod mutation;
 #[cfg(feature = "mutations")]
 pub mod mutation;
+pub mod own_record;
 mod pages;
 pub mod record;
 pub mod reject;

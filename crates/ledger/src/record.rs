@@ -40,16 +40,16 @@ pub const RECORD_BYTES_MAX: usize = 24 * 1024;
 pub const PRINCIPAL_BYTES_MAX: usize = 64;
 
 /// Length of the checksum at the end of a record, in bytes.
-const CHECKSUM_BYTES: usize = 4;
+pub(super) const CHECKSUM_BYTES: usize = 4;
 
 const KIND_ACCOUNT_CREATED: u8 = 1;
-const KIND_COMMITTED: u8 = 2;
+pub(super) const KIND_COMMITTED: u8 = 2;
 const KIND_REJECTED: u8 = 3;
-const KIND_DERIVED: u8 = 4;
+pub(super) const KIND_DERIVED: u8 = 4;
 const KIND_HOLD_EXPIRED: u8 = 5;
 const KIND_ACCOUNT_UPDATED: u8 = 6;
 /// This bit of the kind says that the record contains the name of the client.
-const PRINCIPAL_BIT: u8 = 0x80;
+pub(super) const PRINCIPAL_BIT: u8 = 0x80;
 
 /// A decoded record.
 #[derive(Debug, Clone)]
@@ -108,15 +108,6 @@ pub struct FramedRecord<'a> {
     pub links: Links<'a>,
     /// The record.
     pub record: Record<'a>,
-}
-
-/// Where the parts of the record of a committed transaction are in its bytes.
-#[derive(Debug, Clone, Copy)]
-pub struct OwnCommitted {
-    content: usize,
-    /// The end of the transaction and the start of the effects, if the record has effects.
-    effects: Option<usize>,
-    end: usize,
 }
 
 /// A record to be appended, which borrows its content.
@@ -178,8 +169,8 @@ pub enum NewRecord<'a> {
 
 /// What precedes the payload of a record.
 #[derive(Debug, Clone, Copy)]
-struct Frame<'a> {
-    kind: u8,
+pub(super) struct Frame<'a> {
+    pub(super) kind: u8,
     back: u32,
     ordinal: u32,
     principal: Option<&'a [u8]>,
@@ -457,72 +448,11 @@ pub fn take_record<'a>(reader: &mut Reader<'a>, place: u64) -> Result<FramedReco
     })
 }
 
-/// Reads a record that this process has written and that never left its memory, so that no checksum is needed.
-///
-/// # Errors
-/// [`Malformed`] if the bytes do not start with a record.
-pub fn take_own_record(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
-    let (content, _) = take_framed(&mut Reader::new(bytes))?;
-    let mut rest = Reader::new(content);
-    let frame = Frame::take(&mut rest)?;
-    take_content(frame.kind, &mut rest)
-}
-
-/// Finds the parts of a record that this process has written, if it is that of the committed transaction with this id.
-#[inline]
-#[must_use]
-pub fn own_committed(bytes: &[u8], id: &[u8]) -> Option<OwnCommitted> {
-    let mut rest = Reader::new(bytes);
-    let length = usize::try_from(rest.varint_u64().ok()?).ok()?;
-    let end = (bytes.len() - rest.rest().len() + length).checked_sub(CHECKSUM_BYTES)?;
-    let kind = rest.u8().ok()?;
-    rest.skip_varint().ok()?;
-    rest.skip_varint().ok()?;
-    if kind & PRINCIPAL_BIT != 0 {
-        rest.short_bytes().ok()?;
-    }
-    let links = usize::try_from(rest.varint_u64().ok()?).ok()?;
-    rest.bytes(links).ok()?;
-    let content_bytes = match kind & !PRINCIPAL_BIT {
-        KIND_COMMITTED => None,
-        KIND_DERIVED => Some(usize::try_from(rest.varint_u64().ok()?).ok()?),
-        _ => return None,
-    };
-    let content = bytes.len() - rest.rest().len();
-    (rest.short_bytes().ok()? == id).then_some(OwnCommitted {
-        content,
-        effects: content_bytes.map(|length| content + length),
-        end,
-    })
-}
-
-impl OwnCommitted {
-    /// Reads the record, whose bytes are the ones in which it was found.
-    ///
-    /// # Errors
-    /// [`Malformed`] if they are other bytes.
-    #[inline]
-    pub fn take(self, bytes: &[u8]) -> Result<Record<'_>, Malformed> {
-        let part = |from: usize, to: usize| {
-            bytes.get(from..to).ok_or(Malformed {
-                what: "the record that was found",
-            })
-        };
-        let effects = match self.effects {
-            Some(from) => Some(Effects::take(&mut Reader::new(part(from, self.end)?))?),
-            None => None,
-        };
-        let content = part(self.content, self.effects.map_or(self.end, |effects| effects))?;
-        Ok(Record::Committed {
-            transaction: TransactionView::parse(content)?,
-            effects,
-        })
-    }
-}
-
 /// Reads the bytes of a record between its length and its checksum, and the checksum.
 #[inline]
-fn take_framed<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8; CHECKSUM_BYTES]), Malformed> {
+pub(super) fn take_framed<'a>(
+    reader: &mut Reader<'a>,
+) -> Result<(&'a [u8], &'a [u8; CHECKSUM_BYTES]), Malformed> {
     let length = usize::try_from(reader.varint_u64()?).map_err(|_| Malformed {
         what: "a record's length",
     })?;
@@ -534,7 +464,7 @@ fn take_framed<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8; CHECKS
 
 impl<'a> Frame<'a> {
     #[inline]
-    fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+    pub(super) fn take(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         let kind = reader.u8()?;
         Ok(Frame {
             kind: kind & !PRINCIPAL_BIT,
@@ -556,7 +486,7 @@ impl<'a> Frame<'a> {
 
 /// Reads the content of a record of this kind, to the end of `record`.
 #[inline]
-fn take_content<'a>(kind: u8, record: &mut Reader<'a>) -> Result<Record<'a>, Malformed> {
+pub(super) fn take_content<'a>(kind: u8, record: &mut Reader<'a>) -> Result<Record<'a>, Malformed> {
     Ok(match kind {
         KIND_ACCOUNT_CREATED => {
             let index = AccountIndex(record.varint_u32()?);

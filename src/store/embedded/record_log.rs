@@ -6,7 +6,8 @@ use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Positi
 use tally_ledger::{
     Committed, Links, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp,
     TransactionKey, TransactionLog,
-    record::{own_committed, put_record, take_own_record},
+    own_record::{own_committed, take_own_record},
+    record::put_record,
     tag_index::TagIndex,
 };
 

@@ -183,6 +183,7 @@ impl Expiry {
     async fn find(&self, id: &str) -> Transaction {
         let request = GetTransactionRequest {
             transaction_id: id.to_owned(),
+            ..GetTransactionRequest::default()
         };
         let found = self.transactions().await.get_transaction(request).await;
         found.unwrap().into_inner().transaction.unwrap()
@@ -223,6 +224,7 @@ impl Expiry {
     async fn assert_free(&self, available: i64) {
         let request = GetAccountRequest {
             account_id: "wallet".to_owned(),
+            ..GetAccountRequest::default()
         };
         let mut accounts = AccountServiceClient::connect(self.server.endpoint())
             .await

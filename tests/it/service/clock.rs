@@ -146,6 +146,7 @@ impl ClockedService {
     async fn hold_state(&mut self, id: &str) -> HoldState {
         let request = GetTransactionRequest {
             transaction_id: id.to_owned(),
+            ..GetTransactionRequest::default()
         };
         let found = self.client.get_transaction(request).await.unwrap().into_inner();
         found.transaction.unwrap().hold_state()

@@ -191,6 +191,7 @@ async fn with_house() -> Tenants {
 async fn find(tenants: &Tenants, token: &str, id: &str) -> Transaction {
     let request = GetTransactionRequest {
         transaction_id: id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     let found: GetTransactionResponse = tenants.asks(token, GET_TRANSACTION, &request).await;
     found.transaction.unwrap()

@@ -172,9 +172,11 @@ fn account_writes(id: &str) -> [(&'static str, &'static str, Vec<u8>); 3] {
 async fn state_of_beta(tenants: &Tenants) -> Vec<Seen> {
     let get = |id: &str| GetAccountRequest {
         account_id: id.to_owned(),
+        ..GetAccountRequest::default()
     };
     let find = |id: &str| GetTransactionRequest {
         transaction_id: id.to_owned(),
+        ..GetTransactionRequest::default()
     };
     let mut seen = Vec::new();
     for (path, message) in [
