@@ -40,8 +40,9 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// Maximum number of holds that expire before the first transaction of a block.
-const EXPIRIES_MAX: usize = 1024;
+/// Maximum number of holds that expire before the first transaction of a block. The simulation needs a small one, so that
+/// holds stay outstanding although their time has come.
+const EXPIRIES_MAX: usize = if cfg!(feature = "simulation") { 4 } else { 1024 };
 /// EXEC sleeps at least this long until a hold expires. If its time has come, but the disk is full, EXEC tries again after this time.
 const EXPIRY_SLEEP_MIN: Duration = Duration::from_millis(1);
 /// EXEC sleeps at most this long while a hold can expire, because the wall clock may be set forward.

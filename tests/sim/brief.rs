@@ -2,14 +2,14 @@
 
 use tally_ledger::Outcome;
 
-use crate::calls::{Answer, Call, Reply, Request};
+use crate::calls::{Answer, Call, Kind, Reply, Request, Transaction};
 
 /// Describes a call in a few words.
 pub(crate) fn brief_call(call: &Call) -> String {
     let mut words = match &call.request {
         Request::Transactions(transactions) => {
-            let ids: Vec<_> = transactions.iter().map(|transaction| &*transaction.id).collect();
-            format!("process {}", ids.join(" "))
+            let words: Vec<_> = transactions.iter().map(brief_transaction).collect();
+            format!("process {}", words.join(" "))
         }
         Request::CreateAccounts(accounts) => {
             let ids: Vec<_> = accounts.iter().map(|account| &*account.id).collect();
@@ -22,6 +22,9 @@ pub(crate) fn brief_call(call: &Call) -> String {
         Request::Account(id) => format!("read account {id}"),
         Request::Accounts { from, limit } => format!("list {limit} accounts from number {from} on"),
         Request::Transaction(id) => format!("read transaction {id}"),
+        Request::Update(update) => format!("update {update:?}"),
+        Request::Hold(id) => format!("read hold {id}"),
+        Request::Holds => "list holds".to_owned(),
     };
     if let Some((stream, message)) = call.message {
         words.push_str(&format!(", message {message} of stream {stream}"));
@@ -30,6 +33,23 @@ pub(crate) fn brief_call(call: &Call) -> String {
         words.push_str(&format!(", until {:.6} s", deadline.as_secs_f64()));
     }
     words
+}
+
+fn brief_transaction(transaction: &Transaction) -> String {
+    let id = &transaction.id;
+    match &transaction.kind {
+        Kind::Move => id.clone(),
+        Kind::Hold { timeout: None } => format!("{id}(hold)"),
+        Kind::Hold { timeout: Some(nanos) } => format!("{id}(hold for {} ms)", nanos / 1_000_000),
+        Kind::Post { hold, keep_remaining } => {
+            format!(
+                "{id}(posts {hold}{})",
+                if *keep_remaining { ", keeps" } else { "" }
+            )
+        }
+        Kind::Void { hold } => format!("{id}(voids {hold})"),
+        Kind::Reverse { target } => format!("{id}(reverses {target})"),
+    }
 }
 
 fn brief_outcome(outcome: &Outcome) -> String {
@@ -52,9 +72,14 @@ fn brief_outcome(outcome: &Outcome) -> String {
 /// Describes a reply in a few words.
 pub(crate) fn brief(reply: &Reply) -> String {
     match reply {
-        Ok(Answer::Outcomes(outcomes)) => {
+        Ok(Answer::Outcomes(outcomes, details)) => {
             let words: Vec<_> = outcomes.iter().map(brief_outcome).collect();
-            words.join(", ")
+            let details = if details.is_empty() {
+                String::new()
+            } else {
+                format!(", {details:?}")
+            };
+            words.join(", ") + &details
         }
         Ok(answer) => {
             let mut words = format!("{answer:?}");

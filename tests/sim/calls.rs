@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tally::engine::{CallKind, EngineError, LedgerFigures};
+use tally::engine::{CallKind, Detail, EngineError, LedgerFigures, OwnedKey};
 use tally_ledger::{
-    AccountField, AccountSnapshot, Committed, EffectiveTime, Metadata, NewAccount, Outcome, Rejection,
+    AccountField, AccountSnapshot, AccountTerms, AccountUpdate, AmountRule, Committed, EffectiveTime, Hold,
+    Metadata, NewAccount, Outcome, Rejection, Timestamp, UpdateOutcome,
 };
 
 /// The number of a call. Numbers increase in the order in which calls begin.
@@ -14,9 +15,40 @@ pub(crate) type CallId = u64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transaction {
     pub(crate) id: String,
+    pub(crate) kind: Kind,
     pub(crate) legs: Vec<Leg>,
     pub(crate) effective_time: Option<EffectiveTime>,
     pub(crate) note: Note,
+    /// Whether the answer shows balances. This is not part of the content: it is never recorded.
+    pub(crate) wants_balances: bool,
+}
+
+/// What a transaction does with its transfers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It posts them.
+    Move,
+    /// It reserves them.
+    Hold {
+        /// The time after which the hold expires, in nanoseconds.
+        timeout: Option<u64>,
+    },
+    /// It posts a hold: all of it if it has no transfers, otherwise their amounts.
+    Post {
+        /// The id of the hold.
+        hold: String,
+        keep_remaining: bool,
+    },
+    /// It releases a hold.
+    Void {
+        /// The id of the hold.
+        hold: String,
+    },
+    /// It reverses a transaction: all that is left if it has no transfers, otherwise their amounts.
+    Reverse {
+        /// The id of the transaction.
+        target: String,
+    },
 }
 
 /// The metadata of a transaction, in a form that is cheap to copy and to compare.
@@ -39,6 +71,7 @@ pub(crate) struct Leg {
     pub(crate) credit: String,
     pub(crate) amount: u128,
     pub(crate) code: u32,
+    pub(crate) rule: AmountRule,
 }
 
 /// What a client asks for.
@@ -50,12 +83,18 @@ pub(crate) enum Request {
     CreateAccounts(Vec<NewAccount>),
     /// Creates all of these accounts except for those whose ids exist, or none.
     CreateMissing(Vec<NewAccount>),
+    /// Updates an account.
+    Update(AccountUpdate),
     /// Reads one account.
     Account(String),
     /// Reads up to `limit` accounts from the account with the number `from` on, in the order of creation.
     Accounts { from: u32, limit: usize },
     /// Reads a transaction by its id.
     Transaction(String),
+    /// Reads what is outstanding of the hold with this id.
+    Hold(String),
+    /// Reads all outstanding holds.
+    Holds,
 }
 
 /// A call of a client.
@@ -73,8 +112,8 @@ pub(crate) struct Call {
 /// The result of a call.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// The outcomes of the transactions, in their order.
-    Outcomes(Vec<Outcome>),
+    /// The outcomes of the transactions, in their order, and what the answer says besides.
+    Outcomes(Vec<Outcome>, Vec<Detail>),
     /// All accounts exist now. These are all of them, or those that did not exist before if the request asked for the
     /// missing ones only, in the order of the request.
     Created(Vec<AccountSnapshot>),
@@ -86,6 +125,12 @@ pub(crate) enum Answer {
     Accounts(Vec<AccountSnapshot>, Option<u32>),
     /// The transaction, if it is recorded.
     Transaction(Option<Recorded>),
+    /// The account after the update, or why it was not updated.
+    Updated(Result<Box<AccountSnapshot>, UpdateOutcome>),
+    /// The hold, if it is outstanding.
+    Hold(Option<Hold>),
+    /// The outstanding holds, in no particular order.
+    Holds(Vec<Hold>),
 }
 
 /// A transaction as the journal recorded it.
@@ -97,6 +142,59 @@ pub(crate) struct Recorded {
     /// The sequence and the time of the transaction. For a rejected transaction, the sequence and the time that the
     /// next committed transaction of the block would get.
     pub(crate) place: Committed,
+    /// Where the record is in the journal. Later records have greater positions.
+    pub(crate) position: u64,
+    /// What the transaction did, according to its record; empty if it was rejected.
+    pub(crate) moved: Vec<Moved>,
+}
+
+/// What a transaction did with the two accounts of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// The id of the account that was debited.
+    pub(crate) debit: String,
+    /// The id of the account that was credited.
+    pub(crate) credit: String,
+    /// What was posted, or reserved by a hold.
+    pub(crate) amount: u128,
+    /// What a hold no longer reserves, although it was not posted.
+    pub(crate) released: u128,
+    /// What a hold still reserves; after a reversal of single amounts, what can still be reversed.
+    pub(crate) remaining: u128,
+}
+
+/// A record of the journal. The first record has the number 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Logged {
+    pub(crate) entry: Entry,
+    /// The number of the block that contains the record.
+    pub(crate) block: u64,
+    /// The time of this block.
+    pub(crate) block_time: Timestamp,
+}
+
+/// The content of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// An account was created.
+    Created { account: NewAccount, time: Timestamp },
+    /// An account was updated.
+    Updated {
+        /// The id of the account.
+        id: String,
+        /// All of its new terms.
+        terms: AccountTerms,
+    },
+    /// A transaction was committed or rejected.
+    Transaction(Recorded),
+    /// A hold expired.
+    Expired {
+        /// The id of the hold.
+        hold: String,
+        place: Committed,
+        position: u64,
+        moved: Vec<Moved>,
+    },
 }
 
 /// What a client learns from a call.
@@ -106,8 +204,14 @@ pub(crate) type Reply = Result<Answer, EngineError>;
 /// unanswered.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
+    /// Every record of the journal, in order. This is not what the service says, but what is on its disk.
+    pub(crate) log: Vec<Logged>,
     /// Every account, in the order of creation.
     pub(crate) accounts: Vec<AccountSnapshot>,
+    /// The outstanding holds, in no particular order; `None` if they were not read.
+    pub(crate) holds: Option<Vec<Hold>>,
+    /// Where the service finds the records that ended holds and the reversals of transactions.
+    pub(crate) found: Vec<(OwnedKey, Result<Option<u64>, EngineError>)>,
     /// What the service answered for each id that any client ever used, once per id, in no particular order.
     pub(crate) transactions: Vec<(String, Result<Option<Recorded>, EngineError>)>,
     /// The figures that the service reports about itself, if they were read.
@@ -126,9 +230,11 @@ impl Transaction {
     pub(crate) fn new(id: impl Into<String>, legs: Vec<Leg>) -> Self {
         Transaction {
             id: id.into(),
+            kind: Kind::Move,
             legs,
             effective_time: None,
             note: Note::None,
+            wants_balances: false,
         }
     }
 
@@ -139,6 +245,53 @@ impl Transaction {
             metadata.insert(NOTE_KEY.to_owned(), text);
         }
         metadata
+    }
+}
+
+// ===== impl Kind =====
+
+impl Kind {
+    /// The id of the other transaction that the transaction names.
+    pub(crate) fn names(&self) -> Option<&String> {
+        match self {
+            Kind::Move | Kind::Hold { .. } => None,
+            Kind::Post { hold, .. } | Kind::Void { hold } => Some(hold),
+            Kind::Reverse { target } => Some(target),
+        }
+    }
+}
+
+// ===== impl Logged =====
+
+impl Logged {
+    /// The transaction of the record.
+    pub(crate) const fn transaction(&self) -> Option<&Recorded> {
+        match &self.entry {
+            Entry::Transaction(recorded) => Some(recorded),
+            Entry::Created { .. } | Entry::Updated { .. } | Entry::Expired { .. } => None,
+        }
+    }
+
+    /// The sequence and the time of the record, if it has a sequence.
+    pub(crate) const fn committed(&self) -> Option<Committed> {
+        match &self.entry {
+            Entry::Transaction(Recorded {
+                rejection: None,
+                place,
+                ..
+            })
+            | Entry::Expired { place, .. } => Some(*place),
+            Entry::Transaction(_) | Entry::Created { .. } | Entry::Updated { .. } => None,
+        }
+    }
+
+    /// The time of the record.
+    pub(crate) const fn time(&self) -> Timestamp {
+        match &self.entry {
+            Entry::Transaction(Recorded { place, .. }) | Entry::Expired { place, .. } => place.time,
+            Entry::Created { time, .. } => *time,
+            Entry::Updated { .. } => self.block_time,
+        }
     }
 }
 

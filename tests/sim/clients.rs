@@ -13,18 +13,19 @@ use std::{
 };
 
 use tally::{
-    engine::{CallKind, CreatedAccounts, EngineError, Existing, OwnedKey, TallyEngine},
+    engine::{CallKind, CreatedAccounts, EngineError, Existing, OwnedKey, Processed, TallyEngine},
     store::embedded::FoundRecord,
 };
 use tally_batch::{BatchError, Caller, Sequence};
-use tally_ledger::AccountIndex;
+use tally_ledger::{AccountIndex, Hold};
 use tokio::time::Instant;
 
 use crate::{
-    calls::{Answer, Call, CallId, Leg, Note, Recorded, Reply, Request, Transaction},
+    calls::{Answer, Call, CallId, Recorded, Reply, Request},
     config::Config,
     random::Random,
-    workload::{Workload, account, account_id, encode, other_account},
+    records::{self, accounts_of},
+    workload::{Workload, account, account_id, account_update, encode, other_account},
 };
 
 /// How a client behaves.
@@ -35,6 +36,7 @@ pub(crate) enum Habit {
     Stream,
     Reader,
     Creator,
+    Updater,
 }
 
 /// A client. It survives the deaths of the service, and connects anew.
@@ -67,6 +69,8 @@ pub(crate) struct Flight {
     pub(crate) id: CallId,
     pub(crate) client: usize,
     pub(crate) kind: Option<CallKind>,
+    /// The ids of the transactions of the call.
+    pub(crate) ids: Vec<String>,
     pub(crate) begun: Instant,
     /// When the client leaves without an answer.
     pub(crate) leaves: Option<Instant>,
@@ -124,6 +128,7 @@ impl Client {
             (Habit::Batch, config.batch_clients),
             (Habit::Stream, config.stream_clients),
             (Habit::Reader, config.readers),
+            (Habit::Updater, config.updaters),
         ];
         groups
             .into_iter()
@@ -148,7 +153,7 @@ impl Client {
     pub(crate) fn is_ready(&self, config: &Config, now: Instant) -> bool {
         let room = match self.habit {
             Habit::Stream => usize::try_from(config.window).unwrap(),
-            Habit::Single | Habit::Batch | Habit::Reader | Habit::Creator => 1,
+            Habit::Single | Habit::Batch | Habit::Reader | Habit::Creator | Habit::Updater => 1,
         };
         self.in_flight < room && self.rests_until <= now
     }
@@ -163,6 +168,14 @@ impl Client {
                 let count = random.within(&(1..config.batch_max + 1));
                 Request::Transactions((0..count).map(|_| workload.transaction(config, random)).collect())
             }
+            Habit::Reader if config.holds > 0 && random.percent(40) => {
+                if random.percent(40) {
+                    Request::Holds
+                } else {
+                    Request::Hold(workload.some_hold(random))
+                }
+            }
+            Habit::Updater => Request::Update(account_update(workload, config, random)),
             Habit::Reader => match random.below(4) {
                 0 => {
                     let accounts = usize::try_from(config.accounts).unwrap();
@@ -185,10 +198,10 @@ impl Client {
             Habit::Creator => {
                 let count = random.within(&(1..5));
                 let mut accounts: Vec<_> = (0..count)
-                    .map(|_| account(random.within(&(0..config.accounts))))
+                    .map(|_| account(random.within(&(0..config.accounts)), config))
                     .collect();
                 if random.percent(10) {
-                    accounts[0] = other_account(random.within(&(0..config.accounts)), random);
+                    accounts[0] = other_account(random.within(&(0..config.accounts)), config, random);
                 }
                 if random.percent(30) {
                     Request::CreateMissing(accounts)
@@ -242,7 +255,7 @@ impl Client {
             let batch = encode(&engine, transactions);
             // The message is submitted now, before the future is polled.
             let outcomes = engine.process_next(&mut stream.sequence, CallKind::Stream, &batch, deadline);
-            return Box::pin(async { Ok(Answer::Outcomes(outcomes.await?.outcomes.into_vec())) });
+            return Box::pin(async { Ok(processed(outcomes.await?)) });
         }
         let request = call.request.clone();
         let kind = call.kind;
@@ -260,10 +273,16 @@ pub(crate) fn kind_of(habit: Habit, request: &Request) -> Option<CallKind> {
         Request::Transactions(_) => Some(match habit {
             Habit::Batch => CallKind::Bulk,
             Habit::Stream => CallKind::Stream,
-            Habit::Single | Habit::Reader | Habit::Creator => CallKind::Unary,
+            Habit::Single | Habit::Reader | Habit::Creator | Habit::Updater => CallKind::Unary,
         }),
-        Request::CreateAccounts(_) | Request::CreateMissing(_) => Some(CallKind::Accounts),
-        Request::Account(_) | Request::Accounts { .. } | Request::Transaction(_) => None,
+        Request::CreateAccounts(_) | Request::CreateMissing(_) | Request::Update(_) => {
+            Some(CallKind::Accounts)
+        }
+        Request::Account(_)
+        | Request::Accounts { .. }
+        | Request::Transaction(_)
+        | Request::Hold(_)
+        | Request::Holds => None,
     }
 }
 
@@ -284,8 +303,7 @@ async fn answer(
     Ok(match request {
         Request::Transactions(transactions) => {
             let batch = encode(engine, &transactions);
-            let outcomes = engine.process(kind.unwrap(), &batch, deadline).await?;
-            Answer::Outcomes(outcomes.outcomes.into_vec())
+            processed(engine.process(kind.unwrap(), &batch, deadline).await?)
         }
         Request::CreateAccounts(accounts) => created(
             engine
@@ -306,7 +324,27 @@ async fn answer(
                 Some(found) => Some(recorded(engine, &found, deadline).await?),
             })
         }
+        Request::Update(update) => Answer::Updated(engine.update_account(update, deadline).await?),
+        Request::Hold(id) => Answer::Hold(match engine.record(OwnedKey::Transaction(id), deadline).await? {
+            None => None,
+            Some(found) => engine.hold(found.position(), deadline).await?,
+        }),
+        Request::Holds => Answer::Holds(all_holds(engine, deadline).await?),
     })
+}
+
+fn processed(processed: Processed) -> Answer {
+    Answer::Outcomes(processed.outcomes.into_vec(), processed.details)
+}
+
+/// Reads all outstanding holds. A run has so few that one page contains all.
+async fn all_holds(engine: &TallyEngine, deadline: Option<Instant>) -> Result<Vec<Hold>, EngineError> {
+    let (holds, next) = engine.holds(0, deadline).await?;
+    assert_eq!(
+        next, None,
+        "a page has not all holds, so they may be of several moments"
+    );
+    Ok(holds)
 }
 
 fn created(created: CreatedAccounts) -> Answer {
@@ -317,27 +355,52 @@ fn created(created: CreatedAccounts) -> Answer {
     }
 }
 
-/// Reads a transaction for the examination. As long as the queue is full, tries again at each poll.
-pub(crate) async fn examine_transaction(
-    engine: TallyEngine,
-    id: String,
-) -> Result<Option<Recorded>, EngineError> {
+/// Reads for the examination. As long as the queue is full, tries again at each poll.
+pub(crate) async fn examine<T>(read: impl AsyncFn() -> Result<T, EngineError>) -> Result<T, EngineError> {
     loop {
-        let read = async {
-            match engine.record(OwnedKey::Transaction(id.clone()), None).await? {
-                None => Ok(None),
-                Some(found) => recorded(&engine, &found, None).await.map(Some),
-            }
-        };
-        match read.await {
+        match read().await {
             Err(EngineError::Batch(BatchError::Full { .. })) => poll_once_more().await,
             result => return result,
         }
     }
 }
 
+/// Reads a transaction for the examination.
+pub(crate) async fn examine_transaction(
+    engine: TallyEngine,
+    id: String,
+) -> Result<Option<Recorded>, EngineError> {
+    let key = OwnedKey::Transaction(id);
+    let read = async || match engine.record(key.clone(), None).await? {
+        None => Ok(None),
+        Some(found) => recorded(&engine, &found, None).await.map(Some),
+    };
+    examine(read).await
+}
+
+/// Finds the position of a record for the examination.
+pub(crate) async fn examine_key(engine: TallyEngine, key: OwnedKey) -> Result<Option<u64>, EngineError> {
+    let read = async || {
+        let found = engine.record(key.clone(), None).await?;
+        Ok(found.map(|found| found.position().as_u64()))
+    };
+    examine(read).await
+}
+
+/// Reads all outstanding holds for the examination.
+pub(crate) async fn examine_holds(engine: TallyEngine) -> Result<Vec<Hold>, EngineError> {
+    let mut holds = Vec::new();
+    let mut from = Some(0);
+    while let Some(start) = from {
+        let (page, next) = examine(async || engine.holds(start, None).await).await?;
+        holds.extend(page);
+        from = next;
+    }
+    Ok(holds)
+}
+
 /// Waits for the next poll, without a waker.
-pub(crate) async fn poll_once_more() {
+async fn poll_once_more() {
     let mut polled = false;
     std::future::poll_fn(|_| {
         if std::mem::replace(&mut polled, true) {
@@ -355,33 +418,15 @@ async fn recorded(
     found: &FoundRecord,
     deadline: Option<Instant>,
 ) -> Result<Recorded, EngineError> {
-    let (view, outcome) = found.view().unwrap();
-    let transfers: Vec<_> = view.transfers().map(Result::unwrap).collect();
-    let indexes = transfers
-        .iter()
-        .flat_map(|transfer| [transfer.debit, transfer.credit])
-        .collect();
-    let ids = engine.account_ids(indexes, deadline).await?;
-    let id = view.id().to_owned();
-    let metadata = view.metadata().unwrap();
-    let note = Note::from_metadata(&id, &metadata);
-    let note = note.unwrap_or_else(|| panic!("no client has sent transaction {id} with {metadata:?}"));
-    let legs = transfers.iter().zip(ids.chunks(2)).map(|(transfer, ids)| Leg {
-        debit: ids[0].clone(),
-        credit: ids[1].clone(),
-        amount: transfer.amount.minor_units(),
-        code: transfer.code,
-    });
-    Ok(Recorded {
-        transaction: Transaction {
-            id,
-            legs: legs.collect(),
-            effective_time: view.effective_time(),
-            note,
-        },
-        rejection: outcome.err(),
-        place: found.place(),
-    })
+    let record = found.framed().unwrap().record;
+    let indexes = accounts_of(&record);
+    let ids = engine.account_ids(indexes.clone(), deadline).await?;
+    let id_of = |index: AccountIndex| {
+        let place = indexes.iter().position(|known| *known == index);
+        ids[place.unwrap()].clone()
+    };
+    let position = found.position().as_u64();
+    Ok(records::recorded(&record, found.place(), position, id_of))
 }
 
 // ===== impl Flight =====
@@ -390,14 +435,23 @@ impl Flight {
     pub(crate) fn new(
         id: CallId,
         client: usize,
-        kind: Option<CallKind>,
+        call: &Call,
         deadline: Option<Instant>,
         future: Pin<Box<dyn Future<Output = Reply>>>,
     ) -> Self {
+        let transactions = if let Request::Transactions(transactions) = &call.request {
+            &transactions[..]
+        } else {
+            &[]
+        };
         Flight {
             id,
             client,
-            kind,
+            kind: call.kind,
+            ids: transactions
+                .iter()
+                .map(|transaction| transaction.id.clone())
+                .collect(),
             begun: Instant::now(),
             deadline,
             leaves: None,

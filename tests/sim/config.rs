@@ -116,6 +116,26 @@ config! {
     engine_share: 50,
     /// Number of requests that the queue holds; 0 if it holds more than the clients ever send.
     queue: 0,
+    /// Percentage of transactions that are holds.
+    holds: 0,
+    /// Percentage of transactions that post or void a hold.
+    ends: 0,
+    /// Percentage of holds that expire.
+    timeouts: 0,
+    /// The longest time after which a hold expires, in milliseconds.
+    timeout_ms: 1,
+    /// Maximum number of outstanding holds; 0 if there is none.
+    holds_max: 0,
+    /// Percentage of transactions that reverse another one.
+    reversals: 0,
+    /// Percentage of transfers that move at most what is available.
+    clamps: 0,
+    /// Percentage of accounts that have velocity limits.
+    limits: 0,
+    /// Percentage of transactions whose answers show balances.
+    balances: 0,
+    /// Clients that update accounts.
+    updaters: 0,
 }
 
 /// The settings that the command line can change, in the order of [`KNOBS`].
@@ -134,14 +154,17 @@ pub(crate) fn settings() -> Vec<Setting> {
             "segment_blocks" => 4..=64,
             "queue" => 0..=1 << 20,
             "checkpoint_kib" => 0..=1 << 32,
-            "single_clients" | "batch_clients" | "stream_clients" | "readers" | "creators" | "deaths" => {
-                0..=1000
-            }
+            "single_clients" | "batch_clients" | "stream_clients" | "readers" | "creators" | "updaters"
+            | "deaths" => 0..=1000,
+            "timeout_ms" => 1..=MAX_TIMEOUT_MS,
             _ => 0..=u32::MAX.into(),
         },
     };
     KNOBS.iter().map(setting).collect()
 }
+
+/// The longest time after which a hold expires, in milliseconds.
+pub(crate) const MAX_TIMEOUT_MS: u64 = 8192;
 
 // ===== impl Config =====
 
@@ -195,7 +218,20 @@ impl Config {
             engine_share: r.within(&(20..90)),
             full_one_in: if r.percent(25) { r.within(&(50..1500)) } else { 0 },
             queue: if r.percent(15) { r.within(&(2..12)) } else { 0 },
+            holds: some(r, 50),
+            ends: r.within(&(1..50)),
+            timeouts: some(r, 80),
+            timeout_ms: 1 << r.within(&(0..14)),
+            holds_max: if r.percent(30) { r.within(&(1..20)) } else { 0 },
+            reversals: some(r, 25),
+            clamps: some(r, 40),
+            limits: some(r, 60),
+            balances: some(r, 50),
+            updaters: some(r, 2),
         };
+        if config.holds == 0 {
+            (config.ends, config.holds_max) = (0, 0);
+        }
         // Large batches of large transactions would make a few seeds much slower than the others.
         if config.batch_clients > 0 {
             config.calls = config.calls.min(300);

@@ -8,17 +8,13 @@ use std::{
 };
 
 use tally::{
-    engine::{Condition, EngineConfig, EngineError, ExecStep, PipelineStep, StartError, TallyEngine},
+    engine::{Condition, EngineConfig, ExecStep, PipelineStep, StartError, TallyEngine},
     ledger_clock::ClockError,
     store::block_log::BlockLog,
 };
-use tally_batch::BatchError;
 use tally_journal::HEADER_BYTES;
-use tally_ledger::AccountIndex;
 
 use crate::{
-    calls::State,
-    clients::{examine_transaction, poll_once_more},
     config::Config,
     random::Random,
     refusal::{cannot_start, names_a_place, shown},
@@ -34,9 +30,9 @@ pub(crate) struct Deaths {
     /// Each with the number of the call before which it happens, the next one last.
     planned: Vec<(u64, Death)>,
     /// The power is out at the next operation of the disk, or some operations later.
-    armed: bool,
+    pub(crate) armed: bool,
     /// An operation of the disk may fail.
-    faulty: bool,
+    pub(crate) faulty: bool,
 }
 
 /// A way to die.
@@ -52,8 +48,6 @@ enum Death {
     SyncFails(u64),
 }
 
-/// Number of transactions that the examination reads at the same time.
-const READS_AT_A_TIME: usize = 500;
 /// A start is tried this often while the power fails again and again.
 const STARTS_MAX: usize = 20;
 
@@ -363,112 +357,6 @@ impl World {
         Ok(Service::new(engine, cores, self.config.wake_task > 0))
     }
 
-    /// Reads everything that the service knows, and lets the oracle judge it.
-    pub(crate) fn examine(&mut self) -> Result<(), Failure> {
-        let Some(state) = self.read_state()? else {
-            // The disk failed meanwhile.
-            return Ok(());
-        };
-        self.note(format_args!(
-            "examined: {} accounts, {} ids",
-            state.accounts.len(),
-            state.transactions.len()
-        ));
-        self.tell_time();
-        self.oracle.examine(&state)?;
-        Ok(())
-    }
-
-    /// Reads everything while no operation of the disk fails by chance.
-    fn read_state(&mut self) -> Result<Option<State>, Failure> {
-        self.disk.set_fault_plan(FaultPlan::default());
-        let state = self.read_all();
-        if self.config.disk_faults > 0 && !self.healed {
-            self.disk.set_fault_plan(FaultPlan::swarm(self.config.seed));
-        }
-        state
-    }
-
-    fn read_all(&mut self) -> Result<Option<State>, Failure> {
-        let engine = self.service.as_ref().unwrap().engine.clone();
-        let mut accounts = Vec::new();
-        let mut from = Some(AccountIndex(0));
-        while let Some(start) = from {
-            let page = Box::pin({
-                let engine = engine.clone();
-                async move {
-                    loop {
-                        match engine.accounts(start, 1000, None).await {
-                            Err(EngineError::Batch(BatchError::Full { .. })) => poll_once_more().await,
-                            result => return result,
-                        }
-                    }
-                }
-            });
-            match self.complete(vec![page])?.pop() {
-                Some(Ok((page, next))) => {
-                    accounts.extend(page);
-                    from = next;
-                }
-                Some(Err(_)) if self.deaths.armed || self.deaths.faulty => return Ok(None),
-                other => return Err(Failure(format!("the accounts can't be listed: {other:?}"))),
-            }
-        }
-        let mut transactions = Vec::new();
-        let ids: Vec<String> = self.workload.ids().cloned().collect();
-        let at_a_time = match usize::try_from(self.config.queue).unwrap() {
-            0 => READS_AT_A_TIME,
-            queue => queue,
-        };
-        for ids in ids.chunks(at_a_time) {
-            let reads = ids
-                .iter()
-                .map(|id| Box::pin(examine_transaction(engine.clone(), id.clone())))
-                .collect();
-            transactions.extend(ids.iter().cloned().zip(self.complete(reads)?));
-        }
-        if self.disk.is_powered_off()
-            || (self.deaths.faulty && transactions.iter().any(|(_, found)| found.is_err()))
-        {
-            return Ok(None);
-        }
-        Ok(Some(State {
-            accounts,
-            transactions,
-            figures: Some(engine.stats().ledger),
-        }))
-    }
-
-    /// Lets the engine work until all of `futures` are complete. No time passes.
-    fn complete<F: Future + Unpin>(&mut self, mut futures: Vec<F>) -> Result<Vec<F::Output>, Failure> {
-        let mut done: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        for _ in 0..100_000 {
-            let mut left = 0;
-            for (future, done) in futures.iter_mut().zip(&mut done) {
-                if done.is_none() {
-                    match std::pin::Pin::new(future).poll(&mut context) {
-                        Poll::Ready(output) => *done = Some(output),
-                        Poll::Pending => left += 1,
-                    }
-                }
-            }
-            if left == 0 {
-                return Ok(done.into_iter().flatten().collect());
-            }
-            self.pace.hurry();
-            self.pace.wake_if_due();
-            let service = self.service.as_mut().unwrap();
-            for _ in 0..10 {
-                service.step_exec();
-                service.step_wal();
-            }
-        }
-        Err(Failure(
-            "the engine does not answer the reads of the examination".to_owned(),
-        ))
-    }
-
     /// Flips a bit of a block that was durable and is not the last one, or removes whole segments or the note of the segments. A start
     /// must refuse it and name the place, or every answer must still be right, or refused because of the damage.
     fn journal_damage_is_seen(&mut self) -> Result<(), Failure> {
@@ -517,7 +405,8 @@ impl World {
             Ok(service) => {
                 self.service = Some(service);
                 self.oracle.damage_planted();
-                self.examine()?;
+                // What is in the journal is known from the whole disk.
+                self.examine_with(&whole)?;
                 self.service = None;
                 self.pace.reset();
             }

@@ -23,10 +23,13 @@ mod clients;
 mod clock;
 mod config;
 mod death;
+mod examination;
 mod hunt;
+mod journal;
 mod liveness;
 mod oracle;
 mod random;
+mod records;
 mod refusal;
 mod runs;
 mod service;
@@ -41,13 +44,14 @@ mod world;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tally::mutation::MUTATIONS;
+use tally::mutation::{MUTATIONS, MUTATIONS_OF_LEDGER};
 
 use arguments::Options;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let mutations: Vec<&str> = MUTATIONS.iter().map(|mutation| mutation.name).collect();
+    let all = MUTATIONS.iter().chain(MUTATIONS_OF_LEDGER);
+    let mutations: Vec<&str> = all.map(|mutation| mutation.name).collect();
     if let Err(problem) = options.check(&config::settings(), &mutations) {
         eprintln!("sim: {problem}");
         return ExitCode::from(2);

@@ -16,6 +16,8 @@ pub(crate) struct Service {
     pub(crate) engine: TallyEngine,
     pub(crate) cores: Cores,
     pub(crate) exec_ready: bool,
+    /// When EXEC wakes by itself, because a hold may expire.
+    pub(crate) exec_due: Option<Instant>,
     pub(crate) wal_ready: bool,
     pub(crate) maintenance_due: Instant,
     maintenance_woken: Arc<Flag>,
@@ -41,6 +43,7 @@ impl Service {
             engine,
             cores,
             exec_ready: true,
+            exec_due: None,
             wal_ready: true,
             maintenance_due: now,
             maintenance_woken: Flag::raised(),
@@ -51,6 +54,11 @@ impl Service {
     pub(crate) const fn wake(&mut self) {
         self.exec_ready = true;
         self.wal_ready = true;
+    }
+
+    /// Whether EXEC may have work.
+    pub(crate) fn exec_is_due(&self, now: Instant) -> bool {
+        self.exec_ready || self.exec_due.is_some_and(|due| due <= now)
     }
 
     pub(crate) fn maintenance_is_due(&self, now: Instant) -> bool {
@@ -69,6 +77,10 @@ impl Service {
     pub(crate) fn step_exec(&mut self) -> ExecStep {
         let step = self.cores.step_exec();
         self.exec_ready = step == ExecStep::Worked;
+        self.exec_due = match step {
+            ExecStep::Idle { until, .. } => until.map(|time| Instant::now() + time),
+            ExecStep::Worked | ExecStep::Blocked(_) | ExecStep::Ended => None,
+        };
         self.wal_ready = true;
         step
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tally::engine::{CallKind, EngineConfig, ExecStep};
+use tally::engine::{CallKind, EngineConfig, ExecStep, HoldsMax};
 use tally_breaker::CircuitState;
 use tally_ledger::Outcome;
 use tally_topology::CpuAffinityManager;
@@ -106,7 +106,7 @@ const FULL_BYTES_MAX: u64 = 300 << 10;
 /// Whether the answer says that its call has created accounts or committed a transaction.
 fn has_written(reply: &Reply) -> bool {
     match reply {
-        Ok(Answer::Outcomes(outcomes)) => outcomes
+        Ok(Answer::Outcomes(outcomes, _)) => outcomes
             .iter()
             .any(|outcome| matches!(outcome, Outcome::Committed { .. })),
         Ok(Answer::Created(accounts)) => !accounts.is_empty(),
@@ -126,6 +126,9 @@ impl World {
         }
         if config.queue > 0 {
             oracle.queue_is_small();
+        }
+        if config.holds_max > 0 {
+            oracle.holds_max_is(usize::try_from(config.holds_max).unwrap());
         }
         World {
             clock: SimClock::new(),
@@ -174,6 +177,7 @@ impl World {
         self.circuits_close().await?;
         self.finish_calls().await?;
         self.writes_succeed().await?;
+        self.holds_expire().await?;
         self.examine()?;
         self.stop()?;
         self.start()?;
@@ -269,7 +273,7 @@ impl World {
         let now = Instant::now();
         let service = self.service.as_ref().unwrap();
         let engine = [
-            (service.exec_ready, Turn::Exec),
+            (service.exec_is_due(now), Turn::Exec),
             (service.wal_ready, Turn::Wal),
             (service.maintenance_is_due(now), Turn::Maintenance),
             (service.tick_due <= now, Turn::Tick),
@@ -350,7 +354,9 @@ impl World {
     fn next_event(&self, now: Instant) -> Instant {
         let service = self.service.as_ref().unwrap();
         let mut next = service.tick_due.min(service.maintenance_due);
-        next = next.min(self.pace.due().unwrap_or(next));
+        next = next
+            .min(self.pace.due().unwrap_or(next))
+            .min(service.exec_due.unwrap_or(next));
         for flight in &self.flights {
             // The granularity of tokio's timers is 1 ms.
             let deadline = flight.deadline.map(|at| at + Duration::from_millis(1));
@@ -389,6 +395,9 @@ impl World {
         self.note(format_args!("call {} is answered: {}", flight.id, brief(reply)));
         if reply.is_err() {
             self.clients[flight.client].end_stream();
+        }
+        if let Ok(answer) = reply {
+            self.workload.learn(&flight.ids, answer);
         }
         if has_written(reply) {
             self.last_write = Some(flight.id);
@@ -455,7 +464,7 @@ impl World {
         self.oracle.invoked(id, &call);
         let at = deadline.map(|elapsed| self.clock.at(elapsed));
         let future = client.call(&service.engine, &call, at);
-        self.flights.push(Flight::new(id, place, call.kind, at, future));
+        self.flights.push(Flight::new(id, place, &call, at, future));
         service.wake();
         self.note(format_args!("call {id} of client {place}: {}", brief_call(&call)));
         id
@@ -547,6 +556,9 @@ impl World {
         config.checkpoint.0 = self.config.checkpoint_kib << 10;
         if self.config.queue > 0 {
             config.batch.queue_requests_max = usize::try_from(self.config.queue).unwrap().max(2);
+        }
+        if self.config.holds_max > 0 {
+            config.holds_max = HoldsMax(usize::try_from(self.config.holds_max).unwrap());
         }
         config.circuits.clock = Some(Arc::new(self.clock.clone()));
         config.circuits.untimed = true;

@@ -115,9 +115,9 @@ impl JournaledLedger {
         self.log.begin_block();
         self.log.block.has_expired = true;
         let half = (self.log.placement.block_bytes_max() / 2) as usize;
-        self.ledger.expire_due(limit, &mut self.log, |log| {
-            log.room_bytes() >= half.max(2 * RECORD_BYTES_MAX)
-        })
+        // Half of a block has room for any record (`BLOCK_BYTES_MIN`).
+        self.ledger
+            .expire_due(limit, &mut self.log, |log| log.room_bytes() >= half)
     }
 
     /// Lets the open block get another time, if it has no records yet. The caller calls this method before it takes more commands, so

@@ -21,7 +21,7 @@ fn calls_one_after_the_other() {
     let field = ContentField::Amount(0);
     story.outcome(6, Outcome::Reused { field });
     story.begin(7, Request::Accounts { from: 0, limit: 10 });
-    story.answer(7, Ok(Answer::Accounts(story.book.accounts.clone(), None)));
+    story.answer(7, Ok(Answer::Accounts(story.book.state().accounts, None)));
     story.begin(8, Request::Transaction("salary".to_owned()));
     let recorded = story.book.recorded("salary").clone();
     story.answer(8, Ok(Answer::Transaction(Some(recorded))));
@@ -40,10 +40,10 @@ fn calls_at_the_same_time_in_any_order() {
     story.begin(5, Request::Account("alice".to_owned()));
     // The last call is executed first, and the read that was answered last shows the least.
     let place_two = story.book.commit(&two);
-    let between = story.book.account("alice").clone();
+    let between = with_available(story.book.account("alice"));
     let place_one = story.book.commit(&one);
     story.outcome(2, first(place_one));
-    let last = story.book.account("alice").clone();
+    let last = with_available(story.book.account("alice"));
     story.answer(4, Ok(Answer::Account(Some(last))));
     story.outcome(3, first(place_two));
     story.answer(5, Ok(Answer::Account(Some(between))));
@@ -94,7 +94,7 @@ fn a_batch_with_every_outcome() {
         first(e),
         again(a),
     ];
-    story.answer(2, Ok(Answer::Outcomes(outcomes)));
+    story.answer(2, Ok(Answer::Outcomes(outcomes, Vec::new())));
     story.examine().unwrap();
 }
 
@@ -128,7 +128,7 @@ fn accounts_of_an_unknown_call_exist_all_or_none() {
     for id in ["carol", "dave"] {
         let mut created = account(id, BalanceRule::Unlimited);
         created.create_time = time(1);
-        story.book.accounts.push(created);
+        story.book.create(created);
     }
     story.examine().unwrap();
     story.begin(
@@ -149,15 +149,16 @@ fn damage_is_accepted_where_the_record_is_known() {
     let place = story.book.commit(&salary);
     story.outcome(2, first(place));
     story.oracle.damage_planted();
-    story.book.transactions[0].1 = Err(StoreFault::Damaged {
+    let damaged = StoreFault::Damaged {
         segment: 0,
         offset: 8,
-    }
-    .into());
+    };
+    story.book.unreadable.insert("salary".to_owned(), damaged.into());
     story.examine().unwrap();
     story.book.account("alice").balances.credits_posted = Amount::ZERO;
     story.refused(&[
-        "account alice has debits 0 and credits 0, but the reference has debits 0 and credits 100",
+        "account alice has debits 0 (pending 0) and credits 0 (pending 0), but the reference has debits 0 (pending 0) and credits \
+         100 (pending 0)",
     ]);
 }
 

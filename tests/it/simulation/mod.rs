@@ -9,19 +9,22 @@ mod calls;
 mod command_line;
 mod content;
 mod healthy;
+mod holds;
 #[path = "../../sim/oracle/mod.rs"]
 mod oracle;
 mod random;
 mod refused;
 mod times;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tally::engine::{CallKind, EngineError, LedgerFigures, StoreFault};
 use tally_batch::BatchError;
 use tally_ledger::*;
 
-use calls::{Answer, Call, CallId, Leg, Note, Recorded, Reply, Request, State, Transaction};
+use calls::{
+    Answer, Call, CallId, Entry, Kind, Leg, Logged, Moved, Note, Recorded, Reply, Request, State, Transaction,
+};
 use oracle::{Oracle, Violation, WALL_BASE};
 
 /// A history that a test writes by hand. The calls to the oracle must be accepted, unless the test expects a violation.
@@ -32,10 +35,14 @@ struct Story {
 }
 
 /// What a service has recorded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Book {
+    /// The records. The number of each block is set when the book is read.
+    log: Vec<Logged>,
     accounts: Vec<AccountSnapshot>,
-    transactions: Vec<(String, Result<Option<Recorded>, EngineError>)>,
+    holds: Option<Vec<Hold>>,
+    /// The ids of transactions that can't be read.
+    unreadable: BTreeMap<String, EngineError>,
     figures: Option<LedgerFigures>,
 }
 
@@ -44,19 +51,18 @@ struct Book {
 impl Story {
     /// Call 1 has created the accounts bank (unlimited), alice and bob (with a credit balance).
     fn new() -> Self {
-        let book = Book {
-            accounts: vec![
-                account("bank", BalanceRule::Unlimited),
-                account("alice", BalanceRule::CreditBalance),
-                account("bob", BalanceRule::CreditBalance),
-            ],
-            transactions: Vec::new(),
-            figures: None,
-        };
+        let mut book = Book::default();
+        for (id, rule) in [
+            ("bank", BalanceRule::Unlimited),
+            ("alice", BalanceRule::CreditBalance),
+            ("bob", BalanceRule::CreditBalance),
+        ] {
+            book.create(account(id, rule));
+        }
         let mut oracle = Oracle::new();
         oracle.queue_is_small();
         let mut story = Story { oracle, book };
-        let created = story.book.accounts.clone();
+        let created = story.book.state().accounts;
         story.begin(
             1,
             Request::CreateAccounts(created.iter().map(|new| new.account.clone()).collect()),
@@ -94,18 +100,15 @@ impl Story {
 
     /// A call with one transaction is answered.
     fn outcome(&mut self, id: CallId, outcome: Outcome) {
-        self.answer(id, Ok(Answer::Outcomes(vec![outcome])));
+        self.answer(id, Ok(Answer::Outcomes(vec![outcome], Vec::new())));
     }
 
     /// A call reads an account, and gets what the book has.
     fn read(&mut self, id: CallId, account: &str) {
         self.begin(id, Request::Account(account.to_owned()));
-        let found = self
-            .book
-            .accounts
-            .iter()
-            .find(|found| found.account.id == account);
-        self.answer(id, Ok(Answer::Account(found.cloned())));
+        let accounts = self.book.state().accounts;
+        let found = accounts.into_iter().find(|found| found.account.id == account);
+        self.answer(id, Ok(Answer::Account(found)));
     }
 
     fn examine(&mut self) -> Result<(), Violation> {
@@ -122,25 +125,70 @@ impl Story {
 // ===== impl Book =====
 
 impl Book {
-    /// Commits a transaction, without rules.
-    fn commit(&mut self, transaction: &Transaction) -> Committed {
-        let sequence = 1 + self
-            .transactions
+    /// Creates an account.
+    fn create(&mut self, created: AccountSnapshot) {
+        let entry = Entry::Created {
+            account: created.account.clone(),
+            time: created.create_time,
+        };
+        self.append(entry, created.create_time);
+        self.accounts.push(created);
+    }
+
+    fn append(&mut self, entry: Entry, block_time: Timestamp) {
+        let block = 0;
+        self.log.push(Logged {
+            entry,
+            block,
+            block_time,
+        });
+    }
+
+    /// The sequence of the next commit.
+    fn next_sequence(&self) -> u64 {
+        1 + self
+            .log
             .iter()
-            .filter(|(_, found)| matches!(found, Ok(Some(found)) if found.rejection.is_none()))
-            .count() as u64;
-        for leg in &transaction.legs {
-            let debtor = &mut self.account(&leg.debit).balances.debits_posted;
-            *debtor = debtor.checked_add(Amount::new(leg.amount)).unwrap();
-            let creditor = &mut self.account(&leg.credit).balances.credits_posted;
-            *creditor = creditor.checked_add(Amount::new(leg.amount)).unwrap();
+            .filter(|logged| logged.committed().is_some())
+            .count() as u64
+    }
+
+    /// Commits a transaction that posts its transfers, without rules.
+    fn commit(&mut self, transaction: &Transaction) -> Committed {
+        let moved = transaction
+            .legs
+            .iter()
+            .map(|leg| moved(leg, leg.amount, 0, 0))
+            .collect();
+        self.commit_as(transaction, moved)
+    }
+
+    /// Commits a transaction that has moved this, without rules.
+    fn commit_as(&mut self, transaction: &Transaction, moved: Vec<Moved>) -> Committed {
+        for leg in &moved {
+            let (amount, taken) = (Amount::new(leg.amount), Amount::new(leg.amount + leg.released));
+            for (id, side) in [(&leg.debit, Side::Debit), (&leg.credit, Side::Credit)] {
+                let balances = &mut self.account(id).balances;
+                let (posted, pending) = match side {
+                    Side::Debit => (&mut balances.debits_posted, &mut balances.debits_pending),
+                    Side::Credit => (&mut balances.credits_posted, &mut balances.credits_pending),
+                };
+                match transaction.kind {
+                    Kind::Hold { .. } => *pending = pending.checked_add(amount).unwrap(),
+                    Kind::Post { .. } | Kind::Void { .. } => {
+                        *posted = posted.checked_add(amount).unwrap();
+                        *pending = pending.checked_sub(taken).unwrap();
+                    }
+                    Kind::Move | Kind::Reverse { .. } => *posted = posted.checked_add(amount).unwrap(),
+                }
+            }
         }
-        self.record(transaction, None, sequence)
+        self.record(transaction, None, self.next_sequence(), moved)
     }
 
     /// Records a rejection before the transaction with this sequence.
     fn reject(&mut self, transaction: &Transaction, rejection: Rejection, sequence: u64) {
-        self.record(transaction, Some(rejection), sequence);
+        self.record(transaction, Some(rejection), sequence, Vec::new());
     }
 
     fn record(
@@ -148,24 +196,45 @@ impl Book {
         transaction: &Transaction,
         rejection: Option<Rejection>,
         sequence: u64,
+        moved: Vec<Moved>,
     ) -> Committed {
         let place = Committed {
             sequence,
             time: time(sequence),
         };
         let recorded = Recorded {
-            transaction: transaction.clone(),
+            transaction: Transaction {
+                wants_balances: false,
+                ..transaction.clone()
+            },
             rejection,
             place,
+            position: self.log.len() as u64,
+            moved,
         };
-        self.transactions
-            .push((transaction.id.clone(), Ok(Some(recorded))));
+        self.append(Entry::Transaction(recorded), place.time);
         place
     }
 
+    fn logged(&mut self, id: &str) -> &mut Logged {
+        let found = self.log.iter_mut().find(|logged| {
+            let recorded = logged.transaction();
+            recorded.is_some_and(|recorded| recorded.transaction.id == id)
+        });
+        found.unwrap()
+    }
+
     fn recorded(&mut self, id: &str) -> &mut Recorded {
-        let found = self.transactions.iter_mut().find(|(found, _)| found == id);
-        found.unwrap().1.as_mut().unwrap().as_mut().unwrap()
+        match &mut self.logged(id).entry {
+            Entry::Transaction(recorded) => recorded,
+            entry => panic!("{entry:?}"),
+        }
+    }
+
+    /// Gives a transaction another time, and its block, too.
+    fn retime(&mut self, id: &str, time: Timestamp) {
+        self.recorded(id).place.time = time;
+        self.logged(id).block_time = time;
     }
 
     fn account(&mut self, id: &str) -> &mut AccountSnapshot {
@@ -173,20 +242,82 @@ impl Book {
         found.unwrap()
     }
 
+    /// What a service with this book says. The columns decide what is available.
     fn state(&self) -> State {
-        State {
-            accounts: self.accounts.clone(),
-            transactions: self.transactions.clone(),
-            figures: self.figures,
+        let mut log = self.log.clone();
+        let mut last = (0, Timestamp::from_nanos(0));
+        for logged in &mut log {
+            if logged.block_time != last.1 {
+                last = (last.0 + 1, logged.block_time);
+            }
+            logged.block = last.0;
         }
+        let recorded = self.log.iter().filter_map(Logged::transaction);
+        let transactions = recorded.map(|recorded| {
+            let id = &recorded.transaction.id;
+            let read = self.unreadable.get(id);
+            (
+                id.clone(),
+                read.map_or_else(|| Ok(Some(recorded.clone())), |error| Err(error.clone())),
+            )
+        });
+        State {
+            transactions: transactions.collect(),
+            accounts: self.accounts.iter().map(with_available).collect(),
+            holds: self.holds.clone(),
+            found: Vec::new(),
+            figures: self.figures,
+            log,
+        }
+    }
+}
+
+/// The account with what its rule still allows. The accounts of the tests have no overdraft limit.
+fn with_available(snapshot: &AccountSnapshot) -> AccountSnapshot {
+    let balances = &snapshot.balances;
+    let units = |amount: Amount| amount.minor_units();
+    let room = |own: [Amount; 2], other: Amount| {
+        Amount::new(units(other).saturating_sub(units(own[0]) + units(own[1])))
+    };
+    let available = match snapshot.account.rule {
+        BalanceRule::Unlimited => None,
+        BalanceRule::CreditBalance => Some(room(
+            [balances.debits_posted, balances.debits_pending],
+            balances.credits_posted,
+        )),
+        BalanceRule::DebitBalance => Some(room(
+            [balances.credits_posted, balances.credits_pending],
+            balances.debits_posted,
+        )),
+    };
+    AccountSnapshot {
+        available,
+        ..snapshot.clone()
+    }
+}
+
+/// What was moved by a transfer.
+fn moved(leg: &Leg, amount: u128, released: u128, remaining: u128) -> Moved {
+    Moved {
+        debit: leg.debit.clone(),
+        credit: leg.credit.clone(),
+        amount,
+        released,
+        remaining,
     }
 }
 
 fn call(request: Request) -> Call {
     let kind = match request {
         Request::Transactions(_) => Some(CallKind::Unary),
-        Request::CreateAccounts(_) | Request::CreateMissing(_) => Some(CallKind::Accounts),
-        Request::Account(_) | Request::Accounts { .. } | Request::Transaction(_) => None,
+        Request::CreateAccounts(_) | Request::CreateMissing(_) | Request::Update(_) => {
+            Some(CallKind::Accounts)
+        }
+        Request::Account(_)
+        | Request::Accounts { .. }
+        | Request::Transaction(_)
+        | Request::Hold(_)
+        | Request::Holds => None,
     };
     Call {
         request,
@@ -225,6 +356,7 @@ fn leg(debit: &str, credit: &str, amount: u128) -> Leg {
         credit: credit.to_owned(),
         amount,
         code: 0,
+        rule: AmountRule::Exact,
     }
 }
 

@@ -3,22 +3,24 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use tally_ledger::{AmountRule, Links, Names, PlacedRecord, RecordKey, transaction::put_transaction};
+use tally_ledger::{Links, PlacedRecord, transaction::put_transaction};
 
 use super::*;
 
 /// The content of a recorded transaction, and its outcome.
-type Entry = (Vec<u8>, Result<Committed, Rejection>);
+type Content = (Vec<u8>, Result<Committed, Rejection>);
 
 /// A log in memory. Each command has its own block.
 #[derive(Debug, Default)]
 struct MemoryLog {
-    records: HashMap<Vec<u8>, Entry>,
+    records: HashMap<Vec<u8>, Content>,
     entries: u64,
     committed: u64,
     block: u64,
     ordinal: u64,
     last: Option<Committed>,
+    /// What the oracle sees of the journal.
+    log: Vec<Logged>,
 }
 
 /// A service that executes one call after the other.
@@ -104,7 +106,17 @@ impl TransactionLog for MemoryLog {
             NewRecord::Rejected {
                 content, rejection, ..
             } => (content, Err(rejection)),
-            NewRecord::AccountCreated { .. } => return next,
+            NewRecord::AccountCreated { account, .. } => {
+                self.log.push(Logged {
+                    entry: Entry::Created {
+                        account: account.clone(),
+                        time: next.time,
+                    },
+                    block: self.block,
+                    block_time: self.block_time(),
+                });
+                return next;
+            }
             NewRecord::Derived { .. } | NewRecord::HoldExpired { .. } | NewRecord::AccountUpdated { .. } => {
                 unreachable!("the service has no holds and updates no accounts")
             }
@@ -137,7 +149,8 @@ impl Service {
         self.executed.push(request.clone());
         match request {
             Request::Transactions(sent) => {
-                Answer::Outcomes(sent.iter().map(|sent| self.transaction(sent)).collect())
+                let outcomes = sent.iter().map(|sent| self.transaction(sent)).collect();
+                Answer::Outcomes(outcomes, Vec::new())
             }
             Request::CreateAccounts(new) => match self.ledger.create_accounts(new.clone(), &mut self.log) {
                 AccountOutcome::Created(_) => Answer::Created(
@@ -169,6 +182,9 @@ impl Service {
                 Answer::Accounts(page, next)
             }
             Request::Transaction(id) => Answer::Transaction(self.recorded.get(id).cloned()),
+            Request::Update(_) | Request::Hold(_) | Request::Holds => {
+                unreachable!("the run has no holds and no updates")
+            }
         }
     }
 
@@ -199,15 +215,20 @@ impl Service {
                 Outcome::Rejected { rejection, .. } => Some(rejection),
                 Outcome::Committed { .. } | Outcome::Reused { .. } => None,
             };
-            let transaction = sent.clone();
-            self.recorded.insert(
-                sent.id.clone(),
-                Recorded {
-                    transaction,
-                    rejection,
-                    place,
-                },
-            );
+            let legs = if rejection.is_none() { &sent.legs[..] } else { &[] };
+            let recorded = Recorded {
+                transaction: sent.clone(),
+                rejection,
+                place,
+                position: self.log.log.len() as u64,
+                moved: legs.iter().map(|leg| moved(leg, leg.amount, 0, 0)).collect(),
+            };
+            self.log.log.push(Logged {
+                entry: Entry::Transaction(recorded.clone()),
+                block: self.log.block,
+                block_time: self.log.block_time(),
+            });
+            self.recorded.insert(sent.id.clone(), recorded);
         }
         outcome
     }
@@ -222,6 +243,9 @@ impl Service {
 
     fn state(&self) -> State {
         State {
+            log: self.log.log.clone(),
+            holds: Some(Vec::new()),
+            found: Vec::new(),
             accounts: self.accounts(),
             transactions: self
                 .recorded

@@ -52,7 +52,7 @@ fn recorded_at(before: &[Clock], during: &[Clock], (nanos, seconds): (u64, i64))
     steps(&mut story.oracle, second(7) + 250, during);
     let mut place = story.book.commit(&salary);
     place.time = on_wall(nanos, seconds);
-    story.book.recorded("salary").place = place;
+    story.book.retime("salary", place.time);
     story.oracle.time_is(Duration::from_nanos(second(7) + 500));
     story.outcome(2, first(place));
     reads(&mut story.oracle, 1 << 60, 0);
@@ -170,7 +170,7 @@ fn a_start_takes_the_time_of_the_wall_clock() {
         story.send(2, &salary);
         let mut place = story.book.commit(&salary);
         place.time = on_wall(second(5), step);
-        story.book.recorded("salary").place = place;
+        story.book.retime("salary", place.time);
         story.outcome(2, first(place));
         story.examine().unwrap();
     }

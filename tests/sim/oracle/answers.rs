@@ -1,12 +1,12 @@
 //! Rule 1: an answer fits its request, and answers about the same id agree.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tally_ledger::{Committed, Outcome, Rejection};
 
 use super::{
     Violation,
-    calls::{Answer, CallId, Recorded, Request, Transaction},
+    calls::{Answer, CallId, Request, Transaction},
     content::transaction_difference,
     history::{Invocation, is_recorded},
     violation,
@@ -15,7 +15,7 @@ use super::{
 /// What clients were told about recorded transactions.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Acknowledgements {
-    pub(super) by_id: HashMap<String, Acknowledgement>,
+    by_id: BTreeMap<String, Acknowledgement>,
     by_sequence: HashMap<u64, String>,
 }
 
@@ -32,12 +32,17 @@ pub(super) struct Acknowledgement {
 // ===== impl Acknowledgements =====
 
 impl Acknowledgements {
+    /// The first answers that showed the outcomes of transactions, by the ids of these.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (&String, &Acknowledgement)> {
+        self.by_id.iter()
+    }
+
     /// Notes the outcomes of an answer.
     ///
     /// # Errors
     /// A violation if an earlier answer said something else.
     pub(super) fn note(&mut self, invocation: &Invocation, answer: &Answer) -> Result<(), Violation> {
-        let Answer::Outcomes(outcomes) = answer else {
+        let Answer::Outcomes(outcomes, _) = answer else {
             return Ok(());
         };
         for (sent, outcome) in invocation.transactions().iter().zip(outcomes) {
@@ -137,24 +142,13 @@ impl Acknowledgements {
     }
 }
 
-// ===== impl Acknowledgement =====
-
-impl Acknowledgement {
-    /// The record of a committed transaction. `None` for a rejected one, because the answer does not name its place.
-    pub(super) fn to_record(&self) -> Option<Recorded> {
-        Some(Recorded {
-            transaction: self.transaction.clone(),
-            rejection: None,
-            place: self.outcome.ok()?,
-        })
-    }
-}
-
 /// Checks that the answer is of the kind that the request asks for, and has its size.
 pub(super) fn check_shape(invocation: &Invocation, answer: &Answer) -> Result<(), Violation> {
     let call = invocation.id;
     let fits = match (&invocation.call.request, answer) {
-        (Request::Transactions(sent), Answer::Outcomes(outcomes)) => sent.len() == outcomes.len(),
+        (Request::Transactions(sent), Answer::Outcomes(outcomes, details)) => {
+            sent.len() == outcomes.len() && details.is_sorted_by(|one, other| one.place < other.place)
+        }
         (Request::CreateAccounts(sent), Answer::Created(created)) => sent.len() == created.len(),
         (Request::CreateMissing(sent), Answer::Created(created)) => created.len() <= sent.len(),
         (Request::CreateAccounts(sent), Answer::Reused { place, .. }) => *place < sent.len(),
@@ -165,6 +159,9 @@ pub(super) fn check_shape(invocation: &Invocation, answer: &Answer) -> Result<()
         (Request::Transaction(id), Answer::Transaction(found)) => {
             found.as_ref().is_none_or(|found| found.transaction.id == *id)
         }
+        (Request::Update(_), Answer::Updated(_))
+        | (Request::Hold(_), Answer::Hold(_))
+        | (Request::Holds, Answer::Holds(_)) => true,
         _ => false,
     };
     if fits {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tally_ledger::Timestamp;
 
 use super::{
-    Violation, WALL_BASE, accounts::Accounts, history::Attempt, history::History, records::Records, violation,
+    Violation, WALL_BASE,
+    history::History,
+    records::{Found, Records},
+    violation,
 };
 
 /// The time of a record may be this much later than its deadline, because a block has one time for all its records.
@@ -40,38 +43,20 @@ impl Clock {
     }
 
     /// Checks everything of which it is certain which call made it.
-    pub(super) fn check(
-        &self,
-        history: &History,
-        records: &Records<'_>,
-        accounts: &Accounts<'_>,
-    ) -> Result<(), Violation> {
+    pub(super) fn check(&self, history: &History, records: &Records<'_>) -> Result<(), Violation> {
         if self.stepped {
             return Ok(());
         }
-        for found in records.in_order() {
-            if let [attempt] = found.executors[..] {
-                let (id, time) = (&found.recorded.transaction.id, found.recorded.place.time);
-                self.check_one(history, "transaction", id, attempt, time)?;
-            }
-        }
-        for found in &accounts.all {
-            if let [attempt] = found.creators[..] {
-                let (id, time) = (&found.snapshot.account.id, found.snapshot.create_time);
-                self.check_one(history, "account", id, attempt, time)?;
-            }
-        }
-        Ok(())
+        records
+            .in_order()
+            .try_for_each(|found| self.check_one(history, found))
     }
 
-    fn check_one(
-        &self,
-        history: &History,
-        kind: &str,
-        id: &str,
-        attempt: Attempt,
-        time: Timestamp,
-    ) -> Result<(), Violation> {
+    fn check_one(&self, history: &History, found: &Found<'_>) -> Result<(), Violation> {
+        let [attempt] = found.executors[..] else {
+            return Ok(());
+        };
+        let time = found.logged.time();
         let invocation = history.calls.get(&attempt.call);
         let Some(deadline) = invocation.and_then(|invocation| invocation.call.deadline) else {
             return Ok(());
@@ -85,8 +70,8 @@ impl Clock {
         violation(
             "deadlines",
             format!(
-                "{kind} {id} was executed at {time}, but the deadline of call {} was {deadline}, and EXEC was not blocked \
-                 in between",
+                "{} was executed at {time}, but the deadline of call {} was {deadline}, and EXEC was not blocked in between",
+                found.name(),
                 attempt.call
             ),
         )

@@ -12,6 +12,9 @@ use super::{Violation, calls::State, history::Invocation, times::Now, violation}
 pub(super) struct Planted {
     pub(super) damage: bool,
     pub(super) faults: bool,
+    /// Whether there were faults at any time. A hold whose record could not be read then does not expire before the next
+    /// start.
+    pub(super) had_faults: bool,
     /// Whether the queue is so small that it is full at times.
     pub(super) small_queue: bool,
     /// Whether the service stops in good order.
@@ -42,6 +45,11 @@ impl Planted {
         if let Some((_, until)) = self.full.last_mut() {
             until.get_or_insert(now.elapsed);
         }
+    }
+
+    /// Whether the service may think that the disk is full.
+    pub(super) fn may_be_full(&self, now: Now) -> bool {
+        self.was_full(now.elapsed, now.elapsed)
     }
 
     /// Checks that the error can be the answer to the call.
@@ -121,10 +129,12 @@ impl Planted {
 
     /// Checks that only what was damaged can't be read.
     pub(super) fn check_state(&self, state: &State) -> Result<(), Violation> {
-        for (id, found) in &state.transactions {
-            let Err(error) = found else {
-                continue;
-            };
+        let transactions = state.transactions.iter();
+        let errors = transactions.filter_map(|(id, found)| Some((id.clone(), found.as_ref().err()?)));
+        let keys = state.found.iter();
+        let errors_of_keys =
+            keys.filter_map(|(key, found)| Some((format!("{key:?}"), found.as_ref().err()?)));
+        for (id, error) in errors.chain(errors_of_keys) {
             let why = if let EngineError::Store(fault) = error {
                 self.unreadable(*fault)
             } else {

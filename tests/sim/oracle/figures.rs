@@ -1,7 +1,7 @@
 //! Rule 9: the service's own figures are right.
 
 use tally::engine::LedgerFigures;
-use tally_ledger::Outcome;
+use tally_ledger::{Outcome, Reason, Rejection};
 
 use super::{
     Violation,
@@ -16,6 +16,7 @@ pub(super) struct Answered {
     committed: u64,
     rejected: u64,
     replayed: u64,
+    velocity_refusals: u64,
     /// Transactions of batches that the service gave up because of a fault. The service may have counted a part of them as replayed or
     /// as rejected, but it executed none.
     given_up: u64,
@@ -23,12 +24,22 @@ pub(super) struct Answered {
     unknown: bool,
 }
 
+/// What the examination has found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    pub(super) last_sequence: u64,
+    /// The number of keys under which records are found: ids of transactions, ends of holds, and reversals.
+    pub(super) keys: u64,
+    /// The number of outstanding holds.
+    pub(super) holds: u64,
+}
+
 // ===== impl Answered =====
 
 impl Answered {
     pub(super) fn note(&mut self, invocation: &Invocation, reply: &Reply) {
         let outcomes = match reply {
-            Ok(Answer::Outcomes(outcomes)) => outcomes,
+            Ok(Answer::Outcomes(outcomes, _)) => outcomes,
             Ok(_) => return,
             Err(error) => {
                 let transactions = invocation.transactions().len();
@@ -39,6 +50,17 @@ impl Answered {
             }
         };
         for outcome in outcomes {
+            if let Outcome::Rejected {
+                rejection:
+                    Rejection {
+                        reason: Reason::VelocityLimit,
+                        ..
+                    },
+                replayed: false,
+            } = outcome
+            {
+                self.velocity_refusals += 1;
+            }
             let count = match outcome {
                 Outcome::Committed { replayed: true, .. } | Outcome::Rejected { replayed: true, .. } => {
                     &mut self.replayed
@@ -56,7 +78,7 @@ impl Answered {
     }
 
     /// Compares the figures with the answers, and with what the examination has found. Nothing is in flight.
-    pub(super) fn check(&self, state: &State, last_sequence: u64, records: u64) -> Result<(), Violation> {
+    pub(super) fn check(&self, state: &State, expected: Expected) -> Result<(), Violation> {
         let Some(figures) = state.figures else {
             return Ok(());
         };
@@ -66,18 +88,32 @@ impl Answered {
             replayed,
             accounts,
             ids,
+            holds,
+            velocity_refusals,
             ..
         } = figures;
         let mut comparisons = vec![
             ("accounts", accounts, state.accounts.len() as u64, 0),
-            ("ids", ids, records, 0),
-            ("the last sequence", figures.last_sequence, last_sequence, 0),
+            ("ids", ids, expected.keys, 0),
+            (
+                "the last sequence",
+                figures.last_sequence,
+                expected.last_sequence,
+                0,
+            ),
+            ("outstanding holds", holds, expected.holds, 0),
         ];
         if !self.unknown {
             comparisons.extend([
                 ("committed transactions", committed, self.committed, 0),
                 ("rejected transactions", rejected, self.rejected, self.given_up),
                 ("replayed transactions", replayed, self.replayed, self.given_up),
+                (
+                    "transactions that a velocity limit rejected",
+                    velocity_refusals,
+                    self.velocity_refusals,
+                    self.given_up,
+                ),
             ]);
         }
         for (what, reported, expected, more) in comparisons {

@@ -8,8 +8,7 @@ use tally_ledger::{NewAccount, Outcome, Timestamp};
 
 use super::{
     Violation,
-    accounts::SeenAccount,
-    calls::{Answer, Call, CallId, Recorded, Reply, Request, Transaction},
+    calls::{Answer, Call, CallId, Entry, Recorded, Reply, Request, Transaction},
     content::transaction_difference,
     records::SeenRecord,
     times::Now,
@@ -49,9 +48,9 @@ pub(super) enum Event {
     Answered(CallId),
     /// The process died. What it had answered must be durable.
     Died,
-    /// The state was examined. There were this many committed transactions.
+    /// The state was examined. There were this many records.
     Examined {
-        committed: u64,
+        records: u64,
     },
 }
 
@@ -82,6 +81,8 @@ pub(super) struct History {
     pub(super) attempts: HashMap<String, Vec<Attempt>>,
     /// The attempts to create an account with this id.
     pub(super) creations: HashMap<String, Vec<Attempt>>,
+    /// The attempts to update an account with this id.
+    pub(super) updates: HashMap<String, Vec<Attempt>>,
     /// The calls of each stream, by the number of the message.
     pub(super) streams: BTreeMap<u64, BTreeMap<u64, CallId>>,
     /// The first message of each stream that certainly closed the stream.
@@ -115,6 +116,10 @@ impl History {
         for (place, account) in accounts_of(call).iter().enumerate() {
             let creations = self.creations.entry(account.id.clone()).or_default();
             creations.push(Attempt { call: id, place });
+        }
+        if let Request::Update(update) = &call.request {
+            let updates = self.updates.entry(update.id.clone()).or_default();
+            updates.push(Attempt { call: id, place: 0 });
         }
         let invocation = Invocation {
             id,
@@ -193,19 +198,34 @@ impl History {
         }
     }
 
-    /// Notes that an examination has found these records and accounts.
-    pub(super) fn note_examined(
-        &mut self,
-        now: Tick,
-        records: &[(String, SeenRecord)],
-        accounts: &[SeenAccount],
-    ) {
-        for (id, _) in records {
-            self.transactions_known.entry(id.clone()).or_insert(now);
+    /// Notes that an examination has found these records.
+    pub(super) fn note_examined(&mut self, now: Tick, records: &[SeenRecord]) {
+        for record in records {
+            match &record.logged.entry {
+                Entry::Transaction(recorded) => {
+                    let id = recorded.transaction.id.clone();
+                    self.transactions_known.entry(id).or_insert(now);
+                }
+                Entry::Created { account, .. } => {
+                    self.accounts_known.entry(account.id.clone()).or_insert(now);
+                }
+                Entry::Updated { .. } | Entry::Expired { .. } => {}
+            }
         }
-        for account in accounts {
-            self.accounts_known.entry(account.new.id.clone()).or_insert(now);
-        }
+    }
+
+    /// Whether the answer to an attempt says that it has created its account.
+    pub(super) fn has_created(&self, attempt: Attempt) -> bool {
+        self.calls.get(&attempt.call).is_some_and(|invocation| {
+            let Some(Ok(Answer::Created(created))) = &invocation.reply else {
+                return false;
+            };
+            if !invocation.skips_existing() {
+                return false;
+            }
+            let sent = invocation.accounts().get(attempt.place);
+            sent.is_some_and(|sent| created.iter().any(|created| created.account.id == sent.id))
+        })
     }
 
     /// The transaction of an attempt.
@@ -216,7 +236,7 @@ impl History {
     /// The outcome that an attempt was answered with.
     pub(super) fn outcome(&self, attempt: Attempt) -> Option<Outcome> {
         match self.calls.get(&attempt.call)?.reply.as_ref()? {
-            Ok(Answer::Outcomes(outcomes)) => outcomes.get(attempt.place).copied(),
+            Ok(Answer::Outcomes(outcomes, _)) => outcomes.get(attempt.place).copied(),
             _ => None,
         }
     }
@@ -334,9 +354,12 @@ fn transactions_of(call: &Call) -> &[Transaction] {
         Request::Transactions(transactions) => transactions,
         Request::CreateAccounts(_)
         | Request::CreateMissing(_)
+        | Request::Update(_)
         | Request::Account(_)
         | Request::Accounts { .. }
-        | Request::Transaction(_) => &[],
+        | Request::Transaction(_)
+        | Request::Hold(_)
+        | Request::Holds => &[],
     }
 }
 
@@ -344,9 +367,12 @@ fn accounts_of(call: &Call) -> &[NewAccount] {
     match &call.request {
         Request::CreateAccounts(accounts) | Request::CreateMissing(accounts) => accounts,
         Request::Transactions(_)
+        | Request::Update(_)
         | Request::Account(_)
         | Request::Accounts { .. }
-        | Request::Transaction(_) => &[],
+        | Request::Transaction(_)
+        | Request::Hold(_)
+        | Request::Holds => &[],
     }
 }
 
@@ -415,7 +441,7 @@ fn note_known(
         return;
     };
     match answer {
-        Answer::Outcomes(outcomes) => {
+        Answer::Outcomes(outcomes, _) => {
             for (sent, outcome) in invocation.transactions().iter().zip(outcomes) {
                 let known = match outcome {
                     Outcome::Committed { .. } | Outcome::Reused { .. } => true,
@@ -446,6 +472,8 @@ fn note_known(
                 transactions.entry(recorded.transaction.id.clone()).or_insert(now);
             }
         }
-        Answer::Reused { .. } => {}
+        Answer::Updated(Ok(snapshot)) => account_exists(&snapshot.account.id),
+        // What is said about a hold depends on the moment.
+        Answer::Updated(Err(_)) | Answer::Reused { .. } | Answer::Hold(_) | Answer::Holds(_) => {}
     }
 }

@@ -13,20 +13,21 @@ const PAGE_MAX: usize = tally::engine::PAGE_ACCOUNTS_MAX;
 // ===== impl Moments: several accounts =====
 
 impl Moments<'_> {
-    /// The answer shows every account of the request, with its content.
+    /// The answer shows every account of the request, which was created with the content that was sent.
     pub(super) fn check_created(
         &self,
         invocation: &Invocation,
         snapshots: &[AccountSnapshot],
         window: Window,
     ) -> Result<u64, Violation> {
-        for (sent, created) in invocation.accounts().iter().zip(snapshots) {
-            if *sent != created.account {
+        for (sent, shown) in invocation.accounts().iter().zip(snapshots) {
+            let created = self.records.created(&sent.id).map(|(_, created)| created);
+            if sent.id != shown.account.id || created != Some(sent) {
                 return violation(
                     "accounts",
                     format!(
-                        "call {} asked to create {sent:?}, but was answered with {:?}",
-                        invocation.id, created.account
+                        "call {} asked to create {sent:?}, but was answered with {:?}, which was created as {created:?}",
+                        invocation.id, shown.account
                     ),
                 );
             }
@@ -60,11 +61,8 @@ impl Moments<'_> {
                 }
                 continue;
             }
-            let existed = self
-                .accounts
-                .get(&sent.id)
-                .filter(|found| found.begun < invocation.ended);
-            let Some(existed) = existed else {
+            let existed = self.records.creation(&sent.id);
+            let Some(existed) = existed.filter(|found| found.number <= window.to) else {
                 return violation(
                     "accounts",
                     format!(
@@ -73,7 +71,7 @@ impl Moments<'_> {
                     ),
                 );
             };
-            window.from = window.from.max(self.first_with(existed.snapshot.create_time));
+            window.from = window.from.max(existed.number);
         }
         if let Some(other) = created.next() {
             return violation(
@@ -100,11 +98,7 @@ impl Moments<'_> {
         };
         let from = *from as usize;
         for (number, shown) in (from..).zip(snapshots) {
-            let found = self
-                .accounts
-                .all
-                .get(number)
-                .map(|found| &found.snapshot.account.id);
+            let found = self.records.nth_creation(number).map(|(id, _)| id);
             if found != Some(&shown.account.id) {
                 return violation(
                     "reads",
@@ -116,10 +110,12 @@ impl Moments<'_> {
             }
         }
         let end = from + snapshots.len();
-        let after = self.accounts.all.get(end);
+        let after = self.records.nth_creation(end);
         if let Some(next) = next {
-            let exists = after.is_some_and(|after| after.begun < invocation.ended);
-            if next as usize != end || !exists || snapshots.len() < (*limit).min(PAGE_MAX) {
+            let after = after.filter(|(_, after)| after.number <= window.to);
+            let Some((_, after)) =
+                after.filter(|_| next as usize == end && snapshots.len() >= (*limit).min(PAGE_MAX))
+            else {
                 return violation(
                     "reads",
                     format!(
@@ -127,12 +123,10 @@ impl Moments<'_> {
                          that the next page begins at {next}"
                     ),
                 );
-            }
-            if let Some(after) = after {
-                window.from = window.from.max(self.first_with(after.snapshot.create_time));
-            }
-        } else if let Some(missing) = after {
-            window = self.check_account_absent(invocation, &missing.snapshot.account.id, window)?;
+            };
+            window.from = window.from.max(after.number);
+        } else if let Some((missing, _)) = after {
+            window = self.check_account_absent(invocation, missing, window)?;
         }
         self.check_snapshots(invocation, snapshots, window)
     }
@@ -151,12 +145,12 @@ impl Moments<'_> {
         };
         let in_request = accounts.iter().take(place).find(|other| other.id == sent.id);
         let existing = self
-            .accounts
-            .get(&sent.id)
-            .filter(|found| found.begun < invocation.ended);
+            .records
+            .created(&sent.id)
+            .filter(|(found, _)| found.begun < invocation.ended);
         let differences = [
             in_request.and_then(|other| account_difference(sent, other)),
-            existing.and_then(|found| account_difference(sent, &found.snapshot.account)),
+            existing.and_then(|(_, created)| account_difference(sent, created)),
         ];
         if differences.contains(&Some(field)) {
             return Ok(());

@@ -2,21 +2,24 @@
 //! ledger could have done that.
 //!
 //! The simulator reports each event to [`Oracle`] when it happens. So the order of the reports is real time. The answers
-//! say little about the order in which the service executed the calls, but the recorded transactions say it: each has a
-//! sequence. So most rules are checked when the simulator reads everything back ([`Oracle::examine`]):
+//! say little about the order in which the service executed the calls, but the journal says it: each record has a number.
+//! So most rules are checked when the simulator reads everything back ([`Oracle::examine`]), both through the calls of the
+//! service and from its journal:
 //!
 //! 1. [`answers`]: an answer fits its request, and answers about the same id agree.
 //! 2. [`records`]: what was acknowledged is recorded, with the same figures. Each record has an attempt that can have
-//!    made it. What was recorded before a crash keeps its place.
-//! 3. [`accounts`]: accounts are created all or none, and never change.
+//!    made it. What was recorded before a crash keeps its place. The service reads back what is in its journal.
+//! 3. [`accounts`]: accounts are created all or none.
 //! 4. [`replay`]: the naive [`reference`] ledger accepts each transaction at its place, rejects each rejected one for the
-//!    same reason, and has the same balances at the end.
+//!    same reason, and has the same balances and [`holds`] at the end. Holds expire when their time has come, and not
+//!    before. [`velocity`] limits count as they must.
 //! 5. [`moments`]: each answer was right at a moment between the beginning and the end of its call.
 //! 6. [`order`]: what was known before a call began precedes the effects of the call. Batches and streams are in order
 //!    and have no holes.
 //! 7. [`deadlines`]: nothing is executed after its deadline.
 //! 8. [`times`]: commit times follow the ledger clock, which follows only small steps of the wall clock.
 //! 9. [`figures`]: the service's own figures are right.
+//! 10. [`updates`]: an update changes an account as it asks for, or is refused for a reason.
 //!
 //! [`errors`] says which errors the simulator has excused. After the last fault, hardly any is.
 
@@ -27,6 +30,7 @@ mod deadlines;
 mod errors;
 mod figures;
 mod history;
+mod holds;
 mod lists;
 mod moments;
 mod order;
@@ -34,20 +38,24 @@ mod records;
 mod reference;
 mod replay;
 mod times;
+mod updates;
+mod velocity;
 mod window;
 
 use std::{fmt, time::Duration};
 
+use tally::engine::OwnedKey;
 use tally_ledger::Timestamp;
 
 use self::{
-    accounts::SeenAccount,
     answers::Acknowledgements,
     deadlines::Clock,
     errors::Planted,
-    figures::Answered,
+    figures::{Answered, Expected},
     history::{Event, History},
     records::{Records, Seen},
+    reference::Reference,
+    replay::Expiry,
     times::Times,
 };
 use super::calls::{self, Call, CallId, Reply, State};
@@ -69,10 +77,10 @@ pub(crate) struct Violation {
 pub(crate) struct Oracle {
     history: History,
     acknowledgements: Acknowledgements,
-    /// The transactions of the last examination.
+    /// The records of the last examination.
     seen: Seen,
-    /// The accounts of the last examination.
-    seen_accounts: Vec<SeenAccount>,
+    /// Maximum number of outstanding holds, if there is one.
+    holds_max: Option<usize>,
     planted: Planted,
     clock: Clock,
     times: Times,
@@ -84,6 +92,11 @@ pub(crate) struct Oracle {
 impl Oracle {
     pub(crate) fn new() -> Self {
         Oracle::default()
+    }
+
+    /// The service refuses more outstanding holds than this.
+    pub(crate) fn holds_max_is(&mut self, holds_max: usize) {
+        self.holds_max = Some(holds_max);
     }
 
     /// The simulated time since the start. Reported before every event whose time matters, and before the wall clock is
@@ -194,7 +207,7 @@ impl Oracle {
 
     /// From now on, the disk may report errors when it is read.
     pub(crate) fn faults_planted(&mut self) {
-        self.planted.faults = true;
+        (self.planted.faults, self.planted.had_faults) = (true, true);
     }
 
     /// Compares everything that the service knows with the history. Nothing may be in flight, not even an abandoned
@@ -205,41 +218,68 @@ impl Oracle {
     pub(crate) fn examine(&mut self, state: &State) -> Result<(), Violation> {
         let now = self.history.now();
         self.planted.check_state(state)?;
-        let records = Records::collect(&self.history, &self.acknowledgements, &self.seen, state)?;
-        // Without the content of a transaction, the transactions after it can't be judged.
-        let Some(records) = records else {
-            return Ok(());
-        };
+        let records = Records::collect(&self.history, &self.seen, state)?;
         records.check_acknowledged(&self.acknowledgements)?;
         records.check_prefix(&self.seen)?;
         records.check_order()?;
+        records.check_read_back(state)?;
+        records.check_accounts_known(&self.history)?;
         records.check_executors(&self.history)?;
-        let accounts = accounts::check(
-            &self.history,
-            &self.seen_accounts,
-            self.seen.examined,
-            &state.accounts,
-        )?;
-        let reference = replay::check(&records, &state.accounts)?;
-        let committed = reference.committed();
-        let floors = moments::check(&self.history, &records, &accounts, &reference)?;
-        order::check_real_time(&self.history, &records, &accounts, &floors)?;
+        let holds_max = self.holds_max.unwrap_or(usize::MAX);
+        let reference = replay::check(&self.history, &records, state, holds_max, self.expiry())?;
+        records::check_keys(&state.found, |key| place_of(&records, &reference, key))?;
+        let floors = moments::check(&self.history, &records, &reference)?;
+        order::check_real_time(&self.history, &records, &floors)?;
         order::check_sequences(&self.history, &records, &reference, &floors)?;
-        self.clock.check(&self.history, &records, &accounts)?;
-        self.times.check(&self.history, &records, &accounts)?;
+        self.clock.check(&self.history, &records)?;
+        self.times.check(&self.history, &records)?;
         if !self.planted.damage {
-            let records = records.in_order().count() as u64;
-            self.answered.check(state, committed, records)?;
+            self.answered.check(state, expected(&records, &reference))?;
         }
 
-        let new_records = records.new_since(&self.seen);
-        let new_accounts = accounts.new_since(self.seen_accounts.len());
-        self.history.note_examined(now, &new_records, &new_accounts);
-        self.history.events.push(Event::Examined { committed });
+        let new = records.new_since(&self.seen);
+        let count = records.len();
+        self.history.note_examined(now, &new);
+        self.history.events.push(Event::Examined { records: count });
         self.seen.examined = now;
-        self.seen.records.extend(new_records);
-        self.seen_accounts.extend(new_accounts);
+        self.seen.records.extend(new);
         Ok(())
+    }
+
+    /// When holds must expire.
+    fn expiry(&self) -> Expiry {
+        let now = self.times.now();
+        Expiry {
+            is_prompt: !self.planted.damage && !self.planted.had_faults,
+            now: now.ledger.filter(|_| !self.planted.may_be_full(now)),
+        }
+    }
+}
+
+/// Where the record is with this key.
+fn place_of(records: &Records<'_>, reference: &Reference<'_>, key: &OwnedKey) -> Option<u64> {
+    match key {
+        OwnedKey::Transaction(id) => Some(records.transaction(id)?.1.position),
+        OwnedKey::HoldEnd(id) => reference.holds.get(id.as_str())?.ended_by,
+        OwnedKey::Reversal(id, number) => {
+            let reversals = &reference.reversible.get(id.as_str())?.reversals;
+            let place = usize::try_from(number.checked_sub(1)?).ok()?;
+            reversals.get(place).copied()
+        }
+    }
+}
+
+/// What the figures of the service must say.
+fn expected(records: &Records<'_>, reference: &Reference<'_>) -> Expected {
+    let transactions = records
+        .in_order()
+        .filter(|found| found.logged.transaction().is_some());
+    let ends = reference.holds.values().filter(|hold| hold.ended_by.is_some());
+    let reversals = reference.reversible.values().map(|found| found.reversals.len());
+    Expected {
+        last_sequence: reference.sequence,
+        keys: (transactions.count() + ends.count() + reversals.sum::<usize>()) as u64,
+        holds: reference.outstanding as u64,
     }
 }
 

@@ -1,40 +1,37 @@
 //! Rule 5: each answer was right at a moment between the beginning and the end of its call.
 //!
-//! A moment is a sequence: the moment after the commit with this sequence. A moment of an answer is not before anything
-//! that a client had seen when the call began, because reads are linearizable. It is not after a transaction that had
-//! not begun when the answer was given. If the process died later, the moment is not after the end of what survived,
-//! because a read shows only what is durable.
+//! A moment is the number of a record: the moment after this record. A moment of an answer is not before anything that a
+//! client had seen when the call began, because reads are linearizable. It is not after a record of a call that had not
+//! begun when the answer was given. If the process died later, the moment is not after the end of what survived, because
+//! a read shows only what is durable.
 
 use std::collections::HashMap;
 
-use tally_ledger::{AccountSnapshot, Amount, Outcome, Reason, Rejection, Side, Timestamp};
+use tally::engine::Detail;
+use tally_ledger::{AccountSnapshot, Amount, Hold, Outcome, Rejection};
 
 use super::{
     Violation,
-    accounts::Accounts,
     answers::shown_rejection,
-    calls::{Answer, CallId, Leg, Recorded, Request, Transaction},
-    content::{account_difference, transaction_difference},
+    calls::{Answer, CallId, Kind, Recorded, Request, Transaction},
+    content::transaction_difference,
     history::{Attempt, Event, History, Invocation, Tick, is_recorded},
-    records::Records,
-    reference::Reference,
+    records::{Found, Records},
+    reference::{Reference, ReferenceAccount, Version},
     violation,
     window::Window,
 };
 
-/// The sequence that clients had seen when each call began.
+/// The moment that clients had seen when each call began.
 pub(super) type Floors = HashMap<CallId, u64>;
 
 /// Everything that is needed to find the moments of answers.
 #[derive(Debug, Clone)]
 pub(super) struct Moments<'a> {
     pub(super) history: &'a History,
-    records: &'a Records<'a>,
-    pub(super) accounts: &'a Accounts<'a>,
-    reference: &'a Reference<'a>,
-    /// The commit times, by sequence.
-    times: Vec<Timestamp>,
-    /// For each sequence: when all transactions up to it had begun.
+    pub(super) records: &'a Records<'a>,
+    pub(super) reference: &'a Reference<'a>,
+    /// For each record: when all records up to it had begun.
     begun: Vec<Tick>,
 }
 
@@ -42,27 +39,20 @@ pub(super) struct Moments<'a> {
 pub(super) fn check(
     history: &History,
     records: &Records<'_>,
-    accounts: &Accounts<'_>,
     reference: &Reference<'_>,
 ) -> Result<Floors, Violation> {
-    let times = records
-        .committed()
-        .map(|found| found.recorded.place.time)
-        .collect();
     let mut latest = 0;
-    let begun = records.committed().map(|found| {
+    let begun = records.in_order().map(|found| {
         latest = found.begun.max(latest);
         latest
     });
     let moments = Moments {
         history,
         records,
-        accounts,
         reference,
-        times,
         begun: begun.collect(),
     };
-    let survived = survived(&history.events, reference.committed());
+    let survived = survived(&history.events, records.len());
     let mut floors = Floors::with_capacity(history.calls.len());
     let mut floor = 0;
     for ((event, survived), tick) in history.events.iter().zip(survived).zip(0..) {
@@ -70,7 +60,7 @@ pub(super) fn check(
             Event::Began(call) => {
                 floors.insert(call, floor);
             }
-            Event::Examined { committed } => floor = committed.max(floor),
+            Event::Examined { records } => floor = records.max(floor),
             Event::Died => {}
             Event::Answered(call) => {
                 if let Some(invocation) = history.calls.get(&call)
@@ -88,13 +78,13 @@ pub(super) fn check(
     Ok(floors)
 }
 
-/// For each event: the highest sequence that a crash after it left.
-fn survived(events: &[Event], committed: u64) -> Vec<u64> {
-    let (mut examined, mut limit) = (committed, committed);
+/// For each event: the last record that a crash after it left.
+fn survived(events: &[Event], records: u64) -> Vec<u64> {
+    let (mut examined, mut limit) = (records, records);
     let mut limits = vec![0; events.len()];
     for (event, limited) in events.iter().zip(&mut limits).rev() {
         match *event {
-            Event::Examined { committed } => examined = committed,
+            Event::Examined { records } => examined = records,
             Event::Died => limit = examined,
             Event::Began(_) | Event::Answered(_) => {}
         }
@@ -103,25 +93,22 @@ fn survived(events: &[Event], committed: u64) -> Vec<u64> {
     limits
 }
 
-/// Whether the rules reject the legs at a moment in `window` with a rejection that `fits` and is not recorded. All
-/// accounts count as existing. Returns the first such moment.
-pub(super) fn rejected_at(
+/// The first moment in `window` at which the service refuses the transaction without a record, with a rejection that
+/// `fits`.
+pub(super) fn refused_at(
     reference: &Reference<'_>,
-    legs: &[Leg],
+    transaction: &Transaction,
     window: Window,
     fits: impl Fn(Rejection) -> bool,
 ) -> Option<u64> {
-    let window = window.up_to(reference.committed());
-    (window.from..=window.to).find(|after| match reference.judge(legs, *after) {
-        Ok(_) => false,
-        Err(rejection) => !is_recorded(rejection) && fits(rejection),
-    })
+    let window = window.up_to(reference.records());
+    (window.from..=window.to).find(|after| reference.unrecorded(transaction, *after).is_some_and(&fits))
 }
 
 // ===== impl Moments =====
 
 impl Moments<'_> {
-    /// The highest sequence that can have been committed at a tick, because all transactions up to it had begun.
+    /// The highest moment that there can have been at a tick, because all records up to it had begun.
     fn begun_before(&self, tick: Tick) -> u64 {
         self.begun.partition_point(|begun| *begun < tick) as u64
     }
@@ -134,7 +121,7 @@ impl Moments<'_> {
         window: Window,
     ) -> Result<u64, Violation> {
         match answer {
-            Answer::Outcomes(outcomes) => self.check_outcomes(invocation, outcomes, window),
+            Answer::Outcomes(outcomes, details) => self.check_outcomes(invocation, outcomes, details, window),
             Answer::Created(snapshots) if invocation.skips_existing() => {
                 self.check_missing_created(invocation, snapshots, window)
             }
@@ -154,6 +141,9 @@ impl Moments<'_> {
             }
             Answer::Accounts(snapshots, next) => self.check_list(invocation, snapshots, *next, window),
             Answer::Transaction(shown) => self.check_transaction(invocation, shown.as_ref(), window),
+            Answer::Updated(updated) => self.check_update(invocation, updated, window),
+            Answer::Hold(shown) => self.check_hold(invocation, shown.as_ref(), window),
+            Answer::Holds(shown) => self.check_holds(invocation, shown, window),
         }
     }
 
@@ -162,6 +152,7 @@ impl Moments<'_> {
         &self,
         invocation: &Invocation,
         outcomes: &[Outcome],
+        details: &[Detail],
         window: Window,
     ) -> Result<u64, Violation> {
         let call = invocation.id;
@@ -174,7 +165,7 @@ impl Moments<'_> {
                     && let Some(found) = self.records.get(&sent.id)
                     && found.is_made_by(Attempt { call, place })
                 {
-                    to = to.min(found.recorded.place.sequence - 1);
+                    to = to.min(found.number - 1);
                 }
                 limit
             })
@@ -189,6 +180,8 @@ impl Moments<'_> {
             .zip(0..)
         {
             from = self.check_outcome(invocation, place, sent, *outcome, Window { from, to })?;
+            let detail = details.iter().find(|detail| detail.place == place);
+            self.check_detail(invocation, place, sent, *outcome, detail)?;
         }
         Ok(from)
     }
@@ -202,9 +195,6 @@ impl Moments<'_> {
         window: Window,
     ) -> Result<u64, Violation> {
         let (call, id) = (invocation.id, &sent.id);
-        if self.records.is_unreadable(id) {
-            return Ok(window.from);
-        }
         let replayed = match outcome {
             Outcome::Rejected { rejection, .. } if !is_recorded(rejection) => {
                 return self.check_unrecorded(invocation, sent, rejection, window);
@@ -212,7 +202,7 @@ impl Moments<'_> {
             Outcome::Committed { replayed, .. } | Outcome::Rejected { replayed, .. } => replayed,
             Outcome::Reused { .. } => true,
         };
-        let Some(found) = self.records.get(id) else {
+        let Some((found, recorded)) = self.records.transaction(id) else {
             return violation(
                 "acknowledged",
                 format!(
@@ -221,7 +211,7 @@ impl Moments<'_> {
             );
         };
         if let Outcome::Reused { field } = outcome {
-            let differs = transaction_difference(sent, &found.recorded.transaction);
+            let differs = transaction_difference(sent, &recorded.transaction);
             if differs != Some(field) {
                 return violation(
                     "acknowledged",
@@ -232,19 +222,91 @@ impl Moments<'_> {
                 );
             }
         }
-        let shows = found.shows();
-        let first = window.from + u64::from(found.recorded.rejection.is_none());
-        if shows > window.to || (!replayed && shows < first) {
+        let number = found.number;
+        if number > window.to || (!replayed && number <= window.from) {
             return violation(
                 "order",
                 format!(
-                    "call {call} place {place}: transaction {id} has sequence {}, but at the moment of its execution the \
-                     last sequence was in {window}",
-                    found.recorded.place.sequence
+                    "call {call} place {place}: transaction {id} is record {number}, but at the moment of its execution the \
+                     last record was in {window}"
                 ),
             );
         }
-        Ok(shows.max(window.from))
+        Ok(number.max(window.from))
+    }
+
+    /// The answer says what was moved, and the balances afterwards, if and only if it has to.
+    fn check_detail(
+        &self,
+        invocation: &Invocation,
+        place: usize,
+        sent: &Transaction,
+        outcome: Outcome,
+        detail: Option<&Detail>,
+    ) -> Result<(), Violation> {
+        let expected = match (outcome, self.records.transaction(&sent.id)) {
+            (Outcome::Committed { replayed, .. }, Some((found, recorded))) => {
+                self.detail(sent, found, recorded, place, replayed)
+            }
+            _ => None,
+        };
+        if detail == expected.as_ref() {
+            return Ok(());
+        }
+        violation(
+            "details",
+            format!(
+                "call {} place {place}: the answer about transaction {} has the details {detail:?}, but they must be \
+                 {expected:?}",
+                invocation.id, sent.id
+            ),
+        )
+    }
+
+    /// What an answer about a committed transaction says besides its outcome.
+    fn detail(
+        &self,
+        sent: &Transaction,
+        found: &Found<'_>,
+        recorded: &Recorded,
+        place: usize,
+        replayed: bool,
+    ) -> Option<Detail> {
+        let follows_from_request = match &sent.kind {
+            Kind::Move | Kind::Hold { .. } => {
+                let mut rules = sent.legs.iter().map(|leg| leg.rule);
+                rules.all(|rule| rule == tally_ledger::AmountRule::Exact)
+            }
+            // Nothing is moved.
+            Kind::Void { .. } => true,
+            Kind::Post { .. } | Kind::Reverse { .. } => false,
+        };
+        let mut detail = Detail {
+            place,
+            moved: Vec::new(),
+            balances: Vec::new(),
+        };
+        if !follows_from_request {
+            let moved = recorded.moved.iter().map(|moved| Amount::new(moved.amount));
+            detail.moved = moved.collect();
+        }
+        if sent.wants_balances && !replayed {
+            for id in recorded
+                .moved
+                .iter()
+                .flat_map(|moved| [&moved.debit, &moved.credit])
+            {
+                let account = self.reference.account(id);
+                if let Some(version) = account.and_then(|account| account.at(found.number))
+                    && detail.balances.iter().all(|(other, _)| **other != **id)
+                {
+                    detail
+                        .balances
+                        .push((Box::from(id.as_str()), version.columns.balances()));
+                }
+            }
+        }
+        (!detail.moved.is_empty() || !detail.balances.is_empty()).then_some(detail)
     }
 
     /// A rejection that is not recorded was right at a moment.
@@ -257,7 +319,7 @@ impl Moments<'_> {
     ) -> Result<u64, Violation> {
         let (call, id) = (invocation.id, &sent.id);
         let known = self.history.transactions_known.get(id);
-        let recorded = self.records.get(id).map(|found| found.recorded.place.sequence);
+        let recorded = self.records.get(id).map(|found| found.number);
         if known.is_some_and(|known| *known < invocation.begun)
             || recorded.is_some_and(|recorded| recorded <= window.from)
         {
@@ -269,44 +331,15 @@ impl Moments<'_> {
                 ),
             );
         }
-        let legs = (0..=u8::MAX).zip(&sent.legs);
-        let ids = legs.flat_map(|(place, leg)| {
-            [
-                (place, Side::Debit, &leg.debit),
-                (place, Side::Credit, &leg.credit),
-            ]
-        });
-        let mut last = None;
-        for (place, side, account) in ids {
-            let is_cause = rejection == Rejection::new(Reason::AccountNotFound, place, side);
-            if is_cause {
-                let window = self.check_account_absent(invocation, account, window)?;
-                if self.accounts.number(account).is_some() && self.accounts.number(account) < last {
-                    break;
-                }
-                return Ok(window.from);
-            }
-            last = last.max(self.accounts.number(account));
-            let existing = self.accounts.get(account);
-            if existing.is_none_or(|found| found.begun >= invocation.ended) {
-                return violation(
-                    "reads",
-                    format!(
-                        "call {call}: transaction {id} was rejected with {}, but account {account} did not exist",
-                        shown_rejection(rejection)
-                    ),
-                );
-            }
-        }
-        let at = rejected_at(self.reference, &sent.legs, window, |expected| {
-            expected == rejection
-        });
+        // After its own record, the id is known.
+        let window = recorded.map_or(window, |recorded| window.up_to(recorded - 1));
+        let at = refused_at(self.reference, sent, window, |expected| expected == rejection);
         at.map_or_else(
             || {
                 violation(
                     "reads",
                     format!(
-                        "call {call}: transaction {id} was rejected with {}, but at no sequence in {window} do the rules \
+                        "call {call}: transaction {id} was rejected with {}, but at no moment in {window} do the rules \
                          say so",
                         shown_rejection(rejection)
                     ),
@@ -323,25 +356,24 @@ impl Moments<'_> {
         id: &str,
         window: Window,
     ) -> Result<Window, Violation> {
-        let Some(found) = self.accounts.get(id) else {
+        let Some(found) = self.records.creation(id) else {
             return Ok(window);
         };
-        let moments = window.up_to(self.last_without(found.snapshot.create_time));
-        let known = self.history.accounts_known.get(id);
-        if known.is_some_and(|known| *known < invocation.begun) || moments.is_empty() {
+        let moments = window.up_to(found.number - 1);
+        if moments.is_empty() {
             return violation(
                 "reads",
                 format!(
-                    "call {} was answered that account {id} does not exist, but it was created at {}, before the call \
-                     began at sequence {}",
-                    invocation.id, found.snapshot.create_time, window.from
+                    "call {} was answered that account {id} does not exist, but record {} created it, and the answer is \
+                     about a moment in {window}",
+                    invocation.id, found.number
                 ),
             );
         }
         Ok(moments)
     }
 
-    /// All snapshots show the same moment.
+    /// All snapshots show the same moment. Returns the first one.
     pub(super) fn check_snapshots(
         &self,
         invocation: &Invocation,
@@ -349,66 +381,56 @@ impl Moments<'_> {
         window: Window,
     ) -> Result<u64, Violation> {
         let call = invocation.id;
-        let mut moments = window;
-        for snapshot in snapshots {
+        let mut moment = window.from;
+        let mut agreed = 0;
+        // Each snapshot may move the moment on. Then the others must be right at the later moment, too.
+        for snapshot in snapshots.iter().cycle() {
+            if agreed >= snapshots.len() {
+                break;
+            }
             let id = &snapshot.account.id;
-            let (Some(found), Some(account)) = (self.accounts.get(id), self.reference.account(id)) else {
+            let Some(account) = self.reference.account(id) else {
                 return violation(
                     "reads",
                     format!("call {call} was shown account {id}, which does not exist"),
                 );
             };
-            let differs = account_difference(&snapshot.account, &found.snapshot.account);
-            if differs.is_some() || snapshot.create_time != found.snapshot.create_time {
-                return violation(
-                    "reads",
-                    format!(
-                        "call {call} was shown account {id} as {:?} of {}, but it is {:?} of {}",
-                        snapshot.account,
-                        snapshot.create_time,
-                        found.snapshot.account,
-                        found.snapshot.create_time
-                    ),
-                );
-            }
-            if found.begun >= invocation.ended {
-                return violation(
-                    "reads",
-                    format!("call {call} was shown account {id} before any call began to create it"),
-                );
-            }
-            let balances = snapshot.balances;
-            if (balances.debits_pending, balances.credits_pending) != (Amount::ZERO, Amount::ZERO) {
-                return violation(
-                    "reads",
-                    format!("call {call} was shown account {id} with pending amounts: {balances:?}"),
-                );
-            }
-            let (debits, credits) = (
-                balances.debits_posted.minor_units(),
-                balances.credits_posted.minor_units(),
-            );
-            let shown = account.when(debits, credits);
-            let before = moments;
-            let created = Window {
-                from: self.first_with(snapshot.create_time),
-                to: u64::MAX,
+            let from = moment.max(account.created_by());
+            let first = account.first_from(from, |version| is_shown(account, version, snapshot));
+            let Some(first) = first.filter(|first| *first <= window.to) else {
+                return self.not_shown(call, account, snapshot, moment, window);
             };
-            moments = shown.map_or(Window { from: 1, to: 0 }, |shown| before.and(shown).and(created));
-            if moments.is_empty() {
-                let shown = shown.map_or("at no sequence".to_owned(), |shown| {
-                    format!("at the sequences {shown}")
-                });
-                return violation(
-                    "reads",
-                    format!(
-                        "call {call} was shown account {id} with debits {debits} and credits {credits}, which it had \
-                         {shown}, but the read was at a sequence in {before}"
-                    ),
-                );
-            }
+            agreed = if first == moment { agreed + 1 } else { 1 };
+            moment = first;
         }
-        Ok(moments.from)
+        Ok(moment)
+    }
+
+    fn not_shown(
+        &self,
+        call: CallId,
+        account: &ReferenceAccount<'_>,
+        snapshot: &AccountSnapshot,
+        moment: u64,
+        window: Window,
+    ) -> Result<u64, Violation> {
+        let shown = account.first_from(account.created_by(), |version| {
+            is_shown(account, version, snapshot)
+        });
+        let shown = shown.map_or("never".to_owned(), |first| format!("first at moment {first}"));
+        let after = if moment > window.from {
+            format!(", and from {moment} on because of the other accounts that it shows")
+        } else {
+            String::new()
+        };
+        violation(
+            "reads",
+            format!(
+                "call {call} was shown account {} as {snapshot:?}, which it was {shown}, but the answer is about a moment in \
+                 {window}{after}",
+                snapshot.account.id
+            ),
+        )
     }
 
     /// A read shows a transaction as it is recorded, and does not miss a transaction that was known.
@@ -421,15 +443,11 @@ impl Moments<'_> {
         let (call, Request::Transaction(id)) = (invocation.id, &invocation.call.request) else {
             return Ok(window.from);
         };
-        if self.records.is_unreadable(id) {
-            return Ok(window.from);
-        }
-        let found = self.records.get(id);
-        let recorded = found.map(|found| &*found.recorded);
+        let recorded = self.records.transaction(id);
         let Some(shown) = shown else {
             let known = self.history.transactions_known.get(id);
-            if recorded.is_some_and(|recorded| {
-                known.is_some_and(|known| *known < invocation.begun) || recorded.place.sequence <= window.from
+            if recorded.is_some_and(|(found, _)| {
+                known.is_some_and(|known| *known < invocation.begun) || found.number <= window.from
             }) {
                 return violation(
                     "reads",
@@ -440,41 +458,83 @@ impl Moments<'_> {
             }
             return Ok(window.from);
         };
-        if recorded != Some(shown) {
+        let Some((found, recorded)) = recorded.filter(|(_, recorded)| *recorded == shown) else {
+            let recorded = recorded.map(|(_, recorded)| recorded);
             return violation(
                 "reads",
                 format!("call {call} was shown transaction {id} as {shown:?}, but recorded is {recorded:?}"),
             );
-        }
-        let shows = found.map_or(0, |found| found.shows());
-        if shows > window.to || found.is_some_and(|found| found.begun >= invocation.ended) {
+        };
+        if found.number > window.to {
             return violation(
                 "reads",
                 format!(
-                    "call {call} was shown transaction {id} with sequence {}, but the read was at a sequence in {window}",
-                    shown.place.sequence
+                    "call {call} was shown transaction {id} with sequence {}, which is record {}, but the answer is about a \
+                     moment in {window}",
+                    recorded.place.sequence, found.number
                 ),
             );
         }
-        Ok(shows.max(window.from))
+        Ok(found.number.max(window.from))
     }
 
-    /// The first moment at which an account with this time can exist.
-    pub(super) fn first_with(&self, created: Timestamp) -> u64 {
-        self.times.partition_point(|time| *time < created) as u64
+    /// A read shows what is outstanding of a hold.
+    fn check_hold(
+        &self,
+        invocation: &Invocation,
+        shown: Option<&Hold>,
+        window: Window,
+    ) -> Result<u64, Violation> {
+        let (call, Request::Hold(id)) = (invocation.id, &invocation.call.request) else {
+            return Ok(window.from);
+        };
+        let hold = self.reference.holds.get(id.as_str());
+        let at = |moment: &u64| hold.and_then(|hold| hold.at(*moment)).as_ref() == shown;
+        let mut moments = window.from..=window.to;
+        moments.find(at).map_or_else(
+            || {
+                violation(
+                    "reads",
+                    format!(
+                        "call {call} was shown hold {id} as {shown:?}, but it was so at no moment in {window}: {hold:?}"
+                    ),
+                )
+            },
+            Ok,
+        )
     }
 
-    /// The last moment at which an account with this time can be missing: the end of its block. The times in a block
-    /// increase by 1 ns.
-    fn last_without(&self, created: Timestamp) -> u64 {
-        let before = self.first_with(created);
-        let block = self
-            .times
-            .iter()
-            .skip(usize::try_from(before).unwrap_or(usize::MAX));
-        let same = block
-            .zip(created.as_nanos()..)
-            .take_while(|(time, nanos)| time.as_nanos() == *nanos);
-        before + same.count() as u64
+    /// A read shows all holds that are outstanding at a moment.
+    fn check_holds(&self, invocation: &Invocation, shown: &[Hold], window: Window) -> Result<u64, Violation> {
+        let mut shown = shown.to_vec();
+        shown.sort_unstable_by_key(|hold| hold.place);
+        let mut moments = window.from..=window.to;
+        moments
+            .find(|moment| self.reference.holds_at(*moment) == shown)
+            .map_or_else(
+                || {
+                    violation(
+                        "reads",
+                        format!(
+                            "call {} was shown the holds {shown:?}, but at no moment in {window} these were outstanding",
+                            invocation.id
+                        ),
+                    )
+                },
+                Ok,
+            )
     }
+}
+
+/// Whether a read of this version of an account shows this.
+pub(super) fn is_shown(
+    account: &ReferenceAccount<'_>,
+    version: &Version,
+    snapshot: &AccountSnapshot,
+) -> bool {
+    snapshot.balances == version.columns.balances()
+        && snapshot.revision == version.revision
+        && snapshot.create_time == account.created
+        && snapshot.available == account.available(version)
+        && snapshot.account == account.shown(version)
 }

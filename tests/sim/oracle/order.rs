@@ -5,125 +5,47 @@ use std::collections::BTreeMap;
 
 use tally::engine::EngineError;
 use tally_batch::BatchError;
-use tally_ledger::{Reason, Timestamp};
 
 use super::{
     Violation,
-    accounts::Accounts,
     calls::Transaction,
-    history::{Attempt, Effect, History, Invocation, NEVER, Tick},
-    moments::{Floors, rejected_at},
-    records::{Place, Records},
+    history::{Attempt, Effect, History, Invocation},
+    moments::{Floors, refused_at},
+    records::Records,
     reference::Reference,
     violation,
     window::Window,
 };
 
-/// A record or an account, with its place in time.
-#[derive(Debug, Clone)]
-struct Effected<'a> {
-    kind: &'static str,
-    id: &'a str,
-    time: Timestamp,
-    /// When the first attempt began that can have caused it.
-    begun: Tick,
-    /// When a client saw it first.
-    known: Tick,
-}
-
-/// Checks that effects have the order of real time.
+/// Checks that each record comes after everything that a client had seen when the first attempt to make it began.
 pub(super) fn check_real_time(
     history: &History,
     records: &Records<'_>,
-    accounts: &Accounts<'_>,
     floors: &Floors,
 ) -> Result<(), Violation> {
     for found in records.in_order() {
-        check_floor(history, found, floors)?;
-    }
-    let mut effects = Vec::new();
-    for found in records.in_order() {
-        let id = found.recorded.transaction.id.as_str();
-        effects.push(Effected {
-            kind: if found.place().is_commit {
-                COMMIT
-            } else {
-                "rejection"
-            },
-            id,
-            time: found.recorded.place.time,
-            begun: found.begun,
-            known: history.transactions_known.get(id).copied().unwrap_or(NEVER),
-        });
-    }
-    for found in &accounts.all {
-        let id = found.snapshot.account.id.as_str();
-        effects.push(Effected {
-            kind: "account",
-            id,
-            time: found.snapshot.create_time,
-            begun: found.begun,
-            known: history.accounts_known.get(id).copied().unwrap_or(NEVER),
-        });
-    }
-    effects.sort_by_key(|effect| effect.time);
-    check_times(&effects)
-}
-
-/// The kind of a committed transaction. The time of a rejection or an account can equal that of an effect in the next
-/// block if the clock goes back: it is the time that the next commit of its own block would get.
-const COMMIT: &str = "transaction";
-
-/// An effect that was known before another one's first attempt began has the smaller time.
-fn check_times(effects: &[Effected<'_>]) -> Result<(), Violation> {
-    let mut youngest: Option<&Effected<'_>> = None;
-    for same in effects.chunk_by(|one, other| one.time == other.time) {
-        let before = youngest;
-        youngest = same.iter().chain(youngest).max_by_key(|effect| effect.begun);
-        for effect in same {
-            let earlier = if effect.kind != COMMIT { before } else { youngest };
-            if let Some(earlier) = earlier
-                && effect.known < earlier.begun
-            {
-                return violation(
-                    "order",
-                    format!(
-                        "{} {} with time {} was known before a call began that caused {} {}, but this has the time {}",
-                        effect.kind, effect.id, effect.time, earlier.kind, earlier.id, earlier.time
-                    ),
-                );
-            }
+        let first = found
+            .executors
+            .iter()
+            .filter_map(|attempt| history.calls.get(&attempt.call));
+        let Some(first) = first.min_by_key(|invocation| invocation.begun) else {
+            continue;
+        };
+        let floor = floors.get(&first.id).copied().unwrap_or(0);
+        if found.number <= floor {
+            return violation(
+                "order",
+                format!(
+                    "{} is record {}, but record {floor} was known before call {} began, which is the first that can have \
+                     executed it",
+                    found.name(),
+                    found.number,
+                    first.id
+                ),
+            );
         }
     }
     Ok(())
-}
-
-/// A transaction comes after everything that a client had seen when the first attempt began.
-fn check_floor(
-    history: &History,
-    found: &super::records::Found<'_>,
-    floors: &Floors,
-) -> Result<(), Violation> {
-    let first = found
-        .executors
-        .iter()
-        .filter_map(|attempt| history.calls.get(&attempt.call));
-    let Some(first) = first.min_by_key(|invocation| invocation.begun) else {
-        return Ok(());
-    };
-    let floor = floors.get(&first.id).copied().unwrap_or(0);
-    let sequence = found.recorded.place.sequence;
-    if sequence > floor {
-        return Ok(());
-    }
-    violation(
-        "order",
-        format!(
-            "transaction {} has sequence {sequence}, but sequence {floor} was known before call {} began, which is the first \
-             that can have executed it",
-            found.recorded.transaction.id, first.id
-        ),
-    )
 }
 
 /// One transaction of a stream or of a batch.
@@ -215,70 +137,55 @@ fn check_sequence<'a>(
             })
         })
         .collect();
-    let mut later: Option<(Place, &Step<'_>)> = None;
+    let mut later: Option<(u64, &Step<'_>)> = None;
     for step in steps.iter().rev() {
         let found = records.get(&step.sent.id);
         let own = found.filter(|found| found.is_made_by(step.attempt));
         if let Some((limit, by)) = later {
-            let precedes = found.is_some_and(|found| found.place() <= limit);
+            let precedes = found.is_some_and(|found| found.number <= limit);
             let is_answered = history.outcome(step.attempt).is_some();
-            let excused = (own.is_none() && is_answered)
-                || records.is_unreadable(&step.sent.id)
-                || (own.is_none() && can_be_unrecorded(history, reference, floors, step, limit));
+            let excused =
+                own.is_none() && (is_answered || can_be_unrecorded(history, reference, floors, step, limit));
             if !precedes && !excused {
                 return violation(
                     "streams",
                     format!(
-                        "transaction {} of call {} was executed at sequence {}, but transaction {} of call {}, which \
-                         precedes it in the same batch or stream, {}",
+                        "transaction {} of call {} is record {limit}, but transaction {} of call {}, which precedes it in \
+                         the same batch or stream, {}",
                         by.sent.id,
                         by.attempt.call,
-                        limit.sequence,
                         step.sent.id,
                         step.attempt.call,
                         found.map_or("was not executed".to_owned(), |found| format!(
-                            "has sequence {}",
-                            found.place().sequence
+                            "is record {}",
+                            found.number
                         ))
                     ),
                 );
             }
         }
         if let Some(own) = own {
-            later = Some((own.place(), step));
+            later = Some((own.number, step));
         }
     }
     Ok(())
 }
 
-/// Whether the rules can have rejected the transaction before the place `limit` without a record.
+/// Whether the service can have refused the transaction without a record, before the record `limit`.
 fn can_be_unrecorded(
     history: &History,
     reference: &Reference<'_>,
     floors: &Floors,
     step: &Step<'_>,
-    limit: Place,
+    limit: u64,
 ) -> bool {
-    let is_new = |id: &str| {
-        let known = history.accounts_known.get(id);
-        known.is_none_or(|known| *known >= step.invocation.begun)
-    };
     let refused = history.unanswered_effect(step.invocation, 0, None);
     if matches!(refused, Effect::Impossible(_)) {
         return false;
     }
-    let can_miss_account = step
-        .sent
-        .legs
-        .iter()
-        .any(|leg| is_new(&leg.debit) || is_new(&leg.credit));
     let window = Window {
         from: floors.get(&step.attempt.call).copied().unwrap_or(0),
-        to: limit.sequence - 1,
+        to: limit - 1,
     };
-    can_miss_account
-        || rejected_at(reference, &step.sent.legs, window, |rejection| {
-            rejection.reason != Reason::AccountNotFound
-        })
-        .is_some()
+    refused_at(reference, step.sent, window, |_| true).is_some()
 }

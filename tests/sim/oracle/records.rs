@@ -1,17 +1,15 @@
 //! Rule 2: what was acknowledged is recorded, with the same figures. Each record has an attempt that can have made it.
-//! What was recorded before a crash keeps its place.
+//! What was recorded before a crash keeps its place. The service reads back what is in its journal.
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-};
+use std::collections::{HashMap, HashSet};
 
-use tally_ledger::Rejection;
+use tally::engine::{EngineError, OwnedKey};
+use tally_ledger::{AccountTerms, Committed, NewAccount, Rejection, Timestamp};
 
 use super::{
     Violation,
     answers::{Acknowledgements, shown},
-    calls::{Recorded, State},
+    calls::{Entry, Logged, Recorded, State},
     content::transaction_difference,
     history::{Attempt, Effect, History, NEVER, Tick},
     violation,
@@ -22,157 +20,159 @@ use super::{
 pub(super) struct Seen {
     /// When it was.
     pub(super) examined: Tick,
-    pub(super) records: HashMap<String, SeenRecord>,
+    pub(super) records: Vec<SeenRecord>,
 }
 
 /// A record that an examination has found.
 #[derive(Debug, Clone)]
 pub(super) struct SeenRecord {
-    pub(super) recorded: Recorded,
+    pub(super) logged: Logged,
     /// The last examination that did not find the record.
-    pub(super) absent: Tick,
+    absent: Tick,
 }
 
-/// All recorded transactions of an examination.
+/// All records of an examination.
 #[derive(Debug, Clone)]
 pub(super) struct Records<'a> {
-    by_id: HashMap<&'a str, Found<'a>>,
-    /// The ids of all records, by their places.
-    order: Vec<&'a str>,
-    /// Rejections that were acknowledged, but can't be read now.
-    unreadable: HashSet<&'a str>,
+    all: Vec<Found<'a>>,
+    /// The records of transactions, by their ids.
+    by_id: HashMap<&'a str, usize>,
+    /// The records of the creations of accounts, in their order, and by the ids of the accounts.
+    creations: Vec<usize>,
+    accounts: HashMap<&'a str, usize>,
 }
 
-/// A recorded transaction.
+/// A record.
 #[derive(Debug, Clone)]
 pub(super) struct Found<'a> {
-    pub(super) recorded: Cow<'a, Recorded>,
+    /// The number of the record, from 1. It is the moment after the record.
+    pub(super) number: u64,
+    pub(super) logged: &'a Logged,
     absent: Tick,
-    /// The attempts that can have made the record. One of them has.
+    /// The attempts that can have made the record. One of them has, except that nobody asks for an expiry.
     pub(super) executors: Vec<Attempt>,
     /// When the first of these attempts began.
     pub(super) begun: Tick,
-}
-
-/// The place of a record in the order. A rejection precedes the commit whose sequence it names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) sequence: u64,
-    pub(super) is_commit: bool,
+    /// What the account was before, for the record of an update.
+    pub(super) before: Option<(AccountTerms, u64)>,
 }
 
 // ===== impl Records =====
 
 impl<'a> Records<'a> {
-    /// Collects the records. `None` if too little can be read because of damage.
-    pub(super) fn collect(
-        history: &History,
-        acknowledgements: &'a Acknowledgements,
-        seen: &'a Seen,
-        state: &'a State,
-    ) -> Result<Option<Self>, Violation> {
+    pub(super) fn collect(history: &History, seen: &Seen, state: &'a State) -> Result<Self, Violation> {
         let mut records = Records {
-            by_id: HashMap::with_capacity(state.transactions.len()),
-            order: Vec::with_capacity(state.transactions.len()),
-            unreadable: HashSet::new(),
+            all: Vec::with_capacity(state.log.len()),
+            by_id: HashMap::new(),
+            creations: Vec::new(),
+            accounts: HashMap::new(),
         };
-        for (id, found) in &state.transactions {
-            let before = seen.records.get(id);
-            let recorded = match found {
-                Ok(Some(recorded)) => Cow::Borrowed(recorded),
-                Ok(None) => continue,
-                Err(_) => {
-                    let acknowledged = acknowledgements.by_id.get(id);
-                    let known = acknowledged.and_then(|first| first.to_record());
-                    match (before, known) {
-                        (Some(before), _) => Cow::Borrowed(&before.recorded),
-                        (None, Some(known)) => Cow::Owned(known),
-                        (None, None) if acknowledged.is_some() => {
-                            records.unreadable.insert(id);
-                            continue;
-                        }
-                        (None, None) => return Ok(None),
-                    }
+        let mut terms: HashMap<&str, (AccountTerms, u64)> = HashMap::new();
+        for (place, logged) in state.log.iter().enumerate() {
+            let number = place as u64 + 1;
+            let mut before = None;
+            let twice = match &logged.entry {
+                Entry::Created { account, .. } => {
+                    records.creations.push(place);
+                    terms.insert(&account.id, (terms_of(account), 0));
+                    records.accounts.insert(&account.id, place)
                 }
+                Entry::Updated { id, terms: after } => {
+                    before = terms.insert(id, (after.clone(), number));
+                    None
+                }
+                Entry::Transaction(recorded) => records.by_id.insert(&recorded.transaction.id, place),
+                Entry::Expired { .. } => None,
             };
-            if recorded.transaction.id != *id {
-                return violation(
-                    "acknowledged",
-                    format!(
-                        "asked for transaction {id}, the service returned transaction {}",
-                        recorded.transaction.id
-                    ),
-                );
+            if let Some(first) = twice {
+                let text = format!("records {} and {number} have the same id: {logged:?}", first + 1);
+                return violation("exactly once", text);
             }
-            let absent = before.map_or(seen.examined, |before| before.absent);
-            let found = Found {
-                recorded,
-                absent,
+            records.all.push(Found {
+                number,
+                logged,
+                absent: seen.records.get(place).map_or(seen.examined, |seen| seen.absent),
                 executors: Vec::new(),
                 begun: NEVER,
-            };
-            if records.by_id.insert(id, found).is_some() {
-                return violation("simulator", format!("the state has transaction {id} twice"));
-            }
-            records.order.push(id);
+                before,
+            });
         }
-        let by_id = &records.by_id;
-        records.order.sort_by_key(|id| by_id.get(id).map(Found::place));
-        records.find_executors(history);
-        Ok(Some(records))
+        let executors: Vec<Vec<(Attempt, Effect)>> = records
+            .all
+            .iter()
+            .map(|found| records.effects(history, found))
+            .collect();
+        for (found, effects) in records.all.iter_mut().zip(executors) {
+            found.find_executors(history, &effects);
+        }
+        Ok(records)
     }
 
-    fn find_executors(&mut self, history: &History) {
-        for (id, found) in &mut self.by_id {
-            let attempts = history.attempts.get(*id).map_or(&[][..], Vec::as_slice);
-            let effects: Vec<(Attempt, Effect)> = attempts
-                .iter()
-                .map(|attempt| (*attempt, history.effect(*attempt, &found.recorded, found.absent)))
-                .collect();
-            let with = |wanted: Effect| {
-                effects
-                    .iter()
-                    .filter(move |(_, effect)| *effect == wanted)
-                    .map(|(attempt, _)| *attempt)
-            };
-            found.executors = with(Effect::Certain).collect();
-            if found.executors.is_empty() {
-                found.executors = with(Effect::Possible).collect();
-            }
-            let begun = found
-                .executors
-                .iter()
-                .filter_map(|attempt| history.calls.get(&attempt.call));
-            found.begun = begun.map(|call| call.begun).min().unwrap_or(NEVER);
-        }
+    /// What each attempt can have had to do with a record.
+    fn effects(&self, history: &History, found: &Found<'_>) -> Vec<(Attempt, Effect)> {
+        let attempts = match &found.logged.entry {
+            Entry::Transaction(recorded) => history.attempts.get(&recorded.transaction.id),
+            Entry::Created { account, .. } => history.creations.get(&account.id),
+            Entry::Updated { id, .. } => history.updates.get(id),
+            Entry::Expired { .. } => None,
+        };
+        let effect = |attempt: Attempt| match &found.logged.entry {
+            Entry::Transaction(recorded) => history.effect(attempt, recorded, found.absent),
+            Entry::Created { account, .. } => self.creation_effect(history, attempt, found, account),
+            Entry::Updated { terms, .. } => super::updates::effect(history, attempt, found, terms),
+            Entry::Expired { .. } => Effect::Impossible("nobody asks for an expiry"),
+        };
+        let attempts = attempts.map_or(&[][..], Vec::as_slice);
+        attempts
+            .iter()
+            .map(|attempt| (*attempt, effect(*attempt)))
+            .collect()
     }
 
+    /// The record of a transaction.
     pub(super) fn get(&self, id: &str) -> Option<&Found<'a>> {
-        self.by_id.get(id)
+        self.all.get(*self.by_id.get(id)?)
     }
 
-    /// Whether the transaction was acknowledged as rejected, but can't be read because of damage.
-    pub(super) fn is_unreadable(&self, id: &str) -> bool {
-        self.unreadable.contains(id)
+    /// The record of the transaction with this id, and what it says.
+    pub(super) fn transaction(&self, id: &str) -> Option<(&Found<'a>, &'a Recorded)> {
+        let found = self.get(id)?;
+        Some((found, found.logged.transaction()?))
     }
 
-    /// All records, by their places.
+    /// The record that created an account.
+    pub(super) fn creation(&self, id: &str) -> Option<&Found<'a>> {
+        self.all.get(*self.accounts.get(id)?)
+    }
+
+    /// The id of the account with this number in the order of creation, and the record that created it.
+    pub(super) fn nth_creation(&self, number: usize) -> Option<(&'a str, &Found<'a>)> {
+        let found = self.all.get(*self.creations.get(number)?)?;
+        match &found.logged.entry {
+            Entry::Created { account, .. } => Some((&account.id, found)),
+            Entry::Updated { .. } | Entry::Transaction(_) | Entry::Expired { .. } => None,
+        }
+    }
+
+    /// All records, in their order.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &Found<'a>> {
-        self.order.iter().filter_map(|id| self.by_id.get(id))
+        self.all.iter()
     }
 
-    /// The committed transactions in their order.
-    pub(super) fn committed(&self) -> impl Iterator<Item = &Found<'a>> {
-        self.in_order().filter(|found| found.recorded.rejection.is_none())
+    /// The record with this number.
+    pub(super) fn number(&self, number: u64) -> Option<&Found<'a>> {
+        let place = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.all.get(place)
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.all.len() as u64
     }
 
     /// Every acknowledged transaction is recorded, with its content and the figures of the answer.
     pub(super) fn check_acknowledged(&self, acknowledgements: &Acknowledgements) -> Result<(), Violation> {
-        for (id, first) in &acknowledgements.by_id {
-            if self.is_unreadable(id) {
-                continue;
-            }
-            let Some(found) = self.get(id) else {
+        for (id, first) in acknowledgements.in_order() {
+            let Some((_, recorded)) = self.transaction(id) else {
                 return violation(
                     "acknowledged",
                     format!(
@@ -182,18 +182,18 @@ impl<'a> Records<'a> {
                     ),
                 );
             };
-            if found.outcome() != first.outcome {
+            if recorded.outcome() != first.outcome {
                 return violation(
                     "acknowledged",
                     format!(
                         "transaction {id}: call {} was answered with {}, but recorded is {}",
                         first.call,
                         shown(&first.outcome),
-                        shown(&found.outcome())
+                        shown(&recorded.outcome())
                     ),
                 );
             }
-            if let Some(field) = transaction_difference(&first.transaction, &found.recorded.transaction) {
+            if let Some(field) = transaction_difference(&first.transaction, &recorded.transaction) {
                 return violation(
                     "acknowledged",
                     format!(
@@ -208,14 +208,15 @@ impl<'a> Records<'a> {
 
     /// What an earlier examination has found is unchanged.
     pub(super) fn check_prefix(&self, seen: &Seen) -> Result<(), Violation> {
-        for (id, before) in &seen.records {
-            let now = self.get(id).map(|found| &*found.recorded);
-            if now != Some(&before.recorded) {
+        for (place, before) in seen.records.iter().enumerate() {
+            let now = self.all.get(place).map(|found| found.logged);
+            if now != Some(&before.logged) {
                 return violation(
                     "prefix",
                     format!(
-                        "transaction {id} was recorded as {:?} at an earlier examination, but now as {now:?}",
-                        before.recorded
+                        "record {} was {:?} at an earlier examination, but is {now:?} now",
+                        place + 1,
+                        before.logged
                     ),
                 );
             }
@@ -223,81 +224,105 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// Sequences have no gap from 1, and times increase with them. A rejection is between the commits before and after
-    /// its place.
+    /// Sequences have no gap from 1, and times increase with them. A record without a sequence has the time of the next one
+    /// in its block.
     pub(super) fn check_order(&self) -> Result<(), Violation> {
-        let (mut last, mut last_id) = (None, "");
-        let mut next = 1;
-        for (found, id) in self.in_order().zip(&self.order) {
-            let (sequence, time) = (found.recorded.place.sequence, found.recorded.place.time);
-            if sequence != next {
+        // The greatest time of a block or of a record with a sequence.
+        let mut last = Timestamp::from_nanos(0);
+        let (mut sequence, mut block, mut committed_in_block) = (0, 0, 0);
+        for found in &self.all {
+            let logged = found.logged;
+            if logged.block != block {
+                if logged.block < block || logged.block_time <= last {
+                    return violation(
+                        "order",
+                        format!(
+                            "{} is in block {} with the time {}, which is not after block {block} and the time {last}",
+                            found.name(),
+                            logged.block,
+                            logged.block_time
+                        ),
+                    );
+                }
+                (block, committed_in_block) = (logged.block, 0);
+                last = logged.block_time;
+            }
+            let time = logged.block_time.plus_nanos(committed_in_block);
+            let expected = Committed {
+                sequence: sequence + 1,
+                time,
+            };
+            let place = match &logged.entry {
+                Entry::Transaction(Recorded { place, .. }) | Entry::Expired { place, .. } => *place,
+                Entry::Created { time, .. } => Committed {
+                    time: *time,
+                    ..expected
+                },
+                Entry::Updated { .. } => expected,
+            };
+            if place != expected {
                 return violation(
                     "order",
                     format!(
-                        "{} {id} has sequence {sequence}, but the next sequence after transaction {last_id:?} is {next}",
-                        found.kind()
+                        "{} has sequence {} and time {}, but the next sequence is {}, and its time {time}",
+                        found.name(),
+                        place.sequence,
+                        place.time,
+                        sequence + 1
                     ),
                 );
             }
-            if last.is_some_and(|last| time <= last) {
-                return violation(
-                    "order",
-                    format!(
-                        "{} {id} has sequence {sequence} and time {time}, which is not after transaction {last_id}",
-                        found.kind()
-                    ),
-                );
-            }
-            if found.recorded.rejection.is_none() {
-                (last, last_id) = (Some(time), id);
-                next += 1;
+            if logged.committed().is_some() {
+                (sequence, committed_in_block, last) = (sequence + 1, committed_in_block + 1, time);
             }
         }
-        self.check_times_of_rejections()
+        Ok(())
     }
 
-    /// A rejection is not later than the commit that follows it.
-    fn check_times_of_rejections(&self) -> Result<(), Violation> {
-        let mut latest: Option<&Found<'a>> = None;
-        for found in self.in_order() {
-            if found.recorded.rejection.is_some() {
-                if latest.is_none_or(|latest| latest.recorded.place.time < found.recorded.place.time) {
-                    latest = Some(found);
-                }
-            } else if let Some(rejected) = latest
-                && rejected.recorded.place.time > found.recorded.place.time
-            {
+    /// The service finds each record, and nothing else, under its id and under what it did to another transaction.
+    pub(super) fn check_read_back(&self, state: &State) -> Result<(), Violation> {
+        let mut read = HashSet::with_capacity(state.transactions.len());
+        for (id, found) in &state.transactions {
+            if !read.insert(id.as_str()) {
+                return violation("simulator", format!("the state has transaction {id} twice"));
+            }
+            let Ok(found) = found else {
+                continue;
+            };
+            let recorded = self.transaction(id).map(|(_, recorded)| recorded);
+            if found.as_ref() != recorded {
                 return violation(
-                    "order",
+                    "acknowledged",
                     format!(
-                        "rejection {} has time {}, but transaction {} with sequence {} after it has the earlier time {}",
-                        rejected.recorded.transaction.id,
-                        rejected.recorded.place.time,
-                        found.recorded.transaction.id,
-                        found.recorded.place.sequence,
-                        found.recorded.place.time
+                        "asked for transaction {id}, the service returned {found:?}, but recorded is {recorded:?}"
                     ),
                 );
             }
+        }
+        let unknown = self.all.iter().filter_map(|found| found.logged.transaction());
+        let unknown = unknown.map(|recorded| &recorded.transaction.id);
+        if let Some(id) = unknown.into_iter().find(|id| !read.contains(id.as_str())) {
+            return violation(
+                "not executed",
+                format!("transaction {id} is recorded, but no client ever used this id"),
+            );
         }
         Ok(())
     }
 
     /// Each record was made by an attempt that can have made it, and by one only.
     pub(super) fn check_executors(&self, history: &History) -> Result<(), Violation> {
-        for found in self.in_order() {
-            let id = &found.recorded.transaction.id;
-            let certain = found
-                .executors
-                .iter()
-                .filter(|attempt| history.outcome(**attempt).is_some())
-                .count();
-            if found.executors.is_empty() || certain > 1 {
-                let attempts = history.attempts.get(id).map_or(&[][..], Vec::as_slice);
-                let effects: Vec<(Attempt, Effect)> = attempts
-                    .iter()
-                    .map(|attempt| (*attempt, history.effect(*attempt, &found.recorded, found.absent)))
-                    .collect();
+        for found in &self.all {
+            let is_certain = |attempt: &&Attempt| match found.logged.entry {
+                Entry::Transaction(_) => history.outcome(**attempt).is_some(),
+                Entry::Created { .. } => history.has_created(**attempt),
+                Entry::Updated { .. } | Entry::Expired { .. } => false,
+            };
+            let certain = found.executors.iter().filter(is_certain).count();
+            let is_caused =
+                !found.executors.is_empty() || matches!(found.logged.entry, Entry::Expired { .. });
+            if !is_caused || certain > 1 {
+                let effects = self.effects(history, found);
                 let problem = if certain > 1 {
                     "more than one attempt says that it made the record"
                 } else {
@@ -306,8 +331,8 @@ impl<'a> Records<'a> {
                 return violation(
                     "not executed",
                     format!(
-                        "transaction {id} is recorded with {}, but {problem}: {}",
-                        shown(&found.outcome()),
+                        "{} is recorded, but {problem}: {}",
+                        found.name(),
                         history.describe(&effects)
                     ),
                 );
@@ -317,33 +342,69 @@ impl<'a> Records<'a> {
     }
 
     /// The records that the last examination did not find.
-    pub(super) fn new_since(&self, seen: &Seen) -> Vec<(String, SeenRecord)> {
-        let new = self
-            .by_id
-            .iter()
-            .filter(|(id, _)| !seen.records.contains_key(**id));
-        new.map(|(id, found)| {
-            let recorded = Recorded::clone(&found.recorded);
-            let absent = found.absent;
-            ((*id).to_owned(), SeenRecord { recorded, absent })
+    pub(super) fn new_since(&self, seen: &Seen) -> Vec<SeenRecord> {
+        let new = self.all.iter().skip(seen.records.len());
+        new.map(|found| SeenRecord {
+            logged: found.logged.clone(),
+            absent: found.absent,
         })
         .collect()
+    }
+}
+
+/// Checks that the service finds the records that ended holds, and reversals.
+pub(super) fn check_keys(
+    found: &[(OwnedKey, Result<Option<u64>, EngineError>)],
+    expected: impl Fn(&OwnedKey) -> Option<u64>,
+) -> Result<(), Violation> {
+    for (key, found) in found {
+        let Ok(found) = found else {
+            continue;
+        };
+        let expected = expected(key);
+        if *found != expected {
+            return violation(
+                "acknowledged",
+                format!(
+                    "asked for the record of {key:?}, the service found {found:?}, but it is {expected:?}"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn terms_of(new: &NewAccount) -> AccountTerms {
+    AccountTerms {
+        status: new.status,
+        overdraft_limit: new.overdraft_limit,
+        metadata: new.metadata.clone(),
+        velocity_limits: new.velocity_limits.clone(),
     }
 }
 
 // ===== impl Found =====
 
 impl Found<'_> {
-    pub(super) fn place(&self) -> Place {
-        Place {
-            sequence: self.recorded.place.sequence,
-            is_commit: self.recorded.rejection.is_none(),
+    fn find_executors(&mut self, history: &History, effects: &[(Attempt, Effect)]) {
+        let with = |wanted: Effect| -> Vec<Attempt> {
+            let wanted = effects.iter().filter(|(_, effect)| *effect == wanted);
+            wanted.map(|(attempt, _)| *attempt).collect()
+        };
+        self.executors = with(Effect::Certain);
+        if self.executors.is_empty() {
+            self.executors = with(Effect::Possible);
         }
-    }
-
-    /// The outcome that every answer must show.
-    pub(super) fn outcome(&self) -> Result<tally_ledger::Committed, Rejection> {
-        self.recorded.rejection.map_or(Ok(self.recorded.place), Err)
+        let begun = self
+            .executors
+            .iter()
+            .filter_map(|attempt| history.calls.get(&attempt.call));
+        let begun = begun.map(|call| call.begun).min();
+        self.begun = match self.logged.entry {
+            // An expiry needs no call.
+            Entry::Expired { .. } => 0,
+            Entry::Created { .. } | Entry::Updated { .. } | Entry::Transaction(_) => begun.unwrap_or(NEVER),
+        };
     }
 
     /// Whether this attempt has made the record, and no other can have.
@@ -351,20 +412,31 @@ impl Found<'_> {
         self.executors == [attempt]
     }
 
-    /// The number of commits that are certain to precede the end of the transaction, including its own.
-    pub(super) fn shows(&self) -> u64 {
-        if self.recorded.rejection.is_some() {
-            self.recorded.place.sequence - 1
-        } else {
-            self.recorded.place.sequence
-        }
+    pub(super) const fn absent(&self) -> Tick {
+        self.absent
     }
 
-    fn kind(&self) -> &'static str {
-        if self.recorded.rejection.is_some() {
-            "rejection"
-        } else {
-            "transaction"
+    /// The record in a few words.
+    pub(super) fn name(&self) -> String {
+        match &self.logged.entry {
+            Entry::Created { account, .. } => format!("the creation of account {}", account.id),
+            Entry::Updated { id, .. } => format!("an update of account {id}"),
+            Entry::Expired { hold, .. } => format!("the expiry of hold {hold}"),
+            Entry::Transaction(recorded) => {
+                let kind = if recorded.rejection.is_some() {
+                    "rejection"
+                } else {
+                    "transaction"
+                };
+                format!("{kind} {}", recorded.transaction.id)
+            }
         }
+    }
+}
+
+impl Recorded {
+    /// The outcome that every answer must show.
+    pub(super) fn outcome(&self) -> Result<Committed, Rejection> {
+        self.rejection.map_or(Ok(self.place), Err)
     }
 }

@@ -1,16 +1,20 @@
-//! Rule 4: the reference ledger accepts each transaction at its place, rejects each rejected one for the same reason, and
-//! has the same balances at the end.
+//! Rule 4: the reference ledger accepts each record at its place, rejects each rejected transaction for the same reason, and
+//! is the same at the end. Holds expire when their time has come, and not before.
 
 use std::collections::BTreeMap;
 
-use tally_ledger::{AccountSnapshot, Amount};
+use tally_ledger::{AccountSnapshot, Amount, Balances, Hold, Side, Timestamp};
 
 use super::{
     Violation,
     answers::shown_rejection,
+    calls::{Entry, Moved, Recorded, State},
+    history::History,
+    holds::At,
+    moments::is_shown,
     records::{Found, Records},
-    reference::Reference,
-    violation,
+    reference::{Reference, Version},
+    updates, violation,
 };
 
 /// A sum of 128-bit columns, which needs more than 128 bits.
@@ -20,128 +24,308 @@ struct Sum {
     low: u128,
 }
 
-/// Replays all records in their order, and compares the accounts.
+/// When holds must expire.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expiry {
+    /// Whether every hold expires as soon as it can: nothing on the disk is damaged, and no read fails.
+    pub(super) is_prompt: bool,
+    /// If all holds that are due at this time must have expired by now: what the clock of the ledger shows.
+    pub(super) now: Option<Timestamp>,
+}
+
+/// While a block is not durable, a hold whose newest record it contains may be unable to expire. Besides the open block, one
+/// block may be in flight, and one may wait.
+const BLOCKS_NOT_DURABLE: u64 = 2;
+/// A block takes at least this many records before holds that are due wait for the next block.
+const RECORDS_BEFORE_EXPIRY: u64 = 10;
+/// Before the first transaction of a block, at most this many holds expire. It is the bound of EXEC in the simulation.
+const EXPIRIES_MAX: u64 = 4;
+
+/// Replays all records in their order, and compares the accounts and the holds.
 pub(super) fn check<'a>(
-    records: &Records<'_>,
-    state: &'a [AccountSnapshot],
+    history: &History,
+    records: &Records<'a>,
+    state: &State,
+    holds_max: usize,
+    expiry: Expiry,
 ) -> Result<Reference<'a>, Violation> {
-    let mut reference = Reference::default();
-    for snapshot in state {
-        reference.create(snapshot);
-    }
+    let mut reference = Reference::new(holds_max);
+    let mut block = 0;
+    // Records in the block before its first transaction, and how many of them are expiries.
+    let (mut before, mut expiries) = (0, 0);
     for found in records.in_order() {
-        check_accounts(found, &reference)?;
-        check_record(found, &mut reference)?;
+        if found.logged.block != block {
+            (block, before, expiries) = (found.logged.block, 0, 0);
+        }
+        match found.logged.entry {
+            Entry::Transaction(_) => {
+                if expiry.is_prompt && before < RECORDS_BEFORE_EXPIRY && expiries < EXPIRIES_MAX {
+                    check_expired(found, &reference)?;
+                }
+                // Only the first transaction of a block matters.
+                before = RECORDS_BEFORE_EXPIRY;
+            }
+            Entry::Expired { .. } => (before, expiries) = (before + 1, expiries + 1),
+            Entry::Created { .. } | Entry::Updated { .. } => before += 1,
+        }
+        check_record(history, found, &mut reference)?;
+        reference.end_record();
     }
-    for snapshot in state {
-        check_columns(snapshot, &reference)?;
+    for snapshot in &state.accounts {
+        check_account(snapshot, &reference)?;
     }
-    check_sums(state)?;
+    if state.accounts.len() != reference.accounts().count() {
+        let (found, expected) = (state.accounts.len(), reference.accounts().count());
+        return whole_or_absent(format!("there are {found} accounts, but {expected} were created"));
+    }
+    check_sums(&state.accounts)?;
+    if let Some(holds) = &state.holds {
+        check_holds(holds, &reference)?;
+    }
+    if let Some(now) = expiry.now.filter(|_| expiry.is_prompt) {
+        check_no_hold_is_due(now, &reference)?;
+    }
     Ok(reference)
 }
 
-/// A recorded transaction names accounts that existed at its time.
-fn check_accounts(found: &Found<'_>, reference: &Reference<'_>) -> Result<(), Violation> {
-    let place = found.recorded.place;
-    for leg in &found.recorded.transaction.legs {
-        for id in [&leg.debit, &leg.credit] {
-            let account = reference.account(id);
-            if account.is_none_or(|account| account.created > place.time) {
-                return violation(
-                    "whole or absent",
-                    format!(
-                        "transaction {} with time {} names account {id}, which {}",
-                        found.recorded.transaction.id,
-                        place.time,
-                        account.map_or("does not exist".to_owned(), |account| format!(
-                            "was created later, at {}",
-                            account.created
-                        ))
-                    ),
+fn whole_or_absent<T>(text: String) -> Result<T, Violation> {
+    violation("whole or absent", text)
+}
+
+/// Before the first transaction of a block, the holds have expired that are due.
+fn check_expired(found: &Found<'_>, reference: &Reference<'_>) -> Result<(), Violation> {
+    let due = reference
+        .holds
+        .iter()
+        .filter(|(_, hold)| hold.is_outstanding() && hold.is_due(found.logged.block_time));
+    // Holds expire one after the other, so one that can't expire yet delays the others.
+    if due
+        .clone()
+        .any(|(_, hold)| hold.newest_block + BLOCKS_NOT_DURABLE >= found.logged.block)
+    {
+        return Ok(());
+    }
+    let Some((id, hold)) = due.min_by_key(|(id, _)| **id) else {
+        return Ok(());
+    };
+    violation(
+        "expiry",
+        format!(
+            "{} is record {} in a block with the time {}, but hold {id} with the deadline {:?} has not expired before",
+            found.name(),
+            found.number,
+            found.logged.block_time,
+            hold.deadline
+        ),
+    )
+}
+
+/// Although nobody calls, no hold is outstanding whose time has come.
+fn check_no_hold_is_due(now: Timestamp, reference: &Reference<'_>) -> Result<(), Violation> {
+    let mut due = reference
+        .holds
+        .iter()
+        .filter(|(_, hold)| hold.is_outstanding() && hold.is_due(now));
+    let Some((id, hold)) = due.next() else {
+        return Ok(());
+    };
+    violation(
+        "expiry",
+        format!(
+            "hold {id} with the deadline {:?} is outstanding, although the clock of the ledger shows {now} and the service \
+             has nothing else to do",
+            hold.deadline
+        ),
+    )
+}
+
+/// The rules decide at the record's place as the service has decided.
+fn check_record<'a>(
+    history: &History,
+    found: &Found<'a>,
+    reference: &mut Reference<'a>,
+) -> Result<(), Violation> {
+    let mut at = At {
+        time: found.logged.time(),
+        block: found.logged.block,
+        block_time: found.logged.block_time,
+    };
+    match &found.logged.entry {
+        Entry::Created { account, time } => {
+            reference.create(account, *time);
+            Ok(())
+        }
+        Entry::Updated { id, terms } => {
+            if !updates::is_allowed(history, reference, found) || !reference.update(id, terms) {
+                let text = format!(
+                    "record {} gives account {id} {terms:?}, which no update can have done",
+                    found.number
                 );
+                return violation("updates", text);
             }
+            Ok(())
+        }
+        Entry::Expired {
+            hold,
+            moved,
+            position,
+            ..
+        } => match reference.expire(hold, *position, at) {
+            Ok(released) if released == *moved => Ok(()),
+            Ok(released) => whole_or_absent(format!(
+                "the expiry of hold {hold} has released {moved:?}, but the hold reserved {released:?}"
+            )),
+            Err(why) => violation(
+                "expiry",
+                format!("record {} is the expiry of hold {hold}, but {why}", found.number),
+            ),
+        },
+        Entry::Transaction(recorded) => {
+            at.time = recorded.place.time;
+            check_transaction(recorded, at, reference)
+        }
+    }
+}
+
+fn check_transaction<'a>(
+    recorded: &'a Recorded,
+    at: At,
+    reference: &mut Reference<'a>,
+) -> Result<(), Violation> {
+    let transaction = &recorded.transaction;
+    let decided = reference.judge(transaction, at);
+    let is_same = match (&decided, recorded.rejection) {
+        (Ok(effects), None) => effects.moved == recorded.moved,
+        (Err(rejection), Some(recorded)) => *rejection == recorded,
+        (Ok(_), Some(_)) | (Err(_), None) => false,
+    };
+    let is_expired = expired_before(recorded, at, reference);
+    if !is_same || !is_expired {
+        let shown = |rejection: Option<_>, moved: &[Moved]| {
+            rejection.map_or_else(|| format!("a commit of {moved:?}"), shown_rejection)
+        };
+        let expected = match &decided {
+            Ok(effects) => shown(None, &effects.moved),
+            Err(rejection) => shown(Some(*rejection), &[]),
+        };
+        return whole_or_absent(format!(
+            "transaction {} is recorded at sequence {} as {}, but the reference expects {expected}{}",
+            transaction.id,
+            recorded.place.sequence,
+            shown(recorded.rejection, &recorded.moved),
+            if is_expired {
+                ""
+            } else {
+                " after the record of the expiry"
+            }
+        ));
+    }
+    match decided {
+        Ok(effects) => reference.commit(recorded, effects, at),
+        Err(_) => reference.reject(transaction),
+    }
+    Ok(())
+}
+
+/// Whether the hold that the transaction names has expired, if it is due.
+fn expired_before(recorded: &Recorded, at: At, reference: &Reference<'_>) -> bool {
+    let named = recorded.transaction.kind.names();
+    let hold = named.and_then(|id| reference.holds.get(id.as_str()));
+    hold.is_none_or(|hold| !hold.is_outstanding() || !hold.is_due(at.block_time))
+}
+
+/// An account equals that of the reference.
+fn check_account(snapshot: &AccountSnapshot, reference: &Reference<'_>) -> Result<(), Violation> {
+    let id = &snapshot.account.id;
+    let last = reference.records();
+    let found = reference
+        .account(id)
+        .and_then(|account| Some((account, account.at(last)?)));
+    let Some((account, version)) = found else {
+        return whole_or_absent(format!("account {id} exists, but was never created"));
+    };
+    check_columns(snapshot, version, last)?;
+    if !is_shown(account, version, snapshot) {
+        return whole_or_absent(format!(
+            "account {id} is {snapshot:?} after record {last}, but the reference has {:?} of {}, revision {}, available {:?}",
+            account.shown(version),
+            account.created,
+            version.revision,
+            account.available(version)
+        ));
+    }
+    let Balances {
+        debits_pending,
+        credits_pending,
+        ..
+    } = snapshot.balances;
+    for (pending, side) in [(debits_pending, Side::Debit), (credits_pending, Side::Credit)] {
+        let reserved = reference.reserved(id, side);
+        if pending.minor_units() != reserved {
+            return whole_or_absent(format!(
+                "account {id} has {pending} pending on side {side:?}, but the outstanding holds reserve {reserved}"
+            ));
         }
     }
     Ok(())
 }
 
-/// The rules decide at the record's place as the service has decided.
-fn check_record(found: &Found<'_>, reference: &mut Reference<'_>) -> Result<(), Violation> {
-    let transaction = &found.recorded.transaction;
-    let decided = match found.recorded.rejection {
-        None => reference.commit(&transaction.legs),
-        Some(_) => reference
-            .judge(&transaction.legs, reference.committed())
-            .map(drop),
-    };
-    if decided.err() == found.recorded.rejection {
+fn check_columns(snapshot: &AccountSnapshot, version: &Version, last: u64) -> Result<(), Violation> {
+    let (found, expected) = (snapshot.balances, version.columns.balances());
+    if found == expected {
         return Ok(());
     }
-    let shown = |rejection: Option<_>| rejection.map_or("a commit".to_owned(), shown_rejection);
-    violation(
-        "whole or absent",
+    let shown = |balances: &Balances| {
         format!(
-            "transaction {} is recorded at sequence {} as {}, but the reference expects {}",
-            transaction.id,
-            found.recorded.place.sequence,
-            shown(found.recorded.rejection),
-            shown(decided.err())
-        ),
-    )
+            "debits {} (pending {}) and credits {} (pending {})",
+            balances.debits_posted,
+            balances.debits_pending,
+            balances.credits_posted,
+            balances.credits_pending
+        )
+    };
+    whole_or_absent(format!(
+        "account {} has {}, but the reference has {} after record {last}",
+        snapshot.account.id,
+        shown(&found),
+        shown(&expected)
+    ))
 }
 
-/// The columns of an account equal those of the reference. No amount is pending.
-fn check_columns(snapshot: &AccountSnapshot, reference: &Reference<'_>) -> Result<(), Violation> {
-    let id = &snapshot.account.id;
-    let Some(account) = reference.account(id) else {
+/// The outstanding holds are those of the reference.
+fn check_holds(holds: &[Hold], reference: &Reference<'_>) -> Result<(), Violation> {
+    let mut holds = holds.to_vec();
+    holds.sort_unstable_by_key(|hold| hold.place);
+    let expected = reference.holds_at(reference.records());
+    if holds == expected {
         return Ok(());
-    };
-    let expected = account.at(reference.committed());
-    let balances = snapshot.balances;
-    let found = (
-        balances.debits_posted.minor_units(),
-        balances.credits_posted.minor_units(),
-    );
-    if found != (expected.debits, expected.credits) {
-        return violation(
-            "whole or absent",
-            format!(
-                "account {id} has debits {} and credits {}, but the reference has debits {} and credits {} after sequence {}",
-                found.0,
-                found.1,
-                expected.debits,
-                expected.credits,
-                reference.committed()
-            ),
-        );
     }
-    if balances.debits_pending != Amount::ZERO || balances.credits_pending != Amount::ZERO {
-        return violation(
-            "whole or absent",
-            format!(
-                "account {id} has pending debits {} and pending credits {}, but no transaction is pending",
-                balances.debits_pending, balances.credits_pending
-            ),
-        );
+    whole_or_absent(format!(
+        "the outstanding holds are {holds:?}, but the reference has {expected:?}"
+    ))
+}
+
+/// For each asset, the debits equal the credits, posted and pending.
+fn check_sums(state: &[AccountSnapshot]) -> Result<(), Violation> {
+    let mut sums: BTreeMap<&str, [(Sum, Sum); 2]> = BTreeMap::new();
+    for snapshot in state {
+        let balances = &snapshot.balances;
+        let [posted, pending] = sums.entry(&snapshot.account.asset).or_default();
+        posted.0.add(balances.debits_posted);
+        posted.1.add(balances.credits_posted);
+        pending.0.add(balances.debits_pending);
+        pending.1.add(balances.credits_pending);
+    }
+    for (asset, [posted, pending]) in &sums {
+        for (kind, (debits, credits)) in [("posted", posted), ("pending", pending)] {
+            if debits != credits {
+                return whole_or_absent(format!(
+                    "asset {asset} has {kind} debits {debits:?}, but {kind} credits {credits:?}"
+                ));
+            }
+        }
     }
     Ok(())
-}
-
-/// For each asset, the debits equal the credits.
-fn check_sums(state: &[AccountSnapshot]) -> Result<(), Violation> {
-    let mut sums: BTreeMap<&str, (Sum, Sum)> = BTreeMap::new();
-    for snapshot in state {
-        let (debits, credits) = sums.entry(&snapshot.account.asset).or_default();
-        debits.add(snapshot.balances.debits_posted);
-        credits.add(snapshot.balances.credits_posted);
-    }
-    match sums.iter().find(|(_, (debits, credits))| debits != credits) {
-        Some((asset, (debits, credits))) => violation(
-            "whole or absent",
-            format!("asset {asset} has debits {debits:?}, but credits {credits:?}"),
-        ),
-        None => Ok(()),
-    }
 }
 
 // ===== impl Sum =====

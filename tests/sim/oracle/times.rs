@@ -15,9 +15,9 @@ use tally_ledger::Timestamp;
 
 use super::{
     Violation,
-    accounts::Accounts,
-    history::{Attempt, History},
-    records::Records,
+    calls::Entry,
+    history::History,
+    records::{Found, Records},
     violation,
 };
 
@@ -101,33 +101,29 @@ impl Times {
         steps.iter().copied().fold(from, Timestamp::min)
     }
 
-    /// Checks the times of all records and accounts.
-    pub(super) fn check(
-        &self,
-        history: &History,
-        records: &Records<'_>,
-        accounts: &Accounts<'_>,
-    ) -> Result<(), Violation> {
+    /// Checks the times of all records.
+    pub(super) fn check(&self, history: &History, records: &Records<'_>) -> Result<(), Violation> {
+        let mut block = 0;
+        let mut begins_with_expiry = false;
         for found in records.in_order() {
-            let (id, time) = (&found.recorded.transaction.id, found.recorded.place.time);
-            self.check_one(history, ("transaction", id), &found.executors, time)?;
-        }
-        for found in &accounts.all {
-            let (id, time) = (&found.snapshot.account.id, found.snapshot.create_time);
-            self.check_one(history, ("account", id), &found.creators, time)?;
+            if found.logged.block != block {
+                block = found.logged.block;
+                begins_with_expiry = matches!(found.logged.entry, Entry::Expired { .. });
+            }
+            self.check_one(history, found, begins_with_expiry)?;
         }
         Ok(())
     }
 
-    /// `attempts` are those that can have made the record.
+    /// If the block begins with an expiry, its time may be from before the call began.
     fn check_one(
         &self,
         history: &History,
-        (kind, id): (&str, &str),
-        attempts: &[Attempt],
-        time: Timestamp,
+        found: &Found<'_>,
+        begins_with_expiry: bool,
     ) -> Result<(), Violation> {
-        let maker = match attempts {
+        let time = found.logged.time();
+        let maker = match found.executors[..] {
             [attempt] => history.calls.get(&attempt.call),
             _ => None,
         };
@@ -141,11 +137,13 @@ impl Times {
             return violation(
                 "times",
                 format!(
-                    "{kind} {id} has the time {time}, but until then the clock of the ledger showed at most {highest}"
+                    "{} has the time {time}, but until then the clock of the ledger showed at most {highest}",
+                    found.name()
                 ),
             );
         }
         if let (Some(maker), Some(answered)) = (maker, answered)
+            && !begins_with_expiry
             && let Some(begun) = maker.alone_since
             && let earliest = self.lowest(begun, maker.begun_at, answered)
             && time < earliest
@@ -153,8 +151,9 @@ impl Times {
             return violation(
                 "times",
                 format!(
-                    "{kind} {id} has the time {time}, but the clock of the ledger showed at least {earliest} since call {} \
-                     began, and nothing was in flight before",
+                    "{} has the time {time}, but the clock of the ledger showed at least {earliest} since call {} began, and \
+                     nothing was in flight before",
+                    found.name(),
                     maker.id
                 ),
             );

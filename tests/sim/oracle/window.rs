@@ -1,6 +1,6 @@
-//! A range of sequences, among which is the moment of an answer.
+//! A range of moments, among which is that of an answer.
 
-/// The sequences `from..=to`. The moment with the sequence `s` is after the commit of `s`, and before that of `s + 1`.
+/// The moments `from..=to`. The moment `n` is after the record `n`, and before the record `n + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     pub(super) from: u64,
@@ -10,13 +10,6 @@ pub(super) struct Window {
 // ===== impl Window =====
 
 impl Window {
-    pub(super) fn and(self, other: Window) -> Window {
-        Window {
-            from: self.from.max(other.from),
-            to: self.to.min(other.to),
-        }
-    }
-
     pub(super) const fn is_empty(self) -> bool {
         self.from > self.to
     }
