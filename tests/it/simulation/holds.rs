@@ -53,7 +53,7 @@ impl Story {
         let details = match transaction.kind {
             Kind::Post { .. } | Kind::Reverse { .. } => vec![Detail {
                 place: 0,
-                moved: amounts,
+                moved: amounts.into(),
                 balances: Vec::new(),
             }],
             Kind::Move | Kind::Hold { .. } | Kind::Void { .. } => Vec::new(),
@@ -308,7 +308,7 @@ fn a_clamped_transfer_moves_what_is_available() {
         let balances = ["alice", "bob"].map(|id| (Box::from(id), story.book.account(id).balances));
         let detail = Detail {
             place: 0,
-            moved: vec![Amount::from(shown)],
+            moved: vec![Amount::from(shown)].into(),
             balances: balances.to_vec(),
         };
         story.answer(3, Ok(Answer::Outcomes(vec![first(place)], vec![detail])));

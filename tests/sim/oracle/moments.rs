@@ -283,7 +283,7 @@ impl Moments<'_> {
         };
         let mut detail = Detail {
             place,
-            moved: Vec::new(),
+            moved: tally::engine::MovedAmounts::new(),
             balances: Vec::new(),
         };
         if !follows_from_request {
