@@ -74,6 +74,17 @@ impl Batch {
         Some(encoder.end(self.next).frame)
     }
 
+    /// Returns a batch with this frame, and without transactions.
+    #[cfg(test)]
+    pub(super) fn of_bytes(first: u64, next: u64, frame: Vec<u8>) -> Self {
+        Batch {
+            first,
+            next,
+            frame: frame.into(),
+            items: Vec::new(),
+        }
+    }
+
     /// Memory of the batch, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         let ids: usize = self.items.iter().map(|item| item.id.len()).sum();

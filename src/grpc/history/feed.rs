@@ -8,7 +8,7 @@ use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tally_journal::Position;
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::{Notify, Semaphore, futures::Notified};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -35,8 +35,13 @@ const WINDOW_BYTES_MAX: usize = 16 << 20;
 const READ_BYTES: u64 = 256 << 10;
 /// The reader encodes transactions of at most about this many bytes at a time.
 const ENCODE_BYTES_MAX: usize = 1 << 20;
-/// Pause of the reader after each read. Under load, one read then gets many blocks, and the watchers wake up once for all of them.
+/// Pause of the reader after each read, and the part of the pause for each watcher. Under load, one read then gets many blocks, and the
+/// watchers wake up once for all of them. So the watchers together wake up at most 50,000 times a second.
 const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_OF_WATCHER: Duration = Duration::from_micros(20);
+/// Maximum number of watchers that hold a large page. A watcher that does not read keeps its page, and the memory of the page counts for
+/// its client. With this limit, the pages leave the client enough memory for its other calls.
+const LARGE_PAGES_MAX: usize = 32;
 
 /// Feeds all watchers of the service.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub(crate) struct Feed {
     pub(super) engine: TallyEngine,
     pub(super) ids: IdCache,
     places: Clients,
+    /// [`LARGE_PAGES_MAX`] permits.
+    pub(super) large_pages: Arc<Semaphore>,
     state: Mutex<State>,
     /// Signalled when the window has changed.
     changed: Notify,
@@ -100,6 +107,7 @@ impl Feed {
             engine,
             ids: IdCache::default(),
             places: Clients::new(WATCHERS_OF_CLIENT_MAX, WATCHERS_MAX),
+            large_pages: Arc::new(Semaphore::new(LARGE_PAGES_MAX)),
             state: Mutex::default(),
             changed: Notify::new(),
         }
@@ -119,8 +127,8 @@ impl Feed {
         let mut state = self.state.lock();
         state.watchers += 1;
         // The reader has also ended if the thread on which it ran has ended.
-        let is_reading = state.window.fault.is_none()
-            && state.reader.as_ref().is_some_and(|reader| !reader.is_finished());
+        let is_reading =
+            state.window.fault.is_none() && state.reader.as_ref().is_some_and(|reader| !reader.is_finished());
         if !is_reading {
             let start = self.engine.durable();
             state.generation += 1;
@@ -155,6 +163,11 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
+    fn pause(&self) -> Duration {
+        let watchers = u32::try_from(self.state.lock().watchers).unwrap_or(u32::MAX);
+        PAUSE.saturating_add(PAUSE_OF_WATCHER.saturating_mul(watchers))
+    }
+
     /// Reads the next blocks, and adds their records to the window. Waits if there are none. Returns the next block and the next
     /// sequence.
     async fn read_on(&self, at: Position, next: u64, generation: u64) -> Result<(Position, u64), Status> {
@@ -187,7 +200,7 @@ async fn read(feed: Arc<Feed>, start: DurablePoint, generation: u64) {
             Ok(after) => (at, next) = after,
             Err(why) => return feed.fail(why, generation),
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(feed.pause()).await;
     }
 }
 
@@ -254,5 +267,49 @@ impl Window {
         self.batches
             .get(at)
             .map_or(Step::Current, |batch| Step::Batch(Arc::clone(batch)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::batch::FRAME_BYTES, *};
+
+    #[test]
+    fn the_window_is_bounded_and_knows_what_it_has() {
+        let mut window = Window::new(5);
+        assert!(matches!(window.step(4), Step::Behind));
+        assert!(matches!(window.step(5), Step::Current));
+        let mut next = 5;
+        for _ in 0..3 * WINDOW_BYTES_MAX / FRAME_BYTES {
+            window.push(Batch::of_bytes(next, next + 3, vec![0; FRAME_BYTES]));
+            next += 3;
+            assert!(window.bytes <= WINDOW_BYTES_MAX, "{} bytes", window.bytes);
+        }
+        assert!(window.batches.len() > WINDOW_BYTES_MAX / FRAME_BYTES / 2);
+        assert!(matches!(window.step(window.start - 1), Step::Behind));
+        assert!(matches!(window.step(next), Step::Current));
+        for sequence in window.start..next {
+            let Step::Batch(batch) = window.step(sequence) else {
+                panic!("{sequence} is in the window")
+            };
+            assert!((batch.first..batch.next).contains(&sequence));
+        }
+        window.fault = Some(status::shutting_down());
+        assert!(matches!(window.step(next), Step::Failed(_)));
+    }
+
+    #[test]
+    fn one_batch_can_be_larger_than_the_window() {
+        let mut window = Window::new(1);
+        for first in 1..4 {
+            window.push(Batch::of_bytes(first, first + 1, vec![0; WINDOW_BYTES_MAX + 1]));
+            assert_eq!((window.batches.len(), window.start), (1, first));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "the feed has a gap")]
+    fn a_gap_is_a_bug() {
+        Window::new(1).push(Batch::of_bytes(2, 3, Vec::new()));
     }
 }

@@ -39,15 +39,15 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Maximum number of frames of a watcher that are not sent yet.
 const FRAMES_MAX: usize = 2;
-/// The pages that a watcher reads if there is too little memory for large ones.
-const SMALL_PAGE: PageBytes = PageBytes {
-    records: 4 << 10,
-    encoded: 16 << 10,
-};
 /// The pages that a watcher reads while it catches up.
 const LARGE_PAGE: PageBytes = PageBytes {
     records: 256 << 10,
     encoded: 1 << 20,
+};
+/// The pages that a watcher reads if there is too little memory for a large page, or too many watchers hold one.
+const SMALL_PAGE: PageBytes = PageBytes {
+    records: 4 << 10,
+    encoded: 16 << 10,
 };
 /// The memory that a watcher holds all the time, in bytes.
 const WATCH_BYTES: usize = FRAMES_MAX * FRAME_BYTES + SMALL_PAGE.records + SMALL_PAGE.encoded;
@@ -58,6 +58,9 @@ struct PageBytes {
     records: usize,
     encoded: usize,
 }
+
+/// The memory of a page, and the permit of a large one.
+type PageHeld = (Reservation, Option<OwnedSemaphorePermit>);
 
 /// A page of the journal.
 #[derive(Debug)]
@@ -88,7 +91,7 @@ struct Watcher {
     next: u64,
     /// The rest of the page that was read last, with its memory.
     page: VecDeque<Batch>,
-    page_held: Option<Reservation>,
+    page_held: Option<PageHeld>,
     /// Whether a frame was sent.
     has_begun: bool,
 }
@@ -239,11 +242,7 @@ impl Watcher {
         Ok(frame)
     }
 
-    fn send(
-        &mut self,
-        (frame, more): (Bytes, Option<Reservation>),
-        permit: OwnedSemaphorePermit,
-    ) -> Bytes {
+    fn send(&mut self, (frame, more): (Bytes, Option<Reservation>), permit: OwnedSemaphorePermit) -> Bytes {
         self.has_begun = true;
         until_sent(frame, (Arc::clone(&self.held), more, permit))
     }
@@ -255,10 +254,14 @@ impl Watcher {
 
     /// Reads the next page of the journal.
     async fn read_page(&mut self) -> Result<(), Status> {
-        let large = self
-            .limits
-            .memory
-            .reserve(LARGE_PAGE.records + LARGE_PAGE.encoded);
+        let place = Arc::clone(&self.subscription.feed.large_pages).try_acquire_owned();
+        let large = place.ok().and_then(|place| {
+            let memory = self
+                .limits
+                .memory
+                .reserve(LARGE_PAGE.records + LARGE_PAGE.encoded);
+            memory.map(|memory| (memory, place))
+        });
         let most = if large.is_some() { LARGE_PAGE } else { SMALL_PAGE };
         // A task, because the read waits for a permit that all calls share: this future is not polled while the client can't receive.
         let feed = Arc::clone(&self.subscription.feed);
@@ -273,11 +276,11 @@ impl Watcher {
             return Ok(());
         }
         self.page_held = match large {
-            Some(mut held) => {
-                held.resize(batches.iter().map(Batch::memory_bytes).sum());
-                Some(held)
+            Some((mut memory, place)) => {
+                memory.resize(batches.iter().map(Batch::memory_bytes).sum());
+                Some((memory, Some(place)))
             }
-            None if bytes > SMALL_PAGE.encoded => Some(self.reserve(bytes - SMALL_PAGE.encoded)?),
+            None if bytes > SMALL_PAGE.encoded => Some((self.reserve(bytes - SMALL_PAGE.encoded)?, None)),
             None => None,
         };
         self.page = batches.into();

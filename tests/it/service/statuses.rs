@@ -22,8 +22,8 @@ use tally::{
         CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountsRequest,
         ListHoldsRequest, ProcessTransactionRequest, ProcessTransactionsRequest, ProcessTransactionsResponse,
         SetCircuitModeRequest, StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult,
-        Uint128, UpdateAccountRequest, WatchCircuitStatsRequest, set_circuit_mode_request::Change,
-        transaction_result::Outcome, transfer,
+        Uint128, UpdateAccountRequest, WatchCircuitStatsRequest, WatchTransactionsRequest,
+        set_circuit_mode_request::Change, transaction_result::Outcome, transfer,
     },
     security::{Security, SecurityConfig, hash_hex},
 };
@@ -44,6 +44,7 @@ use crate::support::{
 const PROCESS_ONE: &str = "/tally.v1.TransactionService/ProcessTransaction";
 const PROCESS_MANY: &str = "/tally.v1.TransactionService/ProcessTransactions";
 const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions";
+const WATCH_TRANSACTIONS: &str = "/tally.v1.TransactionService/WatchTransactions";
 const GET_TRANSACTION: &str = "/tally.v1.TransactionService/GetTransaction";
 const CREATE_ACCOUNT: &str = "/tally.v1.AccountService/CreateAccount";
 const CREATE_ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
@@ -61,9 +62,10 @@ const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionI
 const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 /// Methods with one request message that is decoded by Tally's own code.
-const DECODED_BY_TALLY: [&str; 9] = [
+const DECODED_BY_TALLY: [&str; 10] = [
     PROCESS_ONE,
     PROCESS_MANY,
+    WATCH_TRANSACTIONS,
     GET_TRANSACTION,
     CREATE_ACCOUNT,
     CREATE_ACCOUNTS,
@@ -329,6 +331,11 @@ async fn provoke_invalid_fields(wire: &mut Wire) {
         interval: Some(prost_types::Duration::default()),
     };
     wire.rejects_fields(WATCH, &watch).await;
+    let watch = WatchTransactionsRequest {
+        from_sequence: i64::MAX,
+        ..WatchTransactionsRequest::default()
+    };
+    wire.rejects_fields(WATCH_TRANSACTIONS, &watch).await;
     wire.rejects(
         REFLECTION,
         &ServerReflectionRequest::default(),
