@@ -163,7 +163,8 @@ impl Client {
     /// expiries of holds whose ids begin with `id_prefix`, or all if it is empty.
     #[must_use]
     pub fn watch_transactions(&self, from_sequence: i64, id_prefix: &str) -> TransactionWatch {
-        TransactionWatch::new(self.clone(), from_sequence, id_prefix)
+        let (service, retry) = (self.transactions.clone(), (self.retry, self.observer.clone()));
+        TransactionWatch::new(service, retry, from_sequence, id_prefix)
     }
 
     /// Creates up to [`CREATE_ACCOUNTS_MAX`] accounts, all or none.

@@ -5,8 +5,13 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Status, Streaming};
 
-use super::{CallError, Client};
-use crate::proto::{WatchTransactionsRequest, WatchTransactionsResponse};
+use super::{
+    connect::Connection,
+    retry::{CallError, RetryObserver, RetryPolicy},
+};
+use crate::proto::{
+    WatchTransactionsRequest, WatchTransactionsResponse, transaction_service_client::TransactionServiceClient,
+};
 
 /// A watch is lost if nothing arrives for this time. The service sends a heartbeat at least every few seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -15,7 +20,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// connects when [`TransactionWatch::next`] is called.
 #[derive(Debug)]
 pub struct TransactionWatch {
-    client: Client,
+    service: TransactionServiceClient<Connection>,
+    retry: RetryPolicy,
+    observer: RetryObserver,
     next_sequence: i64,
     id_prefix: String,
     responses: Option<Streaming<WatchTransactionsResponse>>,
@@ -27,9 +34,16 @@ pub struct TransactionWatch {
 // ===== impl TransactionWatch =====
 
 impl TransactionWatch {
-    pub(super) fn new(client: Client, from_sequence: i64, id_prefix: &str) -> Self {
+    pub(super) fn new(
+        service: TransactionServiceClient<Connection>,
+        (retry, observer): (RetryPolicy, RetryObserver),
+        from_sequence: i64,
+        id_prefix: &str,
+    ) -> Self {
         TransactionWatch {
-            client,
+            service,
+            retry,
+            observer,
             next_sequence: from_sequence,
             id_prefix: id_prefix.to_owned(),
             responses: None,
@@ -64,13 +78,12 @@ impl TransactionWatch {
             self.responses = None;
             self.attempts = self.attempts.saturating_add(1);
             let since = *self.failing_since.get_or_insert_with(Instant::now);
-            let retry = &self.client.retry;
-            let Some(delay) = retry.delay_of_stream(&status, self.attempts, since) else {
+            let Some(delay) = self.retry.delay_of_stream(&status, self.attempts, since) else {
                 let attempts = std::mem::take(&mut self.attempts);
                 self.failing_since = None;
                 return Err(CallError::new(status).after(attempts));
             };
-            self.client.observer.call(&status, delay);
+            self.observer.call(&status, delay);
             tokio::time::sleep(delay).await;
         }
     }
@@ -85,8 +98,7 @@ impl TransactionWatch {
                         from_sequence: self.next_sequence,
                         id_prefix: self.id_prefix.clone(),
                     });
-                    let mut service = self.client.transactions.clone();
-                    let opened = service.watch_transactions(request).await?;
+                    let opened = self.service.watch_transactions(request).await?;
                     none.insert(opened.into_inner())
                 }
             };
