@@ -10,6 +10,7 @@
 mod connect;
 mod fault;
 mod retry;
+mod watch;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub use self::{
     connect::{Bearer, ClientConfig, ConnectError, Connection, Token, check_endpoint},
     fault::{Fault, code_name},
     retry::{CallError, Executed, RetryObserver, RetryPolicy},
+    watch::TransactionWatch,
 };
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
@@ -155,6 +157,14 @@ impl Client {
         };
         let found = call!(self.transactions.get_transaction, request);
         found_or_none(found).map(|response| response.and_then(|response| response.transaction))
+    }
+
+    /// Follows the ledger from the sequence `from_sequence` on; 0 and 1 mean from the beginning. The watch shows only transactions and
+    /// expiries of holds whose ids begin with `id_prefix`, or all if it is empty.
+    #[must_use]
+    pub fn watch_transactions(&self, from_sequence: i64, id_prefix: &str) -> TransactionWatch {
+        let (service, retry) = (self.transactions.clone(), (self.retry, self.observer.clone()));
+        TransactionWatch::new(service, retry, from_sequence, id_prefix)
     }
 
     /// Creates up to [`CREATE_ACCOUNTS_MAX`] accounts, all or none.

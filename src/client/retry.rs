@@ -153,6 +153,13 @@ impl RetryPolicy {
         }
     }
 
+    /// Returns the delay before the next attempt of a stream that has failed with `status`, after `attempts` attempts without progress
+    /// since `since`. Returns `None` to give up.
+    pub(super) fn delay_of_stream(&self, status: &Status, attempts: u32, since: Instant) -> Option<Duration> {
+        self.delay(status, attempts, random_share())
+            .filter(|delay| since.elapsed() + *delay < self.total_max)
+    }
+
     /// Returns the delay before the next attempt, after `attempts` attempts and the error `status`. Returns `None` to give up.
     /// `random` is from 0 to 1.
     fn delay(&self, status: &Status, attempts: u32, random: f64) -> Option<Duration> {
@@ -193,7 +200,7 @@ impl RetryObserver {
         RetryObserver(Some(Arc::new(observer)))
     }
 
-    fn call(&self, status: &Status, delay: Duration) {
+    pub(super) fn call(&self, status: &Status, delay: Duration) {
         if let Some(observer) = &self.0 {
             observer(status, delay);
         }
@@ -215,6 +222,12 @@ impl CallError {
             status: Box::new(status),
             attempts: 1,
         }
+    }
+
+    /// Sets the number of attempts.
+    pub(super) const fn after(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
     }
 
     /// Returns the status of the last attempt. Its detail `executed` describes only the last attempt; [`Self::executed`] describes

@@ -34,7 +34,7 @@ const CHART_VARIABLES: [&str; 6] = [
 ];
 
 /// The variables of this project's build, scripts and tests.
-const OWN_VARIABLES: [&str; 10] = [
+const OWN_VARIABLES: [&str; 14] = [
     "TALLY_BINARY",
     "TALLY_COMMIT",
     "TALLY_PID",
@@ -45,6 +45,10 @@ const OWN_VARIABLES: [&str; 10] = [
     "TALLY_TEST_KILLS",
     "TALLY_TEST_LEDGER_STEPS",
     "TALLY_TEST_SEED",
+    "TALLY_TEST_WATCHER_ENDPOINT",
+    "TALLY_TEST_WATCHER_FILE",
+    "TALLY_TEST_WATCHER_PREFIX",
+    "TALLY_TEST_WATCH_KILLS",
 ];
 
 /// The variables that are ignored with a warning.

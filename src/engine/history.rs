@@ -45,6 +45,31 @@ impl TallyEngine {
         (reads.load(Ordering::Relaxed), reader.records_read())
     }
 
+    /// Waits until the record with this sequence is durable. Returns the point up to which everything is durable.
+    ///
+    /// # Errors
+    /// [`StoreFault::Failed`] if the journal has failed.
+    pub async fn durable_from(&self, sequence: u64) -> Result<DurablePoint, EngineError> {
+        let progress = self.shared.pipeline.durable_from(sequence).await;
+        if progress.failed {
+            return Err(StoreFault::Failed.into());
+        }
+        Ok(progress.durable)
+    }
+
+    /// Reads the history on a thread for blocking calls. The read does not wait for other reads, so only the one reader that serves all
+    /// watchers may call this method.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the journal can't be read.
+    pub async fn follow_history<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&HistoryReader) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let reader = self.shared.history.reader.clone();
+        self.read_blocking(move || read(&reader)).await
+    }
+
     /// Reads the history on a thread for blocking calls. `read` gets the reader, and the end of the durable blocks. At most
     /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time.
     ///

@@ -40,6 +40,8 @@ pub(crate) enum Handler {
     GetTransaction,
     /// `history::list_transactions`.
     ListTransactions,
+    /// `history::watch`. The call has any number of answers, until the client or the service ends the call.
+    WatchTransactions,
     /// `history::chain_head`.
     GetChainHead,
     /// `AccountService::call`.
@@ -70,12 +72,13 @@ const ADMIN: Option<Role> = Some(Role::Admin);
 
 /// All methods. A lookup searches in this order, so the most frequent method is first.
 #[rustfmt::skip] // One line for each method.
-static METHODS: [Method; 24] = [
+static METHODS: [Method; 25] = [
     method("/tally.v1.TransactionService/ProcessTransaction", WRITE, Handler::ProcessTransaction),
     method("/tally.v1.TransactionService/ProcessTransactions", WRITE, Handler::ProcessTransactions),
     method("/tally.v1.TransactionService/StreamTransactions", WRITE, Handler::StreamTransactions),
     method("/tally.v1.TransactionService/GetTransaction", READ, Handler::GetTransaction),
     method("/tally.v1.TransactionService/ListTransactions", READ, Handler::ListTransactions),
+    method("/tally.v1.TransactionService/WatchTransactions", READ, Handler::WatchTransactions),
     method("/tally.v1.TransactionService/GetChainHead", READ, Handler::GetChainHead),
     method("/tally.v1.AccountService/GetAccount", READ, Handler::Accounts(AccountCall::Get)),
     method("/tally.v1.AccountService/ListAccounts", READ, Handler::Accounts(AccountCall::List)),
@@ -157,7 +160,10 @@ mod tests {
         let entries = METHODS.iter().map(|method| {
             let streams = matches!(
                 method.handler,
-                Handler::StreamTransactions | Handler::Stream | Handler::HealthWatch
+                Handler::StreamTransactions
+                    | Handler::WatchTransactions
+                    | Handler::Stream
+                    | Handler::HealthWatch
             );
             (method.path.to_owned(), streams)
         });

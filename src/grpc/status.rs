@@ -349,6 +349,28 @@ pub fn too_many_watchers(bound: usize) -> Status {
     plain_error(ErrorKind::TOO_MANY_WATCHERS, message)
 }
 
+/// The number of open calls of `WatchTransactions`, of one client or of all, has reached its limit.
+#[must_use]
+pub fn too_many_transaction_watchers(of_client: usize, all: usize) -> Status {
+    let message = format!(
+        "the limit of {of_client} calls of WatchTransactions of one client, or of {all} of all clients, is reached"
+    );
+    plain_error(ErrorKind::TOO_MANY_WATCHERS, message)
+}
+
+/// Adds to the error that ends a watch the sequence with which another watch goes on.
+#[must_use]
+pub(crate) fn resumable(status: &Status, from_sequence: u64) -> Status {
+    let mut details = status.get_error_details();
+    if let Some(info) = details.error_info().cloned() {
+        let mut metadata = info.metadata;
+        metadata.insert("from_sequence".to_owned(), from_sequence.to_string());
+        details.set_error_info(info.reason, info.domain, metadata);
+    }
+    let metadata = status.metadata().clone();
+    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
+}
+
 /// The service is shutting down.
 #[must_use]
 pub fn shutting_down() -> Status {

@@ -9,7 +9,7 @@ use super::head::damaged;
 use crate::{
     grpc::{
         fields::{from_amount, from_time},
-        transactions::lookup::{AccountIds, Found, text},
+        transactions::lookup::{AccountIds, Found, leave_out_foreign, text},
     },
     proto::{self, TransferEffect, transaction::Outcome},
     security::Scope,
@@ -19,6 +19,10 @@ use crate::{
 /// Memory of an event and of each of its transfers in a description, in bytes.
 const EVENT_BYTES: usize = 8 << 10;
 const EFFECT_BYTES: usize = 1 << 10;
+/// Memory of an encoded event beyond twice its record, and of each of its transfers with the ids of the two accounts, in bytes. A
+/// transfer and its effect have four ids of up to 64 bytes and six amounts.
+const ENCODED_BYTES: usize = 512;
+const ENCODED_EFFECT_BYTES: usize = 768;
 
 /// A record with a sequence.
 #[derive(Debug)]
@@ -73,21 +77,14 @@ impl Event {
     /// Describes the event. `ids` has the ids of its accounts. Ids outside of `scope` are left out.
     pub(super) fn describe(&self, ids: &AccountIds, scope: &Scope) -> Result<proto::Transaction, Status> {
         let mut described = match self {
-            Event::Transaction(found) => found.describe(ids, scope)?,
-            Event::Expiry(record) => describe_expiry(record, scope)?,
-        };
-        let visible = |id: &str| {
-            if scope.contains(id.as_bytes()) {
-                id.to_owned()
-            } else {
-                String::new()
-            }
+            Event::Transaction(found) => found.describe(ids, &Scope::ALL)?,
+            Event::Expiry(record) => describe_expiry(record)?,
         };
         let effects = self.changes()?.into_iter().map(|(leg, change)| {
             let amount = |amount: tally_ledger::Amount| (!amount.is_zero()).then(|| from_amount(amount));
             TransferEffect {
-                debit_account_id: visible(ids.get(leg.debit)),
-                credit_account_id: visible(ids.get(leg.credit)),
+                debit_account_id: ids.get(leg.debit).to_owned(),
+                credit_account_id: ids.get(leg.credit).to_owned(),
                 posted_amount: amount(change.posted),
                 reserved_amount: amount(change.reserved),
                 unreserved_amount: amount(change.unreserved),
@@ -95,7 +92,14 @@ impl Event {
             }
         });
         described.effects = effects.collect();
+        restrict(&mut described, scope);
         Ok(described)
+    }
+
+    /// An upper bound of the memory that the event and its encoded description take, with the ids of the accounts.
+    pub(super) fn encoded_bytes_max(&self) -> Result<usize, Status> {
+        let changes = self.changes()?.len();
+        Ok(ENCODED_BYTES + 2 * self.record().memory_bytes() + changes * ENCODED_EFFECT_BYTES)
     }
 
     /// What the event does, by leg.
@@ -120,7 +124,22 @@ impl Event {
     }
 }
 
-fn describe_expiry(record: &FoundRecord, scope: &Scope) -> Result<proto::Transaction, Status> {
+/// Leaves out the ids outside of `scope`.
+pub(super) fn restrict(described: &mut proto::Transaction, scope: &Scope) {
+    if scope.prefix().is_none() {
+        return;
+    }
+    leave_out_foreign(described, scope);
+    for effect in &mut described.effects {
+        for id in [&mut effect.debit_account_id, &mut effect.credit_account_id] {
+            if !scope.contains(id.as_bytes()) {
+                id.clear();
+            }
+        }
+    }
+}
+
+fn describe_expiry(record: &FoundRecord) -> Result<proto::Transaction, Status> {
     let framed = record.framed().map_err(|_| damaged(record))?;
     let Record::HoldExpired { hold_id, .. } = framed.record else {
         return Err(damaged(record));
@@ -128,11 +147,7 @@ fn describe_expiry(record: &FoundRecord, scope: &Scope) -> Result<proto::Transac
     let place = record.place();
     Ok(proto::Transaction {
         phase: proto::TransactionPhase::ExpirePending.into(),
-        pending_transaction_id: if scope.contains(hold_id) {
-            text(hold_id)
-        } else {
-            String::new()
-        },
+        pending_transaction_id: text(hold_id),
         outcome: Some(Outcome::Committed(proto::ProcessTransactionResponse {
             sequence: i64::try_from(place.sequence).unwrap_or(i64::MAX),
             commit_time: Some(from_time(place.time)),

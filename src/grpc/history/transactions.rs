@@ -70,7 +70,22 @@ impl Filter {
                 return false;
             }
         };
+        self.accepts_id(id)
+    }
+
+    /// Whether the list shows a transaction with this id, or the expiry of a hold with this id.
+    pub(super) fn accepts_id(&self, id: &[u8]) -> bool {
         id.starts_with(self.id_prefix.as_bytes()) && self.scope.contains(id)
+    }
+
+    /// Whether the list shows all transactions, with all ids.
+    pub(super) fn accepts_all(&self) -> bool {
+        self.id_prefix.is_empty() && self.scope.prefix().is_none()
+    }
+
+    /// What the caller may see.
+    pub(super) const fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
 

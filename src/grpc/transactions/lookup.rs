@@ -1,6 +1,9 @@
 //! Finds transactions and outstanding holds in the journal, and describes them for the API.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tally_journal::Position;
 use tally_ledger::{
@@ -33,7 +36,7 @@ pub(crate) const HOLDS_TOGETHER_MAX: usize = 32;
 /// Maximum memory of the records of the holds that are read together, in bytes. A hold has up to two records.
 pub(crate) const HOLDS_TOGETHER_BYTES: usize = 2 * HOLDS_TOGETHER_MAX * RECORD_BYTES_MAX;
 /// Number of accounts whose ids are read together.
-const IDS_TOGETHER: usize = 512;
+pub(crate) const IDS_TOGETHER: usize = 512;
 
 /// Reads for one call.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +55,7 @@ pub(crate) struct Found {
 
 /// The ids of accounts by their numbers.
 #[derive(Debug, Default)]
-pub(crate) struct AccountIds(HashMap<AccountIndex, String>);
+pub(crate) struct AccountIds(HashMap<AccountIndex, Arc<str>>);
 
 /// What has happened to a hold since it was made.
 #[derive(Debug)]
@@ -169,7 +172,7 @@ impl<'a> Lookup<'a> {
         let mut ids = HashMap::with_capacity(indexes.len());
         for some in indexes.chunks(IDS_TOGETHER) {
             let read = self.engine.account_ids(some.to_vec(), self.deadline).await?;
-            ids.extend(some.iter().copied().zip(read));
+            ids.extend(some.iter().copied().zip(read.into_iter().map(Arc::from)));
         }
         Ok(AccountIds(ids))
     }
@@ -376,7 +379,7 @@ impl Found {
 }
 
 /// Leaves out the ids of accounts and transactions outside of `scope`. Only an unrestricted caller can have made such a transaction.
-fn leave_out_foreign(described: &mut proto::Transaction, scope: &Scope) {
+pub(crate) fn leave_out_foreign(described: &mut proto::Transaction, scope: &Scope) {
     let leave_out = |id: &mut String| {
         if !scope.contains(id.as_bytes()) {
             id.clear();
@@ -476,9 +479,14 @@ impl Parts<'_> {
 // ===== impl AccountIds =====
 
 impl AccountIds {
+    /// Returns the ids of the accounts in `ids`.
+    pub(crate) const fn of(ids: HashMap<AccountIndex, Arc<str>>) -> Self {
+        AccountIds(ids)
+    }
+
     /// Returns the id of an account, which was read before.
     pub(crate) fn get(&self, account: AccountIndex) -> &str {
-        self.0.get(&account).map_or("", String::as_str)
+        self.0.get(&account).map_or("", |id| id)
     }
 
     fn transfer(&self, transfer: &Transfer<AccountIndex>) -> proto::Transfer {

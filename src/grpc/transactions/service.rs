@@ -3,7 +3,7 @@
 //! Requests are read without tonic's server; `transport/framing.rs` gives the reasons. Requests with transactions are
 //! read without the generated types; `wire.rs` gives the reason.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use tally_ledger::id::check_id;
 use tonic::Status;
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     engine::{CallKind, Processed, TallyEngine, TransactionBatch},
     grpc::{
-        history::{self, Blocks},
+        history::{self, Blocks, Feed},
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
         status,
         transport::{
@@ -37,6 +37,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct TransactionService {
     engine: Arc<TallyEngine>,
+    feed: Arc<Feed>,
 }
 
 // ===== impl TransactionService =====
@@ -46,6 +47,7 @@ impl TransactionService {
     #[must_use]
     pub(crate) fn new(engine: TallyEngine) -> Self {
         TransactionService {
+            feed: Arc::new(Feed::new(engine.clone())),
             engine: Arc::new(engine),
         }
     }
@@ -74,6 +76,22 @@ impl TransactionService {
     pub(crate) fn list_transactions(&self, call: AdmittedCall) -> AnswerFuture {
         let (engine, limits) = (Arc::clone(&self.engine), Arc::clone(&call.limits));
         Box::pin(async move { Ok(limits.answer(history::list_transactions(engine, call).await)) })
+    }
+
+    /// Answers `WatchTransactions` to the client with this address. `lifetime` decides when the service ends the watch.
+    pub(crate) fn watch_transactions(
+        &self,
+        call: AdmittedCall,
+        lifetime: Lifetime,
+        client: IpAddr,
+    ) -> AnswerFuture {
+        let (feed, limits) = (Arc::clone(&self.feed), Arc::clone(&call.limits));
+        Box::pin(async move {
+            Ok(match history::watch(&feed, call, lifetime, client).await {
+                Ok(frames) => Answer::frames(frames, &limits.memory),
+                Err(status) => limits.answer_failed(status),
+            })
+        })
     }
 
     /// Answers `GetChainHead`.

@@ -29,7 +29,8 @@ const KILLS: &str = "TALLY_TEST_KILLS";
 const KILLS_DEFAULT: u64 = 14;
 /// The server listens on an address from which no client connects. Otherwise a client that connects to the port while
 /// the server is down could get this port as its own, and the server could not start.
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 9)), 0);
+pub(super) const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 9)), 0);
 /// Maximum number of acknowledgements before a kill under load.
 const ACKNOWLEDGED_MAX: u64 = 4000;
 /// Maximum number of kills during one start.

@@ -10,6 +10,7 @@ mod full_disk;
 mod kills;
 mod load;
 mod stops;
+mod watch;
 
 use std::{
     env,

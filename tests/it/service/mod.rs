@@ -22,6 +22,7 @@ mod overload;
 mod reasons;
 mod statuses;
 mod streams;
+mod watch;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt};

@@ -28,6 +28,7 @@ struct Collector<'a, F> {
     page: TransactionPage,
     filter: &'a F,
     limit: usize,
+    bytes_max: usize,
     bytes: usize,
 }
 
@@ -52,6 +53,7 @@ impl HistoryReader {
             page: TransactionPage::default(),
             filter,
             limit,
+            bytes_max: TRANSACTIONS_BYTES_MAX,
             bytes: 0,
         };
         if from < to {
@@ -61,6 +63,53 @@ impl HistoryReader {
             }
         }
         Ok(collector.page)
+    }
+
+    /// Does the same as [`HistoryReader::transactions`] with [`Order::OldestFirst`], but the memory of the records, and not their number,
+    /// is limited: `bytes_max`, and one record more.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn transactions_within(
+        &self,
+        (from, to): (u64, u64),
+        bytes_max: usize,
+        end: Position,
+        filter: &impl Fn(&FoundRecord) -> bool,
+    ) -> Result<TransactionPage, RecordError> {
+        let mut collector = Collector {
+            page: TransactionPage::default(),
+            filter,
+            limit: usize::MAX,
+            bytes_max,
+            bytes: 0,
+        };
+        if from < to {
+            self.scan_forward(from, to, end, &mut collector)?;
+        }
+        Ok(collector.page)
+    }
+
+    /// Reads the records with a sequence of the blocks from `position` up to `end`. Stops after the block with which it has read
+    /// `bytes_max` bytes. Returns the records, and the position of the next block. All blocks before `end` must be durable.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read.
+    pub fn blocks_from(
+        &self,
+        position: Position,
+        end: Position,
+        bytes_max: u64,
+    ) -> Result<(Vec<FoundRecord>, Position), RecordError> {
+        let (mut next, mut bytes) = (position, 0);
+        let mut records = Vec::new();
+        while next < end && bytes < bytes_max {
+            let (block, found) = self.sequenced(next)?;
+            bytes += u64::from(block.body_bytes);
+            records.extend(found);
+            next = self.journal.position_after(&block);
+        }
+        Ok((records, next))
     }
 
     fn scan_forward<F: Fn(&FoundRecord) -> bool>(
@@ -162,7 +211,7 @@ impl<F: Fn(&FoundRecord) -> bool> Collector<'_, F> {
         if !(from..to).contains(&sequence) || !(self.filter)(&found) {
             return true;
         }
-        if self.page.records.len() >= self.limit || self.bytes >= TRANSACTIONS_BYTES_MAX {
+        if self.page.records.len() >= self.limit || self.bytes >= self.bytes_max {
             self.page.next = Some(sequence);
             return false;
         }

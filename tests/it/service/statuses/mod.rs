@@ -24,6 +24,10 @@ use crate::support::{
 const PROCESS_ONE: &str = "/tally.v1.TransactionService/ProcessTransaction";
 const PROCESS_MANY: &str = "/tally.v1.TransactionService/ProcessTransactions";
 const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions";
+const WATCH_TRANSACTIONS: &str = "/tally.v1.TransactionService/WatchTransactions";
+const LIST_TRANSACTIONS: &str = "/tally.v1.TransactionService/ListTransactions";
+const CHAIN_HEAD: &str = "/tally.v1.TransactionService/GetChainHead";
+const LIST_ENTRIES: &str = "/tally.v1.AccountService/ListAccountEntries";
 const GET_TRANSACTION: &str = "/tally.v1.TransactionService/GetTransaction";
 const CREATE_ACCOUNT: &str = "/tally.v1.AccountService/CreateAccount";
 const CREATE_ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
@@ -41,9 +45,13 @@ const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionI
 const REFLECTION_OLD: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
 /// Methods with one request message that is decoded by Tally's own code.
-const DECODED_BY_TALLY: [&str; 9] = [
+const DECODED_BY_TALLY: [&str; 13] = [
     PROCESS_ONE,
     PROCESS_MANY,
+    WATCH_TRANSACTIONS,
+    LIST_TRANSACTIONS,
+    CHAIN_HEAD,
+    LIST_ENTRIES,
     GET_TRANSACTION,
     CREATE_ACCOUNT,
     CREATE_ACCOUNTS,

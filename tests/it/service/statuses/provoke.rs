@@ -13,9 +13,10 @@ use tally::{
     grpc::MESSAGE_BYTES_MAX,
     proto::{
         Account, AccountStatus, BalanceRule, BatchCreateAccountsRequest, ConfirmClockRequest,
-        CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountsRequest,
-        ListHoldsRequest, ProcessTransactionsRequest, SetCircuitModeRequest, Uint128, UpdateAccountRequest,
-        WatchCircuitStatsRequest, set_circuit_mode_request::Change, transfer,
+        CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountEntriesRequest,
+        ListAccountsRequest, ListHoldsRequest, ListTransactionsRequest, ProcessTransactionsRequest,
+        SetCircuitModeRequest, Uint128, UpdateAccountRequest, WatchCircuitStatsRequest,
+        WatchTransactionsRequest, set_circuit_mode_request::Change, transfer,
     },
     security::{Security, SecurityConfig, hash_hex},
 };
@@ -28,8 +29,9 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_reques
 
 use super::{
     CIRCUITS, CONFIRM_CLOCK, CREATE_ACCOUNT, CREATE_ACCOUNTS, DECODED_BY_TALLY, DECODED_BY_TONIC,
-    GET_ACCOUNT, GET_TRANSACTION, HEALTH, HEALTH_WATCH, LIST_ACCOUNTS, LIST_HOLDS, PROCESS_MANY, PROCESS_ONE,
-    REFLECTION, REFLECTION_OLD, SET_MODE, STREAM, UPDATE_ACCOUNT, WATCH, Wire, wire::framed,
+    GET_ACCOUNT, GET_TRANSACTION, HEALTH, HEALTH_WATCH, LIST_ACCOUNTS, LIST_ENTRIES, LIST_HOLDS,
+    LIST_TRANSACTIONS, PROCESS_MANY, PROCESS_ONE, REFLECTION, REFLECTION_OLD, SET_MODE, STREAM,
+    UPDATE_ACCOUNT, WATCH, WATCH_TRANSACTIONS, Wire, wire::framed,
 };
 use crate::support::{
     in_process::{Service, account, patient_config, pay, transaction, transfer as moved},
@@ -135,6 +137,23 @@ pub(super) async fn invalid_fields(wire: &mut Wire) {
         interval: Some(prost_types::Duration::default()),
     };
     wire.rejects_fields(WATCH, &watch).await;
+    let watch = WatchTransactionsRequest {
+        from_sequence: i64::MAX,
+        ..WatchTransactionsRequest::default()
+    };
+    wire.rejects_fields(WATCH_TRANSACTIONS, &watch).await;
+    let list = ListTransactionsRequest {
+        from_sequence: -1,
+        ..ListTransactionsRequest::default()
+    };
+    wire.rejects_fields(LIST_TRANSACTIONS, &list).await;
+    let entries = ListAccountEntriesRequest {
+        account_id: "a".to_owned(),
+        to_sequence: 5,
+        to_time: Some(prost_types::Timestamp::default()),
+        ..ListAccountEntriesRequest::default()
+    };
+    wire.rejects_fields(LIST_ENTRIES, &entries).await;
     wire.rejects(
         REFLECTION,
         &ServerReflectionRequest::default(),

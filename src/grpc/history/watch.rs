@@ -1,0 +1,305 @@
+//! `WatchTransactions`: sends the ledger in its order, first what is in the journal, then what is new.
+//!
+//! A watcher knows only the next sequence that it must send. It takes the batch with this sequence from the window of the feed, or reads
+//! a page of the journal. So there is no gap and no duplicate, whichever of the two it reads.
+
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{future::BoxFuture, stream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use super::{
+    batch::{Batch, FRAME_BYTES, accounts_of, encode, heartbeat, take_events},
+    feed::{Feed, Step, Subscription},
+    transactions::Filter,
+};
+use crate::{
+    engine::StoreFault,
+    grpc::{
+        limits::QUERY_BYTES_MAX,
+        status,
+        transport::{
+            budget::{Reservation, until_sent},
+            connection_limits::ConnectionLimits,
+            framing::{AdmittedCall, Inbound},
+            lifetime::Lifetime,
+            outbound::Frames,
+        },
+    },
+    proto::WatchTransactionsRequest,
+};
+
+/// A watch that has nothing to send for this time sends a heartbeat. The comment in the proto file states it, too.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Maximum number of frames of a watcher that are not sent yet.
+const FRAMES_MAX: usize = 2;
+/// The pages that a watcher reads while it catches up.
+const LARGE_PAGE: PageBytes = PageBytes {
+    records: 256 << 10,
+    encoded: 1 << 20,
+};
+/// The pages that a watcher reads if there is too little memory for a large page, or too many watchers hold one.
+const SMALL_PAGE: PageBytes = PageBytes {
+    records: 4 << 10,
+    encoded: 16 << 10,
+};
+/// The memory that a watcher holds all the time, in bytes.
+const WATCH_BYTES: usize = FRAMES_MAX * FRAME_BYTES + SMALL_PAGE.records + SMALL_PAGE.encoded;
+
+/// Maximum memory of a page: of its records, and of what they become, and of one transaction more.
+#[derive(Debug, Clone, Copy)]
+struct PageBytes {
+    records: usize,
+    encoded: usize,
+}
+
+/// The memory of a page, and the permit of a large one.
+type PageHeld = (Reservation, Option<OwnedSemaphorePermit>);
+
+/// A page of the journal.
+#[derive(Debug)]
+struct Page {
+    batches: Vec<Batch>,
+    /// The first sequence after the page.
+    next: u64,
+    /// Maximum memory that the page has taken, in bytes.
+    bytes: usize,
+}
+
+/// A watch. `over` is ready when the service must end it.
+struct Watch {
+    over: BoxFuture<'static, Status>,
+    watcher: Watcher,
+}
+
+/// Sends the ledger to one client.
+struct Watcher {
+    subscription: Subscription,
+    filter: Filter,
+    limits: Arc<ConnectionLimits>,
+    /// [`WATCH_BYTES`]. Each frame shares it until the frame is sent.
+    held: Arc<Reservation>,
+    /// [`FRAMES_MAX`] permits.
+    sending: Arc<Semaphore>,
+    /// The stream is complete up to the sequence before this one.
+    next: u64,
+    /// The rest of the page that was read last, with its memory.
+    page: VecDeque<Batch>,
+    page_held: Option<PageHeld>,
+    /// Whether a frame was sent.
+    has_begun: bool,
+}
+
+/// Begins a watch of the client with this address.
+///
+/// # Errors
+/// INVALID_ARGUMENT, RESOURCE_EXHAUSTED with too many watchers or too little memory.
+pub(crate) async fn watch(
+    feed: &Arc<Feed>,
+    call: AdmittedCall,
+    lifetime: Lifetime,
+    client: IpAddr,
+) -> Result<Frames, Status> {
+    let (request, mut inbound) =
+        Inbound::read_request::<WatchTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
+    let filter = Filter::of(&request.id_prefix, inbound.scope())?;
+    let next = first_sequence(feed, request.from_sequence)?;
+    inbound.hold(WATCH_BYTES)?;
+    let watcher = Watcher {
+        subscription: feed.subscribe(client)?,
+        filter,
+        limits: Arc::clone(&inbound.limits),
+        held: Arc::new(inbound.into_reservation()),
+        sending: Arc::new(Semaphore::new(FRAMES_MAX)),
+        next,
+        page: VecDeque::new(),
+        page_held: None,
+        has_begun: false,
+    };
+    let watch = Watch {
+        over: Box::pin(lifetime.ended()),
+        watcher,
+    };
+    // After an error the watch is dropped at once, so that its place is free although the client may read the error late.
+    Ok(Box::pin(stream::unfold(Some(watch), |watch| async {
+        let mut watch = watch?;
+        Some(match watch.next_frame().await {
+            Ok(frame) => (Ok(frame), Some(watch)),
+            Err(why) => (Err(status::resumable(&why, watch.watcher.next)), None),
+        })
+    })))
+}
+
+/// Checks `from_sequence`.
+///
+/// A watch from a later sequence would be silent for a while. Whoever asks for one follows another ledger, such as this one before it
+/// was restored from a backup.
+fn first_sequence(feed: &Feed, from_sequence: i64) -> Result<u64, Status> {
+    let most = feed.engine.durable().order().next_sequence;
+    match u64::try_from(from_sequence) {
+        Ok(from) if from <= most => Ok(from.max(1)),
+        Ok(_) => {
+            let description =
+                format!("is {from_sequence}, must be at most {most}, the newest durable sequence plus 1");
+            Err(status::invalid_field("from_sequence", description))
+        }
+        Err(_) => {
+            let description = format!("is {from_sequence}, must be at least 0");
+            Err(status::invalid_field("from_sequence", description))
+        }
+    }
+}
+
+// ===== impl Watch =====
+
+impl Watch {
+    async fn next_frame(&mut self) -> Result<Bytes, Status> {
+        tokio::select! {
+            biased;
+            why = &mut self.over => Err(why),
+            frame = self.watcher.next_frame() => frame,
+        }
+    }
+}
+
+// ===== impl Watcher =====
+
+impl Watcher {
+    /// Waits for the next frame.
+    async fn next_frame(&mut self) -> Result<Bytes, Status> {
+        // The frame is made only when it can be sent, so that an unread watch takes no more memory.
+        let Ok(permit) = Arc::clone(&self.sending).acquire_owned().await else {
+            // The semaphore is never closed.
+            return Err(status::shutting_down());
+        };
+        let beat = Instant::now() + HEARTBEAT;
+        loop {
+            if let Some(batch) = self.page.pop_front() {
+                let frame = self.frame(&batch)?;
+                if self.page.is_empty() {
+                    self.page_held = None;
+                }
+                if let Some(frame) = frame {
+                    return Ok(self.send(frame, permit));
+                }
+                continue;
+            }
+            if let Some(frame) = self.step(beat).await? {
+                return Ok(self.send(frame, permit));
+            }
+            // The first response shows at once that the watch has begun.
+            if self.page.is_empty() && (!self.has_begun || Instant::now() >= beat) {
+                return Ok(self.send((heartbeat(self.next), None), permit));
+            }
+        }
+    }
+
+    /// Takes the next batch from the window, or reads a page, or waits for the next change until `beat`.
+    async fn step(&mut self, beat: Instant) -> Result<Option<(Bytes, Option<Reservation>)>, Status> {
+        let changed = self.subscription.changed();
+        match self.subscription.step(self.next) {
+            Step::Batch(batch) => {
+                drop(changed);
+                self.frame(&batch)
+            }
+            Step::Failed(why) => Err(why),
+            Step::Behind => {
+                drop(changed);
+                self.read_page().await?;
+                Ok(None)
+            }
+            Step::Current if self.has_begun => {
+                // After the time has passed, the caller sends a heartbeat.
+                let _is_changed = timeout_at(beat, changed).await;
+                Ok(None)
+            }
+            Step::Current => Ok(None),
+        }
+    }
+
+    /// Returns the part of a batch that the client wants, if any, with the memory that it takes beyond that of a usual frame. From then on
+    /// the next sequence is the one after the batch.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there is too little memory. Then the next sequence is as before.
+    fn frame(&mut self, batch: &Batch) -> Result<Option<(Bytes, Option<Reservation>)>, Status> {
+        let frame = batch.frame_for(&self.filter, self.next);
+        let frame = match frame {
+            Some(frame) if frame.len() > FRAME_BYTES => {
+                let more = self.reserve(frame.len() - FRAME_BYTES)?;
+                Some((frame, Some(more)))
+            }
+            Some(frame) => Some((frame, None)),
+            None => None,
+        };
+        self.next = batch.next;
+        Ok(frame)
+    }
+
+    fn send(&mut self, (frame, more): (Bytes, Option<Reservation>), permit: OwnedSemaphorePermit) -> Bytes {
+        self.has_begun = true;
+        until_sent(frame, (Arc::clone(&self.held), more, permit))
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Reservation, Status> {
+        let reservation = self.limits.memory.reserve(bytes);
+        reservation.ok_or_else(|| self.limits.memory_limit_reached())
+    }
+
+    /// Reads the next page of the journal.
+    async fn read_page(&mut self) -> Result<(), Status> {
+        let place = Arc::clone(&self.subscription.feed.large_pages).try_acquire_owned();
+        let large = place.ok().and_then(|place| {
+            let memory = self
+                .limits
+                .memory
+                .reserve(LARGE_PAGE.records + LARGE_PAGE.encoded);
+            memory.map(|memory| (memory, place))
+        });
+        let most = if large.is_some() { LARGE_PAGE } else { SMALL_PAGE };
+        // A task, because the read waits for a permit that all calls share: this future is not polled while the client can't receive.
+        let feed = Arc::clone(&self.subscription.feed);
+        let reading = tokio::spawn(read_page(feed, self.filter.clone(), self.next, most));
+        let Ok(page) = AbortOnDropHandle::new(reading).await else {
+            // The task has panicked, which is a bug, or the runtime ends.
+            return Err(status::engine(&StoreFault::ReadFailed.into()));
+        };
+        let Page { batches, next, bytes } = page?;
+        if batches.is_empty() {
+            self.next = next;
+            return Ok(());
+        }
+        self.page_held = match large {
+            Some((mut memory, place)) => {
+                memory.resize(batches.iter().map(Batch::memory_bytes).sum());
+                Some((memory, Some(place)))
+            }
+            None if bytes > SMALL_PAGE.encoded => Some((self.reserve(bytes - SMALL_PAGE.encoded)?, None)),
+            None => None,
+        };
+        self.page = batches.into();
+        Ok(())
+    }
+}
+
+/// Reads a page of the journal that begins with the sequence `first`.
+async fn read_page(feed: Arc<Feed>, filter: Filter, first: u64, most: PageBytes) -> Result<Page, Status> {
+    let durable = feed.engine.durable();
+    let (to, end) = (durable.order().next_sequence, durable.chain().position);
+    let read = feed.engine.read_history(move |reader, _| {
+        reader.transactions_within((first, to), most.records, end, &|record| filter.accepts(record))
+    });
+    let page = read.await?;
+    let mut records = page.records.into_iter().peekable();
+    let (events, bytes, rest) = take_events(&mut records, most.encoded)?;
+    let next = rest.or(page.next).unwrap_or(to);
+    let ids = feed.ids.ids(&feed.engine, accounts_of(&events)?).await?;
+    let batches = encode(events, ids, first, next).await?;
+    Ok(Page { batches, next, bytes })
+}
