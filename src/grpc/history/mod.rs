@@ -7,7 +7,7 @@ mod past;
 mod range;
 mod transactions;
 
-pub(crate) use entries::list_entries;
+pub(crate) use entries::{entries_page, list_entries};
 pub(crate) use head::{Blocks, chain_head};
 pub(crate) use past::account_as_of;
-pub(crate) use transactions::list_transactions;
+pub(crate) use transactions::{list_transactions, transactions_page};
