@@ -30,6 +30,10 @@ class Fault(Exception):
     """What is wrong with the page."""
 
 
+class Elsewhere(Fault):
+    """The page was left for another one while the browser evaluated an expression."""
+
+
 def expect(condition, text):
     if not condition:
         raise Fault(text)
@@ -180,6 +184,9 @@ class Browser:
         while True:
             answer = self.receive()
             if answer.get("id") == self.number:
+                # The code of the protocol for a page that is gone.
+                if answer.get("error", {}).get("code") == -32000 and method == "Runtime.evaluate":
+                    raise Elsewhere(f"{method}: {answer['error']}")
                 expect("error" not in answer, f"{method}: {answer.get('error')}")
                 return answer["result"]
             self.notice(answer.get("method"), answer.get("params"))
@@ -205,17 +212,23 @@ class Browser:
 
     def wait(self, expression, what=None):
         until = time.monotonic() + WAIT_MAX
-        while not self.js(expression):
+        while not self.holds(expression):
             if time.monotonic() > until:
                 raise Fault(f"the page does not show {what or expression}:\n{self.js('document.body.innerText')}")
             time.sleep(0.05)
+
+    def holds(self, expression):
+        try:
+            return self.js(expression)
+        except Elsewhere:
+            return False
 
     def shows(self, text, inside="body"):
         self.wait(f"{text_of(inside)}.includes({json.dumps(text)})", f"{text!r} in {inside}")
 
     def open(self, url):
         self.send("Page.navigate", url=url)
-        # The script of the page has run.
+        # Before the script of the page has run, the document is not complete.
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
     def type(self, text):
@@ -295,7 +308,7 @@ class View:
         page.open(self.service.operators + "/")
         page.wait("document.querySelector('a[href=ledger]') !== null")
         page.click("a[href=ledger]")
-        page.wait("location.pathname === '/ledger' && document.getElementById('feed') !== null")
+        page.wait("document.readyState === 'complete' && location.pathname === '/ledger'")
         page.shows("The ledger is shown only to callers with a token.")
         expect(page.js("document.getElementById('feed').hidden"), "the newest transactions are shown without a token")
         self.give("not-a-token")
@@ -306,8 +319,9 @@ class View:
         expect(page.js("localStorage.length === 0 && document.cookie === ''"), "the token is in a lasting storage")
         secret = json.dumps(self.service.tokens["reader"])
         expect(not page.js(f"(location.href + document.documentElement.outerHTML).includes({secret})"), "the token is in the document")
+        page.js("document.body.dataset.before = 1")
         page.send("Page.reload")
-        page.wait("document.body.dataset.looks > 0", "the newest transactions after it was loaded again")
+        page.wait("document.body && !document.body.dataset.before && document.body.dataset.looks > 0", "the newest transactions after it was loaded again")
 
     def finds_an_account(self):
         page = self.browser
