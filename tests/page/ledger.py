@@ -214,7 +214,7 @@ class Browser:
         until = time.monotonic() + WAIT_MAX
         while not self.holds(expression):
             if time.monotonic() > until:
-                raise Fault(f"the page does not show {what or expression}:\n{self.js('document.body.innerText')}")
+                raise Fault(f"the page does not show {what or expression}:\n{self.js('document.body.innerText.slice(0, 3000)')}")
             time.sleep(0.05)
 
     def holds(self, expression):
@@ -431,7 +431,7 @@ class View:
                                        " checkContrast(found, 80); checkLayout(found); checkAccessibility(found); return findings; })()")
                     if self.pictures:
                         page.picture(self.pictures / f"ledger-{part}-{theme}-{width}.png")
-                    expect(not findings, f"{name}, {width} px, {theme}:\n" + "\n".join(findings))
+                    expect(not findings, f"{name}, {width} px, {theme}:\n" + "\n".join(findings[:20]))
         page.fit(PHONE, "light")
         self.has_names()
         page.fit(SCREEN, "light")
