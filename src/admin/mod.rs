@@ -1,9 +1,12 @@
-//! The operators' port: metrics, liveness, readiness, the log's filter, and a page. It speaks plain HTTP/1.1. A separate thread
+//! The operators' port: metrics, liveness, readiness, the log's filter, and pages. It speaks plain HTTP/1.1. A separate thread
 //! serves it, so that it answers even when all other threads are busy.
 //!
-//! Reading needs no token. A request that changes something needs a token of role `admin`. If the service has no tokens, such a
-//! request must come from this machine.
+//! Reading figures of the service needs no token. Reading the ledger needs a token of any role, and a request that changes something
+//! needs a token of role `admin`. If the service has no tokens, such requests must come from this machine.
 
+mod access;
+mod ledger;
+mod parameters;
 mod places;
 mod readiness;
 mod routes;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{Method, StatusCode, Uri, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -13,6 +13,7 @@ use axum::{
 use http_body::Body as _;
 
 use super::{
+    access, ledger,
     places::AdminConnections,
     readiness::{Phase, Readiness},
     stats::{self, Shown},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     engine::{Condition, TallyEngine},
     grpc::ConnectionMetrics,
-    security::{Administrator, AuthFailure, Role, Security, bearer_token},
+    security::Security,
     telemetry::{Families, LogLevel, MetricSources, PROMETHEUS_TEXT, ProcessMetrics},
 };
 
@@ -47,21 +48,27 @@ pub struct Admin {
 
 /// The page: one file, without a build step. It sends requests only to this port.
 const PAGE: &str = include_str!("page.html");
-/// The page loads nothing from other servers, and no other page may embed it.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
+/// The page with the ledger view, made in the same way.
+const LEDGER_PAGE: &str = include_str!("ledger.html");
+/// A page loads nothing from other servers and sends nothing to them, and no other page may embed it.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Number of characters of a path or a method that an error shows.
 const SHOWN_CHARS_MAX: usize = 100;
 /// Largest accepted request body, which is a log filter.
 const BODY_BYTES_MAX: usize = 4096;
 
 pub(super) fn router(admin: Admin) -> Router {
+    let ledger = ledger::routes(&admin.engine, &admin.security);
     Router::new()
-        .route("/", get(page))
+        .route("/", get(async || page(PAGE)))
+        .route("/ledger", get(async || page(LEDGER_PAGE)))
         .route("/stats.json", get(stats))
         .route("/metrics", get(metrics))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/log-level", get(log_level).put(set_log_level))
+        .merge(ledger)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -70,8 +77,9 @@ pub(super) fn router(admin: Admin) -> Router {
 
 async fn not_found(uri: Uri) -> (StatusCode, String) {
     let path: String = uri.path().chars().take(SHOWN_CHARS_MAX).collect();
-    let text =
-        format!("there is no {path}; the paths are /, /live, /log-level, /metrics, /ready and /stats.json\n");
+    let text = format!(
+        "there is no {path}; the paths are /, /ledger, /live, /log-level, /metrics, /ready and /stats.json\n"
+    );
     (StatusCode::NOT_FOUND, text)
 }
 
@@ -85,8 +93,13 @@ async fn method_not_allowed(method: Method, uri: Uri) -> (StatusCode, String) {
     (StatusCode::METHOD_NOT_ALLOWED, text)
 }
 
-async fn page() -> impl IntoResponse {
-    ([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))
+fn page(text: &'static str) -> impl IntoResponse {
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, Html(text))
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
@@ -161,7 +174,7 @@ async fn set_log_level(
     request: Request,
 ) -> Response {
     // Check the permission before the body is read, so that a caller without permission can't make the server wait for a body.
-    let who = match authorise(&admin, peer, request.headers()) {
+    let who = match access::administrator(&admin.security, peer, request.headers()) {
         Ok(who) => who,
         Err(refusal) => return refusal.into_response(),
     };
@@ -196,38 +209,19 @@ fn refused_body(status: StatusCode) -> (StatusCode, String) {
     (status, text)
 }
 
-/// Checks that the caller may make changes, and returns the caller for the audit event.
-fn authorise(
-    admin: &Admin,
-    peer: SocketAddr,
-    headers: &HeaderMap,
-) -> Result<Administrator, (StatusCode, &'static str)> {
-    let administrator = |principal| Administrator {
-        peer: Some(peer),
-        principal,
-    };
-    if !admin.security.asks_for_tokens() {
-        if peer.ip().is_loopback() {
-            return Ok(administrator(None));
-        }
-        let why = "without security.tokens_file, changes are accepted from this machine only\n";
-        return Err((StatusCode::FORBIDDEN, why));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The colours of a page, for both themes.
+    fn palette(page: &str) -> &str {
+        let begin = page.find(":root").unwrap();
+        let end = page.find("* { box-sizing").unwrap();
+        &page[begin..end]
     }
-    let Some(token) = bearer_token(headers) else {
-        admin.security.count_failure(AuthFailure::MissingToken);
-        return Err((StatusCode::UNAUTHORIZED, "the request needs a bearer token\n"));
-    };
-    let Some(grant) = admin.security.grant(token) else {
-        admin.security.count_failure(AuthFailure::InvalidToken);
-        return Err((StatusCode::UNAUTHORIZED, "the bearer token is not valid\n"));
-    };
-    if grant.principal.role < Role::Admin {
-        admin.security.count_failure(AuthFailure::RoleTooLow);
-        return Err((StatusCode::FORBIDDEN, "the token's role is not admin\n"));
+
+    #[test]
+    fn the_pages_have_the_same_colours() {
+        assert_eq!(palette(PAGE), palette(LEDGER_PAGE));
     }
-    if grant.principal.scope.prefix().is_some() {
-        let why = "the token is for ids with a prefix only, and the request concerns the whole service\n";
-        return Err((StatusCode::FORBIDDEN, why));
-    }
-    Ok(administrator(Some(grant.principal)))
 }

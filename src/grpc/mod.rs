@@ -2,6 +2,7 @@
 //!
 //! - `transactions`, `accounts` and `introspection`: each holds one service of `proto/tally/v1`;
 //! - `transport`: serves connections, and bounds the memory, time and number of calls of each client;
+//! - `read_call`: what the reads need to know about their caller; the operators' port calls them, too;
 //! - `services`: finds the method of a call and passes the call to the code that answers it;
 //! - `status`: makes every error that a client can get.
 //!
@@ -23,6 +24,7 @@ mod limits;
 mod methods;
 mod paging;
 mod protobuf;
+mod read_call;
 mod rejection;
 mod services;
 pub mod settings;
@@ -42,3 +44,8 @@ pub use services::{Services, not_serving, services};
 pub use settings::NetConfig;
 pub use transport::clients::ConnectionMetrics;
 pub use transport::net::{Listener, NetError, NetHandle, serve};
+
+pub(crate) use accounts::{holds::holds_page, service::read_account};
+pub(crate) use history::{entries_page, transactions_page};
+pub(crate) use read_call::ReadCall;
+pub(crate) use transactions::service::read_transaction;

@@ -27,7 +27,8 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 37] = [
+const TARGETS: [&str; 38] = [
+    "tally::admin::ledger",
     "tally::admin::routes",
     "tally::admin::server",
     AUDIT_TARGET,

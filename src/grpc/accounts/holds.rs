@@ -11,6 +11,7 @@ use crate::{
     grpc::{
         limits::QUERY_BYTES_MAX,
         paging::page_limit,
+        read_call::ReadCall,
         status,
         transactions::lookup::{Found, HOLDS_TOGETHER_BYTES, HOLDS_TOGETHER_MAX, Lookup},
         transport::{
@@ -48,28 +49,40 @@ struct Page<'a> {
 /// INVALID_ARGUMENT, or that of the engine.
 pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) = Inbound::read_request::<ListHoldsRequest>(call, QUERY_BYTES_MAX).await?;
+    let page = holds_page(&engine, &request, &mut inbound).await?;
+    Ok(inbound.answer(&page))
+}
+
+/// Reads a page of outstanding holds.
+///
+/// # Errors
+/// INVALID_ARGUMENT, or that of the engine.
+pub(crate) async fn holds_page(
+    engine: &TallyEngine,
+    request: &ListHoldsRequest,
+    call: &mut impl ReadCall,
+) -> Result<ListHoldsResponse, Status> {
     let limit = page_limit(request.page_size)?;
     if !request.account_id.is_empty() {
         check_id(&request.account_id)
             .map_err(|error| status::invalid_field("account_id", error.to_string()))?;
     }
     check_state(request.state)?;
-    let scope = inbound.scope();
+    let scope = call.scope();
     let start = HoldsStart::of(&request.page_token, &request.account_id, &scope)?;
     let mut page = Page {
-        lookup: Lookup::new(&engine, inbound.deadline),
+        lookup: Lookup::new(engine, call.deadline()),
         account_id: &request.account_id,
         scope: scope.clone(),
         limit,
         holds: Vec::new(),
         bytes: 0,
     };
-    let next = page.fill(&engine, start, &mut inbound).await?;
-    let answer = ListHoldsResponse {
+    let next = page.fill(engine, start, call).await?;
+    Ok(ListHoldsResponse {
         holds: page.holds,
         next_page_token: next.map_or_else(String::new, |next| next.token(&request.account_id, &scope)),
-    };
-    Ok(inbound.answer(&answer))
+    })
 }
 
 fn check_state(state: i32) -> Result<(), Status> {
@@ -90,18 +103,18 @@ impl Page<'_> {
         &mut self,
         engine: &TallyEngine,
         mut start: HoldsStart,
-        inbound: &mut Inbound,
+        call: &mut impl ReadCall,
     ) -> Result<Option<HoldsStart>, Status> {
         for _ in 0..STEPS_MAX {
-            inbound.hold(self.bytes + STEP_BYTES + HOLDS_TOGETHER_BYTES)?;
-            let (mut holds, next) = engine.holds(start.slot, inbound.deadline).await?;
+            call.hold(self.bytes + STEP_BYTES + HOLDS_TOGETHER_BYTES)?;
+            let (mut holds, next) = engine.holds(start.slot, call.deadline()).await?;
             // A slot can get a new hold between two pages. New holds have greater places, so a hold that was outstanding all
             // the time is neither left out nor listed twice.
             holds.retain(|hold| hold.place > start.after);
             holds.sort_unstable_by_key(|hold| hold.place);
             let holds = self.possible(holds).await?;
             for some in holds.chunks(HOLDS_TOGETHER_MAX) {
-                if let Some(last) = self.add(some, inbound).await? {
+                if let Some(last) = self.add(some, call).await? {
                     let after = last.place;
                     return Ok(Some(HoldsStart { after, ..start }));
                 }
@@ -136,7 +149,7 @@ impl Page<'_> {
     }
 
     /// Adds the holds that have the account. Returns the last hold that was added if the page is full.
-    async fn add(&mut self, holds: &[Hold], inbound: &mut Inbound) -> Result<Option<Hold>, Status> {
+    async fn add(&mut self, holds: &[Hold], call: &mut impl ReadCall) -> Result<Option<Hold>, Status> {
         let found: Vec<Found> = self.lookup.holds(holds).await?;
         let ids = self.lookup.ids_of(&found).await?;
         for (hold, found) in holds.iter().zip(&found) {
@@ -149,7 +162,7 @@ impl Page<'_> {
                 continue;
             }
             self.bytes += found.memory_bytes()?;
-            inbound.hold(self.bytes + STEP_BYTES + HOLDS_TOGETHER_BYTES)?;
+            call.hold(self.bytes + STEP_BYTES + HOLDS_TOGETHER_BYTES)?;
             self.holds.push(found.describe(&ids, &self.scope)?);
             if self.holds.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX {
                 return Ok(Some(*hold));

@@ -2,6 +2,6 @@
 
 pub(super) mod decode;
 mod encode;
-mod holds;
+pub(super) mod holds;
 mod pages;
 pub(crate) mod service;

@@ -19,6 +19,7 @@ use crate::{
         limits::QUERY_BYTES_MAX,
         methods::AccountCall,
         paging::page_limit,
+        read_call::ReadCall,
         status,
         transport::{
             framing::{AdmittedCall, Expected, Inbound},
@@ -153,30 +154,8 @@ impl AccountService {
     async fn get_account(&self, call: AdmittedCall) -> AnswerResult {
         let (request, mut inbound) =
             Inbound::read_request::<GetAccountRequest>(call, QUERY_BYTES_MAX).await?;
-        let id = request.account_id;
-        check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
-        // An account of another tenant looks as if it did not exist.
-        if !inbound.scope().contains(id.as_bytes()) {
-            return Err(status::account_not_found(&id));
-        }
-        inbound.hold(SHOWN_ACCOUNT_BYTES)?;
-        let account = match request.as_of {
-            None => {
-                let account = self.engine.account(id.clone(), inbound.deadline).await?;
-                let account = account.ok_or_else(|| status::account_not_found(&id))?;
-                from_account(*account)
-            }
-            Some(moment) => {
-                let account = history::account_as_of(&self.engine, &id, moment, inbound.deadline).await?;
-                proto::Account {
-                    etag: String::new(),
-                    ..from_account(account)
-                }
-            }
-        };
-        Ok(inbound.answer(&GetAccountResponse {
-            account: Some(account),
-        }))
+        let answer = read_account(&self.engine, request, &mut inbound).await?;
+        Ok(inbound.answer(&answer))
     }
 
     async fn update_account(&self, call: AdmittedCall) -> AnswerResult {
@@ -244,6 +223,41 @@ impl AccountService {
             next_page_token: filter.token_of(from),
         }))
     }
+}
+
+/// Reads an account.
+///
+/// # Errors
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+pub(crate) async fn read_account(
+    engine: &TallyEngine,
+    request: GetAccountRequest,
+    call: &mut impl ReadCall,
+) -> Result<GetAccountResponse, Status> {
+    let id = request.account_id;
+    check_id(&id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
+    // An account of another tenant looks as if it did not exist.
+    if !call.scope().contains(id.as_bytes()) {
+        return Err(status::account_not_found(&id));
+    }
+    call.hold(SHOWN_ACCOUNT_BYTES)?;
+    let account = match request.as_of {
+        None => {
+            let account = engine.account(id.clone(), call.deadline()).await?;
+            let account = account.ok_or_else(|| status::account_not_found(&id))?;
+            from_account(*account)
+        }
+        Some(moment) => {
+            let account = history::account_as_of(engine, &id, moment, call.deadline()).await?;
+            proto::Account {
+                etag: String::new(),
+                ..from_account(account)
+            }
+        }
+    };
+    Ok(GetAccountResponse {
+        account: Some(account),
+    })
 }
 
 /// Checks that a write names an account of the caller's scope. This looks at the id only, so the answer does not tell whether the

@@ -15,6 +15,7 @@ use crate::{
         fields::{from_amount, from_balances, from_time},
         limits::QUERY_BYTES_MAX,
         paging::{fingerprint, page_limit, wrong_token},
+        read_call::ReadCall,
         status,
         transactions::lookup::{AccountIds, Lookup, effective_time, phase_of, text},
         transport::{
@@ -40,6 +41,19 @@ const ENTRY_BYTES: usize = 1 << 10;
 pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) =
         Inbound::read_request::<ListAccountEntriesRequest>(call, QUERY_BYTES_MAX).await?;
+    let page = entries_page(&engine, &request, &mut inbound).await?;
+    Ok(inbound.answer(&page))
+}
+
+/// Reads a page of a statement.
+///
+/// # Errors
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+pub(crate) async fn entries_page(
+    engine: &TallyEngine,
+    request: &ListAccountEntriesRequest,
+    call: &mut impl ReadCall,
+) -> Result<ListAccountEntriesResponse, Status> {
     let limit = page_limit(request.page_size)?;
     check_id(&request.account_id).map_err(|error| status::invalid_field("account_id", error.to_string()))?;
     let range = Range::of(RangeFields {
@@ -48,15 +62,15 @@ pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -
         from_time: request.from_time.as_ref(),
         to_time: request.to_time.as_ref(),
     })?;
-    let scope = inbound.scope();
+    let scope = call.scope();
     // An account of another tenant looks as if it did not exist.
     if !scope.contains(request.account_id.as_bytes()) {
         return Err(status::account_not_found(&request.account_id));
     }
-    let token = Token::of(&request, range)?;
-    inbound.hold(STATEMENT_BYTES_MAX + limit * ENTRY_BYTES)?;
+    let token = Token::of(request, range)?;
+    call.hold(STATEMENT_BYTES_MAX + limit * ENTRY_BYTES)?;
     let history = engine
-        .account_history(request.account_id.clone(), inbound.deadline)
+        .account_history(request.account_id.clone(), call.deadline())
         .await?;
     let history = history
         .ok_or_else(|| status::account_not_found(&request.account_id))?
@@ -67,7 +81,7 @@ pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -
         Order::OldestFirst
     };
     let head = request.with_blocks.then(|| engine.durable().chain());
-    let durable_sequence = durable_sequence(&engine);
+    let durable_sequence = durable_sequence(engine);
     let read = engine.read_history(move |reader, end| {
         let (from, to) = match token {
             Some(range) => range,
@@ -87,7 +101,7 @@ pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -
         Ok((page, blocks, (from, to)))
     });
     let (page, blocks, (from, to)) = read.await?;
-    let lookup = Lookup::new(&engine, inbound.deadline);
+    let lookup = Lookup::new(engine, call.deadline());
     let counterparties: HashSet<_> = page.rows.iter().map(|row| row.row.counterparty).collect();
     let ids = lookup.ids(counterparties).await?;
     let next = page.next.map(|next| match order {
@@ -101,11 +115,11 @@ pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -
             },
         ),
     });
-    Ok(inbound.answer(&ListAccountEntriesResponse {
+    Ok(ListAccountEntriesResponse {
         entries: entries(&page, &ids, &scope, &blocks)?,
-        next_page_token: next.map_or_else(String::new, |next| Token::text(next, &request, range)),
+        next_page_token: next.map_or_else(String::new, |next| Token::text(next, request, range)),
         durable_sequence,
-    }))
+    })
 }
 
 fn entries(

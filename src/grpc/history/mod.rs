@@ -11,9 +11,9 @@ mod range;
 mod transactions;
 mod watch;
 
-pub(crate) use entries::list_entries;
+pub(crate) use entries::{entries_page, list_entries};
 pub(crate) use feed::Feed;
 pub(crate) use head::{Blocks, chain_head};
 pub(crate) use past::account_as_of;
-pub(crate) use transactions::list_transactions;
+pub(crate) use transactions::{list_transactions, transactions_page};
 pub(crate) use watch::watch;

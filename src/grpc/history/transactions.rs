@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{
     event::Event,
-    head::{Blocks, durable_sequence},
+    head::Blocks,
     range::{Range, RangeFields, bound_bytes, hex_numbers},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     grpc::{
         limits::QUERY_BYTES_MAX,
         paging::{fingerprint, page_limit, wrong_token},
+        read_call::ReadCall,
         status,
         transactions::lookup::Lookup,
         transport::{
@@ -96,6 +97,19 @@ impl Filter {
 pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) =
         Inbound::read_request::<ListTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
+    let page = transactions_page(&engine, &request, &mut inbound).await?;
+    Ok(inbound.answer(&page))
+}
+
+/// Reads a page of the ledger.
+///
+/// # Errors
+/// INVALID_ARGUMENT, or that of the engine.
+pub(crate) async fn transactions_page(
+    engine: &TallyEngine,
+    request: &ListTransactionsRequest,
+    call: &mut impl ReadCall,
+) -> Result<ListTransactionsResponse, Status> {
     let limit = page_limit(request.page_size)?;
     let range = Range::of(RangeFields {
         from_sequence: request.from_sequence,
@@ -103,8 +117,8 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
         from_time: request.from_time.as_ref(),
         to_time: request.to_time.as_ref(),
     })?;
-    let filter = Filter::of(&request.id_prefix, inbound.scope())?;
-    let token = token_of(&request, range, &filter)?;
+    let filter = Filter::of(&request.id_prefix, call.scope())?;
+    let token = token_of(request, range, &filter)?;
     let order = if request.newest_first {
         Order::NewestFirst
     } else {
@@ -112,9 +126,8 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
     };
     let durable = engine.durable();
     let next = durable.order().next_sequence;
-    let durable_sequence = durable_sequence(&engine);
     let head = request.with_blocks.then(|| durable.chain());
-    inbound.hold(TRANSACTIONS_BYTES_MAX)?;
+    call.hold(TRANSACTIONS_BYTES_MAX)?;
     let scanned = filter.clone();
     let read = engine.read_history(move |reader, _| {
         let end = durable.chain().position;
@@ -136,7 +149,7 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
         Ok((page, blocks, (from, to)))
     });
     let (page, blocks, (from, to)) = read.await?;
-    let lookup = Lookup::new(&engine, inbound.deadline);
+    let lookup = Lookup::new(engine, call.deadline());
     let mut rest = page.next;
     let mut found = Vec::new();
     let mut bytes = 0;
@@ -149,7 +162,7 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
             rest = Some(sequence);
             break;
         }
-        inbound.hold(TRANSACTIONS_BYTES_MAX + bytes)?;
+        call.hold(TRANSACTIONS_BYTES_MAX + bytes)?;
         found.push(record);
     }
     let mut accounts = HashSet::new();
@@ -168,11 +181,12 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
         // The upper end is exclusive.
         Order::NewestFirst => (from, rest + 1),
     });
-    Ok(inbound.answer(&ListTransactionsResponse {
+    Ok(ListTransactionsResponse {
         transactions,
-        next_page_token: rest.map_or_else(String::new, |rest| token_text(rest, &request, range, &filter)),
-        durable_sequence,
-    }))
+        next_page_token: rest.map_or_else(String::new, |rest| token_text(rest, request, range, &filter)),
+        // Of the same moment as the end of the range: who asks from the next sequence on misses nothing.
+        durable_sequence: i64::try_from(next - 1).unwrap_or(i64::MAX),
+    })
 }
 
 /// Reads the token of a request: the range of sequences that is left. `None` for the first page.

@@ -22,6 +22,7 @@ use crate::{
     grpc::{
         history::{self, Blocks, Feed},
         limits::{MESSAGE_BYTES_MAX, QUERY_BYTES_MAX, TRANSACTION_BYTES_MAX},
+        read_call::ReadCall,
         status,
         transport::{
             budget::{CALL_BYTES, SHORT_BYTES},
@@ -118,33 +119,46 @@ impl TransactionService {
     async fn get_transaction(&self, call: AdmittedCall) -> AnswerResult {
         let (request, mut inbound) =
             Inbound::read_request::<GetTransactionRequest>(call, QUERY_BYTES_MAX).await?;
-        let id = request.transaction_id;
-        check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
-        let scope = inbound.scope();
-        // A transaction of another tenant looks as if it did not exist.
-        if !scope.contains(id.as_bytes()) {
-            return Err(status::transaction_not_found(&id));
-        }
-        let lookup = Lookup::new(&self.engine, inbound.deadline);
-        let found = lookup.transaction(&id).await?;
-        let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
-        inbound.hold(found.memory_bytes()?)?;
-        let found = [found];
-        let ids = lookup.ids_of(&found).await?;
-        let [found] = found;
-        let mut transaction = found.describe(&ids, &scope)?;
-        if request.with_block {
-            let (engine, head) = (&self.engine, self.engine.durable().chain());
-            let read = engine.read_history(move |reader, _| {
-                let blocks = Blocks::of(reader, std::iter::once(found.record()), &head)?;
-                Ok(blocks.get(found.record()))
-            });
-            transaction.block = read.await?;
-        }
-        Ok(inbound.answer(&GetTransactionResponse {
-            transaction: Some(transaction),
-        }))
+        let answer = read_transaction(&self.engine, request, &mut inbound).await?;
+        Ok(inbound.answer(&answer))
     }
+}
+
+/// Reads a transaction.
+///
+/// # Errors
+/// INVALID_ARGUMENT, NOT_FOUND if the transaction does not exist, or that of the engine.
+pub(crate) async fn read_transaction(
+    engine: &TallyEngine,
+    request: GetTransactionRequest,
+    call: &mut impl ReadCall,
+) -> Result<GetTransactionResponse, Status> {
+    let id = request.transaction_id;
+    check_id(&id).map_err(|error| status::invalid_field("transaction_id", error.to_string()))?;
+    let scope = call.scope();
+    // A transaction of another tenant looks as if it did not exist.
+    if !scope.contains(id.as_bytes()) {
+        return Err(status::transaction_not_found(&id));
+    }
+    let lookup = Lookup::new(engine, call.deadline());
+    let found = lookup.transaction(&id).await?;
+    let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
+    call.hold(found.memory_bytes()?)?;
+    let found = [found];
+    let ids = lookup.ids_of(&found).await?;
+    let [found] = found;
+    let mut transaction = found.describe(&ids, &scope)?;
+    if request.with_block {
+        let head = engine.durable().chain();
+        let read = engine.read_history(move |reader, _| {
+            let blocks = Blocks::of(reader, std::iter::once(found.record()), &head)?;
+            Ok(blocks.get(found.record()))
+        });
+        transaction.block = read.await?;
+    }
+    Ok(GetTransactionResponse {
+        transaction: Some(transaction),
+    })
 }
 
 /// Answers `ProcessTransaction`.

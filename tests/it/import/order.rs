@@ -11,6 +11,7 @@ use tally::proto::{
     ListTransactionsResponse, ProcessTransactionRequest, ProcessTransactionResponse,
     ProcessTransactionsRequest, ProcessTransactionsResponse, StreamTransactionsRequest,
     StreamTransactionsResponse, TransactionResult, UpdateAccountRequest, UpdateAccountResponse,
+    WatchTransactionsRequest, WatchTransactionsResponse,
     account_service_server::{AccountService, AccountServiceServer},
     transaction_result::Outcome,
     transaction_service_server::{TransactionService, TransactionServiceServer},
@@ -68,6 +69,7 @@ impl Recorder {
 #[tonic::async_trait]
 impl TransactionService for Recorder {
     type StreamTransactionsStream = Empty<Result<StreamTransactionsResponse, Status>>;
+    type WatchTransactionsStream = Empty<Result<WatchTransactionsResponse, Status>>;
 
     async fn process_transactions(
         &self,
@@ -106,6 +108,13 @@ impl TransactionService for Recorder {
         &self,
         _: Request<ListTransactionsRequest>,
     ) -> Result<Response<ListTransactionsResponse>, Status> {
+        Err(Status::unimplemented("the import does not call this"))
+    }
+
+    async fn watch_transactions(
+        &self,
+        _: Request<WatchTransactionsRequest>,
+    ) -> Result<Response<Self::WatchTransactionsStream>, Status> {
         Err(Status::unimplemented("the import does not call this"))
     }
 

@@ -67,8 +67,7 @@ async fn the_port_shows_health_metrics_and_state_while_the_circuit_is_open() {
         (StatusCode::OK, "text/html; charset=utf-8")
     );
     assert!(page.starts_with("<!doctype html>"));
-    let expected =
-        "there is no /nowhere; the paths are /, /live, /log-level, /metrics, /ready and /stats.json\n";
+    let expected = "there is no /nowhere; the paths are /, /ledger, /live, /log-level, /metrics, /ready and /stats.json\n";
     let (status, _, text) = get(&server, "/nowhere").await;
     assert_eq!((status, text.as_str()), (StatusCode::NOT_FOUND, expected));
     let expected = "/metrics does not accept POST; every path accepts GET, and /log-level also PUT\n";

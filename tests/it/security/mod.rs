@@ -8,6 +8,7 @@ pub(crate) mod authority;
 mod clock;
 mod counts;
 mod crowd;
+mod ledger_view;
 mod paths;
 mod revocation;
 mod slow;

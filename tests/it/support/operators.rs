@@ -23,7 +23,7 @@ pub(crate) async fn ask(
     let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "operators");
+        .header("host", server.admin().to_string());
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }

@@ -38,6 +38,7 @@ const GET_ACCOUNT: &str = "/tally.v1.AccountService/GetAccount";
 const LIST_ACCOUNTS: &str = "/tally.v1.AccountService/ListAccounts";
 const LIST_HOLDS: &str = "/tally.v1.AccountService/ListHolds";
 const LIST_ENTRIES: &str = "/tally.v1.AccountService/ListAccountEntries";
+const WATCH_TRANSACTIONS: &str = "/tally.v1.TransactionService/WatchTransactions";
 const LIST_TRANSACTIONS: &str = "/tally.v1.TransactionService/ListTransactions";
 const PROCESS_ONE: &str = "/tally.v1.TransactionService/ProcessTransaction";
 const PROCESS_MANY: &str = "/tally.v1.TransactionService/ProcessTransactions";
@@ -45,7 +46,8 @@ const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions";
 const GET_TRANSACTION: &str = "/tally.v1.TransactionService/GetTransaction";
 
 /// The methods whose answers never end.
-const WATCHES: [&str; 2] = [
+const WATCHES: [&str; 3] = [
+    WATCH_TRANSACTIONS,
     "/tally.v1.EngineService/WatchCircuitStats",
     "/grpc.health.v1.Health/Watch",
 ];

@@ -11,7 +11,7 @@ use tally::proto::{
     AccountStatus, BatchCreateAccountsRequest, ConfirmClockRequest, CreateAccountRequest, GetAccountRequest,
     GetTransactionRequest, ListAccountEntriesRequest, ListAccountsRequest, ListHoldsRequest,
     ListTransactionsRequest, ProcessTransactionsRequest, SetCircuitModeRequest, StreamTransactionsRequest,
-    UpdateAccountRequest, set_circuit_mode_request::Change,
+    UpdateAccountRequest, WatchTransactionsRequest, set_circuit_mode_request::Change,
 };
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -19,7 +19,7 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_reques
 
 use super::{
     CREATE_ACCOUNT, CREATE_ACCOUNTS, GET_ACCOUNT, GET_TRANSACTION, LIST_ACCOUNTS, LIST_ENTRIES, LIST_HOLDS,
-    LIST_TRANSACTIONS, PROCESS_MANY, PROCESS_ONE, STREAM, Seen, Tenants, UPDATE_ACCOUNT,
+    LIST_TRANSACTIONS, PROCESS_MANY, PROCESS_ONE, STREAM, Seen, Tenants, UPDATE_ACCOUNT, WATCH_TRANSACTIONS,
 };
 use crate::support::{
     in_process::{account, transaction, transfer},
@@ -43,6 +43,7 @@ METHOD                                                          NO TOKEN | ALL I
 /tally.v1.TransactionService/StreamTransactions                 token | role  ok   ok  | role  ok    ok    | role  id    id
 /tally.v1.TransactionService/GetTransaction                     token | ok    ok   ok  | ok    ok    ok    | none  none  none
 /tally.v1.TransactionService/ListTransactions                   token | ok    ok   ok  | ok    ok    ok    | none  none  none
+/tally.v1.TransactionService/WatchTransactions                  token | ok    ok   ok  | ok    ok    ok    | none  none  none
 /tally.v1.TransactionService/GetChainHead                       token | ok    ok   ok  | ok    ok    ok    | -     -     -
 /tally.v1.AccountService/CreateAccount                          token | role  ok   ok  | role  ok    ok    | role  id    id
 /tally.v1.AccountService/BatchCreateAccounts                    token | role  ok   ok  | role  ok    ok    | role  id    id
@@ -68,6 +69,7 @@ METHOD                                                          NO TOKEN | ALL I
 const OPERATORS_TABLE: &str = "
 METHOD  PATH        NO TOKEN | ALL IDS: READ WRITE ADMIN | PREFIX
 GET     /           200 | 200 200 200 | 200 200 200
+GET     /ledger     200 | 200 200 200 | 200 200 200
 GET     /live       200 | 200 200 200 | 200 200 200
 GET     /log-level  200 | 200 200 200 | 200 200 200
 GET     /metrics    200 | 200 200 200 | 200 200 200
@@ -201,6 +203,14 @@ fn request(path: &str, prefix: &str, exists: bool, number: usize) -> (String, Ve
             let request = ListTransactionsRequest {
                 id_prefix: id_prefix.clone(),
                 ..ListTransactionsRequest::default()
+            };
+            with(id_prefix, &request)
+        }
+        WATCH_TRANSACTIONS => {
+            let id_prefix = id("paid");
+            let request = WatchTransactionsRequest {
+                from_sequence: 1,
+                id_prefix: id_prefix.clone(),
             };
             with(id_prefix, &request)
         }

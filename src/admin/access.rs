@@ -1,0 +1,176 @@
+//! Who may do what on the operators' port.
+
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
+
+use axum::{
+    http::{HeaderMap, StatusCode, header, uri::Authority},
+    response::{IntoResponse, Response},
+};
+
+use crate::security::{Administrator, AuthFailure, Grant, Role, Scope, Security, bearer_token};
+
+/// A request that is refused, with the text of the answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) text: Cow<'static, str>,
+}
+
+// ===== impl Refusal =====
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
+        let text = text.into();
+        Refusal { status, text }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, self.text).into_response()
+    }
+}
+
+/// Checks that the caller may make changes, and returns the caller for the audit event.
+///
+/// # Errors
+/// The refusal.
+pub(super) fn administrator(
+    security: &Security,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+) -> Result<Administrator, Refusal> {
+    let administrator = |principal| Administrator {
+        peer: Some(peer),
+        principal,
+    };
+    if !security.asks_for_tokens() {
+        if peer.ip().is_loopback() {
+            return Ok(administrator(None));
+        }
+        let why = "without security.tokens_file, changes are accepted from this machine only\n";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+    }
+    let grant = grant(security, headers)?;
+    if grant.principal.role < Role::Admin {
+        security.count_failure(AuthFailure::RoleTooLow);
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "the token's role is not admin\n",
+        ));
+    }
+    if grant.principal.scope.prefix().is_some() {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "the token is for ids with a prefix only, and the request concerns the whole service\n",
+        ));
+    }
+    Ok(administrator(Some(grant.principal)))
+}
+
+/// Checks that the caller may read the ledger, and returns what the caller may see. Every role may read.
+///
+/// # Errors
+/// The refusal.
+pub(super) fn reader(security: &Security, peer: SocketAddr, headers: &HeaderMap) -> Result<Scope, Refusal> {
+    if security.asks_for_tokens() {
+        return Ok(grant(security, headers)?.principal.scope);
+    }
+    // The gRPC port can ask for client certificates, and this port can't. So nobody reads the ledger through the network here.
+    if !peer.ip().is_loopback() {
+        let why = "without security.tokens_file, the ledger is shown on this machine only\n";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+    }
+    if !names_this_machine(headers) {
+        let why = "without security.tokens_file, the ledger is shown only at an address such as http://127.0.0.1:9090 or http://localhost:9090\n";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+    }
+    Ok(Scope::ALL)
+}
+
+/// Returns the grant of the request's token.
+fn grant(security: &Security, headers: &HeaderMap) -> Result<Grant, Refusal> {
+    let Some(token) = bearer_token(headers) else {
+        security.count_failure(AuthFailure::MissingToken);
+        return Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "the request needs a bearer token\n",
+        ));
+    };
+    security.grant(token).ok_or_else(|| {
+        security.count_failure(AuthFailure::InvalidToken);
+        Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is not valid\n")
+    })
+}
+
+/// Whether the host of the request is an IP address or `localhost`. The owner of any other name can let the name point to this machine
+/// after a browser on this machine has loaded a page from it. The page could then read the ledger.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = authority.host();
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn read(peer: &str, host: Option<&'static str>) -> StatusCode {
+        let mut headers = HeaderMap::new();
+        if let Some(host) = host {
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+        }
+        match reader(&Security::default(), peer.parse().unwrap(), &headers) {
+            Ok(scope) => {
+                assert_eq!(scope, Scope::ALL);
+                StatusCode::OK
+            }
+            Err(refusal) => refusal.status,
+        }
+    }
+
+    #[test]
+    fn without_tokens_only_this_machine_reads_the_ledger_and_only_under_its_own_address() {
+        for host in [
+            "127.0.0.1:9090",
+            "localhost:9090",
+            "LOCALHOST",
+            "[::1]:9090",
+            "10.0.0.7",
+        ] {
+            assert_eq!(read("127.0.0.1:5000", Some(host)), StatusCode::OK, "{host}");
+        }
+        assert_eq!(read("[::1]:5000", Some("localhost:9090")), StatusCode::OK);
+        for host in [
+            "evil.example",
+            "evil.example:9090",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "user@evil.example",
+            "",
+        ] {
+            assert_eq!(
+                read("127.0.0.1:5000", Some(host)),
+                StatusCode::FORBIDDEN,
+                "{host}"
+            );
+        }
+        assert_eq!(read("127.0.0.1:5000", None), StatusCode::FORBIDDEN);
+        assert_eq!(
+            read("10.0.0.7:5000", Some("localhost:9090")),
+            StatusCode::FORBIDDEN
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! What the reads of the ledger need to know about their caller. The operators' port calls the same reads as the gRPC port.
+
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::transport::framing::Inbound;
+use crate::security::Scope;
+
+/// A call that reads the ledger.
+pub(crate) trait ReadCall: Send {
+    /// The accounts and transactions that the caller may see.
+    fn scope(&self) -> Scope;
+
+    /// The time after which the caller no longer waits.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Reserves `bytes` for the call, in place of what the call had reserved.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there is too little memory.
+    fn hold(&mut self, bytes: usize) -> Result<(), Status>;
+}
+
+impl ReadCall for Inbound {
+    fn scope(&self) -> Scope {
+        Inbound::scope(self)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<(), Status> {
+        Inbound::hold(self, bytes)
+    }
+}
