@@ -133,6 +133,7 @@ fn check_toml(config: &Config) {
 fn put_toml(text: &mut String, key: &str, value: &Value) {
     match value {
         Value::Object(table) => {
+            let before = text.len();
             for (name, value) in table {
                 let name = quoted(name);
                 let key = if key.is_empty() {
@@ -141,6 +142,10 @@ fn put_toml(text: &mut String, key: &str, value: &Value) {
                     format!("{key}.{name}")
                 };
                 put_toml(text, &key, value);
+            }
+            // A table without values exists, too.
+            if text.len() == before && !key.is_empty() {
+                writeln!(text, "{key} = {{}}").expect("memory");
             }
         }
         Value::Null => {}
