@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{
     head::{Blocks, damaged, durable_sequence},
-    range::{Range, RangeFields, bound_bytes, hex_numbers},
+    range::{Range, RangeFields, bound_bytes, hex_numbers, order_of},
 };
 use crate::{
     engine::TallyEngine,
@@ -75,11 +75,7 @@ pub(crate) async fn entries_page(
     let history = history
         .ok_or_else(|| status::account_not_found(&request.account_id))?
         .history;
-    let order = if request.newest_first {
-        Order::NewestFirst
-    } else {
-        Order::OldestFirst
-    };
+    let order = order_of(request.newest_first);
     let head = request.with_blocks.then(|| engine.durable().chain());
     let durable_sequence = durable_sequence(engine);
     let read = engine.read_history(move |reader, end| {

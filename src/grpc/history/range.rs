@@ -8,7 +8,7 @@ use crate::{
         fields::{Violations, nanos_of},
         status,
     },
-    store::embedded::history::Bound,
+    store::embedded::history::{Bound, Order},
 };
 
 /// A range of the order: after `from`, up to `to`.
@@ -77,6 +77,15 @@ pub(super) const TIME_BOUNDS: &str =
 /// Reads a time. `None` if it is before 1970, after 2554, or has invalid nanoseconds.
 pub(super) fn time_of(value: &prost_types::Timestamp) -> Option<Timestamp> {
     nanos_of(value.seconds, value.nanos).map(Timestamp::from_nanos)
+}
+
+/// The order of a list.
+pub(super) const fn order_of(newest_first: bool) -> Order {
+    if newest_first {
+        Order::NewestFirst
+    } else {
+        Order::OldestFirst
+    }
 }
 
 fn just_before(time: Timestamp) -> Bound {

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{
     event::Event,
     head::Blocks,
-    range::{Range, RangeFields, bound_bytes, hex_numbers},
+    range::{Range, RangeFields, bound_bytes, hex_numbers, order_of},
 };
 use crate::{
     engine::TallyEngine,
@@ -119,11 +119,7 @@ pub(crate) async fn transactions_page(
     })?;
     let filter = Filter::of(&request.id_prefix, call.scope())?;
     let token = token_of(request, range, &filter)?;
-    let order = if request.newest_first {
-        Order::NewestFirst
-    } else {
-        Order::OldestFirst
-    };
+    let order = order_of(request.newest_first);
     let durable = engine.durable();
     let next = durable.order().next_sequence;
     let head = request.with_blocks.then(|| durable.chain());
@@ -150,21 +146,7 @@ pub(crate) async fn transactions_page(
     });
     let (page, blocks, (from, to)) = read.await?;
     let lookup = Lookup::new(engine, call.deadline());
-    let mut rest = page.next;
-    let mut found = Vec::new();
-    let mut bytes = 0;
-    for record in page.records {
-        let sequence = record.place().sequence;
-        let record = Event::of(record)?;
-        bytes += record.memory_bytes()?;
-        // The first one always fits, so that a list makes progress.
-        if !found.is_empty() && bytes > DESCRIPTIONS_BYTES_MAX {
-            rest = Some(sequence);
-            break;
-        }
-        call.hold(TRANSACTIONS_BYTES_MAX + bytes)?;
-        found.push(record);
-    }
+    let (found, left_out) = fitting(page.records, call)?;
     let mut accounts = HashSet::new();
     for event in &found {
         accounts.extend(event.accounts()?);
@@ -176,7 +158,7 @@ pub(crate) async fn transactions_page(
         Ok::<_, Status>(described)
     };
     let transactions: Vec<proto::Transaction> = found.iter().map(describe).collect::<Result<_, _>>()?;
-    let rest = rest.map(|rest| match order {
+    let rest = left_out.or(page.next).map(|rest| match order {
         Order::OldestFirst => (rest, to),
         // The upper end is exclusive.
         Order::NewestFirst => (from, rest + 1),
@@ -187,6 +169,24 @@ pub(crate) async fn transactions_page(
         // Of the same moment as the end of the range: who asks from the next sequence on misses nothing.
         durable_sequence: i64::try_from(next - 1).unwrap_or(i64::MAX),
     })
+}
+
+/// Returns the records whose descriptions fit into the memory of a page, and the sequence of the first one that does not fit.
+fn fitting(records: Vec<FoundRecord>, call: &mut impl ReadCall) -> Result<(Vec<Event>, Option<u64>), Status> {
+    let mut found = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        let sequence = record.place().sequence;
+        let event = Event::of(record)?;
+        bytes += event.memory_bytes()?;
+        // The first one always fits, so that a list makes progress.
+        if !found.is_empty() && bytes > DESCRIPTIONS_BYTES_MAX {
+            return Ok((found, Some(sequence)));
+        }
+        call.hold(TRANSACTIONS_BYTES_MAX + bytes)?;
+        found.push(event);
+    }
+    Ok((found, None))
 }
 
 /// Reads the token of a request: the range of sequences that is left. `None` for the first page.
