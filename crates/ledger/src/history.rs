@@ -236,8 +236,11 @@ impl Entry {
         let places = pointers
             .iter()
             .filter(|distance| **distance > 0)
-            .filter_map(|distance| self.place.checked_sub(*distance));
-        match places.filter(|place| *place >= bound).last() {
+            .filter_map(|distance| self.place.checked_sub(*distance))
+            .rev();
+        let mut within = places.filter(|place| *place >= bound);
+        // The last pointer leads back farthest.
+        match within.next() {
             Some(place) => Some(Step {
                 place,
                 balances: None,

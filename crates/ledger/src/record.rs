@@ -305,6 +305,27 @@ pub fn put_record(
         panic!("a record can't start at byte {start} if the body of its block starts at byte {body_start}");
     };
     scratch.clear();
+    let payload = put_content(scratch, record, (back, ordinal, links));
+    let length = scratch.len() + payload.len() + CHECKSUM_BYTES;
+    // The encoded length takes at most four more bytes.
+    assert!(
+        length + 4 <= RECORD_BYTES_MAX,
+        "a record of {length} bytes is too long: it could not be read back"
+    );
+    put_varint_u64(body, length as u64);
+    body.extend_from_slice(scratch);
+    body.extend_from_slice(payload);
+    let checksum = checksum(place, body.split_at(start).1);
+    body.extend_from_slice(&checksum.to_le_bytes());
+}
+
+/// Appends what precedes the payload of a record. Returns the payload, which is empty if it was appended, too.
+#[inline]
+fn put_content<'a>(
+    scratch: &mut Vec<u8>,
+    record: NewRecord<'a>,
+    (back, ordinal, links): (u32, u32, Links<'_>),
+) -> &'a [u8] {
     let frame = |kind, principal| Frame {
         kind,
         back,
@@ -312,7 +333,7 @@ pub fn put_record(
         principal,
         links,
     };
-    let payload: &[u8] = match record {
+    match record {
         NewRecord::AccountCreated { index, account } => {
             frame(KIND_ACCOUNT_CREATED, None).put(scratch);
             put_varint_u64(scratch, u64::from(index.0));
@@ -361,18 +382,7 @@ pub fn put_record(
             rejection.put(scratch);
             content
         }
-    };
-    let length = scratch.len() + payload.len() + CHECKSUM_BYTES;
-    // The encoded length takes at most four more bytes.
-    assert!(
-        length + 4 <= RECORD_BYTES_MAX,
-        "a record of {length} bytes is too long: it could not be read back"
-    );
-    put_varint_u64(body, length as u64);
-    body.extend_from_slice(scratch);
-    body.extend_from_slice(payload);
-    let checksum = checksum(place, body.split_at(start).1);
-    body.extend_from_slice(&checksum.to_le_bytes());
+    }
 }
 
 /// Appends a transaction, then its effects.

@@ -1,6 +1,6 @@
 //! `GetChainHead`, and the blocks of transactions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use tally_journal::{ChainPoint, Position};
 use tonic::Status;
@@ -38,15 +38,12 @@ impl Blocks {
         let mut blocks = HashMap::new();
         for record in records {
             let position = record.block_position()?;
-            if !blocks.contains_key(&position) {
+            if let Entry::Vacant(vacant) = blocks.entry(position) {
                 let (number, hash) = reader.block(position, head)?;
-                blocks.insert(
-                    position,
-                    BlockReference {
-                        block_sequence: i64::try_from(number).unwrap_or(i64::MAX),
-                        block_hash: hash.0.to_vec(),
-                    },
-                );
+                vacant.insert(BlockReference {
+                    block_sequence: i64::try_from(number).unwrap_or(i64::MAX),
+                    block_hash: hash.0.to_vec(),
+                });
             }
         }
         Ok(Blocks(blocks))

@@ -11,13 +11,11 @@ use tally_ledger::{
     history::{Entry, Step},
 };
 
-use super::{
-    super::{
-        error::RecordError,
-        record::{BlockRecords, parse_record},
-        record_reader::{FoundRecord, RecordReader},
-    },
-    block_index::{BlockIndex, Target},
+use super::block_index::{BlockIndex, Target};
+use crate::store::embedded::{
+    error::RecordError,
+    record::{BlockRecords, parse_record},
+    record_reader::{FoundRecord, RecordReader},
 };
 
 /// Reads the history. Clones share what they know about the places of blocks. Any thread may use a reader.

@@ -5,10 +5,8 @@ use tally_ledger::{
     history::{Entry, Row},
 };
 
-use super::{
-    super::{error::RecordError, record_reader::FoundRecord},
-    reader::HistoryReader,
-};
+use super::reader::HistoryReader;
+use crate::store::embedded::{error::RecordError, record_reader::FoundRecord};
 
 /// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
 pub const STATEMENT_BYTES_MAX: usize = 1 << 20;

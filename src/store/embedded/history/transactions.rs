@@ -2,12 +2,8 @@
 
 use tally_journal::{BlockHeader, Position};
 
-use super::{
-    super::{error::RecordError, record::BlockRecords, record_reader::FoundRecord},
-    block_index::Target,
-    reader::HistoryReader,
-    statement::Order,
-};
+use super::{block_index::Target, reader::HistoryReader, statement::Order};
+use crate::store::embedded::{error::RecordError, record::BlockRecords, record_reader::FoundRecord};
 
 /// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
 pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 20;
