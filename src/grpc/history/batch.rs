@@ -107,7 +107,7 @@ pub(super) fn take_events(
     bytes_max: usize,
 ) -> Result<(Vec<Event>, usize, Option<u64>), Status> {
     let (mut events, mut bytes) = (Vec::new(), 0);
-    while let Some(record) = records.next() {
+    for record in records.by_ref() {
         let event = Event::of(record)?;
         bytes += event.encoded_bytes_max()?;
         events.push(event);

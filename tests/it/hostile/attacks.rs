@@ -10,6 +10,7 @@ pub(super) const BULK: &str = "/tally.v1.TransactionService/ProcessTransactions"
 pub(super) const STREAM: &str = "/tally.v1.TransactionService/StreamTransactions";
 pub(super) const ACCOUNTS: &str = "/tally.v1.AccountService/BatchCreateAccounts";
 pub(super) const LIST: &str = "/tally.v1.AccountService/ListAccounts";
+const WATCH: &str = "/tally.v1.TransactionService/WatchTransactions";
 
 /// Announces messages of 16 MiB, and sends only one byte of each message.
 pub(super) async fn claimed_lengths(server: &TestServer, client: u8) -> Vec<Raw> {
@@ -101,6 +102,19 @@ pub(super) async fn unread_pages(server: &TestServer, client: u8) -> Vec<Raw> {
         let mut raw = Raw::connect(server, client, NO_WINDOW).await;
         for _ in 0..200 {
             raw.call(LIST, &body, true).await;
+        }
+        connections.push(raw);
+    }
+    connections
+}
+
+/// Opens as many watches of the ledger as one client may have, and does not read them.
+pub(super) async fn unread_watches(server: &TestServer, client: u8) -> Vec<Raw> {
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        let mut raw = Raw::connect(server, client, &[]).await;
+        for _ in 0..256 {
+            raw.call(WATCH, &message(&[]), true).await;
         }
         connections.push(raw);
     }

@@ -22,7 +22,7 @@ use tally::{
 };
 
 use crate::support::{
-    in_process::account,
+    in_process::{account, pay},
     server::{ServerOptions, TestServer},
 };
 
@@ -31,6 +31,9 @@ const HELD_BYTES_MAX: u64 = 512 << 20;
 /// Maximum memory that the server may keep after all attackers have left, in bytes above its memory at rest. The
 /// allocator keeps some freed memory.
 const KEPT_BYTES_MAX: u64 = 96 << 20;
+/// Maximum memory that the server may use for unread watches of one client, in bytes: the client's half of `server.memory_max`, the window
+/// of the feed, and the buffers of the writes.
+const WATCHES_BYTES_MAX: u64 = 192 << 20;
 /// The size of a message that consists only of unknown fields, in bytes.
 const UNKNOWN_BYTES: usize = 8 << 20;
 /// Number of frames in a flood. The frames belong to no call and no message. The server closes the connection before it
@@ -129,6 +132,38 @@ async fn no_attack_makes_the_server_hold_much_memory_or_keep_it() {
         );
         assert!(held <= HELD_BYTES_MAX, "{name}: {held} bytes");
         assert!(kept <= KEPT_BYTES_MAX, "{name}: {kept} bytes are kept");
+    }
+}
+
+/// The watchers begin at the start of a ledger that is larger than the window that the service keeps for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_watches_use_bounded_memory_and_an_honest_client_is_served() {
+    let (server, client) = server().await;
+    write_large_transactions(&client, "before").await;
+    let honest = HonestClient::start(&server, "watches").await;
+    honest.wait_until_served().await;
+    let rest = resident(&server);
+    forget_peak(&server);
+    let watches = attacks::unread_watches(&server, 1).await;
+    write_large_transactions(&client, "after").await;
+    honest.wait_until_served().await;
+    wait_until_settled(&server).await;
+    let held = peak(&server).saturating_sub(rest);
+    println!("unread watches: {:.0} MiB held above rest", mebibytes(held));
+    assert!(held <= WATCHES_BYTES_MAX, "{held} bytes");
+    drop(watches);
+    honest.finish().await;
+}
+
+/// Writes 20 MiB of transactions.
+async fn write_large_transactions(client: &Client, name: &str) {
+    for batch in 0..40 {
+        let transactions = (0..400).map(|number| {
+            let mut large = pay(&format!("{name}-{batch}-{number}"));
+            large.metadata.insert("text".to_owned(), "x".repeat(1000));
+            large
+        });
+        client.process_transactions(transactions.collect()).await.unwrap();
     }
 }
 

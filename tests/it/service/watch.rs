@@ -177,15 +177,15 @@ fn pays(name: &str, count: usize) -> Vec<ProcessTransactionRequest> {
 async fn watchers_that_catch_up_while_others_write_get_the_ledger() {
     const WRITERS: i64 = 3;
     const BATCHES: i64 = 60;
-    const BATCH: i64 = 25;
-    let last = WRITERS * BATCHES * BATCH;
+    const BATCH: usize = 25;
+    let last = WRITERS * BATCHES * BATCH as i64;
     let (service, channel) = start().await;
     let mut writing = JoinSet::new();
     for writer in 0..WRITERS {
         let channel = service.channel().await;
         writing.spawn(async move {
             for batch in 0..BATCHES {
-                write(&channel, pays(&format!("w{writer}-{batch}"), BATCH as usize)).await;
+                write(&channel, pays(&format!("w{writer}-{batch}"), BATCH)).await;
             }
         });
     }
@@ -489,8 +489,10 @@ async fn the_client_of_the_service_gives_up_when_its_policy_does() {
     let (service, channel) = start().await;
     write(&channel, pays("t", 30)).await;
     let client = Client::connect(&service.endpoint()).await.unwrap();
-    let mut policy = tally::client::RetryPolicy::default();
-    policy.attempts_max = 2;
+    let policy = tally::client::RetryPolicy {
+        attempts_max: 2,
+        ..tally::client::RetryPolicy::default()
+    };
     let mut watch = client.with_retry(policy).watch_transactions(21, "t-2");
     let mut received = Vec::new();
     while watch.next_sequence() <= 30 {
