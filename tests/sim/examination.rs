@@ -66,7 +66,7 @@ impl World {
         let transactions: Results<String, Option<Recorded>> =
             self.read_each(ids, |id| examine_transaction(engine.clone(), id))?;
         let keys: Vec<OwnedKey> = self.workload.keys().collect();
-        let found = self.read_each(keys, |key| examine_key(engine.clone(), key))?;
+        let found = self.read_each(&keys, |key| examine_key(engine.clone(), key))?;
         let mut holds: Results<(), Vec<Hold>> =
             self.read_each(vec![()], |()| examine_holds(engine.clone()))?;
         let holds = holds.pop().and_then(|((), holds)| holds.ok());
@@ -117,7 +117,7 @@ impl World {
     /// Asks for each of `keys`.
     fn read_each<K: Clone, T, F: Future<Output = Result<T, EngineError>>>(
         &mut self,
-        keys: Vec<K>,
+        keys: &[K],
         read: impl Fn(K) -> F,
     ) -> Result<Results<K, T>, Failure> {
         let at_a_time = match usize::try_from(self.config.queue).unwrap() {

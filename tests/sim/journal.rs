@@ -147,16 +147,16 @@ fn segment_path(segment: u32) -> PathBuf {
 /// The checksum of blocks: CRC-32C.
 fn crc32c(bytes: &[u8]) -> u32 {
     let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
-        CRC_TABLE[(crc as u8 ^ byte) as usize] ^ crc >> 8
+        CRC_TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ crc >> 8
     });
     !crc
 }
 
 const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
-    let mut byte = 0;
+    let mut byte: u32 = 0;
     while byte < 256 {
-        let mut crc = byte as u32;
+        let mut crc = byte;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 {
@@ -166,7 +166,7 @@ const CRC_TABLE: [u32; 256] = {
             };
             bit += 1;
         }
-        table[byte] = crc;
+        table[byte as usize] = crc;
         byte += 1;
     }
     table

@@ -27,47 +27,39 @@ fn records_are_decoded_as_they_were_encoded() {
     let content = content(1, &Metadata::new());
     let rejection =
         Rejection::new(Reason::InsufficientFunds, 0, Side::Debit).with_available(Amount::new(u128::MAX - 1));
-    let (mut body, mut scratch) = (vec![0; 16], Vec::new());
+    let mut body = vec![0; 16];
     let index = AccountIndex(300);
     let place = |at: usize| 0x0003_0000_0000 + at as u64;
-    put_record(
+    let put = |body: &mut Vec<u8>, ordinal, record| {
+        let at = place(body.len());
+        put_record(body, 16, ordinal, at, record, Links::default(), &mut Vec::new());
+    };
+    put(
         &mut body,
-        16,
         0,
-        place(16),
         NewRecord::AccountCreated {
             index,
             account: &account,
         },
-        Links::default(),
-        &mut scratch,
     );
     let second_at = body.len();
-    put_record(
+    put(
         &mut body,
-        16,
         0,
-        place(second_at),
         NewRecord::Committed {
             content: &content,
             principal: None,
         },
-        Links::default(),
-        &mut scratch,
     );
     let third_at = body.len();
-    put_record(
+    put(
         &mut body,
-        16,
         1,
-        place(third_at),
         NewRecord::Rejected {
             content: &content,
             principal: None,
             rejection,
         },
-        Links::default(),
-        &mut scratch,
     );
 
     let mut reader = Reader::new(&body[16..]);

@@ -67,7 +67,7 @@ pub(super) enum Content {
     /// Transactions.
     Batch(Batch),
     /// An update.
-    Update(Update),
+    Update(Box<Update>),
 }
 
 /// A part of a file.
@@ -292,7 +292,7 @@ impl Source {
                     break;
                 }
                 Some(FileRow::Update(row)) if rows.is_empty() => {
-                    return Ok((Some(Content::Update(Update { file, row })), false));
+                    return Ok((Some(Content::Update(Box::new(Update { file, row }))), false));
                 }
                 Some(update @ FileRow::Update(_)) => {
                     self.carried = Some(update);

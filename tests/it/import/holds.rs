@@ -233,7 +233,7 @@ async fn an_update_is_sent_again_only_if_no_later_transaction_was_committed() {
 
     // What was sent again before is sent again, and changes nothing. What follows is new.
     let last = status("shop", "FROZEN");
-    let longer = [&first[..], &[last.clone()]].concat();
+    let longer = [&first[..], std::slice::from_ref(&last)].concat();
     let file = write(dir.path(), &longer);
     assert_eq!(counts(&report(&import(&server, &file))), [0, 2, 3]);
     let shop = shown("shop").await;

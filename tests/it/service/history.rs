@@ -105,7 +105,9 @@ async fn list(service: &Service, request: &ListTransactionsRequest) -> Vec<Trans
             .await
             .unwrap()
             .into_inner();
-        assert!(request.page_size == 0 || page.transactions.len() <= request.page_size as usize);
+        assert!(
+            request.page_size == 0 || page.transactions.len() <= usize::try_from(request.page_size).unwrap()
+        );
         all.extend(page.transactions);
         if page.next_page_token.is_empty() {
             return all;
@@ -124,7 +126,7 @@ async fn statement(service: &Service, request: &ListAccountEntriesRequest) -> Ve
             .await
             .unwrap()
             .into_inner();
-        assert!(request.page_size == 0 || page.entries.len() <= request.page_size as usize);
+        assert!(request.page_size == 0 || page.entries.len() <= usize::try_from(request.page_size).unwrap());
         all.extend(page.entries);
         if page.next_page_token.is_empty() {
             return all;

@@ -227,7 +227,9 @@ impl Book {
     fn recorded(&mut self, id: &str) -> &mut Recorded {
         match &mut self.logged(id).entry {
             Entry::Transaction(recorded) => recorded,
-            entry => panic!("{entry:?}"),
+            entry @ (Entry::Created { .. } | Entry::Updated { .. } | Entry::Expired { .. }) => {
+                panic!("{entry:?}")
+            }
         }
     }
 
