@@ -64,11 +64,10 @@ impl World {
         };
         let ids: Vec<String> = self.workload.ids().cloned().collect();
         let transactions: Results<String, Option<Recorded>> =
-            self.read_each(ids, |id| examine_transaction(engine.clone(), id))?;
+            self.read_each(&ids, |id| examine_transaction(engine.clone(), id))?;
         let keys: Vec<OwnedKey> = self.workload.keys().collect();
         let found = self.read_each(&keys, |key| examine_key(engine.clone(), key))?;
-        let mut holds: Results<(), Vec<Hold>> =
-            self.read_each(vec![()], |()| examine_holds(engine.clone()))?;
+        let mut holds: Results<(), Vec<Hold>> = self.read_each(&[()], |()| examine_holds(engine.clone()))?;
         let holds = holds.pop().and_then(|((), holds)| holds.ok());
         let has_failed = holds.is_none()
             || transactions.iter().any(|(_, found)| found.is_err())
