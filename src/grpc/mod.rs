@@ -29,7 +29,9 @@ pub mod status;
 mod transactions;
 mod transport;
 
+pub use accounts::decode::is_never_updated;
 pub use error_counts::ErrorMetrics;
+pub use history::{Described, Describer};
 pub use introspection::{
     batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
     values::COMMENT_BYTES_MAX,

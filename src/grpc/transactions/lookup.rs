@@ -471,6 +471,11 @@ impl Parts<'_> {
 // ===== impl AccountIds =====
 
 impl AccountIds {
+    /// Adds an account.
+    pub(crate) fn insert(&mut self, account: AccountIndex, id: String) {
+        self.0.insert(account, id);
+    }
+
     /// Returns the id of an account, which was read before.
     pub(crate) fn get(&self, account: AccountIndex) -> &str {
         self.0.get(&account).map_or("", String::as_str)
