@@ -26,7 +26,7 @@ pub(super) fn transfer_units(transfer: &Transfer) -> u128 {
 
 /// Returns a transfer's amount from minor units.
 pub(super) fn transfer_amount(amount: Option<&Amount>) -> transfer::Amount {
-    match amount.and_then(|amount| amount.value.clone()) {
+    match amount.and_then(|amount| amount.value) {
         None => transfer::Amount::MinorUnits(0),
         Some(amount::Value::MinorUnits(units)) => transfer::Amount::MinorUnits(units),
         Some(amount::Value::WideMinorUnits(units)) => transfer::Amount::WideMinorUnits(units),

@@ -26,8 +26,9 @@ use crate::proto::{
     GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, GetTransactionRequest,
     ListAccountEntriesRequest, ListAccountEntriesResponse, ListAccountsRequest, ListAccountsResponse,
     ListTransactionsRequest, ListTransactionsResponse, ProcessTransactionRequest, ProcessTransactionResponse,
-    ProcessTransactionsRequest, Transaction, TransactionResult, account_service_client::AccountServiceClient,
-    engine_service_client::EngineServiceClient, transaction_service_client::TransactionServiceClient,
+    ProcessTransactionsRequest, Transaction, TransactionResult, UpdateAccountRequest,
+    account_service_client::AccountServiceClient, engine_service_client::EngineServiceClient,
+    transaction_service_client::TransactionServiceClient,
 };
 
 /// Maximum number of transactions in one [`Client::process_transactions`].
@@ -176,6 +177,16 @@ impl Client {
     pub async fn create_missing_accounts(&self, accounts: Vec<Account>) -> Result<Vec<Account>, CallError> {
         let request = batch_of(accounts, true);
         call!(self.accounts.batch_create_accounts, request).map(|response| response.accounts)
+    }
+
+    /// Updates an account, and returns it. Without an `etag`, the same update can be repeated. With an `etag`, a repetition after a lost
+    /// answer fails with `ACCOUNT_CHANGED` if the lost call has changed the account.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn update_account(&self, request: UpdateAccountRequest) -> Result<Account, CallError> {
+        let updated = call!(self.accounts.update_account, request)?.account;
+        updated.ok_or_else(|| CallError::new(Status::internal("the answer has no account")))
     }
 
     /// Reads an account; `None` if it does not exist.

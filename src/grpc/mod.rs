@@ -11,6 +11,7 @@
 
 mod access;
 mod accounts;
+mod check;
 mod error_counts;
 pub mod error_kind;
 mod fields;
@@ -30,6 +31,7 @@ mod transactions;
 mod transport;
 
 pub use accounts::decode::is_never_updated;
+pub use check::{InvalidField, check_account, check_transaction, check_update};
 pub use error_counts::ErrorMetrics;
 pub use history::{Described, Describer};
 pub use introspection::{

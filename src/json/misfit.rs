@@ -112,9 +112,14 @@ fn expected(kind: &Kind) -> String {
             let names: Vec<_> = values.values().map(|value| value.name().to_owned()).collect();
             format!("one of {}", names.join(", "))
         }
-        Kind::Message(message) if message.full_name() == "google.protobuf.Timestamp" => {
-            "a time of RFC 3339, such as \"2026-01-31T12:00:00Z\"".to_owned()
+        Kind::Message(message) => match message.full_name() {
+            "google.protobuf.Timestamp" => "a time of RFC 3339, such as \"2026-01-31T12:00:00Z\"",
+            "google.protobuf.Duration" => "a number of seconds with the unit s, such as \"3600s\"",
+            "google.protobuf.FieldMask" => {
+                "names of fields in lowerCamelCase, separated by commas, such as \"status,overdraftLimit\""
+            }
+            _ => "an object, such as {}",
         }
-        Kind::Message(_) => "an object, such as {}".to_owned(),
+        .to_owned(),
     }
 }

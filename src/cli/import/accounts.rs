@@ -1,10 +1,9 @@
-//! Creates the missing accounts of a batch.
+//! Creates missing accounts.
 
 use std::collections::HashSet;
 
 use clap::ValueEnum;
 
-use super::source::Batch;
 use crate::{
     client::{CREATE_ACCOUNTS_MAX, CallError, Client},
     proto::{self, Account},
@@ -64,17 +63,21 @@ impl AccountCreator {
         self.created
     }
 
-    /// Creates the accounts of the batch that do not exist. Existing accounts stay unchanged, even if their asset or rule differs.
+    /// Creates those of the accounts `ids` that do not exist. Existing accounts stay unchanged, even if their asset or rule differs.
     ///
     /// # Errors
     /// [`CallError`] if an account can't be created.
-    pub(super) async fn ensure(&mut self, client: &Client, batch: &Batch) -> Result<(), CallError> {
+    pub(super) async fn ensure<'a>(
+        &mut self,
+        client: &Client,
+        ids: impl IntoIterator<Item = &'a String>,
+    ) -> Result<(), CallError> {
         if self.known.len() > KNOWN_MAX {
             self.known.clear();
         }
         // The service leaves out the accounts that exist. A look-up before would count an error for each account that does not exist
         // yet. The calls keep the order of the file, so the same file always gives the same journal.
-        for ids in self.unknown(batch).chunks(CREATE_ACCOUNTS_MAX) {
+        for ids in self.unknown(ids).chunks(CREATE_ACCOUNTS_MAX) {
             let account = |id: &String| Account {
                 id: id.clone(),
                 asset: self.asset.clone(),
@@ -87,12 +90,11 @@ impl AccountCreator {
         Ok(())
     }
 
-    /// Returns the accounts of the batch that are not in `known`, in order, and adds them to `known`.
-    fn unknown(&mut self, batch: &Batch) -> Vec<String> {
-        let transfers = batch.rows.iter().flat_map(|row| &row.transaction.transfers);
-        let ids = transfers.flat_map(|transfer| [&transfer.debit_account_id, &transfer.credit_account_id]);
+    /// Returns the accounts that are not in `known`, in order, and adds them to `known`.
+    fn unknown<'a>(&mut self, ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
         let known = &mut self.known;
-        ids.filter(|id| !known.contains(*id) && known.insert((*id).clone()))
+        ids.into_iter()
+            .filter(|id| !known.contains(*id) && known.insert((*id).clone()))
             .cloned()
             .collect()
     }

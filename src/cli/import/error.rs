@@ -15,6 +15,15 @@ use crate::{
     terminal::file_advice,
 };
 
+/// The reasons of the service for an update that it does not apply.
+const UPDATE_REJECTIONS: [&str; 5] = [
+    "ACCOUNT_NOT_FOUND",
+    "ACCOUNT_CHANGED",
+    "ACCOUNT_CLOSED",
+    "ACCOUNT_NOT_EMPTY",
+    "INVALID_FIELD",
+];
+
 /// Why an import failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -107,6 +116,18 @@ pub(super) enum ImportError {
         /// The cause.
         source: CallError,
     },
+    /// An update failed. Later transactions may depend on it, and their rejections would be final, so nothing after the update is sent.
+    #[error("{}:{line}: the update of account {account_id:?} failed, so the rows after it were not imported", file.display())]
+    Update {
+        /// The file.
+        file: PathBuf,
+        /// The line of the update.
+        line: u64,
+        /// The account.
+        account_id: String,
+        /// The cause.
+        source: CallError,
+    },
     /// The service answered with the id of another transaction: a bug.
     #[error(transparent)]
     WrongAnswer(#[from] WrongAnswer),
@@ -115,19 +136,22 @@ pub(super) enum ImportError {
     Reader,
     /// The number of rows and the number of answers differ: a bug.
     #[error(
-        "the files have {rows} rows, but {answered} were answered ({committed} committed, {replayed} replayed, {rejected} rejected)"
+        "the files have {rows} rows, but {transactions} transactions ({committed} committed, {replayed} replayed, {rejected} rejected) \
+         and {updates} updates and accounts were counted; this is a bug of tally"
     )]
     Unaccounted {
         /// Rows in the files.
         rows: u64,
-        /// Answered rows.
-        answered: u64,
+        /// Answered transactions.
+        transactions: u64,
         /// Committed by this import.
         committed: u64,
         /// Committed before this import.
         replayed: u64,
         /// Rejected.
         rejected: u64,
+        /// Applied and skipped updates, and accounts.
+        updates: u64,
     },
     /// Some transactions were rejected. The others are durable.
     #[error("{rejected} of {transactions} transactions were rejected")]
@@ -173,6 +197,10 @@ impl ImportError {
             ImportError::Accounts { source, .. } | ImportError::Process { source, .. } => {
                 exit::call_code(source.status())
             }
+            ImportError::Update { source, .. } => match source.reason().as_deref() {
+                Some(reason) if UPDATE_REJECTIONS.contains(&reason) => exit::FAILED,
+                Some(_) | None => exit::call_code(source.status()),
+            },
             ImportError::Rejected { .. } => exit::FAILED,
         }
     }

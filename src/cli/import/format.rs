@@ -12,9 +12,9 @@ pub(super) enum Format {
     /// Chosen by the file name: .csv, .ndjson, .jsonl.
     #[default]
     Auto,
-    /// Comma-separated values with a header.
+    /// Comma-separated values with a header: posted transactions only.
     Csv,
-    /// One tally.v1.ProcessTransactionRequest per line, as JSON.
+    /// One tally.v1.ProcessTransactionRequest or UpdateAccountRequest per line, as JSON.
     Ndjson,
 }
 

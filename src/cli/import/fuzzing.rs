@@ -8,8 +8,9 @@ use super::{
     lines::ReadError,
     mapping::{Mapping, Pair},
     ndjson::NdjsonRows,
+    row::FileRow,
 };
-use crate::proto::ProcessTransactionRequest;
+use crate::proto::{Account, ProcessTransactionRequest, UpdateAccountRequest};
 
 /// The names of columns and kinds in a CSV file, each as on the command line: `NAME=NAME-IN-FILE`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub struct Names {
 pub struct ReadFile {
     /// The transactions with their lines, from 1.
     pub rows: Vec<(u64, ProcessTransactionRequest)>,
+    /// The updates of accounts with their lines.
+    pub updates: Vec<(u64, UpdateAccountRequest)>,
+    /// The accounts to create with their lines.
+    pub accounts: Vec<(u64, Account)>,
     /// Number of header lines.
     pub headers: u64,
     /// Number of blank lines.
@@ -68,6 +73,8 @@ pub fn read_csv(bytes: &[u8], names: &Names) -> Result<ReadFile, Rejected> {
     }
     Ok(ReadFile {
         rows,
+        updates: Vec::new(),
+        accounts: Vec::new(),
         headers: 1,
         blank: csv.blank(),
     })
@@ -79,12 +86,18 @@ pub fn read_csv(bytes: &[u8], names: &Names) -> Result<ReadFile, Rejected> {
 /// [`Rejected`].
 pub fn read_ndjson(bytes: &[u8]) -> Result<ReadFile, Rejected> {
     let mut ndjson = NdjsonRows::new(bytes);
-    let mut rows = Vec::new();
+    let (mut rows, mut updates, mut accounts) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(row) = ndjson.next().map_err(rejected)? {
-        rows.push((row.line, row.transaction));
+        match row {
+            FileRow::Transaction(row) => rows.push((row.line, row.transaction)),
+            FileRow::Update(row) => updates.push((row.line, row.request)),
+            FileRow::Account(row) => accounts.push((row.line, row.account)),
+        }
     }
     Ok(ReadFile {
         rows,
+        updates,
+        accounts,
         headers: 0,
         blank: ndjson.blank(),
     })

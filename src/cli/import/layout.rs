@@ -11,6 +11,16 @@ pub(super) enum CsvLayout {
     TransferList,
 }
 
+/// Fields of the API for what CSV files do not contain.
+const NDJSON_ONLY: [&str; 6] = [
+    "phase",
+    "pending_transaction_id",
+    "pending_timeout",
+    "keep_remaining",
+    "reverses_transaction_id",
+    "amount_rule",
+];
+
 // ===== impl CsvLayout =====
 
 impl CsvLayout {
@@ -105,10 +115,13 @@ impl CsvLayout {
     }
 
     fn difference(self, columns: &[&str]) -> String {
-        let unknown = self
-            .unknown(columns)
-            .into_iter()
-            .map(|name| format!("column {name:?} is unknown"));
+        let unknown = self.unknown(columns).into_iter().map(|name| {
+            if NDJSON_ONLY.contains(&name) {
+                format!("column {name:?} is only for NDJSON, because CSV contains posted transactions only")
+            } else {
+                format!("column {name:?} is unknown")
+            }
+        });
         let missing = self
             .missing(columns)
             .into_iter()
@@ -157,6 +170,13 @@ mod tests {
                 Err(
                     "column \"credit_account_id\" is missing, column \"minor_units\" is missing; the other columns are those of \
                      a list of transfers",
+                ),
+            ),
+            (
+                "transaction_id,debit_account_id,credit_account_id,minor_units,phase",
+                Err(
+                    "column \"phase\" is only for NDJSON, because CSV contains posted transactions only; the other columns are those \
+                     of a list of transfers",
                 ),
             ),
             ("i,source,target,amount_minor,i", Err("column \"i\" is repeated")),

@@ -1,8 +1,9 @@
 //! `tally import`: sends the transactions of files to a service, in the order of the files.
 //!
-//! The import sends each batch after the previous batch was answered, so transactions keep the order of the file. After a failure,
-//! all batches before the failed one are durable, and no later batch was sent. To continue, import the same files again: the
-//! service applies a transaction id only once, and answers committed transactions as `replayed`.
+//! The import sends each part of a file, a batch of transactions or an update of an account, after the previous part was answered. So
+//! the service executes all rows in the order of the file. After a failure, all parts before the failed one are durable, and no later
+//! part was sent. To continue, import the same files again: the service applies a transaction id only once, and answers committed
+//! transactions as `replayed`. Updates have no ids; `resumption.rs` finds those that an earlier import has applied.
 //!
 //! `docs/import.md` describes the formats and options for users.
 
@@ -12,6 +13,7 @@ mod cells;
 mod csv;
 mod encoding;
 mod error;
+mod exported;
 mod fields;
 mod format;
 pub mod fuzzing;
@@ -22,12 +24,15 @@ mod lines;
 mod mapping;
 mod ndjson;
 mod rejects;
+mod resumption;
 mod row;
+mod sender;
 mod source;
 mod source_error;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod unrecorded;
 mod waits;
 
 use std::{
@@ -51,7 +56,8 @@ use self::{
     mapping::{Mapping, Pair},
     rejects::Rejects,
     row::LineCounts,
-    source::{Batch, Pending, ReadAhead, ReadOptions, Source, read_ahead},
+    sender::Sender,
+    source::{Pending, ReadOptions, Source},
     summary::Summary,
     waits::Waits,
 };
@@ -62,11 +68,7 @@ use super::{
     signals::{Stopped, until_signal},
     values::{batch, give_up_after},
 };
-use crate::{
-    client::{CallError, Client, RetryPolicy},
-    proto::TransactionResult,
-    terminal::progress_bar,
-};
+use crate::{client::RetryPolicy, terminal::progress_bar};
 
 /// Options of `tally import`.
 #[derive(Debug, Clone, Args)]
@@ -84,7 +86,12 @@ pub struct ImportArgs {
     ///
     /// Transfer list: i, source, target, amount_minor, [decision], [source_balance_after], [target_balance_after].
     ///
-    /// NDJSON has one tally.v1.ProcessTransactionRequest per line, in the JSON form of proto3.
+    /// CSV files contain posted transactions only.
+    ///
+    /// NDJSON has one tally.v1.ProcessTransactionRequest per line, in the JSON form of proto3: a posted transaction, a hold, a
+    /// transaction that posts or voids a hold, or a reversal. A line with the fields account and update_mask is a
+    /// tally.v1.UpdateAccountRequest, and a line with account alone is a tally.v1.CreateAccountRequest. A line with committed is a
+    /// tally.v1.Transaction of `tally export`.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Format of the files.
@@ -173,7 +180,7 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
         }),
         Err(Stopped::Setup(error)) => Err(ImportError::Setup(error)),
     };
-    let printed = if summary.transactions > 0 || imported.is_ok() {
+    let printed = if summary.has_answers() || imported.is_ok() {
         print(args, &summary)
     } else {
         Ok(())
@@ -189,7 +196,10 @@ pub(super) fn run(args: &ImportArgs) -> ExitCode {
 
 /// Returns the failure to report. For a failed call, the text says what to do.
 fn failure(args: &ImportArgs, error: &ImportError) -> Failure {
-    let (ImportError::Accounts { source, .. } | ImportError::Process { source, .. }) = error else {
+    let (ImportError::Accounts { source, .. }
+    | ImportError::Process { source, .. }
+    | ImportError::Update { source, .. }) = error
+    else {
         return Failure::new(error.exit_code(), error);
     };
     let attempts = match source.attempts() {
@@ -251,13 +261,13 @@ async fn import(args: &ImportArgs, summary: &mut Summary, progress: &ProgressBar
         .with_retry(retry)
         .on_retry(move |status, delay| observer.call_failed(status, delay));
     summary.start();
-    let sender = Sender {
-        client,
-        waits,
-        accounts,
-        rejects,
-    };
-    sender.send_all(args, files, summary, progress).await
+    let sender = Sender::new(client, waits, args.give_up_after)
+        .creating(accounts)
+        .writing(rejects);
+    let read = sender
+        .send_all(files, usize::from(args.batch), summary, progress)
+        .await?;
+    settle(read, summary)
 }
 
 /// Creates the file of rejected transactions, if the options ask for one.
@@ -329,84 +339,6 @@ fn given(files: &[PathBuf]) -> String {
     given_options(arguments, files)
 }
 
-/// Sends the batches of an import.
-struct Sender<'a> {
-    client: Client,
-    waits: Waits,
-    /// Creates missing accounts, if the import is to create accounts.
-    accounts: Option<AccountCreator>,
-    /// The file of rejected transactions and its name, if the options ask for one.
-    rejects: Option<(&'a Path, Rejects)>,
-}
-
-// ===== impl Sender =====
-
-impl Sender<'_> {
-    async fn send_all(
-        mut self,
-        args: &ImportArgs,
-        files: Vec<Pending>,
-        summary: &mut Summary,
-        progress: &ProgressBar,
-    ) -> Result<(), ImportError> {
-        let ReadAhead { mut batches, reader } = read_ahead(files, usize::from(args.batch));
-        while let Some(batch) = batches.recv().await {
-            let batch = batch?;
-            let results = self.send(args, &batch, summary).await?;
-            let written = match &mut self.rejects {
-                Some((_, rejects)) => rejects.write(&batch, &results),
-                None => Ok(()),
-            };
-            // The batch counts even if its rejections can't be written, because it was applied.
-            summary.count(&batch, results)?;
-            if let (Err(source), Some((file, _))) = (written, &self.rejects) {
-                // The summary must not say that all rejections are in the file.
-                summary.rejects_file = None;
-                return Err(ImportError::RejectsCut {
-                    file: file.to_path_buf(),
-                    source,
-                    transactions: summary.transactions,
-                    through: summary.answered_through.clone(),
-                });
-            }
-            self.waits.answered();
-            progress.set_position(batch.bytes_read);
-            progress.set_message(format!(
-                "{} committed, {} replayed, {} rejected",
-                summary.committed, summary.replayed, summary.rejected
-            ));
-        }
-        settle(reader.await.map_err(|_| ImportError::Reader)?, summary)
-    }
-
-    /// Creates the missing accounts of a batch, and sends the batch.
-    async fn send(
-        &mut self,
-        args: &ImportArgs,
-        batch: &Batch,
-        summary: &mut Summary,
-    ) -> Result<Vec<TransactionResult>, ImportError> {
-        let (file, line) = (
-            batch.file.to_path_buf(),
-            batch.rows.first().map_or(0, |row| row.line),
-        );
-        if let Some(creator) = &mut self.accounts {
-            let ensured = creator.ensure(&self.client, batch);
-            let created = self.waits.answer(args.give_up_after, ensured).await;
-            summary.accounts_created = creator.created();
-            created.map_err(|source| ImportError::Accounts {
-                file: file.clone(),
-                line,
-                source,
-            })?;
-        }
-        let transactions = batch.rows.iter().map(|row| row.transaction.clone()).collect();
-        let call = self.client.process_transactions(transactions);
-        let sent: Result<_, CallError> = self.waits.answer(args.give_up_after, call).await;
-        sent.map_err(|source| ImportError::Process { file, line, source })
-    }
-}
-
 /// Checks that every row was answered.
 fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
     if summary.settle(read) {
@@ -414,10 +346,11 @@ fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
     }
     Err(ImportError::Unaccounted {
         rows: read.rows,
-        answered: summary.transactions,
+        transactions: summary.transactions,
         committed: summary.committed,
         replayed: summary.replayed,
         rejected: summary.rejected,
+        updates: summary.updates() + summary.accounts,
     })
 }
 

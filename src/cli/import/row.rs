@@ -1,11 +1,11 @@
-//! Types that all file formats share: a transaction with its line number, and an error in a line.
+//! Types that all file formats share: a transaction, an account or an update of an account with its line number, and an error in a line.
 
 use std::{fmt, path::PathBuf};
 
 use tally_ledger::id::check_id;
 use thiserror::Error;
 
-use crate::proto::ProcessTransactionRequest;
+use crate::proto::{Account, ProcessTransactionRequest, UpdateAccountRequest};
 
 /// Maximum number of characters of a wrong value that an error shows.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -19,15 +19,42 @@ pub(super) struct Row {
     pub(super) transaction: ProcessTransactionRequest,
 }
 
+/// An update of an account and its line.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct UpdateRow {
+    /// The line of the file, from 1.
+    pub(super) line: u64,
+    /// The update.
+    pub(super) request: UpdateAccountRequest,
+}
+
+/// An account to create and its line.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AccountRow {
+    /// The line of the file, from 1.
+    pub(super) line: u64,
+    /// The account.
+    pub(super) account: Account,
+}
+
+/// A line of a file that is not blank and not a header.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum FileRow {
+    /// A transaction.
+    Transaction(Row),
+    /// An update of an account.
+    Update(UpdateRow),
+    /// An account to create.
+    Account(AccountRow),
+}
+
 /// A wrong value in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flaw {
     /// The column, field or byte with the value.
-    pub(super) place: String,
-    /// The wrong value, shortened.
-    pub(super) value: String,
-    /// The valid values.
-    pub(super) expected: String,
+    place: String,
+    /// The value and its bound, as the predicate of `place`.
+    problem: String,
 }
 
 /// A row that is not a valid transaction.
@@ -49,8 +76,48 @@ pub(super) struct LineCounts {
     pub(super) headers: u64,
     /// Blank lines.
     pub(super) blank: u64,
-    /// Lines whose transaction is in a batch.
+    /// Lines with a transaction, an account or an update that was handed over to be sent.
     pub(super) rows: u64,
+}
+
+// ===== impl Row =====
+
+impl Row {
+    /// Returns the transaction that this one posts, voids or reverses.
+    pub(super) fn named(&self) -> Option<&str> {
+        let ProcessTransactionRequest {
+            pending_transaction_id,
+            reverses_transaction_id,
+            ..
+        } = &self.transaction;
+        [pending_transaction_id, reverses_transaction_id]
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .map(String::as_str)
+    }
+}
+
+// ===== impl UpdateRow =====
+
+impl UpdateRow {
+    /// Returns the id of the account; empty if the update names none.
+    pub(super) fn account_id(&self) -> &str {
+        let account = self.request.account.as_ref();
+        account.map_or("", |account| &account.id)
+    }
+}
+
+// ===== impl FileRow =====
+
+impl FileRow {
+    /// Returns the line, from 1.
+    pub(super) const fn line(&self) -> u64 {
+        match self {
+            FileRow::Transaction(row) => row.line,
+            FileRow::Update(row) => row.line,
+            FileRow::Account(row) => row.line,
+        }
+    }
 }
 
 // ===== impl LineCounts =====
@@ -81,8 +148,15 @@ impl Flaw {
         }
         Flaw {
             place: place.into(),
-            value: shown,
-            expected: expected.into(),
+            problem: format!("is {shown:?}, expected {}", expected.into()),
+        }
+    }
+
+    /// Creates the error for `place` whose value and bound are in `problem`.
+    pub(super) fn of_problem(place: impl Into<String>, problem: String) -> Self {
+        Flaw {
+            place: place.into(),
+            problem,
         }
     }
 
@@ -99,11 +173,7 @@ impl Flaw {
 
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Flaw {
-            place,
-            value,
-            expected,
-        } = self;
-        write!(f, "{place} is {value:?}, expected {expected}")
+        let Flaw { place, problem } = self;
+        write!(f, "{place} {problem}")
     }
 }

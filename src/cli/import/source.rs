@@ -1,6 +1,10 @@
-//! Reads files on a separate thread and splits them into batches.
+//! Reads files on a separate thread and splits them into parts: batches of transactions, accounts, and updates of accounts.
+//!
+//! A transaction that names another one of its batch begins a new batch. So the import knows whether the service has recorded a hold
+//! before it sends what posts the hold.
 
 use std::{
+    collections::HashSet,
     io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,14 +21,16 @@ use super::{
     lines::ReadError,
     mapping::Mapping,
     ndjson::NdjsonRows,
-    row::{LineCounts, Row, RowError},
+    row::{AccountRow, FileRow, LineCounts, Row, RowError, UpdateRow},
     source_error::SourceError,
 };
 
+use crate::client::CREATE_ACCOUNTS_MAX;
+
 /// A batch ends early when its transactions exceed this size in bytes, because a message has at most 16 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Maximum number of batches that are read while another batch is in flight.
-const BATCHES_AHEAD: usize = 2;
+/// Maximum number of parts that are read while another part is in flight.
+const PARTS_AHEAD: usize = 2;
 /// Size of the read buffer, in bytes.
 const READ_BYTES: usize = 256 << 10;
 
@@ -39,13 +45,49 @@ pub(super) struct ReadOptions {
     pub(super) given: Arc<str>,
 }
 
-/// Rows of one file that are sent together.
+/// Transactions of one file that are sent together.
 #[derive(Debug)]
 pub(super) struct Batch {
     /// The file.
     pub(super) file: Arc<Path>,
-    /// In the order of the file.
+    /// In the order of the file, at least one.
     pub(super) rows: Vec<Row>,
+}
+
+/// An update of an account, which is sent alone.
+#[derive(Debug)]
+pub(super) struct Update {
+    /// The file.
+    pub(super) file: Arc<Path>,
+    /// The update.
+    pub(super) row: UpdateRow,
+}
+
+/// Accounts of one file that are created together.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    /// The file.
+    pub(super) file: Arc<Path>,
+    /// In the order of the file, at least one, at most [`CREATE_ACCOUNTS_MAX`].
+    pub(super) rows: Vec<AccountRow>,
+}
+
+/// What is sent with one call, or updates one account.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Transactions.
+    Batch(Batch),
+    /// An update.
+    Update(Update),
+    /// Accounts.
+    Accounts(Accounts),
+}
+
+/// A part of a file.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// What is sent.
+    pub(super) content: Content,
     /// Bytes read so far from all files.
     pub(super) bytes_read: u64,
 }
@@ -58,8 +100,10 @@ pub(super) struct Source {
     options: ReadOptions,
     rows: Rows,
     watch: Watch,
-    /// Rows in batches so far.
-    batched: u64,
+    /// A row that was read, but did not fit into the previous part.
+    carried: Option<FileRow>,
+    /// Rows in parts so far.
+    handed_over: u64,
     /// The line after the last row read.
     next_line: u64,
 }
@@ -80,11 +124,11 @@ enum PendingState {
     Open(Box<Source>),
 }
 
-/// The batches of all files, and the task that reads them.
+/// The parts of all files, and the task that reads them.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    /// The batches in order. After an error, no batch follows.
-    pub(super) batches: mpsc::Receiver<Result<Batch, SourceError>>,
+    /// The parts in order. After an error, no part follows.
+    pub(super) parts: mpsc::Receiver<Result<Part, SourceError>>,
     /// The task. Returns the line counts of all files.
     pub(super) reader: JoinHandle<LineCounts>,
 }
@@ -144,7 +188,8 @@ impl Source {
             options: options.clone(),
             rows,
             watch,
-            batched: 0,
+            carried: None,
+            handed_over: 0,
             next_line: 1,
         })
     }
@@ -174,13 +219,16 @@ impl Source {
         }
     }
 
-    fn next(&mut self) -> Result<Option<Row>, SourceError> {
+    fn next(&mut self) -> Result<Option<FileRow>, SourceError> {
+        if let Some(row) = self.carried.take() {
+            return Ok(Some(row));
+        }
         let row = match &mut self.rows {
-            Rows::Csv(rows) => rows.next(),
+            Rows::Csv(rows) => rows.next().map(|row| row.map(FileRow::Transaction)),
             Rows::Ndjson(rows) => rows.next(),
         };
         if let Ok(Some(row)) = &row {
-            self.next_line = row.line + 1;
+            self.next_line = row.line() + 1;
         }
         let file = || self.file.to_path_buf();
         row.map_err(|error| match error {
@@ -203,53 +251,102 @@ impl Source {
         })
     }
 
-    /// Reads the next batch of up to `rows_max` rows; `None` at the end. An error in a row discards its whole batch.
+    /// Reads the next part: an update, some accounts, or a batch of up to `rows_max` transactions; `None` at the end. An error in a row discards its
+    /// whole batch.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub(super) fn next_batch(&mut self, rows_max: usize) -> Result<Option<Batch>, SourceError> {
-        let first_line = self.next_line;
-        let mut rows: Vec<Row> = Vec::with_capacity(rows_max);
-        let mut bytes = 0;
-        let mut ended = false;
-        while rows.len() < rows_max && bytes < BATCH_BYTES_MAX {
-            let unsent_from = rows.first().map(|row| row.line);
-            let next = self.next().map_err(|error| error.unsent_from(unsent_from))?;
-            let Some(row) = next else {
-                ended = true;
-                break;
-            };
-            bytes += row.transaction.encoded_len();
-            rows.push(row);
-        }
-        self.batched += rows.len() as u64;
-        let intact = if ended {
+    pub(super) fn next_part(&mut self, rows_max: usize) -> Result<Option<Part>, SourceError> {
+        let first_line = self.carried.as_ref().map_or(self.next_line, FileRow::line);
+        let (content, is_end) = self.read_part(rows_max)?;
+        let (rows, unsent_from) = match &content {
+            None => (0, first_line),
+            Some(Content::Update(update)) => (1, update.row.line),
+            Some(Content::Accounts(accounts)) => (
+                accounts.rows.len() as u64,
+                accounts.rows.first().map_or(first_line, |row| row.line),
+            ),
+            Some(Content::Batch(batch)) => (
+                batch.rows.len() as u64,
+                batch.rows.first().map_or(first_line, |row| row.line),
+            ),
+        };
+        self.handed_over += rows;
+        let intact = if is_end {
             self.watch.is_whole()
         } else {
             self.watch.is_unchanged()
         };
         let file = || self.file.to_path_buf();
         if !intact.map_err(|source| SourceError::Read { file: file(), source })? {
-            let unsent_from = rows.first().map_or(first_line, |row| row.line);
             return Err(SourceError::Changed {
                 file: file(),
                 unsent_from,
             });
         }
         let (lines, counts) = (self.watch.lines(), self.line_counts());
-        if ended && lines != counts.lines() {
+        if is_end && lines != counts.lines() {
             return Err(SourceError::Unaccounted {
                 file: file(),
                 lines,
                 counts,
             });
         }
-        let batch = Batch {
-            file: Arc::clone(&self.file),
-            rows,
-            bytes_read: self.watch.bytes(),
-        };
-        Ok((!batch.rows.is_empty()).then_some(batch))
+        let bytes_read = self.watch.bytes();
+        Ok(content.map(|content| Part { content, bytes_read }))
+    }
+
+    /// Reads the rows of the next part. Returns them, if there are any, and whether the file has ended.
+    fn read_part(&mut self, rows_max: usize) -> Result<(Option<Content>, bool), SourceError> {
+        let file = Arc::clone(&self.file);
+        let mut rows: Vec<Row> = Vec::new();
+        let (mut ids, mut bytes, mut is_end) = (None, 0, false);
+        while rows.len() < rows_max && bytes < BATCH_BYTES_MAX {
+            let unsent_from = rows.first().map(|row| row.line);
+            let row = match self.next().map_err(|error| error.unsent_from(unsent_from))? {
+                None => {
+                    is_end = true;
+                    break;
+                }
+                Some(FileRow::Update(row)) if rows.is_empty() => {
+                    return Ok((Some(Content::Update(Update { file, row })), false));
+                }
+                Some(FileRow::Account(row)) if rows.is_empty() => return self.read_accounts(row),
+                Some(other @ (FileRow::Update(_) | FileRow::Account(_))) => {
+                    self.carried = Some(other);
+                    break;
+                }
+                Some(FileRow::Transaction(row)) => row,
+            };
+            if names_one_of(&row, &rows, &mut ids) {
+                self.carried = Some(FileRow::Transaction(row));
+                break;
+            }
+            bytes += row.transaction.encoded_len();
+            rows.push(row);
+        }
+        let batch = (!rows.is_empty()).then_some(Content::Batch(Batch { file, rows }));
+        Ok((batch, is_end))
+    }
+
+    /// Reads the accounts that follow the account `first`. Returns them all, and whether the file has ended.
+    fn read_accounts(&mut self, first: AccountRow) -> Result<(Option<Content>, bool), SourceError> {
+        let unsent_from = Some(first.line);
+        let (file, mut rows, mut is_end) = (Arc::clone(&self.file), vec![first], false);
+        while rows.len() < CREATE_ACCOUNTS_MAX {
+            match self.next().map_err(|error| error.unsent_from(unsent_from))? {
+                None => {
+                    is_end = true;
+                    break;
+                }
+                Some(FileRow::Account(row)) => rows.push(row),
+                Some(other @ (FileRow::Update(_) | FileRow::Transaction(_))) => {
+                    self.carried = Some(other);
+                    break;
+                }
+            }
+        }
+        Ok((Some(Content::Accounts(Accounts { file, rows })), is_end))
     }
 
     /// Returns the line counts so far.
@@ -261,7 +358,7 @@ impl Source {
         LineCounts {
             headers,
             blank,
-            rows: self.batched,
+            rows: self.handed_over,
         }
     }
 }
@@ -289,9 +386,32 @@ impl Pending {
     }
 }
 
-/// Reads `files` one after the other on a separate thread, a few batches ahead of the receiver.
+/// Returns whether `row` names one of the transactions `rows`. `ids` are the ids of `rows`, or `None` while no row names another
+/// transaction, so that most files cost nothing.
+fn names_one_of(row: &Row, rows: &[Row], ids: &mut Option<HashSet<String>>) -> bool {
+    let own = &row.transaction.transaction_id;
+    let Some(named) = row.named() else {
+        if let Some(ids) = ids {
+            ids.insert(own.clone());
+        }
+        return false;
+    };
+    let all = || {
+        rows.iter()
+            .map(|row| row.transaction.transaction_id.clone())
+            .collect()
+    };
+    let ids = ids.get_or_insert_with(all);
+    let is_named = ids.contains(named);
+    if !is_named {
+        ids.insert(own.clone());
+    }
+    is_named
+}
+
+/// Reads `files` one after the other on a separate thread, a few parts ahead of the receiver.
 pub(super) fn read_ahead(files: Vec<Pending>, rows_max: usize) -> ReadAhead {
-    let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+    let (sender, parts) = mpsc::channel(PARTS_AHEAD);
     let reader = tokio::task::spawn_blocking(move || {
         let (mut counts, mut bytes_before) = (LineCounts::default(), 0);
         for file in files {
@@ -309,7 +429,7 @@ pub(super) fn read_ahead(files: Vec<Pending>, rows_max: usize) -> ReadAhead {
         }
         counts
     });
-    ReadAhead { batches, reader }
+    ReadAhead { parts, reader }
 }
 
 /// Reads a file to its end, or until the receiver is dropped, and returns the source.
@@ -317,12 +437,12 @@ fn read_file(
     file: Pending,
     rows_max: usize,
     bytes_before: u64,
-    sender: &mpsc::Sender<Result<Batch, SourceError>>,
+    sender: &mpsc::Sender<Result<Part, SourceError>>,
 ) -> Result<Source, SourceError> {
     let mut source = file.open()?;
-    while let Some(mut batch) = source.next_batch(rows_max)? {
-        batch.bytes_read += bytes_before;
-        if sender.blocking_send(Ok(batch)).is_err() {
+    while let Some(mut part) = source.next_part(rows_max)? {
+        part.bytes_read += bytes_before;
+        if sender.blocking_send(Ok(part)).is_err() {
             break;
         }
     }
@@ -330,184 +450,4 @@ fn read_file(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, io::Write};
-
-    use super::*;
-
-    fn csv(dir: &Path, name: &str, ids: std::ops::Range<u32>, tail: &str) -> PathBuf {
-        let rows: String = ids.map(|id| format!("t{id},a,b,1\n")).collect();
-        let path = dir.join(name);
-        fs::write(
-            &path,
-            format!("transaction_id,debit_account_id,credit_account_id,minor_units\n{rows}{tail}"),
-        )
-        .unwrap();
-        path
-    }
-
-    #[test]
-    fn the_file_name_selects_the_format_unless_the_format_is_given() {
-        for (name, format, expected) in [
-            ("a.csv", Format::Auto, Some(Format::Csv)),
-            ("a.CSV", Format::Auto, Some(Format::Csv)),
-            ("a.ndjson", Format::Auto, Some(Format::Ndjson)),
-            ("a.jsonl", Format::Auto, Some(Format::Ndjson)),
-            ("a.txt", Format::Auto, None),
-            ("a", Format::Auto, None),
-            ("a.txt", Format::Csv, Some(Format::Csv)),
-            ("a.csv", Format::Ndjson, Some(Format::Ndjson)),
-        ] {
-            assert_eq!(format.resolve(Path::new(name)), expected, "{name} {format:?}");
-        }
-    }
-
-    fn pending(files: &[PathBuf]) -> Vec<Pending> {
-        let source = |file: &PathBuf| Source::open(file, &ReadOptions::default()).unwrap().set_aside();
-        files.iter().map(source).collect()
-    }
-
-    fn append(file: &Path, text: &str) {
-        let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-    }
-
-    #[tokio::test]
-    async fn files_come_in_order_and_a_batch_never_contains_rows_of_two_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let files = vec![
-            csv(dir.path(), "a.csv", 0..5, ""),
-            csv(dir.path(), "b.csv", 5..7, ""),
-        ];
-        let total: u64 = files.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
-        let ReadAhead { mut batches, reader } = read_ahead(pending(&files), 2);
-        let mut sizes = Vec::new();
-        let mut ids = Vec::new();
-        let mut bytes = 0;
-        while let Some(batch) = batches.recv().await {
-            let batch = batch.unwrap();
-            sizes.push(batch.rows.len());
-            assert!(batch.bytes_read >= bytes);
-            bytes = batch.bytes_read;
-            ids.extend(batch.rows.into_iter().map(|row| row.transaction.transaction_id));
-        }
-        assert_eq!(sizes, [2, 2, 1, 2]);
-        assert_eq!(ids, ["t0", "t1", "t2", "t3", "t4", "t5", "t6"]);
-        assert_eq!(bytes, total);
-        let counts = reader.await.unwrap();
-        assert_eq!((counts.headers, counts.blank, counts.rows), (2, 0, 7));
-    }
-
-    #[tokio::test]
-    async fn a_malformed_row_discards_its_batch_and_ends_the_reading() {
-        let dir = tempfile::tempdir().unwrap();
-        let bad = csv(dir.path(), "bad.csv", 0..5, "t5,a,b,none\nt6,a,b,1\n");
-        let mut batches = read_ahead(pending(&[bad.clone(), bad.clone()]), 4).batches;
-        assert_eq!(batches.recv().await.unwrap().unwrap().rows.len(), 4);
-        let error = batches.recv().await.unwrap().unwrap_err().to_string();
-        let expected = format!(
-            "{}:7: column \"minor_units\" is \"none\", expected whole minor units",
-            bad.display()
-        );
-        assert!(error.starts_with(&expected), "{error}");
-        assert!(
-            error.ends_with("; rows from line 6 on were not imported"),
-            "{error}"
-        );
-        assert!(batches.recv().await.is_none());
-    }
-
-    #[test]
-    fn a_batch_is_closed_before_it_outgrows_a_message() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("large.ndjson");
-        let transfer = format!(
-            r#"{{"debitAccountId":"{0}","creditAccountId":"{0}","minorUnits":"1"}}"#,
-            "x".repeat(64)
-        );
-        let transfers = vec![transfer; 256].join(",");
-        let lines: String = (0..300)
-            .map(|id| format!("{{\"transactionId\":\"t{id}\",\"transfers\":[{transfers}]}}\n"))
-            .collect();
-        fs::write(&path, lines).unwrap();
-        let mut source = Source::open(&path, &ReadOptions::default()).unwrap();
-        let first = source.next_batch(8192).unwrap().expect("a batch");
-        let bytes: usize = first.rows.iter().map(|row| row.transaction.encoded_len()).sum();
-        assert!(
-            (BATCH_BYTES_MAX..BATCH_BYTES_MAX + (64 << 10)).contains(&bytes),
-            "{bytes}"
-        );
-        let second = source.next_batch(8192).unwrap().expect("the rest");
-        assert_eq!(first.rows.len() + second.rows.len(), 300);
-        assert!(source.next_batch(8192).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_header_selects_the_layout() {
-        let dir = tempfile::tempdir().unwrap();
-        let native = Source::open(&csv(dir.path(), "a.csv", 0..1, ""), &ReadOptions::default()).unwrap();
-        assert_eq!(native.layout(), Some(CsvLayout::Native));
-        let path = dir.path().join("bank.csv");
-        fs::write(
-            &path,
-            "transaction_id,date,account_id,side,kind,amount,rounding,balance_after\n",
-        )
-        .unwrap();
-        let bank = Source::open(&path, &ReadOptions::default()).unwrap();
-        assert_eq!(bank.layout(), Some(CsvLayout::BankStatement));
-    }
-
-    #[test]
-    fn a_file_that_changes_between_its_check_and_its_import_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = csv(dir.path(), "a.csv", 0..5, "");
-        let put_aside = |file: &PathBuf| pending(std::slice::from_ref(file)).remove(0);
-        let before = put_aside(&file);
-        append(&file, "t5,a,b,1\n");
-        let error = before.open().unwrap_err();
-        assert!(
-            matches!(error, SourceError::Changed { unsent_from: 1, .. }),
-            "{error}"
-        );
-        // The file is replaced by another file of the same length.
-        let before = put_aside(&file);
-        fs::rename(csv(dir.path(), "b.csv", 0..6, ""), &file).unwrap();
-        let error = before.open().unwrap_err();
-        assert!(
-            matches!(error, SourceError::Changed { unsent_from: 1, .. }),
-            "{error}"
-        );
-        put_aside(&file).open().unwrap();
-    }
-
-    #[test]
-    fn a_file_that_grows_or_shrinks_while_it_is_read_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = csv(dir.path(), "a.csv", 0..5, "");
-        let length = fs::metadata(&file).unwrap().len();
-        let changes: [&dyn Fn(); 2] = [&|| append(&file, "t6,a,b,1\n"), &|| {
-            let file = fs::OpenOptions::new().write(true).open(&file).unwrap();
-            file.set_len(length - 1).unwrap();
-        }];
-        for change in changes {
-            let mut source = Source::open(&file, &ReadOptions::default()).unwrap();
-            assert_eq!(source.next_batch(3).unwrap().unwrap().rows.len(), 3);
-            change();
-            let error = source.next_batch(3).unwrap_err();
-            assert!(
-                matches!(error, SourceError::Changed { unsent_from: 5, .. }),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_row_that_the_parser_loses_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut source =
-            Source::open(&csv(dir.path(), "a.csv", 0..5, "\n"), &ReadOptions::default()).unwrap();
-        assert!(source.next().unwrap().is_some());
-        let error = source.next_batch(100).unwrap_err().to_string();
-        assert!(error.contains("has 7 lines, but the parser counted 6"), "{error}");
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    path::Path,
     time::Duration,
 };
 
@@ -28,20 +29,20 @@ pub(super) const OTHER: &str = "OTHER";
 /// The result of an import, or its state so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
-    /// Lines of the files: headers, blank lines and transactions. `None` unless all files were read to their ends; the same
+    /// Lines of the files: headers, blank lines, transactions, accounts and updates. `None` unless all files were read to their ends; the same
     /// holds for the next two counts.
     pub(super) lines: Option<u64>,
     /// Header lines.
     pub(super) header_lines: Option<u64>,
     /// Blank lines.
     pub(super) blank_lines: Option<u64>,
-    /// Transactions that were answered.
+    /// Transactions that were answered, and those that were not sent.
     pub(super) transactions: u64,
     /// Committed by this import.
     pub(super) committed: u64,
     /// Committed before this import, with the same id and content.
     pub(super) replayed: u64,
-    /// Rejected by this import, or by the service before this import.
+    /// Rejected by the service during this import or before, or not sent.
     pub(super) rejected: u64,
     /// Number of rejected transactions by reason.
     pub(super) rejected_by_reason: BTreeMap<String, u64>,
@@ -54,6 +55,12 @@ pub(super) struct Summary {
     pub(super) rejects_file: Option<String>,
     /// Created accounts.
     pub(super) accounts_created: u64,
+    /// Accounts of the files. They exist now.
+    pub(super) accounts: u64,
+    /// Updates of accounts that the service has applied during this import.
+    pub(super) updates_applied: u64,
+    /// Updates of accounts that an earlier import had applied.
+    pub(super) updates_skipped: u64,
     /// The highest sequence of the committed and replayed transactions; `None` if there are none.
     pub(super) last_sequence: Option<i64>,
     /// Duration of the import, in seconds.
@@ -101,6 +108,17 @@ pub(super) struct Example {
     pub(super) message: String,
 }
 
+// ===== impl Place =====
+
+impl Place {
+    fn new(file: &Path, line: u64) -> Self {
+        Place {
+            file: file.display().to_string(),
+            line,
+        }
+    }
+}
+
 // ===== impl Summary =====
 
 impl Summary {
@@ -135,11 +153,34 @@ impl Summary {
                 }
             }
         }
-        self.answered_through = batch.rows.last().map(|row| Place {
-            file: batch.file.display().to_string(),
-            line: row.line,
-        });
+        self.answered_through = batch.rows.last().map(|row| Place::new(&batch.file, row.line));
         Ok(())
+    }
+
+    /// Counts an update, which the service has applied during this import, or before.
+    pub(super) fn count_update(&mut self, file: &Path, line: u64, is_new: bool) {
+        if is_new {
+            self.updates_applied += 1;
+        } else {
+            self.updates_skipped += 1;
+        }
+        self.answered_through = Some(Place::new(file, line));
+    }
+
+    /// Counts accounts of a file, which exist now. `line` is that of the last one.
+    pub(super) fn count_accounts(&mut self, file: &Path, line: u64, count: u64) {
+        self.accounts += count;
+        self.answered_through = Some(Place::new(file, line));
+    }
+
+    /// Returns the number of counted updates.
+    pub(super) const fn updates(&self) -> u64 {
+        self.updates_applied + self.updates_skipped
+    }
+
+    /// Returns whether any row was counted.
+    pub(super) const fn has_answers(&self) -> bool {
+        self.transactions + self.updates() + self.accounts > 0
     }
 
     /// Stores the line counts, and returns whether every row was answered and counted exactly once.
@@ -147,7 +188,8 @@ impl Summary {
         self.lines = Some(read.lines());
         self.header_lines = Some(read.headers);
         self.blank_lines = Some(read.blank);
-        read.rows == self.transactions && self.transactions == self.committed + self.replayed + self.rejected
+        read.rows == self.transactions + self.updates() + self.accounts
+            && self.transactions == self.committed + self.replayed + self.rejected
     }
 
     fn count_committed(&mut self, committed: &ProcessTransactionResponse) {
@@ -242,6 +284,13 @@ impl Summary {
             rows.push(("blank lines".to_owned(), blank.to_string()));
         }
         rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
+        if self.accounts > 0 {
+            rows.push(("accounts".to_owned(), self.accounts.to_string()));
+        }
+        if self.updates() > 0 {
+            rows.push(("updates applied".to_owned(), self.updates_applied.to_string()));
+            rows.push(("updates skipped".to_owned(), self.updates_skipped.to_string()));
+        }
         let last_sequence = self
             .last_sequence
             .map_or_else(|| "-".to_owned(), |sequence| sequence.to_string());
@@ -282,18 +331,18 @@ impl Summary {
 
 /// Returns the reason in the status's `google.rpc.ErrorInfo`, or the number of the status code if there is no `ErrorInfo`.
 pub(super) fn reason_of(status: &tonic_types::Status) -> String {
-    let info = status
-        .details
-        .iter()
-        .find(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"));
-    let reason = info.and_then(|detail| tonic_types::pb::ErrorInfo::decode(detail.value.as_slice()).ok());
-    reason.map_or_else(|| format!("CODE_{}", status.code), |info| info.reason)
+    error_info(status).map_or_else(|| format!("CODE_{}", status.code), |info| info.reason)
+}
+
+/// Returns the status's `google.rpc.ErrorInfo`, if it has one.
+pub(super) fn error_info(status: &tonic_types::Status) -> Option<tonic_types::pb::ErrorInfo> {
+    let mut details = status.details.iter();
+    let info = details.find(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    tonic_types::pb::ErrorInfo::decode(info.value.as_slice()).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use tonic_types::{ErrorDetails, StatusExt};
 
     use super::{super::row::Row, *};
@@ -332,7 +381,6 @@ mod tests {
         Batch {
             file: Path::new("a.csv").into(),
             rows: (2..2 + rows).map(row).collect(),
-            bytes_read: 0,
         }
     }
 
@@ -406,9 +454,14 @@ mod tests {
             (Some(4), Some(1), Some(2))
         );
         assert!(!summary.settle(rows(0)), "an answer has no row");
+        summary.count_update(Path::new("b"), 9, true);
+        summary.count_update(Path::new("b"), 10, false);
+        assert!(summary.settle(rows(3)) && !summary.settle(rows(2)));
+        assert_eq!((summary.updates_applied, summary.updates_skipped), (1, 1));
+        assert_eq!(summary.answered_through.as_ref().unwrap().line, 10);
         // An answer is missing.
         summary.count(&batch(2), vec![committed(2, false)]).unwrap();
-        assert!(!summary.settle(rows(3)));
+        assert!(!summary.settle(rows(5)));
         let other = TransactionResult {
             transaction_id: "u".to_owned(),
             ..committed(3, false)

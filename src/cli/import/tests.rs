@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     format::Format,
-    source::{ReadOptions, Source},
+    source::{Content, ReadOptions, Source},
     source_error::SourceError,
 };
 
@@ -96,7 +96,10 @@ fn import(dir: &Path, bytes: &[u8], format: Format) -> Result<(Vec<(String, i64)
     };
     let mut source = Source::open(&path, &options)?;
     let mut all = Vec::new();
-    while let Some(batch) = source.next_batch(5)? {
+    while let Some(part) = source.next_part(5)? {
+        let Content::Batch(batch) = part.content else {
+            panic!("{part:?}")
+        };
         all.extend(batch.rows.into_iter().map(|row| {
             let amount = row.transaction.transfers[0].amount.unwrap();
             let crate::proto::transfer::Amount::MinorUnits(units) = amount else {

@@ -116,6 +116,17 @@ fn with_a_service_whose_circuits_change() {
     cases("circuit", &server.endpoint()).run();
 }
 
+/// A hold, a part and the rest of its post, a reversal, an update, a transaction that the update forbids, and one that it allows.
+const HOLDS: [&str; 7] = [
+    r#"{"transactionId":"h1","phase":"TRANSACTION_PHASE_PENDING","transfers":[{"debitAccountId":"bank","creditAccountId":"shop","minorUnits":"600"}],"pendingTimeout":"604800s"}"#,
+    r#"{"transactionId":"h2","phase":"TRANSACTION_PHASE_POST_PENDING","pendingTransactionId":"h1","transfers":[{"debitAccountId":"bank","creditAccountId":"shop","minorUnits":"250"}],"keepRemaining":true}"#,
+    r#"{"transactionId":"h3","phase":"TRANSACTION_PHASE_POST_PENDING","pendingTransactionId":"h1"}"#,
+    r#"{"transactionId":"h4","reversesTransactionId":"h2"}"#,
+    r#"{"account":{"id":"shop","status":"ACCOUNT_STATUS_DEBITS_FROZEN"},"updateMask":"status"}"#,
+    r#"{"transactionId":"h5","transfers":[{"debitAccountId":"shop","creditAccountId":"bank","minorUnits":"1"}]}"#,
+    r#"{"transactionId":"h6","transfers":[{"debitAccountId":"bank","creditAccountId":"shop","minorUnits":"1"}]}"#,
+];
+
 #[test]
 fn imports() {
     let server = TestServer::start();
@@ -134,6 +145,17 @@ fn imports() {
                 r#"{"transaction_id":"t4","transfers":[{"debit_account_id":"bank","amount":5}]}"#.to_owned(),
             ),
             ("cut.ndjson", r#"{"transaction_id":"t5","transfers":["#.to_owned()),
+            ("holds.ndjson", HOLDS.join("\n")),
+            (
+                "update.ndjson",
+                r#"{"account":{"id":"nobody","status":"ACCOUNT_STATUS_FROZEN"},"updateMask":"status"}"#
+                    .to_owned(),
+            ),
+            (
+                "hold-without-transfers.ndjson",
+                r#"{"transactionId":"h7","phase":"TRANSACTION_PHASE_PENDING"}"#.to_owned(),
+            ),
+            ("holds.csv", format!("{header},phase\nt6,bank,alice,1,PENDING\n")),
         ] {
             fs::write(directory.join(name), text).unwrap();
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tally::{
     cli::fuzzing::{Names, ReadFile, Rejected, read_csv, read_ndjson},
     json::to_json_line,
-    proto::{ProcessTransactionRequest, Transfer, transfer},
+    proto::{ProcessTransactionRequest, Transfer, UpdateAccountRequest, transfer},
 };
 
 /// The required and the optional columns of each layout.
@@ -85,11 +85,26 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         "cdate=Datum,amount=Betrag\0Notiz\0interest=Zins,interest=Habenzins\0transaction_id,Datum,account_id,side,kind,Betrag,rounding,balance_after,Notiz\nt1,1993-01-01,c,credit,Zins,100,-4,0,x\nt2,1993-01-02,c,debit,cash-withdrawal,100,4,,\"a \"\"b\"\"\"\n",
         "c\0\0\0i,source,target,amount_minor,decision,source_balance_after,target_balance_after\n17,360,18984,10355,OK,0,63709\n 0 ,a,b,1,,,\n",
         "n{\"transactionId\":\"t1\",\"transfers\":[{\"debitAccountId\":\"a\",\"creditAccountId\":\"b\",\"minorUnits\":\"5\",\"code\":2},{\"debitAccountId\":\"b\",\"creditAccountId\":\"c\",\"wideMinorUnits\":{\"high\":\"1\",\"low\":2}}],\"effectiveTime\":\"1993-01-31T00:00:00Z\",\"metadata\":{\"note\":\"\\u010d\"},\"phase\":\"TRANSACTION_PHASE_POSTED\"}\n\n{\"transaction_id\":\"t2\",\"transfers\":[{\"debit_account_id\":\"a\",\"credit_account_id\":\"b\",\"minor_units\":7}]}\n",
-        "n\u{feff}{\"transaction_id\":\"t3\",\"pendingTimeout\":\"1.5s\",\"pendingTransactionId\":\"p\",\"phase\":2}\r\n \t\n",
+        "n\u{feff}{\"transaction_id\":\"h\",\"pendingTimeout\":\"1.5s\",\"phase\":2,\"transfers\":[{\"debitAccountId\":\"a\",\"creditAccountId\":\"b\",\"minorUnits\":9}]}\r\n \t\n{\"transactionId\":\"p\",\"phase\":\"TRANSACTION_PHASE_POST_PENDING\",\"pendingTransactionId\":\"h\",\"keepRemaining\":true,\"transfers\":[{\"debitAccountId\":\"a\",\"creditAccountId\":\"b\",\"minorUnits\":4}]}\n{\"transactionId\":\"v\",\"phase\":4,\"pendingTransactionId\":\"h\"}\n{\"transactionId\":\"r\",\"reversesTransactionId\":\"p\"}\n",
+        "n{\"account\":{\"id\":\"a\",\"status\":\"ACCOUNT_STATUS_FROZEN\",\"etag\":\"r0\",\"overdraftLimit\":{\"minorUnits\":\"5\"}},\"updateMask\":\"status,overdraftLimit\"}\n{\"update_mask\":\"velocityLimits,metadata\",\"account\":{\"id\":\"b\",\"metadata\":{\"k\":\"v\"},\"velocity_limits\":[{\"side\":1,\"window\":\"3600s\",\"maxCount\":\"3\",\"singleAmountMax\":{\"wideMinorUnits\":{\"high\":1}}}]}}\n",
     ]
     .iter()
     .map(|text| text.as_bytes().to_vec())
     .collect();
+    seeds.push(
+        concat!(
+            r#"n{"account":{"id":"a","asset":"EUR","metadata":{"k":"v"}}}"#,
+            "\n",
+            r#"{"transaction_id":"t","phase":"TRANSACTION_PHASE_PENDING","transfers":[{"debit_account_id":"a","#,
+            r#""credit_account_id":"b","minor_units":"9","amount_rule":"AMOUNT_RULE_UP_TO_DEBIT_AVAILABLE"}],"#,
+            r#""committed":{"sequence":"1","moved_amounts":[{"minor_units":"4"}]}}"#,
+            "\n",
+            r#"{"phase":"TRANSACTION_PHASE_EXPIRE_PENDING","pending_transaction_id":"t","committed":{"sequence":"2"}}"#,
+            "\n"
+        )
+        .as_bytes()
+        .to_vec(),
+    );
     seeds.push(b"c\0\0\0\x1f\x8b\x08\n".to_vec());
     seeds
 }
@@ -112,6 +127,10 @@ fn compare(file: &[u8], ours: &Result<ReadFile, Rejected>, theirs: Option<&Rows>
     match (ours, theirs) {
         (Ok(ours), Some((rows, blank))) => {
             assert_eq!(&ours.rows, rows);
+            assert!(
+                ours.updates.is_empty() && ours.accounts.is_empty(),
+                "CSV contains posted transactions only"
+            );
             assert_eq!((ours.headers, ours.blank), (headers, *blank));
             assert_accounted(file, ours);
         }
@@ -127,10 +146,8 @@ fn line_count(file: &[u8]) -> u64 {
 }
 
 fn assert_accounted(file: &[u8], read: &ReadFile) {
-    assert_eq!(
-        read.headers + read.blank + read.rows.len() as u64,
-        line_count(file)
-    );
+    let rows = (read.rows.len() + read.updates.len() + read.accounts.len()) as u64;
+    assert_eq!(read.headers + read.blank + rows, line_count(file));
 }
 
 fn assert_explained(file: &[u8], rejected: &Rejected) {
@@ -446,15 +463,41 @@ fn check_ndjson(file: &[u8]) {
     };
     assert_accounted(file, &ours);
     let (lines, blank) = naive_lines(file).expect("the import has accepted the lines");
-    assert_eq!((ours.rows.len(), ours.blank), (lines.len(), blank));
-    for ((row_line, transaction), (line, text)) in ours.rows.iter().zip(lines) {
-        assert_eq!(*row_line, line);
-        let value: Value = serde_json::from_str(text).expect("JSON");
-        assert_same_json(transaction, &value);
-        let written = to_json_line("ProcessTransactionRequest", transaction).expect("JSON");
-        let again = read_ndjson(written.as_bytes()).expect("the import reads what it writes");
-        assert_eq!(&again.rows[0].1, transaction, "{written}");
+    assert_eq!(ours.blank, blank);
+    let (mut rows, mut updates) = (ours.rows.iter(), ours.updates.iter());
+    let mut accounts = ours.accounts.iter();
+    for (line, json) in lines {
+        let value: Value = serde_json::from_str(json).expect("JSON");
+        let has = |names: &[&str]| names.iter().any(|name| value.get(name).is_some());
+        if has(&["committed"]) {
+            // A transaction of an export.
+            let (row_line, transaction) = rows.next().expect("a transaction");
+            assert_eq!(*row_line, line);
+            assert_same_exported(transaction, &value);
+        } else if has(&["account"]) && !has(&["updateMask", "update_mask"]) {
+            let (row_line, account) = accounts.next().expect("an account");
+            assert_eq!(*row_line, line);
+            let theirs = field(&value, "account", "account").expect("an account");
+            assert_eq!(account.id, text(theirs, "id", "id"));
+            assert_eq!(account.asset, text(theirs, "asset", "asset"));
+            assert_eq!(account.metadata, texts(theirs, "metadata"));
+        } else if has(&["account", "updateMask", "update_mask"]) {
+            let (row_line, update) = updates.next().expect("an update");
+            assert_eq!(*row_line, line);
+            assert_same_update(update, &value);
+            let written = to_json_line("UpdateAccountRequest", update).expect("JSON");
+            let again = read_ndjson(written.as_bytes()).expect("the import reads what it writes");
+            assert_eq!(&again.updates[0].1, update, "{written}");
+        } else {
+            let (row_line, transaction) = rows.next().expect("a transaction");
+            assert_eq!(*row_line, line);
+            assert_same_json(transaction, &value);
+            let written = to_json_line("ProcessTransactionRequest", transaction).expect("JSON");
+            let again = read_ndjson(written.as_bytes()).expect("the import reads what it writes");
+            assert_eq!(&again.rows[0].1, transaction, "{written}");
+        }
     }
+    assert!(rows.next().is_none() && updates.next().is_none() && accounts.next().is_none());
 }
 
 /// Returns a field of a message, by either of its names. `None` if it is absent or null.
@@ -470,10 +513,75 @@ fn field<'a>(message: &'a Value, camel: &str, snake: &str) -> Option<&'a Value> 
     first.filter(|value| !value.is_null())
 }
 
-fn assert_same_json(transaction: &ProcessTransactionRequest, value: &Value) {
-    let text = |message: &Value, camel: &str, snake: &str| {
-        field(message, camel, snake).map_or(String::new(), |text| text.as_str().expect("text").to_owned())
+/// Returns a field with a text; empty if it is absent or null.
+fn text(message: &Value, camel: &str, snake: &str) -> String {
+    field(message, camel, snake).map_or(String::new(), |text| text.as_str().expect("text").to_owned())
+}
+
+/// Returns a field with an object of texts.
+fn texts(message: &Value, name: &str) -> BTreeMap<String, String> {
+    let texts = field(message, name, name).and_then(Value::as_object);
+    texts
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.as_str().expect("text").to_owned()))
+        .collect()
+}
+
+fn assert_same_exported(transaction: &ProcessTransactionRequest, value: &Value) {
+    let id = text(value, "transactionId", "transaction_id");
+    // Only an expiry has no id.
+    assert!(transaction.transaction_id == id || id.is_empty());
+    assert_eq!(
+        transaction.pending_transaction_id,
+        text(value, "pendingTransactionId", "pending_transaction_id")
+    );
+    assert_eq!(transaction.metadata, texts(value, "metadata"));
+    assert!(transaction.pending_timeout.is_none());
+    let transfers = field(value, "transfers", "transfers").and_then(Value::as_array);
+    assert_eq!(transaction.transfers.len(), transfers.map_or(0, Vec::len));
+    let written = to_json_line("ProcessTransactionRequest", transaction).expect("JSON");
+    let again = read_ndjson(written.as_bytes()).expect("the import reads what it writes");
+    assert_eq!(&again.rows[0].1, transaction, "{written}");
+}
+
+fn assert_same_update(update: &UpdateAccountRequest, value: &Value) {
+    let account = field(value, "account", "account").expect("an account");
+    let ours = update.account.as_ref().expect("an account");
+    assert_eq!(ours.id, text(account, "id", "id"));
+    assert_eq!(ours.etag, text(account, "etag", "etag"));
+    assert_eq!(ours.metadata, texts(account, "metadata"));
+    let limits = field(account, "velocityLimits", "velocity_limits").and_then(Value::as_array);
+    assert_eq!(ours.velocity_limits.len(), limits.map_or(0, Vec::len));
+    let mask = text(value, "updateMask", "update_mask");
+    let names: Vec<String> = mask
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let camel = |path: &String| match path.as_str() {
+        "overdraft_limit" => "overdraftLimit".to_owned(),
+        "velocity_limits" => "velocityLimits".to_owned(),
+        other => other.to_owned(),
     };
+    let paths = update
+        .update_mask
+        .as_ref()
+        .map(|mask| mask.paths.iter().map(camel).collect());
+    assert_eq!(paths, Some(names));
+}
+
+fn assert_same_json(transaction: &ProcessTransactionRequest, value: &Value) {
+    assert_eq!(
+        transaction.pending_transaction_id,
+        text(value, "pendingTransactionId", "pending_transaction_id")
+    );
+    assert_eq!(
+        transaction.reverses_transaction_id,
+        text(value, "reversesTransactionId", "reverses_transaction_id")
+    );
+    let keeps = field(value, "keepRemaining", "keep_remaining").and_then(Value::as_bool);
+    assert_eq!(transaction.keep_remaining, keeps == Some(true));
     assert_eq!(
         transaction.transaction_id,
         text(value, "transactionId", "transaction_id")
@@ -512,11 +620,5 @@ fn assert_same_json(transaction: &ProcessTransactionRequest, value: &Value) {
             assert_eq!(i64::from(ours.code), code);
         }
     }
-    let metadata = field(value, "metadata", "metadata").and_then(Value::as_object);
-    let metadata: BTreeMap<String, String> = metadata
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| (key.clone(), value.as_str().expect("text").to_owned()))
-        .collect();
-    assert_eq!(transaction.metadata, metadata);
+    assert_eq!(transaction.metadata, texts(value, "metadata"));
 }

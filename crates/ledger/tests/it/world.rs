@@ -266,6 +266,10 @@ impl World {
         self.check_same(&ledger);
         ledger.set_holds_max(self.holds_max);
         self.ledger = ledger;
+        // A checkpoint that is not complete is lost with the process. Its places in the table of holds are not those of the new ledger.
+        if complete.is_none() {
+            self.checkpoint = None;
+        }
         self.reach(if first_entry > 1 {
             "restart from a checkpoint"
         } else {
