@@ -222,11 +222,14 @@ fn add_assets(lines: &mut Lines, report: &DirectoryReport) {
 
 /// Adds the head of the journal if its end is known, and whether the journal has the expected heads.
 fn add_heads(lines: &mut Lines, report: &DirectoryReport, expected: &[ChainHead]) {
+    // After a damage, the hash of the end is not known for certain.
     let end = report.journal.end.as_ref();
-    let last = end.map(|end| ChainHead {
-        block: end.last_block_sequence(),
-        hash: end.previous_hash,
-    });
+    let last = end
+        .filter(|_| report.journal.corruption.is_none())
+        .map(|end| ChainHead {
+            block: end.last_block_sequence(),
+            hash: end.previous_hash,
+        });
     if let Some(head) = last.filter(|head| head.block > 0) {
         lines.add("head", head);
     }

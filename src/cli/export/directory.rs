@@ -8,23 +8,21 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tally_journal::RealDisk;
 use tally_ledger::{Committed, Timestamp};
 
-use super::{
-    super::{
+use super::{counts::Counts, range::Range, writer::Writer};
+use crate::{
+    cli::{
         exit::{self, Failure},
         verify::check_directory,
     },
-    Range,
-    counts::Counts,
-    writer::Writer,
-};
-use crate::{
     grpc::{Described, Describer},
-    proto::{Account, VelocityLimit},
+    proto::{Account, AccountStatus, VelocityLimit},
     store::embedded::{FoundRecord, OpenError, StoppedDirectory},
 };
 
 /// The fields that an update at its place names.
 const TERMS: &str = "status,overdraftLimit,metadata";
+/// The same for an account that is closed.
+const ALL_TERMS: &str = "status,overdraftLimit,metadata,velocityLimits";
 /// The field of the velocity limits in an update.
 const VELOCITY_LIMITS: &str = "velocityLimits";
 
@@ -150,13 +148,20 @@ impl Export {
     fn update(&mut self, mut account: Account, is_written: bool) -> Result<(), Failure> {
         self.note_limits(&mut account);
         if is_written {
-            self.writer.update(&account, TERMS)?;
+            let is_closed = account.status() == AccountStatus::Closed;
+            let mask = if is_closed { ALL_TERMS } else { TERMS };
+            self.writer.update(&account, mask)?;
         }
         Ok(())
     }
 
-    /// Takes the velocity limits out of an account, and notes them for the end.
+    /// Takes the velocity limits out of an account, and notes them for the end. A closed account keeps them: it has no later transactions,
+    /// and they can't be set later.
     fn note_limits(&mut self, account: &mut Account) {
+        if account.status() == AccountStatus::Closed {
+            self.velocity_limits.remove(&account.id);
+            return;
+        }
         let limits = std::mem::take(&mut account.velocity_limits);
         if limits.is_empty() {
             self.velocity_limits.remove(&account.id);

@@ -7,10 +7,13 @@
 
 mod counts;
 mod directory;
+mod format;
+mod io_failure;
 mod ndjson;
 mod output;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod range;
 mod rows;
 mod service;
 mod writer;
@@ -20,12 +23,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use self::{counts::Counts, writer::Writer};
+use self::{counts::Counts, format::ExportFormat, range::Range, writer::Writer};
 use super::{
     client_args::ClientArgs,
-    exit::{self, Failure, block_on, finish},
+    exit::{block_on, finish},
     moment::{Ends, Moment, bound},
     output::named,
     statement::mixed_ends,
@@ -56,25 +59,6 @@ pub struct ExportArgs {
     /// Only what was committed before this sequence or this time.
     #[arg(long, value_name = "SEQUENCE|TIME", value_parser = bound)]
     to: Option<Moment>,
-}
-
-/// The format of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum ExportFormat {
-    /// One message of the API on each line.
-    Ndjson,
-    /// Comma-separated values, with a header.
-    Csv,
-    /// Apache Parquet. Only in builds with the feature `parquet`.
-    Parquet,
-}
-
-/// What to export.
-#[derive(Debug, Clone, Copy)]
-struct Range {
-    ends: Ends,
-    /// Whether the export goes to the end of the ledger.
-    is_open: bool,
 }
 
 pub(super) fn run(args: &ExportArgs) -> ExitCode {
@@ -108,15 +92,6 @@ fn print(args: &ExportArgs, counts: Counts) {
     if counts.transactions > 0 {
         outln!("{}", named("last sequence", &counts.last_sequence.to_string()));
     }
-}
-
-/// Creates the failure of an operation on a file.
-fn io_failure(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
-    let advice = crate::terminal::file_advice(path, error);
-    Failure::with_message(
-        exit::IO,
-        format!("can't {doing} {}: {error}{advice}", path.display()),
-    )
 }
 
 // ===== impl ExportArgs =====

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 use serde_json::Value;
 
-use super::super::exit::{self, Failure};
 use crate::{
+    cli::exit::{self, Failure},
     json,
     proto::{Account, Transaction},
 };

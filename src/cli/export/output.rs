@@ -13,12 +13,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    super::exit::{self, Failure},
-    counts::Counts,
-    io_failure,
+use super::{counts::Counts, io_failure::io_failure};
+use crate::{
+    cli::exit::{self, Failure},
+    terminal::{stdout_failure, write_stdout},
 };
-use crate::terminal::{stdout_failure, write_stdout};
 
 /// The note is written again after this number of bytes.
 const NOTED_BYTES: u64 = 1 << 20;

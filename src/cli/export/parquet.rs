@@ -21,13 +21,10 @@ use ::parquet::{
 };
 use prost_types::Timestamp;
 
-use super::{
-    super::{
-        exit::{self, Failure},
-        ledger_text::phase_name,
-    },
-    io_failure,
-    rows::EffectRow,
+use super::{io_failure::io_failure, rows::EffectRow};
+use crate::cli::{
+    exit::{self, Failure},
+    ledger_text::phase_name,
 };
 
 /// The columns of CSV, with types. Times are in microseconds.
@@ -259,7 +256,8 @@ mod tests {
         record::RowAccessor,
     };
 
-    use super::{super::rows::rows, *};
+    use super::*;
+    use crate::cli::export::rows::rows;
     use crate::proto::{
         Amount, ProcessTransactionResponse, Transaction, TransactionPhase, TransferEffect, amount,
         transaction::Outcome,

@@ -2,8 +2,10 @@
 
 use prost_types::Timestamp;
 
-use super::super::ledger_text::{phase_name, time_text, units};
-use crate::proto::{Transaction, TransferEffect, transaction::Outcome};
+use crate::{
+    cli::ledger_text::{phase_name, time_text, units},
+    proto::{Transaction, TransferEffect, transaction::Outcome},
+};
 
 /// The header of CSV.
 pub(super) const HEADER: &str = "sequence,commit_time,transaction_id,phase,transfer_index,debit_account_id,credit_account_id,asset,posted,\

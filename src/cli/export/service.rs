@@ -7,13 +7,9 @@
 
 use prost_types::Timestamp;
 
-use super::{
-    super::{client_args::ClientArgs, exit::Failure, ledger_client::LedgerClient},
-    Range,
-    counts::Counts,
-    writer::Writer,
-};
+use super::{counts::Counts, range::Range, writer::Writer};
 use crate::{
+    cli::{client_args::ClientArgs, exit::Failure, ledger_client::LedgerClient},
     client::PAGE_ACCOUNTS_MAX,
     grpc::is_never_updated,
     proto::{
@@ -120,6 +116,8 @@ struct Imported {
 
 fn imported(account: Account) -> Imported {
     let is_original = is_never_updated(&account.etag);
+    // It has no transactions, and its limits can't be set later.
+    let is_closed = account.status() == AccountStatus::Closed;
     let content = Account {
         balances: None,
         create_time: None::<Timestamp>,
@@ -127,6 +125,12 @@ fn imported(account: Account) -> Imported {
         etag: String::new(),
         ..account
     };
+    if is_original && is_closed {
+        return Imported {
+            created: content,
+            update: None,
+        };
+    }
     if is_original {
         let update = (!content.velocity_limits.is_empty()).then(|| {
             let account = Account {
@@ -200,6 +204,12 @@ mod tests {
         let (update, mask) = update.unwrap();
         assert_eq!((update.velocity_limits.len(), mask), (1, "velocityLimits"));
         assert!(update.asset.is_empty());
+        let closed = Account {
+            status: AccountStatus::Closed.into(),
+            ..account("r0")
+        };
+        let Imported { created, update } = imported(closed);
+        assert_eq!((created.velocity_limits.len(), update), (1, None));
     }
 
     #[test]

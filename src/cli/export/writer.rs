@@ -7,17 +7,20 @@ use indicatif::ProgressBar;
 #[cfg(feature = "parquet")]
 use super::parquet::ParquetFile;
 use super::{
-    super::exit::{self, Failure},
-    ExportFormat,
     counts::Counts,
+    format::ExportFormat,
     ndjson::{account_line, transaction_line, update_line},
     output::{Note, Output},
     rows::{HEADER, rows},
 };
 use crate::{
+    cli::exit::{self, Failure},
     proto::{Account, Transaction, transaction::Outcome},
     terminal::progress_bar,
 };
+
+/// The progress bar moves after this number of transactions.
+const PROGRESS_STEP: u64 = 256;
 
 /// Writes an export.
 #[derive(Debug)]
@@ -88,8 +91,11 @@ impl Writer {
         self.progress.set_length(length);
     }
 
-    /// Moves the progress bar.
+    /// Moves the progress bar, after every [`PROGRESS_STEP`] transactions.
     pub(super) fn set_position(&self, position: u64) {
+        if !self.counts.transactions.is_multiple_of(PROGRESS_STEP) {
+            return;
+        }
         self.progress.set_position(position);
         self.progress
             .set_message(format!("{} transactions", self.counts.transactions));

@@ -273,7 +273,7 @@ mod tests {
     fn read(text: &str) -> Result<Vec<Row>, ReadError> {
         let transaction = |row| match row {
             FileRow::Transaction(row) => row,
-            other => panic!("{other:?}"),
+            other @ (FileRow::Update(_) | FileRow::Account(_)) => panic!("{other:?}"),
         };
         Ok(read_all(text)?.into_iter().map(transaction).collect())
     }
@@ -345,7 +345,7 @@ mod tests {
             ),
             (
                 format!(r#"{{{account},"updateMask":"status",}}"#),
-                "column 79 is \"}\", expected the JSON form of tally.v1.UpdateAccountRequest (the text from here on is not JSON)",
+                "column 76 is \"}\", expected the JSON form of tally.v1.UpdateAccountRequest (the text from here on is not JSON)",
             ),
         ] {
             let flaw = flaw(&line);

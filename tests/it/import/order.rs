@@ -5,11 +5,12 @@ use std::{collections::HashSet, fs, process::Command, sync::Arc};
 use parking_lot::Mutex;
 use tally::proto::{
     BatchCreateAccountsRequest, BatchCreateAccountsResponse, CreateAccountRequest, CreateAccountResponse,
-    GetAccountRequest, GetAccountResponse, GetTransactionRequest, GetTransactionResponse,
-    ListAccountsRequest, ListAccountsResponse, ListHoldsRequest, ListHoldsResponse,
-    ProcessTransactionRequest, ProcessTransactionResponse, ProcessTransactionsRequest,
-    ProcessTransactionsResponse, StreamTransactionsRequest, StreamTransactionsResponse, TransactionResult,
-    UpdateAccountRequest, UpdateAccountResponse,
+    GetAccountRequest, GetAccountResponse, GetChainHeadRequest, GetChainHeadResponse, GetTransactionRequest,
+    GetTransactionResponse, ListAccountEntriesRequest, ListAccountEntriesResponse, ListAccountsRequest,
+    ListAccountsResponse, ListHoldsRequest, ListHoldsResponse, ListTransactionsRequest,
+    ListTransactionsResponse, ProcessTransactionRequest, ProcessTransactionResponse,
+    ProcessTransactionsRequest, ProcessTransactionsResponse, StreamTransactionsRequest,
+    StreamTransactionsResponse, TransactionResult, UpdateAccountRequest, UpdateAccountResponse,
     account_service_server::{AccountService, AccountServiceServer},
     transaction_result::Outcome,
     transaction_service_server::{TransactionService, TransactionServiceServer},
@@ -94,6 +95,20 @@ impl TransactionService for Recorder {
         Err(Status::with_error_details(Code::NotFound, "no", details))
     }
 
+    async fn list_transactions(
+        &self,
+        _: Request<ListTransactionsRequest>,
+    ) -> Result<Response<ListTransactionsResponse>, Status> {
+        Err(Status::unimplemented("the import does not call this"))
+    }
+
+    async fn get_chain_head(
+        &self,
+        _: Request<GetChainHeadRequest>,
+    ) -> Result<Response<GetChainHeadResponse>, Status> {
+        Err(Status::unimplemented("the import does not call this"))
+    }
+
     async fn process_transaction(
         &self,
         _: Request<ProcessTransactionRequest>,
@@ -146,6 +161,13 @@ impl AccountService for Recorder {
         &self,
         _: Request<ListAccountsRequest>,
     ) -> Result<Response<ListAccountsResponse>, Status> {
+        Err(Status::unimplemented("the import does not call this"))
+    }
+
+    async fn list_account_entries(
+        &self,
+        _: Request<ListAccountEntriesRequest>,
+    ) -> Result<Response<ListAccountEntriesResponse>, Status> {
         Err(Status::unimplemented("the import does not call this"))
     }
 

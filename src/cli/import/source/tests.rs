@@ -38,7 +38,7 @@ fn pending(files: &[PathBuf]) -> Vec<Pending> {
 fn rows_of(part: Part) -> Vec<Row> {
     match part.content {
         Content::Batch(batch) => batch.rows,
-        other => panic!("{other:?}"),
+        other @ (Content::Update(_) | Content::Accounts(_)) => panic!("{other:?}"),
     }
 }
 
