@@ -74,7 +74,7 @@ pub fn descriptor(name: &str) -> Result<MessageDescriptor, JsonError> {
 /// # Errors
 /// [`JsonError`] if the API has no message `name`, or the encoding of `message` is not an encoding of `name`.
 pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
-    write_json(name, message, PrettyFormatter::new())
+    write_json(name, message, PrettyFormatter::new(), false)
 }
 
 /// Does the same as [`to_json`], but on one line.
@@ -82,7 +82,16 @@ pub fn to_json<M: Message>(name: &str, message: &M) -> Result<String, JsonError>
 /// # Errors
 /// [`JsonError`].
 pub fn to_json_line<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
-    write_json(name, message, CompactFormatter)
+    write_json(name, message, CompactFormatter, false)
+}
+
+/// Does the same as [`to_json_line`], but leaves out the fields that have their default value, as the JSON form of proto3 does. The
+/// entries of a map have no fixed order.
+///
+/// # Errors
+/// [`JsonError`].
+pub fn to_json_record<M: Message>(name: &str, message: &M) -> Result<String, JsonError> {
+    write_json(name, message, CompactFormatter, true)
 }
 
 /// Converts a value that is not a message of the API to indented JSON. As in [`to_json`], numbers have at most six decimals.
@@ -106,11 +115,16 @@ fn text<F: Formatter>(
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-fn write_json<M: Message, F: Formatter>(name: &str, message: &M, formatter: F) -> Result<String, JsonError> {
+fn write_json<M: Message, F: Formatter>(
+    name: &str,
+    message: &M,
+    formatter: F,
+    skip_defaults: bool,
+) -> Result<String, JsonError> {
     let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
-        .skip_default_fields(false);
+        .skip_default_fields(skip_defaults);
     Ok(text(formatter, |serializer| {
         dynamic.serialize_with_options(serializer, &options).map(|_| ())
     })?)

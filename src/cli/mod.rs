@@ -1,5 +1,6 @@
 //! The command line: one binary with subcommands. [`exit`] lists the exit codes.
 
+mod account;
 mod bench;
 mod circuit;
 mod client_args;
@@ -7,10 +8,15 @@ mod clock;
 mod config;
 mod effective;
 pub mod exit;
+mod export;
 mod generate;
 mod given;
+mod head;
 mod health;
 mod import;
+mod ledger_client;
+mod ledger_text;
+mod moment;
 mod option_variables;
 mod output;
 mod reconnect;
@@ -19,10 +25,12 @@ mod serve_error;
 mod serve_store;
 mod settings_args;
 mod signals;
+mod statement;
 mod stats;
 mod token;
 mod top;
 mod topology;
+mod transaction;
 mod usage_error;
 mod values;
 mod verify;
@@ -73,6 +81,14 @@ pub enum Command {
     Health(health::HealthArgs),
     /// Import transactions from files, in the order of the files. Importing a file again does not apply its transactions again.
     Import(import::ImportArgs),
+    /// Export accounts and transactions from a service, or from the directory of a stopped one.
+    Export(export::ExportArgs),
+    /// Show an account of a service, now or as of an earlier moment.
+    Account(account::AccountArgs),
+    /// Show a transaction of a service, and its outcome.
+    Transaction(transaction::TransactionArgs),
+    /// Show the statement of an account of a service: a row for each transfer, with the balances after it.
+    Statement(statement::StatementArgs),
     /// Show the CPU pinning plan for this machine or, with --endpoint, the pinning of a running service.
     Topology(topology::TopologyArgs),
     /// Show statistics of a service: circuits, batches, ledger.
@@ -85,6 +101,8 @@ pub enum Command {
     Clock(clock::ClockArgs),
     /// Create a bearer token, and its line for the tokens file.
     Token(token::TokenArgs),
+    /// Show the end of the journal of a service: the number and the hash of the last block, for `tally verify --expect`.
+    Head(head::HeadArgs),
     /// Check every block of a data directory. No service may have the directory open.
     Verify(verify::VerifyArgs),
     /// Load a service and measure its throughput and latency.
@@ -223,6 +241,11 @@ impl Cli {
             Command::Config(args) => config::run(&args),
             Command::Health(args) => health::run(&args),
             Command::Import(args) => import::run(&args),
+            Command::Export(args) => export::run(&args),
+            Command::Account(args) => account::run(&args),
+            Command::Transaction(args) => transaction::run(&args),
+            Command::Statement(args) => statement::run(&args),
+            Command::Head(args) => head::run(&args),
             Command::Topology(args) => topology::run(&args),
             Command::Stats(args) => stats::run(&args),
             Command::Top(args) => top::run(&args),

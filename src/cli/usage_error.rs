@@ -216,8 +216,8 @@ mod tests {
                 "there is no subcommand nonsense; see `tally --help`",
             ),
             (
-                "tally impot a.csv",
-                "there is no subcommand impot; did you mean import?; see `tally --help`",
+                "tally importt a.csv",
+                "there is no subcommand importt; did you mean import?; see `tally --help`",
             ),
             (
                 "tally circuit mode sometimes",

@@ -11,7 +11,10 @@ use std::{
 use clap::Args;
 use tally_journal::{BlockRun, Disk, JournalError, RealDisk};
 
-use super::exit::{self, Failure, fail};
+use super::{
+    exit::{self, Failure},
+    head::{ChainHead, chain_head},
+};
 use crate::{
     store::embedded::{self, DirectoryReport, OpenError},
     terminal::file_advice,
@@ -23,10 +26,16 @@ pub struct VerifyArgs {
     /// The data directory.
     #[arg(default_value = "./tally-data")]
     data: PathBuf,
+    /// A head that was kept earlier: the number of a block and its hash, as `tally head` and `tally verify` print them. The check fails
+    /// if the journal does not contain this block with this hash. Can be repeated.
+    #[arg(long, value_name = "BLOCK:HASH", value_parser = chain_head)]
+    expect: Vec<ChainHead>,
 }
 
 /// The remedy for a directory that is not sound.
 const REMEDY: &str = "not sound: nothing was changed; keep this directory for analysis, and restore a backup (docs/operations.md)";
+const OTHER_JOURNAL: &str = "not sound: this is not the journal from which an expected head was taken, or it was changed or cut since; keep this \
+     directory for analysis, and restore a backup from before that (docs/trust.md)";
 const DERIVED_FILES_DIFFER: &str = "not sound, but the journal is undamaged and no transaction is lost: stop the service, keep a copy of the checkpoints and \
      id files that differ, and remove them; a start makes them again from the journal (docs/operations.md)";
 
@@ -34,16 +43,39 @@ const DERIVED_FILES_DIFFER: &str = "not sound, but the journal is undamaged and 
 const FOREIGN_FILES_SHOWN_MAX: usize = 8;
 
 pub(super) fn run(args: &VerifyArgs) -> ExitCode {
-    if let Some(message) = fault(&args.data) {
-        return Failure::with_message(exit::IO, message).report();
+    if let Err(failure) = check_directory(&args.data) {
+        return failure.report();
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    match embedded::verify(&disk, &args.data) {
+    let blocks: Vec<u64> = args.expect.iter().map(|head| head.block).collect();
+    match embedded::verify_blocks(&disk, &args.data, &blocks) {
         Ok(report) => {
-            crate::terminal::write_stdout(format_args!("{}", text(&report)));
-            ExitCode::from(if report.is_sound() { 0 } else { exit::FAILED })
+            crate::terminal::write_stdout(format_args!("{}", text(&report, &args.expect)));
+            let is_sound = report.is_sound() && has_all(&report, &args.expect);
+            ExitCode::from(if is_sound { 0 } else { exit::FAILED })
         }
-        Err(error) => fail(exit_code(&error), &error),
+        Err(error) => Failure::from(error).report(),
+    }
+}
+
+/// Checks that `data` is a directory.
+pub(super) fn check_directory(data: &Path) -> Result<(), Failure> {
+    match fault(data) {
+        Some(message) => Err(Failure::with_message(exit::IO, message)),
+        None => Ok(()),
+    }
+}
+
+/// Returns whether the journal has all expected heads.
+fn has_all(report: &DirectoryReport, expected: &[ChainHead]) -> bool {
+    expected
+        .iter()
+        .all(|head| report.block_hashes.get(&head.block) == Some(&head.hash))
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Failure::new(exit_code(&error), &error)
     }
 }
 
@@ -84,7 +116,7 @@ const fn exit_code(error: &OpenError) -> u8 {
 }
 
 /// Returns the report as text: one fact per line, and the verdict in the last line.
-fn text(report: &DirectoryReport) -> String {
+fn text(report: &DirectoryReport, expected: &[ChainHead]) -> String {
     let mut lines = Lines::default();
     lines.add("blocks", report.journal.blocks);
     lines.add("bytes", report.journal.bytes);
@@ -98,6 +130,7 @@ fn text(report: &DirectoryReport) -> String {
     lines.add("transactions", format_args!("{}{counted}", report.last_sequence));
     lines.add("accounts", format_args!("{}{counted}", report.accounts));
     add_assets(&mut lines, report);
+    add_heads(&mut lines, report, expected);
     let last_stop = match (report.journal.clean, report.journal.marked) {
         (true, _) => "clean: the last block in the journal is the last one that was written",
         (false, true) => {
@@ -129,7 +162,7 @@ fn text(report: &DirectoryReport) -> String {
     }
     add_foreign_files(&mut lines, &report.foreign_files);
     let mut text = lines.0;
-    text.push_str(verdict(report));
+    text.push_str(verdict(report, expected));
     text.push('\n');
     text
 }
@@ -149,14 +182,16 @@ fn add_foreign_files(lines: &mut Lines, files: &[String]) {
 }
 
 /// Returns the last line: whether the directory is sound, and what to do if not.
-fn verdict(report: &DirectoryReport) -> &'static str {
+fn verdict(report: &DirectoryReport, expected: &[ChainHead]) -> &'static str {
     let only_derived_files_differ = report.journal.corruption.is_none()
         && !report.may_lack_blocks
         && report
             .assets
             .values()
             .all(|totals| totals.debits == totals.credits);
-    if report.is_sound() {
+    if report.is_sound() && !has_all(report, expected) {
+        OTHER_JOURNAL
+    } else if report.is_sound() {
         "sound"
     } else if only_derived_files_differ {
         DERIVED_FILES_DIFFER
@@ -182,6 +217,49 @@ fn add_assets(lines: &mut Lines, report: &DirectoryReport) {
                 amount(totals.credits)
             ),
         );
+    }
+}
+
+/// Adds the head of the journal if its end is known, and whether the journal has the expected heads.
+fn add_heads(lines: &mut Lines, report: &DirectoryReport, expected: &[ChainHead]) {
+    // After a damage, the hash of the end is not known for certain.
+    let end = report.journal.end.as_ref();
+    let last = end
+        .filter(|_| report.journal.corruption.is_none())
+        .map(|end| ChainHead {
+            block: end.last_block_sequence(),
+            hash: end.previous_hash,
+        });
+    if let Some(head) = last.filter(|head| head.block > 0) {
+        lines.add("head", head);
+    }
+    for head in expected {
+        match (report.block_hashes.get(&head.block), &last) {
+            (Some(found), _) if *found == head.hash => {
+                lines.add("expected", format_args!("block {} has this hash", head.block));
+            }
+            (Some(found), _) => lines.add(
+                "NOT EXPECTED",
+                format_args!(
+                    "block {} has the hash {found}, not {}: this block or a block before it was changed",
+                    head.block, head.hash
+                ),
+            ),
+            (None, Some(last)) if last.block < head.block => lines.add(
+                "NOT EXPECTED",
+                format_args!(
+                    "the journal ends at block {}, before the expected block {}: blocks are missing",
+                    last.block, head.block
+                ),
+            ),
+            (None, _) => lines.add(
+                "NOT EXPECTED",
+                format_args!(
+                    "the hash of block {} is unknown, because the journal is damaged before it",
+                    head.block
+                ),
+            ),
+        }
     }
 }
 

@@ -24,11 +24,13 @@ pub use self::{
 };
 use crate::proto::{
     Account, BatchCreateAccountsRequest, CreateAccountRequest, GetAccountRequest, GetBatchStatsRequest,
-    GetBatchStatsResponse, GetCircuitStatsRequest, GetCircuitStatsResponse, GetTopologyRequest,
-    GetTopologyResponse, GetTransactionRequest, ListAccountsRequest, ListAccountsResponse,
-    ProcessTransactionRequest, ProcessTransactionResponse, ProcessTransactionsRequest, Transaction,
-    TransactionResult, UpdateAccountRequest, account_service_client::AccountServiceClient,
-    engine_service_client::EngineServiceClient, transaction_service_client::TransactionServiceClient,
+    GetBatchStatsResponse, GetChainHeadRequest, GetChainHeadResponse, GetCircuitStatsRequest,
+    GetCircuitStatsResponse, GetTopologyRequest, GetTopologyResponse, GetTransactionRequest,
+    ListAccountEntriesRequest, ListAccountEntriesResponse, ListAccountsRequest, ListAccountsResponse,
+    ListTransactionsRequest, ListTransactionsResponse, ProcessTransactionRequest, ProcessTransactionResponse,
+    ProcessTransactionsRequest, Transaction, TransactionResult, UpdateAccountRequest,
+    account_service_client::AccountServiceClient, engine_service_client::EngineServiceClient,
+    transaction_service_client::TransactionServiceClient,
 };
 
 /// Maximum number of transactions in one [`Client::process_transactions`].
@@ -226,6 +228,45 @@ impl Client {
             ..ListAccountsRequest::default()
         };
         call!(self.accounts.list_accounts, request)
+    }
+
+    /// Reads an account as of a moment, or now; `None` if it does not exist, or did not exist then.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn get_account_as_of(&self, request: GetAccountRequest) -> Result<Option<Account>, CallError> {
+        let found = call!(self.accounts.get_account, request);
+        found_or_none(found).map(|response| response.and_then(|response| response.account))
+    }
+
+    /// Reads a page of the statement of an account.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn list_account_entries(
+        &self,
+        request: ListAccountEntriesRequest,
+    ) -> Result<ListAccountEntriesResponse, CallError> {
+        call!(self.accounts.list_account_entries, request)
+    }
+
+    /// Reads a page of the ledger in its order.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn list_transactions(
+        &self,
+        request: ListTransactionsRequest,
+    ) -> Result<ListTransactionsResponse, CallError> {
+        call!(self.transactions.list_transactions, request)
+    }
+
+    /// Reads the end of the journal.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn chain_head(&self) -> Result<GetChainHeadResponse, CallError> {
+        call!(self.transactions.get_chain_head, GetChainHeadRequest {})
     }
 
     /// Reads the statistics of the circuits.

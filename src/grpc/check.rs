@@ -5,7 +5,8 @@ use prost::Message;
 use tonic_types::{FieldViolation, StatusExt};
 
 use super::{
-    accounts::decode::to_update,
+    accounts::decode::{to_new_account, to_update},
+    fields::Violations,
     limits::TRANSACTION_BYTES_MAX,
     transactions::{
         decode::{self, Refusal},
@@ -13,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    proto::{ProcessTransactionRequest, UpdateAccountRequest},
+    proto::{CreateAccountRequest, ProcessTransactionRequest, UpdateAccountRequest},
     security::Scope,
 };
 
@@ -60,6 +61,16 @@ pub fn check_transaction(request: &ProcessTransactionRequest) -> Result<(), Inva
         // The default scope contains every id.
         Err(refusal @ Refusal::Foreign(_)) => Err(whole(tonic::Status::from(refusal).message().to_owned())),
     }
+}
+
+/// Checks the fields of an account to create.
+///
+/// # Errors
+/// As [`check_transaction`].
+pub fn check_account(request: &CreateAccountRequest) -> Result<(), InvalidField> {
+    let mut violations = Violations::default();
+    let _account = to_new_account(&mut violations, "account", request.account.clone());
+    violations.finish().map_err(first)
 }
 
 /// Checks the fields of an update of an account.

@@ -32,8 +32,10 @@ pub mod status;
 mod transactions;
 mod transport;
 
-pub use check::{InvalidField, check_transaction, check_update};
+pub use accounts::decode::is_never_updated;
+pub use check::{InvalidField, check_account, check_transaction, check_update};
 pub use error_counts::ErrorMetrics;
+pub use history::{Described, Describer};
 pub use introspection::{
     batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
     values::COMMENT_BYTES_MAX,

@@ -5,6 +5,7 @@ mod generated;
 mod history;
 mod holds;
 mod order;
+mod round_trip;
 
 use std::{
     fs,

@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod crash;
 mod examples;
+mod export;
 mod frozen_disk;
 mod fuzz;
 mod hostile;

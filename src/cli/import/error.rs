@@ -137,7 +137,7 @@ pub(super) enum ImportError {
     /// The number of rows and the number of answers differ: a bug.
     #[error(
         "the files have {rows} rows, but {transactions} transactions ({committed} committed, {replayed} replayed, {rejected} rejected) \
-         and {updates} updates were counted; this is a bug of tally"
+         and {updates} updates and accounts were counted; this is a bug of tally"
     )]
     Unaccounted {
         /// Rows in the files.
@@ -150,7 +150,7 @@ pub(super) enum ImportError {
         replayed: u64,
         /// Rejected.
         rejected: u64,
-        /// Applied and skipped updates.
+        /// Applied and skipped updates, and accounts.
         updates: u64,
     },
     /// Some transactions were rejected. The others are durable.

@@ -14,7 +14,7 @@ pub(super) enum Format {
     Auto,
     /// Comma-separated values with a header: posted transactions only.
     Csv,
-    /// One tally.v1.ProcessTransactionRequest or UpdateAccountRequest per line, as JSON.
+    /// One message of the API per line, as JSON: a transaction, an account, or an update of an account.
     Ndjson,
 }
 

@@ -10,7 +10,7 @@ use super::{
     ndjson::NdjsonRows,
     row::FileRow,
 };
-use crate::proto::{ProcessTransactionRequest, UpdateAccountRequest};
+use crate::proto::{Account, ProcessTransactionRequest, UpdateAccountRequest};
 
 /// The names of columns and kinds in a CSV file, each as on the command line: `NAME=NAME-IN-FILE`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ReadFile {
     pub rows: Vec<(u64, ProcessTransactionRequest)>,
     /// The updates of accounts with their lines.
     pub updates: Vec<(u64, UpdateAccountRequest)>,
+    /// The accounts to create with their lines.
+    pub accounts: Vec<(u64, Account)>,
     /// Number of header lines.
     pub headers: u64,
     /// Number of blank lines.
@@ -72,6 +74,7 @@ pub fn read_csv(bytes: &[u8], names: &Names) -> Result<ReadFile, Rejected> {
     Ok(ReadFile {
         rows,
         updates: Vec::new(),
+        accounts: Vec::new(),
         headers: 1,
         blank: csv.blank(),
     })
@@ -83,16 +86,18 @@ pub fn read_csv(bytes: &[u8], names: &Names) -> Result<ReadFile, Rejected> {
 /// [`Rejected`].
 pub fn read_ndjson(bytes: &[u8]) -> Result<ReadFile, Rejected> {
     let mut ndjson = NdjsonRows::new(bytes);
-    let (mut rows, mut updates) = (Vec::new(), Vec::new());
+    let (mut rows, mut updates, mut accounts) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(row) = ndjson.next().map_err(rejected)? {
         match row {
             FileRow::Transaction(row) => rows.push((row.line, row.transaction)),
             FileRow::Update(row) => updates.push((row.line, row.request)),
+            FileRow::Account(row) => accounts.push((row.line, row.account)),
         }
     }
     Ok(ReadFile {
         rows,
         updates,
+        accounts,
         headers: 0,
         blank: ndjson.blank(),
     })

@@ -13,6 +13,7 @@ mod cells;
 mod csv;
 mod encoding;
 mod error;
+mod exported;
 mod fields;
 mod format;
 pub mod fuzzing;
@@ -89,7 +90,8 @@ pub struct ImportArgs {
     ///
     /// NDJSON has one tally.v1.ProcessTransactionRequest per line, in the JSON form of proto3: a posted transaction, a hold, a
     /// transaction that posts or voids a hold, or a reversal. A line with the fields account and update_mask is a
-    /// tally.v1.UpdateAccountRequest.
+    /// tally.v1.UpdateAccountRequest, and a line with account alone is a tally.v1.CreateAccountRequest. A line with committed is a
+    /// tally.v1.Transaction of `tally export`.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Format of the files.
@@ -348,7 +350,7 @@ fn settle(read: LineCounts, summary: &mut Summary) -> Result<(), ImportError> {
         committed: summary.committed,
         replayed: summary.replayed,
         rejected: summary.rejected,
-        updates: summary.updates(),
+        updates: summary.updates() + summary.accounts,
     })
 }
 

@@ -1,5 +1,7 @@
-//! Reads NDJSON: one message in each line, in the JSON form that proto3 defines. A line with the field `account` or `update_mask` is a
-//! `tally.v1.UpdateAccountRequest`. Every other line is a `tally.v1.ProcessTransactionRequest`. The two messages have no field in common.
+//! Reads NDJSON: one message in each line, in the JSON form that proto3 defines. A line with the field `update_mask` is a
+//! `tally.v1.UpdateAccountRequest`, a line with `account` and without `update_mask` a `tally.v1.CreateAccountRequest`, and a line with
+//! `committed` a `tally.v1.Transaction`, as `tally export` writes it. Every other line is a `tally.v1.ProcessTransactionRequest`, which has
+//! none of these fields.
 //!
 //! Field names may be `transactionId` or `transaction_id`, 64-bit numbers may be strings or numbers, and times follow RFC 3339.
 //! An unknown field is an error, because ignoring a misspelt field could lose money. A repeated field is an error at any depth
@@ -13,21 +15,27 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use tally_ledger::TRANSFERS_MAX;
 
 use super::{
+    exported::request_of,
     lines::{Lines, ReadError},
-    row::{FileRow, Flaw, Row, UpdateRow},
+    row::{AccountRow, FileRow, Flaw, Row, UpdateRow},
 };
 use crate::{
-    grpc::{InvalidField, check_transaction, check_update},
+    grpc::{InvalidField, check_account, check_transaction, check_update},
     json::{self, JsonError},
-    proto::{ProcessTransactionRequest, TransactionPhase, UpdateAccountRequest, transfer::Amount},
+    proto::{
+        CreateAccountRequest, ProcessTransactionRequest, Transaction, TransactionPhase, UpdateAccountRequest,
+        transfer::Amount,
+    },
 };
 
 /// The message of a line with a transaction.
 const TRANSACTION: &str = "ProcessTransactionRequest";
 /// The message of a line with an update.
 const UPDATE: &str = "UpdateAccountRequest";
-/// The fields of [`UPDATE`].
-const UPDATE_FIELDS: [&str; 3] = ["account", "update_mask", "updateMask"];
+/// The message of a line with an account.
+const ACCOUNT: &str = "CreateAccountRequest";
+/// The message of a line with a transaction of an export.
+const EXPORTED: &str = "Transaction";
 
 /// The transactions and updates of a file.
 #[derive(Debug)]
@@ -35,8 +43,16 @@ pub(super) struct NdjsonRows<R> {
     lines: Lines<R>,
 }
 
-/// Finds out whether a JSON object has a field of [`UPDATE`]. The fields before a syntax error count, too.
-struct IsUpdate<'a>(&'a mut bool);
+/// The fields that tell which message a line is.
+#[derive(Default)]
+struct Fields {
+    account: bool,
+    update_mask: bool,
+    committed: bool,
+}
+
+/// Finds the fields of a JSON object. Those before a syntax error count, too.
+struct FindFields<'a>(&'a mut Fields);
 
 // ===== impl NdjsonRows =====
 
@@ -67,9 +83,9 @@ impl<R: BufRead> NdjsonRows<R> {
     }
 }
 
-// ===== impl IsUpdate =====
+// ===== impl FindFields =====
 
-impl<'de> Visitor<'de> for IsUpdate<'_> {
+impl<'de> Visitor<'de> for FindFields<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,7 +94,12 @@ impl<'de> Visitor<'de> for IsUpdate<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         while let Some(key) = members.next_key::<String>()? {
-            *self.0 |= UPDATE_FIELDS.contains(&key.as_str());
+            match key.as_str() {
+                "account" => self.0.account = true,
+                "update_mask" | "updateMask" => self.0.update_mask = true,
+                "committed" => self.0.committed = true,
+                _ => {}
+            }
             members.next_value::<IgnoredAny>()?;
         }
         Ok(())
@@ -95,25 +116,52 @@ fn parse(line: u64, text: &str) -> Result<FileRow, Flaw> {
             Ok(FileRow::Transaction(Row { line, transaction }))
         }
         // Only a line that is not a transaction is read again, so transactions cost nothing more.
-        Err(_) if is_update(text) => {
-            let request: UpdateAccountRequest = message(UPDATE, text)?;
-            let id = request.account.as_ref().map_or("", |account| &account.id);
-            if let Some(flaw) = Flaw::check_id("field account.id", id) {
-                return Err(flaw);
-            }
-            check_update(&request).map_err(invalid)?;
-            Ok(FileRow::Update(UpdateRow { line, request }))
-        }
-        Err(flaw) => Err(flaw),
+        Err(flaw) => match fields(text) {
+            Fields {
+                update_mask: true, ..
+            } => update(line, text),
+            Fields { account: true, .. } => account(line, text),
+            Fields { committed: true, .. } => exported(line, text),
+            Fields { .. } => Err(flaw),
+        },
     }
 }
 
-fn is_update(text: &str) -> bool {
-    let mut is_update = false;
+fn update(line: u64, text: &str) -> Result<FileRow, Flaw> {
+    let request: UpdateAccountRequest = message(UPDATE, text)?;
+    let id = request.account.as_ref().map_or("", |account| &account.id);
+    if let Some(flaw) = Flaw::check_id("field account.id", id) {
+        return Err(flaw);
+    }
+    check_update(&request).map_err(invalid)?;
+    Ok(FileRow::Update(UpdateRow { line, request }))
+}
+
+fn account(line: u64, text: &str) -> Result<FileRow, Flaw> {
+    let request: CreateAccountRequest = message(ACCOUNT, text)?;
+    let id = request.account.as_ref().map_or("", |account| &account.id);
+    if let Some(flaw) = Flaw::check_id("field account.id", id) {
+        return Err(flaw);
+    }
+    check_account(&request).map_err(invalid)?;
+    let account = request.account.unwrap_or_default();
+    Ok(FileRow::Account(AccountRow { line, account }))
+}
+
+fn exported(line: u64, text: &str) -> Result<FileRow, Flaw> {
+    let transaction: Transaction = message(EXPORTED, text)?;
+    let transaction = request_of(transaction)?;
+    check_ids(&transaction)?;
+    check_transaction(&transaction).map_err(invalid)?;
+    Ok(FileRow::Transaction(Row { line, transaction }))
+}
+
+fn fields(text: &str) -> Fields {
+    let mut fields = Fields::default();
     let mut json = serde_json::Deserializer::from_str(text);
     // The result does not matter, because the text is read again.
-    let _ = json.deserialize_map(IsUpdate(&mut is_update));
-    is_update
+    let _ = json.deserialize_map(FindFields(&mut fields));
+    fields
 }
 
 fn message<M: Message + Default>(name: &str, text: &str) -> Result<M, Flaw> {
@@ -264,7 +312,7 @@ mod tests {
     fn read(text: &str) -> Result<Vec<Row>, ReadError> {
         let transaction = |row| match row {
             FileRow::Transaction(row) => row,
-            FileRow::Update(row) => panic!("{row:?}"),
+            other @ (FileRow::Update(_) | FileRow::Account(_)) => panic!("{other:?}"),
         };
         Ok(read_all(text)?.into_iter().map(transaction).collect())
     }
@@ -310,9 +358,10 @@ mod tests {
         for (line, expected) in [
             (
                 format!(r#"{{{account},"transactionId":"t1"}}"#),
-                r#"a field name is "transactionId", expected a field of the JSON form of tally.v1.UpdateAccountRequest"#,
+                r#"a field name is "transactionId", expected a field of the JSON form of tally.v1.CreateAccountRequest"#,
             ),
-            (format!("{{{account}}}"), "field update_mask: must name at least one of "),
+            // Without a mask, it is an account to create.
+            (format!("{{{account}}}"), "field account.asset: "),
             (
                 format!(r#"{{{account},"updateMask":"status,balance"}}"#),
                 r#"field update_mask: "balance" can't be updated, possible are "#,

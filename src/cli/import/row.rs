@@ -1,11 +1,11 @@
-//! Types that all file formats share: a transaction or an update of an account with its line number, and an error in a line.
+//! Types that all file formats share: a transaction, an account or an update of an account with its line number, and an error in a line.
 
 use std::{fmt, path::PathBuf};
 
 use tally_ledger::id::check_id;
 use thiserror::Error;
 
-use crate::proto::{ProcessTransactionRequest, UpdateAccountRequest};
+use crate::proto::{Account, ProcessTransactionRequest, UpdateAccountRequest};
 
 /// Maximum number of characters of a wrong value that an error shows.
 const SHOWN_CHARS_MAX: usize = 80;
@@ -28,6 +28,15 @@ pub(super) struct UpdateRow {
     pub(super) request: UpdateAccountRequest,
 }
 
+/// An account to create and its line.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct AccountRow {
+    /// The line of the file, from 1.
+    pub(super) line: u64,
+    /// The account.
+    pub(super) account: Account,
+}
+
 /// A line of a file that is not blank and not a header.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum FileRow {
@@ -35,6 +44,8 @@ pub(super) enum FileRow {
     Transaction(Row),
     /// An update of an account.
     Update(UpdateRow),
+    /// An account to create.
+    Account(AccountRow),
 }
 
 /// A wrong value in a row.
@@ -65,7 +76,7 @@ pub(super) struct LineCounts {
     pub(super) headers: u64,
     /// Blank lines.
     pub(super) blank: u64,
-    /// Lines with a transaction or an update that was handed over to be sent.
+    /// Lines with a transaction, an account or an update that was handed over to be sent.
     pub(super) rows: u64,
 }
 
@@ -104,6 +115,7 @@ impl FileRow {
         match self {
             FileRow::Transaction(row) => row.line,
             FileRow::Update(row) => row.line,
+            FileRow::Account(row) => row.line,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     rejects::Rejects,
     resumption::{Parts, Resumption, has_values},
     row::LineCounts,
-    source::{Batch, Content, Pending, ReadAhead, Update, read_ahead},
+    source::{Accounts, Batch, Content, Pending, ReadAhead, Update, read_ahead},
     summary::Summary,
     unrecorded::Unrecorded,
     waits::Waits,
@@ -80,6 +80,7 @@ impl<'a> Sender<'a> {
             match part.content {
                 Content::Batch(batch) => self.send_batch(&batch, summary).await?,
                 Content::Update(update) => self.send_update(*update, &mut parts, summary).await?,
+                Content::Accounts(accounts) => self.send_accounts(accounts, summary).await?,
             }
             self.waits.answered();
             progress.set_position(part.bytes_read);
@@ -149,6 +150,24 @@ impl<'a> Sender<'a> {
             .into_iter()
             .filter_map(|held_back| held_back.or_else(|| answered.next()));
         Ok(results.collect())
+    }
+
+    /// Creates accounts. Those that exist with the same content stay as they are.
+    async fn send_accounts(&mut self, accounts: Accounts, summary: &mut Summary) -> Result<(), ImportError> {
+        let Accounts { file, rows } = accounts;
+        let line = rows.first().map_or(0, |row| row.line);
+        let last = rows.last().map_or(0, |row| row.line);
+        let count = rows.len() as u64;
+        let accounts = rows.into_iter().map(|row| row.account).collect();
+        let call = self.client.batch_create_accounts(accounts);
+        let created: Result<_, CallError> = self.waits.answer(self.give_up_after, call).await;
+        created.map_err(|source| ImportError::Accounts {
+            file: file.to_path_buf(),
+            line,
+            source,
+        })?;
+        summary.count_accounts(&file, last, count);
+        Ok(())
     }
 
     /// Sends an update, if no earlier import has applied it. `parts` are the parts after the update.

@@ -1,4 +1,4 @@
-//! Reads files on a separate thread and splits them into parts: batches of transactions, and updates of accounts.
+//! Reads files on a separate thread and splits them into parts: batches of transactions, accounts, and updates of accounts.
 //!
 //! A transaction that names another one of its batch begins a new batch. So the import knows whether the service has recorded a hold
 //! before it sends what posts the hold.
@@ -21,9 +21,11 @@ use super::{
     lines::ReadError,
     mapping::Mapping,
     ndjson::NdjsonRows,
-    row::{FileRow, LineCounts, Row, RowError, UpdateRow},
+    row::{AccountRow, FileRow, LineCounts, Row, RowError, UpdateRow},
     source_error::SourceError,
 };
+
+use crate::client::CREATE_ACCOUNTS_MAX;
 
 /// A batch ends early when its transactions exceed this size in bytes, because a message has at most 16 MiB.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -61,6 +63,15 @@ pub(super) struct Update {
     pub(super) row: UpdateRow,
 }
 
+/// Accounts of one file that are created together.
+#[derive(Debug)]
+pub(super) struct Accounts {
+    /// The file.
+    pub(super) file: Arc<Path>,
+    /// In the order of the file, at least one, at most [`CREATE_ACCOUNTS_MAX`].
+    pub(super) rows: Vec<AccountRow>,
+}
+
 /// What is sent with one call, or updates one account.
 #[derive(Debug)]
 pub(super) enum Content {
@@ -68,6 +79,8 @@ pub(super) enum Content {
     Batch(Batch),
     /// An update.
     Update(Box<Update>),
+    /// Accounts.
+    Accounts(Accounts),
 }
 
 /// A part of a file.
@@ -238,7 +251,7 @@ impl Source {
         })
     }
 
-    /// Reads the next part: an update, or a batch of up to `rows_max` transactions; `None` at the end. An error in a row discards its
+    /// Reads the next part: an update, some accounts, or a batch of up to `rows_max` transactions; `None` at the end. An error in a row discards its
     /// whole batch.
     ///
     /// # Errors
@@ -249,6 +262,10 @@ impl Source {
         let (rows, unsent_from) = match &content {
             None => (0, first_line),
             Some(Content::Update(update)) => (1, update.row.line),
+            Some(Content::Accounts(accounts)) => (
+                accounts.rows.len() as u64,
+                accounts.rows.first().map_or(first_line, |row| row.line),
+            ),
             Some(Content::Batch(batch)) => (
                 batch.rows.len() as u64,
                 batch.rows.first().map_or(first_line, |row| row.line),
@@ -294,8 +311,9 @@ impl Source {
                 Some(FileRow::Update(row)) if rows.is_empty() => {
                     return Ok((Some(Content::Update(Box::new(Update { file, row }))), false));
                 }
-                Some(update @ FileRow::Update(_)) => {
-                    self.carried = Some(update);
+                Some(FileRow::Account(row)) if rows.is_empty() => return self.read_accounts(row),
+                Some(other @ (FileRow::Update(_) | FileRow::Account(_))) => {
+                    self.carried = Some(other);
                     break;
                 }
                 Some(FileRow::Transaction(row)) => row,
@@ -309,6 +327,26 @@ impl Source {
         }
         let batch = (!rows.is_empty()).then_some(Content::Batch(Batch { file, rows }));
         Ok((batch, is_end))
+    }
+
+    /// Reads the accounts that follow the account `first`. Returns them all, and whether the file has ended.
+    fn read_accounts(&mut self, first: AccountRow) -> Result<(Option<Content>, bool), SourceError> {
+        let unsent_from = Some(first.line);
+        let (file, mut rows, mut is_end) = (Arc::clone(&self.file), vec![first], false);
+        while rows.len() < CREATE_ACCOUNTS_MAX {
+            match self.next().map_err(|error| error.unsent_from(unsent_from))? {
+                None => {
+                    is_end = true;
+                    break;
+                }
+                Some(FileRow::Account(row)) => rows.push(row),
+                Some(other @ (FileRow::Update(_) | FileRow::Transaction(_))) => {
+                    self.carried = Some(other);
+                    break;
+                }
+            }
+        }
+        Ok((Some(Content::Accounts(Accounts { file, rows })), is_end))
     }
 
     /// Returns the line counts so far.

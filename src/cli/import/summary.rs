@@ -29,7 +29,7 @@ pub(super) const OTHER: &str = "OTHER";
 /// The result of an import, or its state so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
-    /// Lines of the files: headers, blank lines, transactions and updates. `None` unless all files were read to their ends; the same
+    /// Lines of the files: headers, blank lines, transactions, accounts and updates. `None` unless all files were read to their ends; the same
     /// holds for the next two counts.
     pub(super) lines: Option<u64>,
     /// Header lines.
@@ -55,6 +55,8 @@ pub(super) struct Summary {
     pub(super) rejects_file: Option<String>,
     /// Created accounts.
     pub(super) accounts_created: u64,
+    /// Accounts of the files. They exist now.
+    pub(super) accounts: u64,
     /// Updates of accounts that the service has applied during this import.
     pub(super) updates_applied: u64,
     /// Updates of accounts that an earlier import had applied.
@@ -165,6 +167,12 @@ impl Summary {
         self.answered_through = Some(Place::new(file, line));
     }
 
+    /// Counts accounts of a file, which exist now. `line` is that of the last one.
+    pub(super) fn count_accounts(&mut self, file: &Path, line: u64, count: u64) {
+        self.accounts += count;
+        self.answered_through = Some(Place::new(file, line));
+    }
+
     /// Returns the number of counted updates.
     pub(super) const fn updates(&self) -> u64 {
         self.updates_applied + self.updates_skipped
@@ -172,7 +180,7 @@ impl Summary {
 
     /// Returns whether any row was counted.
     pub(super) const fn has_answers(&self) -> bool {
-        self.transactions + self.updates() > 0
+        self.transactions + self.updates() + self.accounts > 0
     }
 
     /// Stores the line counts, and returns whether every row was answered and counted exactly once.
@@ -180,7 +188,7 @@ impl Summary {
         self.lines = Some(read.lines());
         self.header_lines = Some(read.headers);
         self.blank_lines = Some(read.blank);
-        read.rows == self.transactions + self.updates()
+        read.rows == self.transactions + self.updates() + self.accounts
             && self.transactions == self.committed + self.replayed + self.rejected
     }
 
@@ -276,6 +284,9 @@ impl Summary {
             rows.push(("blank lines".to_owned(), blank.to_string()));
         }
         rows.push(("accounts created".to_owned(), self.accounts_created.to_string()));
+        if self.accounts > 0 {
+            rows.push(("accounts".to_owned(), self.accounts.to_string()));
+        }
         if self.updates() > 0 {
             rows.push(("updates applied".to_owned(), self.updates_applied.to_string()));
             rows.push(("updates skipped".to_owned(), self.updates_skipped.to_string()));

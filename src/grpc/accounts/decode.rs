@@ -290,6 +290,12 @@ pub(crate) fn etag_of(revision: u64) -> String {
     format!("r{revision:x}")
 }
 
+/// Returns whether an account with this etag was never updated: whether it has the terms with which it was created.
+#[must_use]
+pub fn is_never_updated(etag: &str) -> bool {
+    revision_of(etag) == Some(0)
+}
+
 /// Returns the revision of an etag, or `None` if the etag does not come from [`etag_of`].
 fn revision_of(etag: &str) -> Option<u64> {
     let digits = etag.strip_prefix('r')?;

@@ -1,6 +1,7 @@
 //! The calls that read the past: statements, the ledger in its order, accounts as they were, and the end of the journal.
 
 mod batch;
+mod describe;
 mod entries;
 mod event;
 mod feed;
@@ -11,6 +12,7 @@ mod range;
 mod transactions;
 mod watch;
 
+pub use describe::{Described, Describer};
 pub(crate) use entries::{entries_page, list_entries};
 pub(crate) use feed::Feed;
 pub(crate) use head::{Blocks, chain_head};

@@ -484,6 +484,11 @@ impl AccountIds {
         AccountIds(ids)
     }
 
+    /// Adds an account.
+    pub(crate) fn insert(&mut self, account: AccountIndex, id: String) {
+        self.0.insert(account, id.into());
+    }
+
     /// Returns the id of an account, which was read before.
     pub(crate) fn get(&self, account: AccountIndex) -> &str {
         self.0.get(&account).map_or("", |id| id)

@@ -5,7 +5,7 @@
 //! - [`open`] makes a `JournaledLedger` from the newest checkpoint and the blocks after the checkpoint.
 //! - The thread AUX, which does maintenance, writes [`checkpoint`]s and [id files](id_files). With them, [`open`] need
 //!   not read the whole journal, and takes seconds instead of hours.
-//! - [`verify`] checks a whole data directory.
+//! - [`verify`] checks a whole data directory, and [`StoppedDirectory`] reads all of its records.
 //!
 //! Checkpoints and id files can be made again from the journal.
 
@@ -23,6 +23,7 @@ mod record;
 mod record_log;
 mod record_reader;
 mod replay;
+mod stopped;
 mod verify;
 
 pub use error::{OpenError, RecordError};
@@ -32,4 +33,5 @@ pub use journaled_ledger::{Candidates, JournaledLedger};
 pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
 pub use point::{DurablePoint, OrderPoint, SealedBlock};
 pub use record_reader::{FoundRecord, RecordReader};
-pub use verify::{AssetTotals, DIFFERENCES_MAX, DirectoryReport, verify};
+pub use stopped::StoppedDirectory;
+pub use verify::{AssetTotals, DIFFERENCES_MAX, DirectoryReport, verify, verify_blocks};

@@ -1,9 +1,11 @@
 //! Verifies a data directory: all blocks of the journal, and all checkpoints and id files, which are made from the
 //! blocks.
 
-use std::{collections::BTreeMap, fmt::Display, path::Path, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, fmt::Display, path::Path, sync::Arc};
 
-use tally_journal::{self as journal, ChainPoint, ChunkedFiles, Disk, Journal, Position};
+use tally_journal::{
+    self as journal, BlockHash, ChainPoint, ChunkedFiles, Disk, Journal, JournalError, Position, ScanError,
+};
 use tally_ledger::{AccountIndex, AccountSnapshot, Balances, HoldTable, Ledger, tag_index::TagIndex};
 
 use super::{
@@ -38,6 +40,9 @@ pub struct DirectoryReport {
     /// Whether one of the differences may mean that the journal lacks blocks at its end. If it is false and the journal is
     /// undamaged, only checkpoints and id files differ, and the journal has every transaction.
     pub may_lack_blocks: bool,
+    /// The hashes of the blocks that the caller asked for, by the number of the block. A block that the journal does not have, or that
+    /// is after a damage, is absent.
+    pub block_hashes: BTreeMap<u64, BlockHash>,
 }
 
 /// The sum of the posted debits and the sum of the posted credits of all accounts with one asset, in minor units. A sum
@@ -94,6 +99,14 @@ pub const DIFFERENCES_MAX: usize = 16;
 /// disk can't be read. [`DirectoryReport::journal`] reports damage with which a service would not start. The rest of the report
 /// then describes the ledger at the end of the last whole block before the damage.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenError> {
+    verify_blocks(disk, dir, &[])
+}
+
+/// Verifies the data directory `dir` as [`verify`] does, and reports the hashes of these `blocks`, which are numbered from 1.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_blocks(disk: &Arc<dyn Disk>, dir: &Path, blocks: &[u64]) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
     let seed = journal.directory().hash_seed();
     let mut report = DirectoryReport {
@@ -104,6 +117,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         differences: Vec::new(),
         foreign_files: foreign_files(&**disk, dir)?,
         may_lack_blocks: false,
+        block_hashes: block_hashes(&journal, blocks)?,
     };
     let (Some(end), None) = (report.journal.end, &report.journal.corruption) else {
         let before_damage = replay_before_damage(&journal, LoadedCheckpoint::empty(journal.start(), seed))?;
@@ -147,6 +161,32 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
         report.differ(&format!("id file {number}"), difference);
     }
     Ok(report)
+}
+
+/// Returns the hashes of `blocks`, up to the first damage.
+fn block_hashes(journal: &Journal, blocks: &[u64]) -> Result<BTreeMap<u64, BlockHash>, OpenError> {
+    let mut hashes = BTreeMap::new();
+    if blocks.is_empty() {
+        return Ok(hashes);
+    }
+    let mut note = |number: u64, hash: BlockHash| {
+        if blocks.contains(&number) {
+            hashes.insert(number, hash);
+        }
+    };
+    let scanned = journal.scan(journal.start(), 0, |header, _, _| -> Result<(), Infallible> {
+        // A block contains the hash of the block before it, and the scan has compared the two.
+        note(header.block_sequence - 1, header.previous_hash);
+        Ok(())
+    });
+    match scanned {
+        Ok(tail) => note(tail.end.last_block_sequence(), tail.end.previous_hash),
+        // The report on the journal describes the damage.
+        Err(ScanError::Store(JournalError::Corrupt(_))) => {}
+        Err(ScanError::Store(error)) => return Err(error.into()),
+        Err(ScanError::Visitor(never)) => match never {},
+    }
+    Ok(hashes)
 }
 
 fn ledger_from(journal: &Journal, checkpoint: LoadedCheckpoint) -> Result<Replay, OpenError> {

@@ -4,12 +4,16 @@
 
 use std::{fs, path::Path, process::Command};
 
+use tally::proto::{Account, BalanceRule, ProcessTransactionRequest, TransactionPhase};
 use trycmd::TestCases;
 
 use crate::{
     security::{READ, WRITE, authority::Authority, token_lines, with_tokens},
     store::process::{damage_blocks, small_segments},
-    support::server::{BINARY, ServerOptions, TestServer},
+    support::{
+        in_process::{account, transaction, transfer},
+        server::{BINARY, ServerOptions, TestServer},
+    },
 };
 
 /// An endpoint at which nothing listens: port 1 is reserved for a protocol that is no longer in use.
@@ -126,6 +130,45 @@ const HOLDS: [&str; 7] = [
     r#"{"transactionId":"h5","transfers":[{"debitAccountId":"shop","creditAccountId":"bank","minorUnits":"1"}]}"#,
     r#"{"transactionId":"h6","transfers":[{"debitAccountId":"bank","creditAccountId":"shop","minorUnits":"1"}]}"#,
 ];
+
+/// A service with a payment, a hold that is posted in two parts, and a rejection.
+#[tokio::test]
+async fn with_a_ledger() {
+    let server = TestServer::start();
+    let client = server.client().await;
+    let limited = |id: &str| Account {
+        balance_rule: BalanceRule::CreditBalance.into(),
+        metadata: [("name".to_owned(), format!("{id}'s"))].into(),
+        ..account(id)
+    };
+    let accounts = vec![account("bank"), limited("alice"), limited("shop")];
+    client.batch_create_accounts(accounts).await.unwrap();
+    let pay =
+        |id: &str, debit: &str, credit: &str, units| transaction(id, vec![transfer(debit, credit, units)]);
+    let of_hold = |request: ProcessTransactionRequest, keep_remaining| ProcessTransactionRequest {
+        phase: TransactionPhase::PostPending.into(),
+        pending_transaction_id: "hold".to_owned(),
+        keep_remaining,
+        ..request
+    };
+    let hold = ProcessTransactionRequest {
+        phase: TransactionPhase::Pending.into(),
+        ..pay("hold", "alice", "shop", 60)
+    };
+    for request in [
+        pay("pay", "bank", "alice", 100),
+        hold,
+        of_hold(pay("capture", "alice", "shop", 25), true),
+        of_hold(transaction("rest", Vec::new()), false),
+    ] {
+        client.process_transaction(request).await.unwrap();
+    }
+    let rejected = client
+        .process_transaction(pay("too-much", "alice", "shop", 500))
+        .await;
+    assert!(rejected.is_err());
+    cases("ledger", &server.endpoint()).run();
+}
 
 #[test]
 fn imports() {

@@ -91,6 +91,20 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     .iter()
     .map(|text| text.as_bytes().to_vec())
     .collect();
+    seeds.push(
+        concat!(
+            r#"n{"account":{"id":"a","asset":"EUR","metadata":{"k":"v"}}}"#,
+            "\n",
+            r#"{"transaction_id":"t","phase":"TRANSACTION_PHASE_PENDING","transfers":[{"debit_account_id":"a","#,
+            r#""credit_account_id":"b","minor_units":"9","amount_rule":"AMOUNT_RULE_UP_TO_DEBIT_AVAILABLE"}],"#,
+            r#""committed":{"sequence":"1","moved_amounts":[{"minor_units":"4"}]}}"#,
+            "\n",
+            r#"{"phase":"TRANSACTION_PHASE_EXPIRE_PENDING","pending_transaction_id":"t","committed":{"sequence":"2"}}"#,
+            "\n"
+        )
+        .as_bytes()
+        .to_vec(),
+    );
     seeds.push(b"c\0\0\0\x1f\x8b\x08\n".to_vec());
     seeds
 }
@@ -113,7 +127,10 @@ fn compare(file: &[u8], ours: &Result<ReadFile, Rejected>, theirs: Option<&Rows>
     match (ours, theirs) {
         (Ok(ours), Some((rows, blank))) => {
             assert_eq!(&ours.rows, rows);
-            assert!(ours.updates.is_empty(), "CSV contains posted transactions only");
+            assert!(
+                ours.updates.is_empty() && ours.accounts.is_empty(),
+                "CSV contains posted transactions only"
+            );
             assert_eq!((ours.headers, ours.blank), (headers, *blank));
             assert_accounted(file, ours);
         }
@@ -129,7 +146,7 @@ fn line_count(file: &[u8]) -> u64 {
 }
 
 fn assert_accounted(file: &[u8], read: &ReadFile) {
-    let rows = (read.rows.len() + read.updates.len()) as u64;
+    let rows = (read.rows.len() + read.updates.len() + read.accounts.len()) as u64;
     assert_eq!(read.headers + read.blank + rows, line_count(file));
 }
 
@@ -448,12 +465,23 @@ fn check_ndjson(file: &[u8]) {
     let (lines, blank) = naive_lines(file).expect("the import has accepted the lines");
     assert_eq!(ours.blank, blank);
     let (mut rows, mut updates) = (ours.rows.iter(), ours.updates.iter());
-    for (line, text) in lines {
-        let value: Value = serde_json::from_str(text).expect("JSON");
-        let is_update = ["account", "updateMask", "update_mask"]
-            .iter()
-            .any(|name| value.get(name).is_some());
-        if is_update {
+    let mut accounts = ours.accounts.iter();
+    for (line, json) in lines {
+        let value: Value = serde_json::from_str(json).expect("JSON");
+        let has = |names: &[&str]| names.iter().any(|name| value.get(name).is_some());
+        if has(&["committed"]) {
+            // A transaction of an export.
+            let (row_line, transaction) = rows.next().expect("a transaction");
+            assert_eq!(*row_line, line);
+            assert_same_exported(transaction, &value);
+        } else if has(&["account"]) && !has(&["updateMask", "update_mask"]) {
+            let (row_line, account) = accounts.next().expect("an account");
+            assert_eq!(*row_line, line);
+            let theirs = field(&value, "account", "account").expect("an account");
+            assert_eq!(account.id, text(theirs, "id", "id"));
+            assert_eq!(account.asset, text(theirs, "asset", "asset"));
+            assert_eq!(account.metadata, texts(theirs, "metadata"));
+        } else if has(&["account", "updateMask", "update_mask"]) {
             let (row_line, update) = updates.next().expect("an update");
             assert_eq!(*row_line, line);
             assert_same_update(update, &value);
@@ -469,7 +497,7 @@ fn check_ndjson(file: &[u8]) {
             assert_eq!(&again.rows[0].1, transaction, "{written}");
         }
     }
-    assert!(rows.next().is_none() && updates.next().is_none());
+    assert!(rows.next().is_none() && updates.next().is_none() && accounts.next().is_none());
 }
 
 /// Returns a field of a message, by either of its names. `None` if it is absent or null.
@@ -498,6 +526,23 @@ fn texts(message: &Value, name: &str) -> BTreeMap<String, String> {
         .flatten()
         .map(|(key, value)| (key.clone(), value.as_str().expect("text").to_owned()))
         .collect()
+}
+
+fn assert_same_exported(transaction: &ProcessTransactionRequest, value: &Value) {
+    let id = text(value, "transactionId", "transaction_id");
+    // Only an expiry has no id.
+    assert!(transaction.transaction_id == id || id.is_empty());
+    assert_eq!(
+        transaction.pending_transaction_id,
+        text(value, "pendingTransactionId", "pending_transaction_id")
+    );
+    assert_eq!(transaction.metadata, texts(value, "metadata"));
+    assert!(transaction.pending_timeout.is_none());
+    let transfers = field(value, "transfers", "transfers").and_then(Value::as_array);
+    assert_eq!(transaction.transfers.len(), transfers.map_or(0, Vec::len));
+    let written = to_json_line("ProcessTransactionRequest", transaction).expect("JSON");
+    let again = read_ndjson(written.as_bytes()).expect("the import reads what it writes");
+    assert_eq!(&again.rows[0].1, transaction, "{written}");
 }
 
 fn assert_same_update(update: &UpdateAccountRequest, value: &Value) {

@@ -28,7 +28,7 @@ use crate::support::{
 /// Number of histories in a test.
 const HISTORIES: u64 = 10;
 /// Number of lines of a history.
-const LINES: usize = 600;
+pub(super) const LINES: usize = 600;
 /// The time of the wall clock at the start, in seconds since the Unix epoch.
 const START: u64 = 1_700_000_000;
 const HOUR: u64 = 3600;
@@ -80,8 +80,8 @@ const FEATURES: [&str; 42] = [
 ];
 
 /// Histories, and the files to which their lines are written.
-struct Histories {
-    histories: Vec<History>,
+pub(super) struct Histories {
+    pub(super) histories: Vec<History>,
     dir: tempfile::TempDir,
     /// The lines of each history that are in its file.
     written: Vec<Range<usize>>,
@@ -90,7 +90,7 @@ struct Histories {
 // ===== impl Histories =====
 
 impl Histories {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let first = std::env::var("TALLY_TEST_SEED").map_or(1, |seed| seed.parse().expect("a number"));
         let seeds = first..first + HISTORIES;
         let histories: Vec<_> = seeds
@@ -103,7 +103,7 @@ impl Histories {
         }
     }
 
-    async fn create_accounts(&self, client: &Client) {
+    pub(super) async fn create_accounts(&self, client: &Client) {
         for history in &self.histories {
             client
                 .batch_create_accounts(history.accounts_before())
@@ -117,7 +117,7 @@ impl Histories {
     }
 
     /// Writes the first `total` lines of all histories. The files of the others are empty.
-    fn write(&mut self, total: usize) {
+    pub(super) fn write(&mut self, total: usize) {
         let mut left = total;
         for number in 0..self.histories.len() {
             let count = left.min(self.histories[number].lines.len());
@@ -141,12 +141,12 @@ impl Histories {
         self.written[number] = range;
     }
 
-    fn total(&self) -> usize {
+    pub(super) fn total(&self) -> usize {
         self.histories.iter().map(|history| history.lines.len()).sum()
     }
 
     /// Imports the files. Returns the summary and the reasons of the rejected lines.
-    fn import(&self, endpoint: &str, batch: u16) -> (Value, BTreeMap<(usize, usize), String>) {
+    pub(super) fn import(&self, endpoint: &str, batch: u16) -> (Value, BTreeMap<(usize, usize), String>) {
         let rejects = self.dir.path().join("rejects.ndjson");
         let mut command = Command::new(BINARY);
         command
@@ -250,7 +250,7 @@ fn units(amount: &Amount) -> u128 {
     }
 }
 
-async fn accounts(client: &Client) -> BTreeMap<String, Account> {
+pub(super) async fn accounts(client: &Client) -> BTreeMap<String, Account> {
     let (mut accounts, mut token) = (BTreeMap::new(), String::new());
     loop {
         let page = client.list_accounts(PAGE_ACCOUNTS_MAX, &token).await.unwrap();

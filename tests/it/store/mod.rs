@@ -2,6 +2,7 @@
 //! or mixed from several backups. Other tests run the `tally` binary.
 
 mod damage;
+mod expect;
 mod files;
 mod invariants;
 pub(crate) mod process;

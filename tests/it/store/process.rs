@@ -38,7 +38,7 @@ async fn open_accounts(server: &TestServer) {
 }
 
 /// Starts a server and commits 20 transactions.
-async fn server_with_transactions() -> TestServer {
+pub(super) async fn server_with_transactions() -> TestServer {
     let server = small_segments().start();
     open_accounts(&server).await;
     let mut client = TransactionServiceClient::connect(server.endpoint())
@@ -98,7 +98,7 @@ fn verify(data: &Path) -> (Option<i32>, String) {
 }
 
 /// Returns the exit code of a process, and its standard output and standard error as one text.
-fn result_of(output: &Output) -> (Option<i32>, String) {
+pub(super) fn result_of(output: &Output) -> (Option<i32>, String) {
     let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     (output.status.code(), text.concat())
 }

@@ -38,7 +38,7 @@ fn pending(files: &[PathBuf]) -> Vec<Pending> {
 fn rows_of(part: Part) -> Vec<Row> {
     match part.content {
         Content::Batch(batch) => batch.rows,
-        Content::Update(update) => panic!("{update:?}"),
+        other @ (Content::Update(_) | Content::Accounts(_)) => panic!("{other:?}"),
     }
 }
 
@@ -59,6 +59,7 @@ fn parts(lines: &[&str], rows_max: usize) -> Vec<String> {
                 ids.collect::<Vec<_>>().join(" ")
             }
             Content::Update(update) => format!("[{}]", update.row.account_id()),
+            Content::Accounts(accounts) => format!("{{{}}}", accounts.rows.len()),
         });
     }
     assert_eq!(source.line_counts().rows, lines.len() as u64);
