@@ -97,20 +97,6 @@ impl TransactionService for Recorder {
         Err(Status::with_error_details(Code::NotFound, "no", details))
     }
 
-    async fn list_transactions(
-        &self,
-        _: Request<ListTransactionsRequest>,
-    ) -> Result<Response<ListTransactionsResponse>, Status> {
-        Err(Status::unimplemented("the import does not call this"))
-    }
-
-    async fn get_chain_head(
-        &self,
-        _: Request<GetChainHeadRequest>,
-    ) -> Result<Response<GetChainHeadResponse>, Status> {
-        Err(Status::unimplemented("the import does not call this"))
-    }
-
     async fn process_transaction(
         &self,
         _: Request<ProcessTransactionRequest>,
