@@ -122,6 +122,8 @@ pub struct AccountHistory {
     pub created: NewAccount,
     /// Where the history begins.
     pub history: History,
+    /// The sequence after the newest one of which the account and its history know.
+    pub next_sequence: u64,
     /// The newest time whose state can't change any more: no later record gets this time or an earlier one.
     pub as_of_max: Timestamp,
 }

@@ -1,10 +1,10 @@
 //! Reads the past. These methods ask EXEC only where the chain of an account begins. Everything else is read from the journal, by
 //! threads for blocking calls.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use tally_journal::Position;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     command::{AccountHistory, Command, CommandReply},
@@ -79,11 +79,29 @@ impl TallyEngine {
         &self,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let HistoryReads {
-            reader,
-            permits,
-            reads,
-        } = self.shared.history.clone();
+        let permits = Arc::clone(&self.shared.history.permits);
+        self.read_with(permits, read).await
+    }
+
+    /// The same for a page of a watch. Such reads can go on without end, so they have a permit of their own, and the other reads do not
+    /// wait for them.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the journal can't be read.
+    pub async fn read_history_for_watch<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let permits = Arc::clone(&self.shared.history.watch_permits);
+        self.read_with(permits, read).await
+    }
+
+    async fn read_with<T: Send + 'static>(
+        &self,
+        permits: Arc<Semaphore>,
+        read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let HistoryReads { reader, reads, .. } = self.shared.history.clone();
         reads.fetch_add(1, Ordering::Relaxed);
         let end = self.durable().chain().position;
         let Ok(permit) = permits.acquire_owned().await else {

@@ -9,11 +9,16 @@ use crate::store::embedded::HistoryReader;
 /// Maximum number of reads of the history at a time. The others wait. A read takes up to about 16 MiB of memory.
 pub const HISTORY_READS_MAX: usize = 4;
 
+/// Maximum number of reads of pages for watches at a time.
+const WATCH_READS_MAX: usize = 1;
+
 /// What the reads of the history share.
 #[derive(Debug, Clone)]
 pub(super) struct HistoryReads {
     pub(super) reader: HistoryReader,
     pub(super) permits: Arc<Semaphore>,
+    /// For the pages of watches, which can go on without end. They do not take the permits of the other reads.
+    pub(super) watch_permits: Arc<Semaphore>,
     /// The number of reads since the start.
     pub(super) reads: Arc<AtomicU64>,
 }
@@ -25,6 +30,7 @@ impl HistoryReads {
         HistoryReads {
             reader,
             permits: Arc::new(Semaphore::new(HISTORY_READS_MAX)),
+            watch_permits: Arc::new(Semaphore::new(WATCH_READS_MAX)),
             reads: Arc::default(),
         }
     }

@@ -53,6 +53,7 @@ fn history(book: &JournaledLedger, id: &str) -> Option<Box<AccountHistory>> {
         now: accounts.snapshot(index)?,
         created: accounts.as_created(index)?,
         history: book.ledger().history(index)?,
+        next_sequence: book.order().next_sequence,
         as_of_max: book.settled_time(),
     }))
 }

@@ -6,7 +6,7 @@ use tally_ledger::{Change, Names, Phase, Record, Side, id::check_id};
 use tonic::Status;
 
 use super::{
-    head::{Blocks, damaged, durable_sequence},
+    head::{Blocks, damaged},
     range::{Range, RangeFields, bound_bytes, hex_numbers, order_of},
 };
 use crate::{
@@ -72,15 +72,16 @@ pub(crate) async fn entries_page(
     let history = engine
         .account_history(request.account_id.clone(), call.deadline())
         .await?;
-    let history = history
-        .ok_or_else(|| status::account_not_found(&request.account_id))?
-        .history;
+    let found = history.ok_or_else(|| status::account_not_found(&request.account_id))?;
+    // Of the moment at which the first page has fixed the end of the range: who asks from the next sequence on misses nothing.
+    let now = found.next_sequence - 1;
+    let durable = token.map_or(now, |token| token.durable.min(now));
+    let history = found.history;
     let order = order_of(request.newest_first);
     let head = request.with_blocks.then(|| engine.durable().chain());
-    let durable_sequence = durable_sequence(engine);
     let read = engine.read_history(move |reader, end| {
         let (from, to) = match token {
-            Some(range) => range,
+            Some(Token { from, to, .. }) => (from, to),
             None => {
                 let place = |bound| reader.place_after(bound, end);
                 let from = range.from.map_or(Ok(0), place)?;
@@ -101,20 +102,25 @@ pub(crate) async fn entries_page(
     let counterparties: HashSet<_> = page.rows.iter().map(|row| row.row.counterparty).collect();
     let ids = lookup.ids(counterparties).await?;
     let next = page.next.map(|next| match order {
-        Order::OldestFirst => (next, to),
+        Order::OldestFirst => Token {
+            from: next,
+            to,
+            durable,
+        },
         // The upper end is exclusive.
-        Order::NewestFirst => (
+        Order::NewestFirst => Token {
             from,
-            RowPlace {
+            to: RowPlace {
                 row: next.row + 1,
                 ..next
             },
-        ),
+            durable,
+        },
     });
     Ok(ListAccountEntriesResponse {
         entries: entries(&page, &ids, &scope, &blocks)?,
-        next_page_token: next.map_or_else(String::new, |next| Token::text(next, request, range)),
-        durable_sequence,
+        next_page_token: next.map_or_else(String::new, |next| next.text(request, range)),
+        durable_sequence: i64::try_from(durable).unwrap_or(i64::MAX),
     })
 }
 
@@ -198,37 +204,50 @@ fn entry(
     Ok(entry)
 }
 
-/// The tokens of pages: the range of rows that is left. Places of rows never change, so a token stays valid for ever.
-struct Token;
+/// What the token of a page says: the range of rows that is left, and the newest durable sequence when the first page was read. Places
+/// of rows never change, so a token stays valid for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Token {
+    from: RowPlace,
+    to: RowPlace,
+    durable: u64,
+}
+
+// ===== impl Token =====
 
 impl Token {
     /// Reads the token of a request. `None` for the first page.
-    fn of(request: &ListAccountEntriesRequest, range: Range) -> Result<Option<(RowPlace, RowPlace)>, Status> {
-        let token = request.page_token.as_str();
-        if token.is_empty() {
+    fn of(request: &ListAccountEntriesRequest, range: Range) -> Result<Option<Self>, Status> {
+        let text = request.page_token.as_str();
+        if text.is_empty() {
             return Ok(None);
         }
         let read = || {
-            let [from, from_row, to, to_row, _] = hex_numbers(token.strip_prefix('e')?)?;
+            let [from, from_row, to, to_row, durable, _] = hex_numbers(text.strip_prefix('e')?)?;
             let place = |record, row| {
                 let row = u32::try_from(row).ok()?;
                 Some(RowPlace { record, row })
             };
-            let rest = (place(from, from_row)?, place(to, to_row)?);
-            (Token::text(rest, request, range) == token).then_some(rest)
+            let token = Token {
+                from: place(from, from_row)?,
+                to: place(to, to_row)?,
+                durable,
+            };
+            (token.text(request, range) == text).then_some(token)
         };
         read().map(Some).ok_or_else(|| wrong_token("ListAccountEntries"))
     }
 
-    fn text((from, to): (RowPlace, RowPlace), request: &ListAccountEntriesRequest, range: Range) -> String {
+    fn text(self, request: &ListAccountEntriesRequest, range: Range) -> String {
         let print = fingerprint(&[
             request.account_id.as_bytes(),
             &[u8::from(request.newest_first)],
             &bound_bytes(range.from),
             &bound_bytes(range.to),
         ]);
+        let Token { from, to, durable } = self;
         format!(
-            "e{:x}.{:x}.{:x}.{:x}.{print:x}",
+            "e{:x}.{:x}.{:x}.{:x}.{durable:x}.{print:x}",
             from.record, from.row, to.record, to.row
         )
     }

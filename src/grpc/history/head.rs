@@ -72,13 +72,8 @@ pub(crate) async fn chain_head(engine: &TallyEngine, call: AdmittedCall) -> Answ
     Ok(inbound.answer(&GetChainHeadResponse {
         commit_time: block.is_some().then(|| from_time(order.last_time)),
         block,
-        sequence: durable_sequence(engine),
+        sequence: i64::try_from(order.next_sequence - 1).unwrap_or(i64::MAX),
     }))
-}
-
-/// The newest durable sequence.
-pub(super) fn durable_sequence(engine: &TallyEngine) -> i64 {
-    i64::try_from(engine.durable().order().next_sequence - 1).unwrap_or(i64::MAX)
 }
 
 /// Returns the status of a record that can't be decoded, although its checksum is right.

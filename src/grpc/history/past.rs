@@ -29,9 +29,10 @@ pub(crate) async fn account_as_of(
         now,
         created,
         history,
+        next_sequence,
         as_of_max,
     } = *found.ok_or_else(not_found)?;
-    check_past(engine, bound, as_of_max)?;
+    check_past(bound, next_sequence, as_of_max)?;
     let past = engine.read_history(move |reader, end| {
         let place = reader.place_after(bound, end)?;
         let Some(balances) = reader.balances_before(&history, place)? else {
@@ -74,10 +75,10 @@ fn bound_of(moment: &AsOf) -> Result<Bound, Status> {
 }
 
 /// Checks that no later transaction can change what the moment shows.
-fn check_past(engine: &TallyEngine, bound: Bound, as_of_max: Timestamp) -> Result<(), Status> {
+fn check_past(bound: Bound, next_sequence: u64, as_of_max: Timestamp) -> Result<(), Status> {
     match bound {
         Bound::Sequence(sequence) => {
-            let newest = engine.durable().order().next_sequence - 1;
+            let newest = next_sequence - 1;
             if sequence <= newest {
                 return Ok(());
             }

@@ -118,7 +118,7 @@ pub(crate) async fn transactions_page(
         to_time: request.to_time.as_ref(),
     })?;
     let filter = Filter::of(&request.id_prefix, call.scope())?;
-    let token = token_of(request, range, &filter)?;
+    let token = Token::of(request, range, &filter)?;
     let order = order_of(request.newest_first);
     let durable = engine.durable();
     let next = durable.order().next_sequence;
@@ -128,7 +128,7 @@ pub(crate) async fn transactions_page(
     let read = engine.read_history(move |reader, _| {
         let end = durable.chain().position;
         let (from, to) = match token {
-            Some((from, to)) => (from, to.min(next)),
+            Some(Token { from, to, .. }) => (from, to.min(next)),
             None => {
                 let after = |bound| reader.sequence_after(bound, next, end);
                 (
@@ -158,16 +158,25 @@ pub(crate) async fn transactions_page(
         Ok::<_, Status>(described)
     };
     let transactions: Vec<proto::Transaction> = found.iter().map(describe).collect::<Result<_, _>>()?;
+    // Of the moment at which the first page has fixed the end of the range: who asks from the next sequence on misses nothing.
+    let durable = token.map_or(next - 1, |token| token.durable.min(next - 1));
     let rest = left_out.or(page.next).map(|rest| match order {
-        Order::OldestFirst => (rest, to),
+        Order::OldestFirst => Token {
+            from: rest,
+            to,
+            durable,
+        },
         // The upper end is exclusive.
-        Order::NewestFirst => (from, rest + 1),
+        Order::NewestFirst => Token {
+            from,
+            to: rest + 1,
+            durable,
+        },
     });
     Ok(ListTransactionsResponse {
         transactions,
-        next_page_token: rest.map_or_else(String::new, |rest| token_text(rest, request, range, &filter)),
-        // Of the same moment as the end of the range: who asks from the next sequence on misses nothing.
-        durable_sequence: i64::try_from(next - 1).unwrap_or(i64::MAX),
+        next_page_token: rest.map_or_else(String::new, |rest| rest.text(request, range, &filter)),
+        durable_sequence: i64::try_from(durable).unwrap_or(i64::MAX),
     })
 }
 
@@ -189,35 +198,40 @@ fn fitting(records: Vec<FoundRecord>, call: &mut impl ReadCall) -> Result<(Vec<E
     Ok((found, None))
 }
 
-/// Reads the token of a request: the range of sequences that is left. `None` for the first page.
-fn token_of(
-    request: &ListTransactionsRequest,
-    range: Range,
-    filter: &Filter,
-) -> Result<Option<(u64, u64)>, Status> {
-    let token = request.page_token.as_str();
-    if token.is_empty() {
-        return Ok(None);
-    }
-    let read = || {
-        let [from, to, _] = hex_numbers(token.strip_prefix('t')?)?;
-        (token_text((from, to), request, range, filter) == token).then_some((from, to))
-    };
-    read().map(Some).ok_or_else(|| wrong_token("ListTransactions"))
+/// What the token of a page says: the range of sequences that is left, and the newest durable sequence when the first page was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Token {
+    from: u64,
+    to: u64,
+    durable: u64,
 }
 
-fn token_text(
-    (from, to): (u64, u64),
-    request: &ListTransactionsRequest,
-    range: Range,
-    filter: &Filter,
-) -> String {
-    let print = fingerprint(&[
-        request.id_prefix.as_bytes(),
-        filter.scope.prefix().unwrap_or("").as_bytes(),
-        &[u8::from(request.newest_first)],
-        &bound_bytes(range.from),
-        &bound_bytes(range.to),
-    ]);
-    format!("t{from:x}.{to:x}.{print:x}")
+// ===== impl Token =====
+
+impl Token {
+    /// Reads the token of a request. `None` for the first page.
+    fn of(request: &ListTransactionsRequest, range: Range, filter: &Filter) -> Result<Option<Self>, Status> {
+        let text = request.page_token.as_str();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let read = || {
+            let [from, to, durable, _] = hex_numbers(text.strip_prefix('t')?)?;
+            let token = Token { from, to, durable };
+            (token.text(request, range, filter) == text).then_some(token)
+        };
+        read().map(Some).ok_or_else(|| wrong_token("ListTransactions"))
+    }
+
+    fn text(self, request: &ListTransactionsRequest, range: Range, filter: &Filter) -> String {
+        let print = fingerprint(&[
+            request.id_prefix.as_bytes(),
+            filter.scope.prefix().unwrap_or("").as_bytes(),
+            &[u8::from(request.newest_first)],
+            &bound_bytes(range.from),
+            &bound_bytes(range.to),
+        ]);
+        let Token { from, to, durable } = self;
+        format!("t{from:x}.{to:x}.{durable:x}.{print:x}")
+    }
 }

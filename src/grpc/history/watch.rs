@@ -292,7 +292,7 @@ impl Watcher {
 async fn read_page(feed: Arc<Feed>, filter: Filter, first: u64, most: PageBytes) -> Result<Page, Status> {
     let durable = feed.engine.durable();
     let (to, end) = (durable.order().next_sequence, durable.chain().position);
-    let read = feed.engine.read_history(move |reader, _| {
+    let read = feed.engine.read_history_for_watch(move |reader, _| {
         reader.transactions_within((first, to), most.records, end, &|record| filter.accepts(record))
     });
     let page = read.await?;

@@ -4,7 +4,10 @@
 //! The open block is the block in memory to which new records are appended. When the block is sealed, the journal
 //! appends it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 use tally_journal::{BlockBuffer, BlockPlacement, Position};
@@ -65,6 +68,7 @@ impl JournaledLedger {
             block: UnsealedBlock::new(durable.chain.block_sequence, order, BlockBuffer::with_capacity(0)),
             order,
             clock,
+            settled: AtomicU64::new(0),
             recent: RecentRecords::default(),
             scratch: Vec::new(),
             read_buffer: Vec::new(),

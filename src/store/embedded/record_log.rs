@@ -1,6 +1,9 @@
 //! The log of the ledger's records: the index of the records' keys, and the open block.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
 use tally_ledger::{
@@ -34,6 +37,8 @@ pub(super) struct RecordLog {
     pub(super) block: UnsealedBlock,
     pub(super) order: OrderPoint,
     pub(super) clock: Arc<dyn WallClock>,
+    /// The greatest time, in nanoseconds, that was called [settled](RecordLog::settled_time) since the start.
+    pub(super) settled: AtomicU64,
     /// Records of outstanding holds that were written recently.
     pub(super) recent: RecentRecords,
     /// Memory to encode a record, reused for each record.
@@ -189,7 +194,8 @@ impl RecordLog {
             self.block.base_time = if planted("commit_time_goes_back") {
                 now
             } else {
-                now.max(self.order.last_time.plus_nanos(1))
+                let settled = Timestamp::from_nanos(self.settled.load(Ordering::Relaxed));
+                now.max(self.order.last_time.max(settled).plus_nanos(1))
             };
             self.block.has_begun = true;
         }
@@ -213,7 +219,10 @@ impl RecordLog {
         }
         // The next block gets a later time than this reading of the clock, or the time of a later reading.
         let before_now = self.clock.now().as_nanos().saturating_sub(1);
-        last.max(Timestamp::from_nanos(before_now))
+        let settled = last.max(Timestamp::from_nanos(before_now));
+        // The clock can go back a little. No block may get a time that was called settled.
+        self.settled.fetch_max(settled.as_nanos(), Ordering::Relaxed);
+        settled
     }
 
     /// The time that the clock shows.

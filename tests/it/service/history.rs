@@ -356,6 +356,7 @@ async fn the_first_page_decides_where_a_list_ends_and_tokens_survive_a_restart()
         .list_transactions(transactions.clone())
         .await
         .unwrap();
+    let shown = first.get_ref().durable_sequence;
     let mut listed = first.get_ref().transactions.clone();
     transactions.page_token = first.into_inner().next_page_token;
     let first = service
@@ -364,6 +365,7 @@ async fn the_first_page_decides_where_a_list_ends_and_tokens_survive_a_restart()
         .list_account_entries(entries.clone())
         .await
         .unwrap();
+    assert_eq!(first.get_ref().durable_sequence, shown);
     let mut rows = first.get_ref().entries.clone();
     entries.page_token = first.into_inner().next_page_token;
     let later = transaction("later", vec![transfer("hot", "b", 1)]);
@@ -374,6 +376,21 @@ async fn the_first_page_decides_where_a_list_ends_and_tokens_survive_a_restart()
         .await
         .unwrap();
     let service = Service::start_on(service.stop().await, &config()).await;
+    // The pages together are complete up to what the first page says, not up to what was committed between them.
+    let second = service
+        .transactions()
+        .await
+        .list_transactions(transactions.clone())
+        .await
+        .unwrap();
+    assert_eq!(second.get_ref().durable_sequence, shown);
+    let second = service
+        .accounts()
+        .await
+        .list_account_entries(entries.clone())
+        .await
+        .unwrap();
+    assert_eq!(second.get_ref().durable_sequence, shown);
     listed.extend(list(&service, &transactions).await);
     rows.extend(statement(&service, &entries).await);
     assert_eq!(listed, before);

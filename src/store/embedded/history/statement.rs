@@ -1,5 +1,7 @@
 //! The statement of an account: the rows of its records, with the balances after each.
 
+use std::collections::VecDeque;
+
 use tally_ledger::{
     Committed, History,
     history::{Entry, Row},
@@ -10,6 +12,11 @@ use crate::store::embedded::{error::RecordError, record_reader::FoundRecord};
 
 /// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
 pub const STATEMENT_BYTES_MAX: usize = 1 << 20;
+
+/// Maximum number of records that are followed for a page. Updates of the account have no rows, so the number of rows is no bound.
+const RECORDS_MAX: usize = 8192;
+/// Maximum number of records between two waypoints that are kept in memory.
+const STRETCH_MAX: usize = 4096;
 
 /// In which order a statement is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +62,7 @@ struct Collector<'a> {
     page: Page,
     rows_max: usize,
     bytes: usize,
+    records: usize,
 }
 
 // ===== impl HistoryReader =====
@@ -77,6 +85,7 @@ impl HistoryReader {
             page: Page::default(),
             rows_max,
             bytes: 0,
+            records: 0,
         };
         match order {
             Order::NewestFirst => self.read_back(history, from, to, &mut collector)?,
@@ -124,7 +133,7 @@ impl HistoryReader {
         let mut bound = from.record;
         loop {
             let stretch = self.stretch(history, bound)?;
-            let Some(newest) = stretch.first().map(|entry| entry.place) else {
+            let Some(newest) = stretch.front().map(|entry| entry.place) else {
                 return Ok(());
             };
             for entry in stretch.iter().rev() {
@@ -140,8 +149,8 @@ impl HistoryReader {
     }
 
     /// Reads the records of an account from `bound` on, to the next waypoint or to the newest record: the newest one first.
-    fn stretch(&self, history: &History, bound: u64) -> Result<Vec<Entry>, RecordError> {
-        let mut stretch: Vec<Entry> = Vec::new();
+    fn stretch(&self, history: &History, bound: u64) -> Result<VecDeque<Entry>, RecordError> {
+        let mut stretch: VecDeque<Entry> = VecDeque::new();
         let mut step = Some(history.search(bound));
         let mut buffer = Vec::new();
         while let Some(at) = step
@@ -154,7 +163,11 @@ impl HistoryReader {
                 stretch.clear();
             }
             step = entry.towards(bound);
-            stretch.push(entry);
+            stretch.push_back(entry);
+            // The oldest ones are needed first. The next stretch has the others.
+            if stretch.len() > STRETCH_MAX {
+                stretch.pop_front();
+            }
         }
         Ok(stretch)
     }
@@ -181,6 +194,15 @@ impl Collector<'_> {
             .collect();
         if order == Order::NewestFirst {
             rows.reverse();
+        }
+        self.records += 1;
+        if rows.is_empty() && self.records >= RECORDS_MAX {
+            // The next page begins with this record, and goes on to the one after it.
+            self.page.next = Some(RowPlace {
+                record: entry.place,
+                row: 0,
+            });
+            return Ok(false);
         }
         let mut record = None;
         for (place, row) in rows {

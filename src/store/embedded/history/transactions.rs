@@ -9,6 +9,8 @@ use crate::store::embedded::{error::RecordError, record::BlockRecords, record_re
 pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 20;
 /// Number of bytes of the journal that are read for a page, at most: a filter can leave out almost all records.
 const SCAN_BYTES_MAX: u64 = 16 << 20;
+/// What a block counts in addition to its bytes, because its header is read separately.
+const SCAN_BYTES_OF_BLOCK: u64 = 1 << 10;
 
 /// Some records, in the order of the page.
 #[derive(Debug, Default)]
@@ -133,7 +135,7 @@ impl HistoryReader {
                     return Ok(());
                 }
             }
-            scanned += u64::from(body_bytes);
+            scanned += u64::from(body_bytes) + SCAN_BYTES_OF_BLOCK;
             next = self.journal.position_after(&block);
         }
         Ok(())
@@ -163,7 +165,7 @@ impl HistoryReader {
                         return Ok(());
                     }
                 }
-                scanned += u64::from(block.body_bytes);
+                scanned += u64::from(block.body_bytes) + SCAN_BYTES_OF_BLOCK;
                 if block.first_sequence <= from {
                     return Ok(());
                 }
