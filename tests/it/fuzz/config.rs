@@ -175,7 +175,8 @@ fn check_printed(loaded: &Loaded) {
         // A variable can't have the name of a kind of call, because the names of variables have one case.
         (!key.starts_with("breaker.methods.")).then_some((name.into(), value.clone()?.into()))
     });
-    let has_methods = printed.iter().any(|(key, _)| key.starts_with("breaker.methods"));
+    // Without methods, this key stands for them.
+    let has_methods = !printed.iter().any(|(key, _)| key == "breaker.methods");
     let again = load(Vec::new(), variables.collect()).unwrap_or_else(|error| panic!("{error}\n{printed:?}"));
     if !has_methods {
         let settings = again.settings().into_iter();
