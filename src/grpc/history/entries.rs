@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use tally_journal::Position;
 use tally_ledger::{Change, Names, Phase, Record, Side, id::check_id};
 use tonic::Status;
 
@@ -26,7 +27,7 @@ use crate::{
     proto::{self, AccountEntry, ListAccountEntriesRequest, ListAccountEntriesResponse},
     security::Scope,
     store::embedded::{
-        FoundRecord,
+        FoundRecord, HistoryReader, RecordError,
         history::{Order, Page, RowPlace, STATEMENT_BYTES_MAX, StatementRow},
     },
 };
@@ -82,13 +83,7 @@ pub(crate) async fn entries_page(
     let read = engine.read_history(move |reader, end| {
         let (from, to) = match token {
             Some(Token { from, to, .. }) => (from, to),
-            None => {
-                let place = |bound| reader.place_after(bound, end);
-                let from = range.from.map_or(Ok(0), place)?;
-                let newest = history.newest.place + 1;
-                let to = range.to.map_or(Ok(newest), place)?.min(newest);
-                (RowPlace { record: from, row: 0 }, RowPlace { record: to, row: 0 })
-            }
+            None => rows_of(reader, range, history.newest.place, end)?,
         };
         let page = reader.statement(&history, (from, to), order, limit)?;
         let blocks = match head {
@@ -101,27 +96,27 @@ pub(crate) async fn entries_page(
     let lookup = Lookup::new(engine, call.deadline());
     let counterparties: HashSet<_> = page.rows.iter().map(|row| row.row.counterparty).collect();
     let ids = lookup.ids(counterparties).await?;
-    let next = page.next.map(|next| match order {
-        Order::OldestFirst => Token {
-            from: next,
-            to,
-            durable,
-        },
-        // The upper end is exclusive.
-        Order::NewestFirst => Token {
-            from,
-            to: RowPlace {
-                row: next.row + 1,
-                ..next
-            },
-            durable,
-        },
-    });
+    let next = page.next;
+    let next = next.map(|next| Token { from, to, durable }.at(next, order));
     Ok(ListAccountEntriesResponse {
         entries: entries(&page, &ids, &scope, &blocks)?,
         next_page_token: next.map_or_else(String::new, |next| next.text(request, range)),
         durable_sequence: i64::try_from(durable).unwrap_or(i64::MAX),
     })
+}
+
+/// Returns the places of the rows of a range: from the first one, up to the second one. `newest` is the place of the account's newest
+/// record.
+fn rows_of(
+    reader: &HistoryReader,
+    range: Range,
+    newest: u64,
+    end: Position,
+) -> Result<(RowPlace, RowPlace), RecordError> {
+    let place = |bound| reader.place_after(bound, end);
+    let from = range.from.map_or(Ok(0), place)?;
+    let to = range.to.map_or(Ok(newest + 1), place)?.min(newest + 1);
+    Ok((RowPlace { record: from, row: 0 }, RowPlace { record: to, row: 0 }))
 }
 
 fn entries(
@@ -236,6 +231,21 @@ impl Token {
             (token.text(request, range) == text).then_some(token)
         };
         read().map(Some).ok_or_else(|| wrong_token("ListAccountEntries"))
+    }
+
+    /// The token of the page that begins with the row at `next`.
+    const fn at(self, next: RowPlace, order: Order) -> Self {
+        match order {
+            Order::OldestFirst => Token { from: next, ..self },
+            // The upper end is exclusive.
+            Order::NewestFirst => Token {
+                to: RowPlace {
+                    row: next.row + 1,
+                    ..next
+                },
+                ..self
+            },
+        }
     }
 
     fn text(self, request: &ListAccountEntriesRequest, range: Range) -> String {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use tally_journal::Position;
 use tally_ledger::{Record, id::check_id};
 use tonic::Status;
 
@@ -26,7 +27,7 @@ use crate::{
     proto::{self, ListTransactionsRequest, ListTransactionsResponse},
     security::Scope,
     store::embedded::{
-        FoundRecord,
+        FoundRecord, HistoryReader, RecordError,
         history::{Order, TRANSACTIONS_BYTES_MAX},
     },
 };
@@ -129,13 +130,7 @@ pub(crate) async fn transactions_page(
         let end = durable.chain().position;
         let (from, to) = match token {
             Some(Token { from, to, .. }) => (from, to.min(next)),
-            None => {
-                let after = |bound| reader.sequence_after(bound, next, end);
-                (
-                    range.from.map_or(Ok(1), after)?,
-                    range.to.map_or(Ok(next), after)?,
-                )
-            }
+            None => sequences(reader, range, next, end)?,
         };
         let page = reader.transactions((from, to), order, limit, end, &|record| scanned.accepts(record))?;
         let blocks = match head {
@@ -160,24 +155,27 @@ pub(crate) async fn transactions_page(
     let transactions: Vec<proto::Transaction> = found.iter().map(describe).collect::<Result<_, _>>()?;
     // Of the moment at which the first page has fixed the end of the range: who asks from the next sequence on misses nothing.
     let durable = token.map_or(next - 1, |token| token.durable.min(next - 1));
-    let rest = left_out.or(page.next).map(|rest| match order {
-        Order::OldestFirst => Token {
-            from: rest,
-            to,
-            durable,
-        },
-        // The upper end is exclusive.
-        Order::NewestFirst => Token {
-            from,
-            to: rest + 1,
-            durable,
-        },
-    });
+    let rest = left_out.or(page.next);
+    let rest = rest.map(|rest| Token { from, to, durable }.at(rest, order));
     Ok(ListTransactionsResponse {
         transactions,
         next_page_token: rest.map_or_else(String::new, |rest| rest.text(request, range, &filter)),
         durable_sequence: i64::try_from(durable).unwrap_or(i64::MAX),
     })
+}
+
+/// Returns the sequences of a range: from the first one, up to the second one.
+fn sequences(
+    reader: &HistoryReader,
+    range: Range,
+    next: u64,
+    end: Position,
+) -> Result<(u64, u64), RecordError> {
+    let after = |bound| reader.sequence_after(bound, next, end);
+    Ok((
+        range.from.map_or(Ok(1), after)?,
+        range.to.map_or(Ok(next), after)?,
+    ))
 }
 
 /// Returns the records whose descriptions fit into the memory of a page, and the sequence of the first one that does not fit.
@@ -221,6 +219,15 @@ impl Token {
             (token.text(request, range, filter) == text).then_some(token)
         };
         read().map(Some).ok_or_else(|| wrong_token("ListTransactions"))
+    }
+
+    /// The token of the page that begins with the sequence `next`.
+    const fn at(self, next: u64, order: Order) -> Self {
+        match order {
+            Order::OldestFirst => Token { from: next, ..self },
+            // The upper end is exclusive.
+            Order::NewestFirst => Token { to: next + 1, ..self },
+        }
     }
 
     fn text(self, request: &ListTransactionsRequest, range: Range, filter: &Filter) -> String {
