@@ -13,12 +13,12 @@ from tally.v1 import transaction_service_pb2_grpc as services
 from tally.v1 import types_pb2 as types
 
 SCHEMA = """
-    CREATE TABLE IF NOT EXISTS tally_cursor (
+    CREATE TABLE IF NOT EXISTS ledger_cursor (
         is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
         sequence bigint NOT NULL
     );
-    INSERT INTO tally_cursor (sequence) VALUES (0) ON CONFLICT DO NOTHING;
-    CREATE TABLE IF NOT EXISTS tally_transfers (
+    INSERT INTO ledger_cursor (sequence) VALUES (0) ON CONFLICT DO NOTHING;
+    CREATE TABLE IF NOT EXISTS ledger_transfers (
         sequence bigint NOT NULL,
         transfer_index int NOT NULL,
         commit_time timestamptz NOT NULL,
@@ -34,11 +34,11 @@ SCHEMA = """
         reverses_transaction_id text NOT NULL,
         PRIMARY KEY (sequence, transfer_index)
     );
-    CREATE INDEX IF NOT EXISTS tally_transfers_debit ON tally_transfers (debit_account_id, sequence);
-    CREATE INDEX IF NOT EXISTS tally_transfers_credit ON tally_transfers (credit_account_id, sequence);
+    CREATE INDEX IF NOT EXISTS ledger_transfers_debit ON ledger_transfers (debit_account_id, sequence);
+    CREATE INDEX IF NOT EXISTS ledger_transfers_credit ON ledger_transfers (credit_account_id, sequence);
 """
 INSERT = """
-    INSERT INTO tally_transfers VALUES (%s, %s, to_timestamp(%s), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+    INSERT INTO ledger_transfers VALUES (%s, %s, to_timestamp(%s), %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
 """
 # Seconds between two looks for new transactions, and before a new attempt after an error.
 INTERVAL_S = 1
@@ -76,14 +76,14 @@ def rows(transaction):
 
 def cursor_of(database):
     """Returns the sequence up to which everything is stored."""
-    return database.execute("SELECT sequence FROM tally_cursor").fetchone()[0]
+    return database.execute("SELECT sequence FROM ledger_cursor").fetchone()[0]
 
 
 def store(database, transactions, through):
     """Stores transactions, and notes that everything up to the sequence `through` is stored: both, or neither."""
     with database.transaction(), database.cursor() as cursor:
         cursor.executemany(INSERT, [row for transaction in transactions for row in rows(transaction)])
-        cursor.execute("UPDATE tally_cursor SET sequence = greatest(sequence, %s)", [through])
+        cursor.execute("UPDATE ledger_cursor SET sequence = greatest(sequence, %s)", [through])
 
 
 def catch_up(ledger, database):

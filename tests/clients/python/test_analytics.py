@@ -176,15 +176,15 @@ def test_postgres_has_every_transaction_once_and_follows_the_ledger(ledger, post
     once = [*command, "--once"]
     subprocess.run(once, check=True, timeout=TIMEOUT_S, **options)
     assert stored_balances(postgres) == balances(tally)
-    rows = postgres.query("SELECT count(*) FROM tally_transfers")
-    pending = postgres.query("SELECT sum(reserved - unreserved - released) FROM tally_transfers")
+    rows = postgres.query("SELECT count(*) FROM ledger_transfers")
+    pending = postgres.query("SELECT sum(reserved - unreserved - released) FROM ledger_transfers")
     assert int(pending[0][0]) == 0, "the hold has ended"
 
     # A second run stores nothing twice, even if the cursor is lost.
     subprocess.run(once, check=True, timeout=TIMEOUT_S, **options)
-    postgres.query("UPDATE tally_cursor SET sequence = 0")
+    postgres.query("UPDATE ledger_cursor SET sequence = 0")
     subprocess.run(once, check=True, timeout=TIMEOUT_S, **options)
-    assert postgres.query("SELECT count(*) FROM tally_transfers") == rows
+    assert postgres.query("SELECT count(*) FROM ledger_transfers") == rows
 
     # It follows the ledger, and is killed at some moment.
     for prefix in ("second", "third"):
@@ -198,5 +198,5 @@ def test_postgres_has_every_transaction_once_and_follows_the_ledger(ledger, post
         add_transactions(tally, f"{prefix}-meanwhile", 5)
     subprocess.run(once, check=True, timeout=TIMEOUT_S, **options)
     assert stored_balances(postgres) == balances(tally)
-    [(cursor, newest)] = postgres.query("SELECT sequence, (SELECT max(sequence) FROM tally_transfers) FROM tally_cursor")
+    [(cursor, newest)] = postgres.query("SELECT sequence, (SELECT max(sequence) FROM ledger_transfers) FROM ledger_cursor")
     assert cursor == newest == tally.call("EngineService.GetBatchStats").ledger.last_sequence

@@ -62,12 +62,12 @@ fn every_shell_gets_completions_for_every_subcommand() {
 fn bash_accepts_its_completions() {
     let script = run(&["completions", "bash"]);
     let check = format!(
-        "{script}\nCOMP_WORDS=(tally sta); COMP_CWORD=1; _tally tally sta tally; echo \"${{COMPREPLY[@]}}\""
+        "{script}\nCOMP_WORDS=(tally stat); COMP_CWORD=1; _tally tally stat tally; echo \"${{COMPREPLY[@]}}\""
     );
     let output = Command::new("bash").args(["-c", &check]).output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout).trim(),
-        "stats",
+        "statement stats",
         "{output:?}"
     );
 }
