@@ -40,7 +40,7 @@ pub(super) fn moment(text: &str) -> Result<Moment, &'static str> {
 pub(super) fn bound(text: &str) -> Result<Moment, &'static str> {
     match moment(text)? {
         Moment::Sequence(0) => Err("must be at least 1: the first transaction has the sequence 1"),
-        other => Ok(other),
+        moment @ (Moment::Sequence(_) | Moment::Time(_)) => Ok(moment),
     }
 }
 

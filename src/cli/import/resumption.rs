@@ -194,7 +194,7 @@ mod tests {
         };
         let file = Arc::from(Path::new("a"));
         Part {
-            content: Content::Update(Update { file, row }),
+            content: Content::Update(Box::new(Update { file, row })),
             bytes_read: 0,
         }
     }

@@ -79,7 +79,7 @@ impl<'a> Sender<'a> {
             let part = part?;
             match part.content {
                 Content::Batch(batch) => self.send_batch(&batch, summary).await?,
-                Content::Update(update) => self.send_update(update, &mut parts, summary).await?,
+                Content::Update(update) => self.send_update(*update, &mut parts, summary).await?,
                 Content::Accounts(accounts) => self.send_accounts(accounts, summary).await?,
             }
             self.waits.answered();

@@ -78,7 +78,7 @@ pub(super) enum Content {
     /// Transactions.
     Batch(Batch),
     /// An update.
-    Update(Update),
+    Update(Box<Update>),
     /// Accounts.
     Accounts(Accounts),
 }
@@ -309,7 +309,8 @@ impl Source {
                     break;
                 }
                 Some(FileRow::Update(row)) if rows.is_empty() => {
-                    return Ok((Some(Content::Update(Update { file, row })), false));
+                    let update = Box::new(Update { file, row });
+                    return Ok((Some(Content::Update(update)), false));
                 }
                 Some(FileRow::Account(row)) if rows.is_empty() => return self.read_accounts(row),
                 Some(other @ (FileRow::Update(_) | FileRow::Account(_))) => {
