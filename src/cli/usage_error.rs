@@ -170,7 +170,8 @@ fn name(option: &str) -> &str {
 
 /// Returns the question whether the user meant another word, as the end of a sentence.
 fn meant(error: &clap::Error, kind: ContextKind) -> String {
-    match texts(error, kind).first() {
+    // clap lists the most similar word last.
+    match texts(error, kind).last() {
         None => String::new(),
         Some(word) => format!("; did you mean {}?", name(word)),
     }
@@ -216,8 +217,8 @@ mod tests {
                 "there is no subcommand nonsense; see `tally --help`",
             ),
             (
-                "tally importt a.csv",
-                "there is no subcommand importt; did you mean import?; see `tally --help`",
+                "tally impot a.csv",
+                "there is no subcommand impot; did you mean import?; see `tally --help`",
             ),
             (
                 "tally circuit mode sometimes",

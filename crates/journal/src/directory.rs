@@ -489,9 +489,9 @@ mod tests {
     }
 
     #[test]
-    fn format_file_of_version_5_stays_readable() {
+    fn the_format_file_stays_readable() {
         let text = "tally data directory\nformat_version = 6\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = f6998ba9\n";
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 31bb16c3\n";
         assert_eq!(format().render(), text);
         assert_eq!(
             DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
