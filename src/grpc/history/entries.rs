@@ -86,10 +86,7 @@ pub(crate) async fn entries_page(
             None => rows_of(reader, range, history.newest.place, end)?,
         };
         let page = reader.statement(&history, (from, to), order, limit)?;
-        let blocks = match head {
-            Some(head) => Blocks::of(reader, page.records.iter(), &head)?,
-            None => Blocks::default(),
-        };
+        let blocks = Blocks::of(reader, page.records.iter(), head.as_ref())?;
         Ok((page, blocks, (from, to)))
     });
     let (page, blocks, (from, to)) = read.await?;

@@ -26,15 +26,18 @@ pub(crate) struct Blocks(HashMap<Position, BlockReference>);
 // ===== impl Blocks =====
 
 impl Blocks {
-    /// Finds the blocks of `records`. `head` is the end of the durable blocks.
+    /// Finds the blocks of `records`. `head` is the end of the durable blocks; `None` if the request does not ask for blocks.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
     pub(crate) fn of<'a>(
         reader: &HistoryReader,
         records: impl Iterator<Item = &'a FoundRecord>,
-        head: &ChainPoint,
+        head: Option<&ChainPoint>,
     ) -> Result<Self, RecordError> {
+        let Some(head) = head else {
+            return Ok(Blocks::default());
+        };
         let mut blocks = HashMap::new();
         for record in records {
             let position = record.block_position()?;

@@ -133,10 +133,7 @@ pub(crate) async fn transactions_page(
             None => sequences(reader, range, next, end)?,
         };
         let page = reader.transactions((from, to), order, limit, end, &|record| scanned.accepts(record))?;
-        let blocks = match head {
-            Some(head) => Blocks::of(reader, page.records.iter(), &head)?,
-            None => Blocks::default(),
-        };
+        let blocks = Blocks::of(reader, page.records.iter(), head.as_ref())?;
         Ok((page, blocks, (from, to)))
     });
     let (page, blocks, (from, to)) = read.await?;

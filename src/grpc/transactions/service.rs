@@ -151,7 +151,7 @@ pub(crate) async fn read_transaction(
     if request.with_block {
         let head = engine.durable().chain();
         let read = engine.read_history(move |reader, _| {
-            let blocks = Blocks::of(reader, std::iter::once(found.record()), &head)?;
+            let blocks = Blocks::of(reader, std::iter::once(found.record()), Some(&head))?;
             Ok(blocks.get(found.record()))
         });
         transaction.block = read.await?;

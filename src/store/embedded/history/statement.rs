@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use tally_ledger::{
-    Committed, History,
+    History,
     history::{Entry, Row},
 };
 
@@ -156,10 +156,9 @@ impl HistoryReader {
         while let Some(at) = step
             && at.place >= bound
         {
-            // What lies before a waypoint is of no use if the search can jump to the waypoint.
-            let has_jumped = at.balances.is_none();
+            // The next stretch begins after this waypoint, so this one needs nothing newer.
             let entry = self.entry(history, at, &mut buffer)?;
-            if has_jumped || entry.is_waypoint() {
+            if entry.is_waypoint() {
                 stretch.clear();
             }
             step = entry.towards(bound);
@@ -222,15 +221,5 @@ impl Collector<'_> {
             self.page.rows.push(StatementRow { record, row });
         }
         Ok(true)
-    }
-}
-
-// ===== impl Page =====
-
-impl Page {
-    /// The sequence and the commit time of a row.
-    #[must_use]
-    pub fn committed(&self, row: &StatementRow) -> Option<Committed> {
-        Some(self.records.get(row.record)?.place())
     }
 }
