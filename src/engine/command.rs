@@ -1,6 +1,6 @@
 //! The commands that EXEC executes, and its replies.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use smallvec::SmallVec;
 use tally_batch::BatchItem;
@@ -12,7 +12,7 @@ use tally_ledger::{
 };
 
 use crate::{
-    store::embedded::{Candidates, checkpoint::ChunkStart},
+    store::embedded::{AcceptedBlock, Candidates, LedgerEnd, checkpoint::ChunkStart},
     telemetry::TraceLink,
 };
 
@@ -67,6 +67,14 @@ pub enum Command {
     CheckpointChunk(ChunkStart),
     /// Commits the open block, even if it is empty.
     Probe,
+    /// Applies these blocks, which the replicated log has accepted, and appends them to the local journal. Only a replica that follows
+    /// executes this command.
+    Follow(VecDeque<AcceptedBlock>),
+    /// Makes this replica the leader: its claim is the last block that was applied. From now on EXEC executes commands that write.
+    Lead,
+    /// Commits the open block, and then a block that says that this replica leads no longer. Its body is given. From now on the
+    /// replica follows.
+    Resign(Vec<u8>),
 }
 
 /// The reply to a [`Command`].
@@ -111,6 +119,12 @@ pub enum CommandReply {
     },
     /// The block that was open is durable.
     Probed,
+    /// The blocks were applied, and the journal is durable up to this point; or a block does not fit this ledger, and this is why.
+    Followed(Result<Box<LedgerEnd>, String>),
+    /// This replica leads from this point on.
+    Leading,
+    /// The last block of this leader is durable. This is the point after it.
+    Resigned(Box<LedgerEnd>),
 }
 
 /// An account, and where its history begins.
@@ -416,6 +430,55 @@ impl TransactionBatch {
     }
 }
 
+// ===== impl Command =====
+
+impl Command {
+    /// Whether the command may write a block. Only a leader executes such a command.
+    pub(super) const fn writes(&self) -> bool {
+        match self {
+            Command::Transactions(..)
+            | Command::CreateAccounts(..)
+            | Command::UpdateAccount(_)
+            | Command::Probe
+            | Command::Resign(_) => true,
+            Command::Account(_)
+            | Command::History(_)
+            | Command::Accounts { .. }
+            | Command::Locate(_)
+            | Command::Hold(_)
+            | Command::Holds(_)
+            | Command::AccountIds(_)
+            | Command::CheckpointChunk(_)
+            | Command::Follow(_)
+            | Command::Lead => false,
+        }
+    }
+
+    /// Whether the answer shows the ledger to a caller: see [`CommandReply::shows_ledger`].
+    pub(super) const fn shows_ledger(&self) -> bool {
+        !matches!(
+            self,
+            Command::CheckpointChunk(_) | Command::Follow(_) | Command::Lead | Command::Resign(_)
+        )
+    }
+}
+
+// ===== impl CommandReply =====
+
+impl CommandReply {
+    /// Whether the reply shows the ledger to a caller. A leader may give such a reply only when the log proves that it was still the
+    /// leader.
+    pub(super) const fn shows_ledger(&self) -> bool {
+        !matches!(
+            self,
+            CommandReply::CheckpointChunk { .. }
+                | CommandReply::Followed(_)
+                | CommandReply::Leading
+                | CommandReply::Resigned(_)
+        )
+    }
+}
+
 // ===== impl BatchItem for Command =====
 
 impl BatchItem for Command {
@@ -431,7 +494,10 @@ impl BatchItem for Command {
             | Command::Locate(_)
             | Command::Hold(_)
             | Command::CheckpointChunk(_)
-            | Command::Probe => 1,
+            | Command::Probe
+            | Command::Lead
+            | Command::Resign(_) => 1,
+            Command::Follow(blocks) => blocks.len(),
             // Each hold takes about a tenth of the memory and of the time of an account.
             Command::Holds(_) => PAGE_HOLD_SLOTS / 10,
         }
@@ -449,7 +515,10 @@ impl BatchItem for Command {
             | Command::Hold(_)
             | Command::Holds(_)
             | Command::CheckpointChunk(_)
-            | Command::Probe => 0,
+            | Command::Probe
+            | Command::Lead => 0,
+            Command::Resign(body) => body.len(),
+            Command::Follow(blocks) => blocks.iter().map(AcceptedBlock::len).sum(),
         };
         held + size_of::<Command>()
     }

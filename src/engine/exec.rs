@@ -6,19 +6,17 @@
 //! needs room in the commit pipeline, or a record whose block is still in flight, the step keeps the command and
 //! returns what it waits for. The thread waits, and the next step continues the command at the same transaction.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+mod accounts;
+mod following;
+
+use std::{sync::Arc, time::Duration};
 
 use tally_batch::{Answerer, BatchItem, Claimed, FlushReason, Intake, Reply, Turn};
 use tally_journal::SegmentSpace;
-use tally_ledger::{
-    AccountOutcome, AccountUpdate, Names, NewAccount, Outcome, Tags, TransactionView, UpdateOutcome,
-};
+use tally_ledger::{Names, Outcome, Tags, TransactionView};
 
 use super::{
-    command::{
-        Command, CommandReply, CreatedAccounts, Existing, Outcomes, Processed, TransactionBatch,
-        account_bytes_max,
-    },
+    command::{Command, CommandReply, Outcomes, Processed, TransactionBatch},
     counters::EngineCounters,
     details,
     fault::StoreFault,
@@ -72,6 +70,20 @@ pub(super) struct Exec {
     space: SegmentSpace,
     /// The last segment that was found to have its space.
     available_segment: Option<u32>,
+    mode: Mode,
+}
+
+/// What EXEC does with commands. The embedded store is always [`Mode::Alone`]. A replica begins as [`Mode::Following`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// There is no other replica. EXEC executes commands. An answer waits for the last block whose records it depends on.
+    Alone,
+    /// This replica leads. EXEC executes commands. Another replica may have become the leader, which only the log knows, so every
+    /// answer waits for the block that was open when the command was executed, even if this block has no record: when the log
+    /// accepts this block, no other replica was the leader before.
+    Leading,
+    /// This replica follows. EXEC applies the blocks that the log has accepted, and executes no command that would write.
+    Following,
 }
 
 /// What a call of [`Cores::step_exec`](super::Cores::step_exec) found.
@@ -102,6 +114,7 @@ impl Exec {
         health: Arc<Health>,
         counters: Arc<EngineCounters>,
         space: SegmentSpace,
+        mode: Mode,
     ) -> Self {
         Exec {
             answerer: intake.answerer(),
@@ -116,6 +129,7 @@ impl Exec {
             failed: false,
             space,
             available_segment: None,
+            mode,
         }
     }
 
@@ -159,7 +173,7 @@ impl Exec {
             }
             self.counters.publish(&self.book);
             let wake_at = if progress.idle { 1 } else { BUSY_WAKE_REQUESTS };
-            let until = if self.failed {
+            let until = if self.failed || self.mode == Mode::Following {
                 None
             } else {
                 self.book.time_to_expiry()
@@ -273,6 +287,9 @@ impl Exec {
         {
             turn.executed();
         }
+        if self.mode == Mode::Leading && result.as_ref().is_ok_and(CommandReply::shows_ledger) {
+            self.open.set_probe();
+        }
         let answer = PendingAnswer::new(reply, result, self.last_block());
         #[cfg(feature = "mutations")]
         let Some(answer) = answer.unless_given_at_once(&mut self.answerer) else {
@@ -299,6 +316,13 @@ impl Exec {
         if self.failed {
             return Executed::Done(Err(StoreFault::Failed));
         }
+        if self.mode == Mode::Following && command.writes() {
+            return Executed::Done(Err(StoreFault::NotLeader));
+        }
+        if self.mode == Mode::Leading && command.shows_ledger() && !self.has_space() {
+            // The answer would wait for a block.
+            return Executed::Done(Err(DISK_FULL));
+        }
         match command {
             Command::Transactions(batch, link) => {
                 self.open.link(link);
@@ -306,6 +330,9 @@ impl Exec {
             }
             Command::CreateAccounts(accounts, existing) => self.create_accounts(accounts, existing),
             Command::UpdateAccount(update) => self.update_account(update),
+            Command::Follow(blocks) => self.follow(blocks),
+            Command::Lead => self.lead(),
+            Command::Resign(body) => self.resign(body),
             Command::Account(_)
             | Command::History(_)
             | Command::Accounts { .. }
@@ -420,7 +447,7 @@ impl Exec {
 
     /// Ends holds whose time has come, if this was not yet done for the open block.
     fn expire_holds(&mut self) -> usize {
-        if !self.book.may_expire_holds() || self.failed || !self.has_space() {
+        if self.mode == Mode::Following || !self.book.may_expire_holds() || self.failed || !self.has_space() {
             return 0;
         }
         match self.book.expire_holds(EXPIRIES_MAX) {
@@ -444,29 +471,6 @@ impl Exec {
         self.book.time_to_expiry().is_some_and(|time| time.is_zero()) && self.expire_holds() > 0
     }
 
-    fn update_account(&mut self, update: Box<AccountUpdate>) -> Executed {
-        if !self.book.has_room(1)
-            && let Err(halt) = self.next_block(FlushReason::Bytes)
-        {
-            return match halt {
-                Halt::Fault(fault) => Executed::Done(Err(fault)),
-                Halt::Blocked(until) => Executed::Blocked(Rest::Whole(Command::UpdateAccount(update)), until),
-            };
-        }
-        if !self.has_space() {
-            return Executed::Done(Err(DISK_FULL));
-        }
-        let updated = match self.book.update_account(*update) {
-            UpdateOutcome::Updated(index) => Ok(Box::new(reads::snapshot(&self.book, index))),
-            refused @ (UpdateOutcome::NotFound
-            | UpdateOutcome::ChangedSince
-            | UpdateOutcome::Closed
-            | UpdateOutcome::NotEmpty
-            | UpdateOutcome::Unlimited) => Err(refused),
-        };
-        Executed::Done(Ok(CommandReply::UpdateAccount(updated)))
-    }
-
     /// Returns whether the disk has space for the open block. If it has none, no record and no probe may go into the
     /// block, because a block that cannot be written ends the service. The question is cheap, because the segments are
     /// made ahead; EXEC waits for the disk only if AUX is late with the next segment.
@@ -481,43 +485,6 @@ impl Exec {
             self.available_segment = Some(segment);
         }
         is_available
-    }
-
-    fn create_accounts(&mut self, mut accounts: Vec<NewAccount>, existing: Existing) -> Executed {
-        if existing == Existing::Skip {
-            let known = self.book.ledger().accounts();
-            let mut seen = HashSet::with_capacity(accounts.len());
-            accounts.retain(|account| known.find(&account.id).is_none() && seen.insert(account.id.clone()));
-        }
-        // All accounts must be in one block. So after a crash, either all of them exist or none of them.
-        let bytes = accounts.iter().map(account_bytes_max).sum();
-        if !self.book.has_room_for_bytes(bytes)
-            && let Err(halt) = self.next_block(FlushReason::Bytes)
-        {
-            return match halt {
-                Halt::Fault(fault) => Executed::Done(Err(fault)),
-                Halt::Blocked(until) => {
-                    Executed::Blocked(Rest::Whole(Command::CreateAccounts(accounts, existing)), until)
-                }
-            };
-        }
-        if !self.has_space() {
-            let known = self.book.ledger().accounts();
-            if accounts.iter().any(|account| known.find(&account.id).is_none()) {
-                return Executed::Done(Err(DISK_FULL));
-            }
-        }
-        let created = match self.book.create_accounts(accounts) {
-            AccountOutcome::Created(indexes) => CreatedAccounts::All(
-                indexes
-                    .into_iter()
-                    .map(|index| reads::snapshot(&self.book, index))
-                    .collect(),
-            ),
-            AccountOutcome::Reused { place, field } => CreatedAccounts::Reused { place, field },
-            AccountOutcome::Full(full) => CreatedAccounts::Full(full),
-        };
-        Executed::Done(Ok(CommandReply::CreateAccounts(created)))
     }
 
     /// Asks the pipeline how far the log is durable and whether the log has failed, and records both.

@@ -50,6 +50,9 @@ pub enum StoreFault {
         /// Whether a part of the command was executed: some transactions of a batch.
         executed_part: bool,
     },
+    /// This replica does not lead, so it executes no command that writes. Nothing was executed.
+    #[error("this replica is not the leader")]
+    NotLeader,
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
     ReadFailed,
@@ -117,7 +120,7 @@ impl StoreFault {
         match self {
             StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
             StoreFault::DiskFull { .. } => StoreFault::DiskFull { executed_part: true },
-            StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
+            StoreFault::ReadFailed | StoreFault::Damaged { .. } | StoreFault::NotLeader => self,
         }
     }
 }

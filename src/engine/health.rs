@@ -12,6 +12,9 @@ pub enum Condition {
     /// A write or a sync of the journal failed. The state in memory shows changes that are not on the disk, so nothing
     /// may be read or written until the next start.
     StoreFailed,
+    /// Another replica has become the leader while this one led. The state in memory is ahead of the log, so the process must start
+    /// again, as a replica that follows.
+    SteppedDown,
     /// A thread or task that the service needs panicked or ended. The state in memory may be inconsistent and must not be used.
     Panicked,
 }

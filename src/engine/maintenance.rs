@@ -27,6 +27,7 @@ use super::{
     health::{Condition, Health},
     pending::EngineReply,
     pipeline::CommitPipeline,
+    resume_writer::ResumeWriter,
     scrubbing::Scrubber,
 };
 use crate::{
@@ -86,6 +87,8 @@ pub(super) struct Maintenance {
     pub(super) checkpoint_rest: CheckpointRest,
     /// Limits the lines about failed work, which is tried again and again.
     pub(super) failure_lines: LogLimit,
+    /// The resume points of a replica; `None` for an embedded store.
+    pub(super) resume: Option<ResumeWriter>,
 }
 
 /// The rest between checkpoints that found the disk full.
@@ -166,12 +169,26 @@ impl Maintenance {
         self.paused_until = None;
         let durable = self.pipeline.progress().durable;
         let more = self.write_next_id_file(&durable.chain(), now);
+        self.write_resume_point(&durable, now);
         self.checkpoint(&durable, waker, now);
         self.scrubber.work(&durable.chain());
         if more && self.paused_until.is_none() {
             Duration::ZERO
         } else {
             INTERVAL
+        }
+    }
+
+    /// Writes the newest resume point of a replica, if it is due.
+    fn write_resume_point(&mut self, durable: &DurablePoint, now: Instant) {
+        let Some(writer) = &mut self.resume else {
+            return;
+        };
+        if let Err(error) = writer.write_due(durable, now) {
+            if let Some(omitted) = self.failure_lines.admit(now) {
+                tracing::warn!(%error, omitted, "the resume point could not be written; the next start reads more of the log");
+            }
+            self.pause(now);
         }
     }
 

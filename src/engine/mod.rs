@@ -37,6 +37,8 @@ mod pipeline;
 mod pipeline_tests;
 mod prefetch;
 mod reads;
+mod replica;
+mod resume_writer;
 mod scrubbing;
 mod self_probe;
 pub mod settings;

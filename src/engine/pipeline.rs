@@ -32,6 +32,7 @@ use crate::{
     store::{
         block_log::{BlockLog, Commit, LogFault, Submitted},
         embedded::{DurablePoint, SealedBlock},
+        replicated::ReplicaFault,
     },
     telemetry::{TraceLink, commit_span},
 };
@@ -377,10 +378,15 @@ impl CommitPipeline {
                 self.sync_times.record_duration(commit.latency);
                 Some(Ok(commit.durable))
             }
+            Some(Err(LogFault::Replica(fault @ ReplicaFault::Fenced { .. }))) => {
+                tracing::warn!(%fault, "this replica leads no longer, and starts again as a replica that follows");
+                self.health.fail(Condition::SteppedDown);
+                Some(Err(()))
+            }
             Some(Err(error)) => {
                 tracing::error!(%error, "the journal could not be written; nothing is executed until the next start");
                 self.health.fail(Condition::StoreFailed);
-                Some(Err(error))
+                Some(Err(()))
             }
             None => None,
         };

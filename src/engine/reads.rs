@@ -40,8 +40,11 @@ pub(super) fn read(
         Command::Transactions(..)
         | Command::CreateAccounts(..)
         | Command::UpdateAccount(_)
-        | Command::Probe => {
-            unreachable!("the command writes a block")
+        | Command::Probe
+        | Command::Follow(_)
+        | Command::Lead
+        | Command::Resign(_) => {
+            unreachable!("the command is not a read")
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     command::Command,
     counters::EngineCounters,
     engine_config::EngineConfig,
-    exec::{Exec, ExecStep},
+    exec::{Exec, ExecStep, Mode},
     health::{Condition, Health},
     history_reads::HistoryReads,
     maintenance::{CheckpointRest, Maintenance, Stop},
@@ -33,7 +33,8 @@ use crate::{
     ledger_clock::{ClockError, LedgerClock, date},
     store::{
         block_log::{BlockLog, EmbeddedLog},
-        embedded::{self, HistoryReader, OpenError, OpenStore},
+        embedded::{self, HistoryReader, OpenError, OpenStore, StoreKind},
+        replicated::{Exchange, ReplicatedLog},
     },
     telemetry::{LogLimit, millis},
     wall_clock::WallClock,
@@ -84,14 +85,52 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
     ) -> Result<Self, StartError> {
-        let (engine, cores) = assemble(config, disk, dir, clock, affinity, |log| Box::new(log), false)?;
+        let parts = Parts {
+            config,
+            disk,
+            dir,
+            clock,
+            affinity,
+            kind: StoreKind::Embedded,
+            is_threadless: false,
+        };
+        let (engine, cores) = assemble(parts, |log| Box::new(log))?;
+        let threads = cores.spawn(affinity)?;
+        *engine.shared.threads.lock() = Some(threads);
+        Ok(engine)
+    }
+
+    /// Does the same as [`TallyEngine::start`], for the directory of a replica, which follows at first. `exchange` connects the engine
+    /// to the driver of the replica.
+    ///
+    /// # Errors
+    /// [`StartError`]. In this case, no engine runs.
+    pub fn start_replica(
+        config: &EngineConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        clock: Arc<dyn WallClock>,
+        affinity: &CpuAffinityManager,
+        exchange: &Exchange,
+    ) -> Result<Self, StartError> {
+        let parts = Parts {
+            config,
+            disk,
+            dir,
+            clock,
+            affinity,
+            kind: StoreKind::Replicated,
+            is_threadless: false,
+        };
+        let exchange = exchange.clone();
+        let (engine, cores) = assemble(parts, |log| Box::new(ReplicatedLog::new(log, exchange)))?;
         let threads = cores.spawn(affinity)?;
         *engine.shared.threads.lock() = Some(threads);
         Ok(engine)
     }
 
     /// Opens the data directory `dir` on `disk`, but starts no thread: the caller calls the steps of the [`Cores`].
-    /// `wrap` may put another log in front of the journal.
+    /// `wrap` may put another log in front of the journal. The directory must be of this `kind`.
     ///
     /// # Errors
     /// [`StartError`].
@@ -102,8 +141,18 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
         wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+        kind: StoreKind,
     ) -> Result<(Self, Cores), StartError> {
-        assemble(config, disk, dir, clock, affinity, wrap, true)
+        let parts = Parts {
+            config,
+            disk,
+            dir,
+            clock,
+            affinity,
+            kind,
+            is_threadless: true,
+        };
+        assemble(parts, wrap)
     }
 }
 
@@ -117,20 +166,35 @@ struct Vitals {
     sync_times: Arc<Distribution>,
 }
 
+/// What an engine is made of.
+struct Parts<'a> {
+    config: &'a EngineConfig,
+    disk: Arc<dyn Disk>,
+    dir: &'a Path,
+    clock: Arc<dyn WallClock>,
+    affinity: &'a CpuAffinityManager,
+    kind: StoreKind,
+    is_threadless: bool,
+}
+
 /// Opens the store, and makes the engine and its cores. Starts no thread.
 fn assemble(
-    config: &EngineConfig,
-    disk: Arc<dyn Disk>,
-    dir: &Path,
-    clock: Arc<dyn WallClock>,
-    affinity: &CpuAffinityManager,
+    parts: Parts<'_>,
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
-    threadless: bool,
 ) -> Result<(TallyEngine, Cores), StartError> {
+    let Parts {
+        config,
+        disk,
+        dir,
+        clock,
+        affinity,
+        kind,
+        is_threadless,
+    } = parts;
     let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
     let trial_disk = Arc::clone(&disk);
     let clock = Arc::new(LedgerClock::new(clock));
-    let store = embedded::open(disk, dir, &config.store, clock.clone())?;
+    let store = embedded::open(disk, dir, &config.store, kind, clock.clone())?;
     check_clock(config, &clock, &store)?;
     let times = commit_times(&*trial_disk, dir, &config.circuits)?;
     let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
@@ -138,7 +202,7 @@ fn assemble(
     let history = HistoryReads::new(HistoryReader::new(records.clone()));
     let segment_bytes = store.directory.geometry().segment_bytes();
     let hash_seed = store.directory.hash_seed();
-    let (cores, vitals) = cores(config, store, &clock, intake, &processor, wrap);
+    let (cores, vitals) = cores(config, store, &clock, intake, &processor, wrap, kind);
     let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
         ServiceBuilder::new()
             .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
@@ -162,7 +226,7 @@ fn assemble(
         directory: dir.to_owned(),
         hash_seed,
         threads: Mutex::new(None),
-        threadless,
+        threadless: is_threadless,
     };
     let engine = TallyEngine {
         shared: Arc::new(shared),
@@ -196,6 +260,7 @@ fn cores(
     intake: Intake<Command, EngineReply>,
     processor: &BatchProcessor<Command, EngineReply>,
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+    kind: StoreKind,
 ) -> (Cores, Vitals) {
     let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
     store.ledger.set_holds_max(config.holds_max.0);
@@ -223,6 +288,10 @@ fn cores(
             Arc::clone(&health),
             Arc::clone(&counters),
             store.space.clone(),
+            match kind {
+                StoreKind::Embedded => Mode::Alone,
+                StoreKind::Replicated => Mode::Following,
+            },
         ),
         maintenance: Maintenance {
             batch: processor.clone(),

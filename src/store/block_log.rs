@@ -14,7 +14,10 @@ use std::{
 use tally_journal::{DataDirectory, JournalError, JournalWriter};
 use thiserror::Error;
 
-use crate::store::embedded::{DurablePoint, SealedBlock};
+use crate::store::{
+    embedded::{DurablePoint, SealedBlock},
+    replicated::ReplicaFault,
+};
 
 /// A log of blocks. Its blocks become durable in the order in which they were submitted.
 pub trait BlockLog: Debug + Send {
@@ -68,6 +71,9 @@ pub enum LogFault {
     /// A write or a sync failed.
     #[error(transparent)]
     Failed(#[from] JournalError),
+    /// The replicated log will not accept the blocks in flight.
+    #[error(transparent)]
+    Replica(#[from] ReplicaFault),
 }
 
 /// A log that appends blocks to the journal of the data directory. One block is in flight at a time:
@@ -76,7 +82,7 @@ pub enum LogFault {
 pub struct EmbeddedLog {
     writer: JournalWriter,
     /// Holds the directory's lock until the last block is written.
-    _directory: Arc<DataDirectory>,
+    directory: Arc<DataDirectory>,
 }
 
 // ===== impl EmbeddedLog =====
@@ -85,10 +91,13 @@ impl EmbeddedLog {
     /// Makes a log that uses `writer` to append to the journal in `directory`.
     #[must_use]
     pub const fn new(writer: JournalWriter, directory: Arc<DataDirectory>) -> Self {
-        EmbeddedLog {
-            writer,
-            _directory: directory,
-        }
+        EmbeddedLog { writer, directory }
+    }
+
+    /// Returns the writer of the journal, and the directory of the journal.
+    #[must_use]
+    pub fn into_parts(self) -> (JournalWriter, Arc<DataDirectory>) {
+        (self.writer, self.directory)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Points between two records or blocks: in the global order of transactions, and in the journal.
 
-use tally_journal::{AppendReceipt, BlockBuffer, BlockMeta, ChainPoint};
+use bytes::Bytes;
+use tally_journal::{AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, ChainPoint, HEADER_BYTES, Position};
 use tally_ledger::Timestamp;
 
 /// A point in the global order of records and transactions: the numbers and the time that the next record gets.
@@ -38,6 +39,48 @@ pub struct DurablePoint {
     pub(super) order: OrderPoint,
 }
 
+/// The point after the last block that a ledger has applied or sealed. The block may be not durable yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerEnd {
+    /// The number of the last block; 0 if there is none.
+    pub block: u64,
+    /// Where the next block will be.
+    pub position: Position,
+    /// The point in the order of records.
+    pub order: OrderPoint,
+}
+
+/// A block that a replicated log has accepted: the bytes and the header, which were checked against each other.
+#[derive(Debug, Clone)]
+pub struct AcceptedBlock {
+    /// The header in the bytes.
+    pub header: BlockHeader,
+    /// Header and body, without padding.
+    pub bytes: Bytes,
+}
+
+// ===== impl AcceptedBlock =====
+
+impl AcceptedBlock {
+    /// Returns the body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.bytes.split_at(HEADER_BYTES).1
+    }
+
+    /// Returns the length of header and body, in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Returns whether there are no bytes, which is never so.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
 // ===== impl OrderPoint =====
 
 impl OrderPoint {
@@ -72,6 +115,15 @@ impl DurablePoint {
         DurablePoint {
             chain: receipt.end,
             order: block.end,
+        }
+    }
+
+    /// Returns the point after a block that was appended with this `receipt`. `order` is the point after its last record.
+    #[must_use]
+    pub const fn at(receipt: &AppendReceipt, order: OrderPoint) -> Self {
+        DurablePoint {
+            chain: receipt.end,
+            order,
         }
     }
 

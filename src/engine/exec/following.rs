@@ -1,0 +1,93 @@
+//! What EXEC does as a replica: it applies the blocks of another leader, becomes the leader, and stops to be the leader.
+
+use std::collections::VecDeque;
+
+use tally_batch::FlushReason;
+use tally_journal::BlockKind;
+
+use super::{DISK_FULL, Exec, Mode};
+use crate::{
+    engine::{
+        command::{Command, CommandReply},
+        fault::StoreFault,
+        suspended::{Executed, Rest, Until},
+    },
+    store::embedded::{AcceptedBlock, SealedBlock},
+};
+
+// ===== impl Exec =====
+
+impl Exec {
+    /// Applies blocks that the log has accepted, and hands them over to the pipeline, which appends them to the local journal. Without
+    /// space on the disk, applies only the first blocks; the reply says how far it came.
+    ///
+    /// # Panics
+    /// If this replica leads: its own blocks would fork the journal.
+    pub(super) fn follow(&mut self, mut blocks: VecDeque<AcceptedBlock>) -> Executed {
+        assert_eq!(
+            self.mode,
+            Mode::Following,
+            "blocks of another leader are applied only by a replica that follows"
+        );
+        while let Some(block) = blocks.front() {
+            let progress = self.catch_up();
+            if self.failed {
+                return Executed::Done(Err(StoreFault::WriteFailed));
+            }
+            if !progress.has_room {
+                return Executed::Blocked(Rest::Whole(Command::Follow(blocks)), Until::Room);
+            }
+            if !self.has_space() {
+                break;
+            }
+            let spare = self.open.take_spare();
+            match self.book.follow(block, spare) {
+                Ok(sealed) => self.hand_over(sealed),
+                Err(error) => {
+                    return Executed::Done(Ok(CommandReply::Followed(Err(error.to_string()))));
+                }
+            }
+            blocks.pop_front();
+        }
+        let end = Box::new(self.book.end());
+        Executed::Done(Ok(CommandReply::Followed(Ok(end))))
+    }
+
+    /// Becomes the leader.
+    pub(super) fn lead(&mut self) -> Executed {
+        assert_eq!(
+            self.mode,
+            Mode::Following,
+            "only a replica that follows becomes the leader"
+        );
+        self.mode = Mode::Leading;
+        Executed::Done(Ok(CommandReply::Leading))
+    }
+
+    /// Commits the open block, and then the block with which this replica stops to be the leader.
+    pub(super) fn resign(&mut self, body: Vec<u8>) -> Executed {
+        if !self.flush(FlushReason::Drain) || !self.catch_up().has_room {
+            return Executed::Blocked(Rest::Whole(Command::Resign(body)), Until::Room);
+        }
+        if self.failed {
+            return Executed::Done(Err(StoreFault::Failed));
+        }
+        if !self.has_space() {
+            return Executed::Done(Err(DISK_FULL));
+        }
+        let sealed = self.book.seal_marker(BlockKind::Resign, &body);
+        self.hand_over(sealed);
+        self.mode = Mode::Following;
+        let end = Box::new(self.book.end());
+        Executed::Done(Ok(CommandReply::Resigned(end)))
+    }
+
+    /// Hands a block over to the pipeline, with the answers that wait for earlier blocks. The pipeline must have room.
+    fn hand_over(&mut self, block: SealedBlock) {
+        let batch = self.open.seal(Some(block));
+        self.counters.publish(&self.book);
+        let spare = self.pipeline.commit(batch);
+        self.open.reuse(spare);
+    }
+
+}

@@ -1,0 +1,89 @@
+//! What a driver needs to know besides its log and its engine.
+
+use std::time::Duration;
+
+use tally_replication::{Limits, Timing};
+
+use crate::store::replicated::{LOG_DEPTH, ReplicatedConfig};
+
+/// Longest wait of a read of the log for a record. The election counts silence only while reads succeed, so this must be shorter than
+/// the gap that the election allows between two reads.
+pub(super) const READ_WAIT: Duration = Duration::from_millis(150);
+/// Maximum number of bytes of blocks in one request. A request with one larger block is possible.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+
+/// The settings of a driver.
+#[derive(Debug, Clone)]
+pub struct DriverConfig {
+    /// The address at which this replica can be reached.
+    pub own_address: String,
+    /// The addresses of the other replicas.
+    pub peers: Vec<String>,
+    /// The version of the program.
+    pub version: String,
+    /// Interval between two blocks of an idle leader.
+    pub heartbeat: Duration,
+    /// When a standby claims.
+    pub timing: Timing,
+    /// The random addition to the time of silence, at most [`Timing::claim_jitter_max`].
+    pub jitter: Duration,
+    /// The random number of this process as a writer, not 0.
+    pub writer: u32,
+    /// Maximum number of appends in flight.
+    pub requests_max: usize,
+}
+
+// ===== impl DriverConfig =====
+
+impl DriverConfig {
+    /// Makes the settings of a driver from those of the store. `random` are random bits.
+    #[must_use]
+    pub fn new(config: &ReplicatedConfig, version: &str, random: u64) -> Self {
+        let timing = Timing {
+            claim_after: config.claim_after,
+            claim_jitter_max: config.claim_jitter,
+            claim_after_closed: config.claim_after_closed,
+            ..Timing::default()
+        };
+        let [high, low] = [random >> u32::BITS, random & u64::from(u32::MAX)];
+        let writer = u32::try_from(low).map_or(1, |low| low.max(1));
+        DriverConfig {
+            own_address: config.advertise.clone(),
+            peers: config.peers.clone(),
+            version: version.to_owned(),
+            heartbeat: config.heartbeat,
+            timing,
+            jitter: part(config.claim_jitter, high),
+            writer,
+            requests_max: config.requests_in_flight,
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            requests_max: self.requests_max,
+            request_blocks_max: LOG_DEPTH,
+            request_bytes_max: REQUEST_BYTES_MAX,
+            blocks_max: LOG_DEPTH,
+        }
+    }
+}
+
+/// Returns the part `share` / 2^32 of a time.
+fn part(time: Duration, share: u64) -> Duration {
+    let share = f64::from(u32::try_from(share).map_or(u32::MAX, |share| share)) / f64::from(u32::MAX);
+    time.mul_f64(share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_between_nothing_and_the_whole() {
+        let whole = Duration::from_millis(200);
+        assert_eq!(part(whole, 0), Duration::ZERO);
+        assert_eq!(part(whole, u32::MAX.into()), whole);
+        assert!(part(whole, 1 << 31) < whole);
+    }
+}

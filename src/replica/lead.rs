@@ -1,0 +1,380 @@
+//! What a replica does as the leader: it sends the blocks of its engine to the log, and says which of them are durable.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tally_replication::{
+    Accepted, Action, Appender, HaltReason, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    driver::{Driver, End},
+    place::facts,
+};
+use crate::{
+    engine::EngineError,
+    store::{
+        embedded::LedgerEnd,
+        replicated::{
+            AppendError, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog, ReadError, ReplicaCommand,
+            ReplicaFault, ReplicaRole, ResignBody, ResignError, Resigned, ResumePoint,
+        },
+    },
+};
+
+/// The first delay before the leader connects to the log again. It doubles with each failure.
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
+/// The longest delay before the leader connects to the log again.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// The result of a request to append.
+type Appending = BoxFuture<'static, (Sent, Outcome)>;
+/// The result of a read.
+type Reading = BoxFuture<'static, (ReadId, Result<LogRecords, ReadError>)>;
+
+/// A request to append, with the numbers of its first and last block.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    request: RequestId,
+    first: u64,
+    last: u64,
+}
+
+/// Where the log has put the blocks of an acknowledged request.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    first: u64,
+    last: u64,
+    base_offset: u64,
+}
+
+/// The state of a leader.
+struct Leading {
+    appender: Appender,
+    /// The own blocks that are not durable yet.
+    blocks: VecDeque<OwnBlock>,
+    /// Where the log has put blocks that are not durable yet, at most one entry for each request in flight.
+    placed: VecDeque<Placed>,
+    appends: FuturesUnordered<Appending>,
+    reads: FuturesUnordered<Reading>,
+    reconnecting: Option<BoxFuture<'static, Result<(), ReadError>>>,
+    reconnect_delay: Duration,
+    heartbeat: Option<BoxFuture<'static, Result<(), EngineError>>>,
+    resigning: Option<BoxFuture<'static, Result<Box<LedgerEnd>, EngineError>>>,
+    resign_answers: Vec<oneshot::Sender<Result<Resigned, ResignError>>>,
+    last_submit: Instant,
+    resume: Option<ResumePoint>,
+}
+
+// ===== impl Driver =====
+
+impl<L: PartitionLog> Driver<L> {
+    /// Leads from the own claim on, which is the last accepted block, until another replica leads or this one resigns.
+    pub(super) async fn lead(&mut self, accepted: Accepted, next_offset: u64) -> Result<(), End> {
+        let leadership = Leadership {
+            term: accepted.term,
+            writer: accepted.writer,
+        };
+        self.exchange.begin_leading(leadership, accepted.number);
+        self.engine.lead().await.map_err(|error| End::Engine(error.to_string()))?;
+        self.publish(|view| {
+            view.role = ReplicaRole::Leader;
+            view.caught_up = true;
+            view.lag_ms = Some(0);
+        });
+        tracing::info!(term = accepted.term, block = accepted.number, "this replica leads");
+        let mut leading = Leading::new(&self.config.limits(), accepted, next_offset);
+        loop {
+            if let Some(end) = self.act(&mut leading) {
+                return end;
+            }
+            self.lead_step(&mut leading).await?;
+            if leading.resigning.is_none() && !leading.resign_answers.is_empty() && self.has_resigned(&leading) {
+                return self.end_leading(leading, leadership);
+            }
+        }
+    }
+
+    /// Waits for one event, and reports it to the appender.
+    async fn lead_step(&mut self, leading: &mut Leading) -> Result<(), End> {
+        let heartbeat_at = leading.last_submit + self.config.heartbeat;
+        let beats = leading.heartbeat.is_none() && leading.resigning.is_none() && !leading.appender.is_suspended();
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(End::Stopped),
+            condition = self.engine.health().failed() => return Err(End::Failed(condition)),
+            Some(command) = self.commands.recv() => self.command_while_leading(leading, command),
+            resigned = optional(&mut leading.resigning) => {
+                leading.resigning = None;
+                self.note_resignation(leading, resigned);
+            }
+            Some((sent, outcome)) = leading.appends.next() => leading.appended(sent, outcome),
+            Some((read, result)) = leading.reads.next() => self.note_read(leading, read, result),
+            () = self.exchange.submitted() => leading.submit(self.exchange.take()),
+            result = optional(&mut leading.reconnecting) => {
+                leading.reconnecting = None;
+                self.note_reconnection(leading, result);
+            }
+            beat = optional(&mut leading.heartbeat) => {
+                leading.heartbeat = None;
+                if let Err(error) = beat {
+                    tracing::debug!(%error, "a heartbeat was not written");
+                    leading.last_submit = Instant::now();
+                }
+            }
+            () = tokio::time::sleep_until(heartbeat_at), if beats => {
+                let engine = self.engine.clone();
+                leading.heartbeat = Some(Box::pin(async move { engine.heartbeat().await }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the appender asks for. Returns how the leadership ends, if it does.
+    fn act(&mut self, leading: &mut Leading) -> Option<Result<(), End>> {
+        while let Some(action) = leading.appender.action() {
+            match action {
+                Action::Send { request, first, last } => {
+                    let appending = self.log.append(leading.bytes_of(first, last));
+                    let sent = Sent { request, first, last };
+                    leading.appends.push(Box::pin(async move { (sent, outcome(appending.await)) }));
+                }
+                Action::Reconnect => {
+                    tracing::warn!("an append has no clear outcome; the leader connects to the log again");
+                    self.start_reconnection(leading);
+                }
+                Action::Read { read, from, through: _ } => {
+                    let reading = self.log.read(from, Duration::ZERO);
+                    leading.reads.push(Box::pin(async move { (read, reading.await) }));
+                }
+                Action::Durable { through, next_offset } => self.durable(leading, through, next_offset),
+                Action::Fenced { term, offset } => {
+                    tracing::warn!(term, offset, "another replica has become the leader");
+                    self.exchange.fail(ReplicaFault::Fenced { term });
+                    return Some(Err(End::SteppedDown { term }));
+                }
+                Action::Halted(reason) => return Some(Err(self.halted(reason))),
+            }
+        }
+        None
+    }
+
+    /// All blocks up to `through` are accepted for ever.
+    fn durable(&mut self, leading: &mut Leading, through: u64, next_offset: u64) {
+        while let Some(block) = leading.blocks.pop_front_if(|block| block.header.block_sequence <= through) {
+            self.place.accepted_own(&block.header, block.hash, block.body());
+            if let Some(offset) = leading.offset_of(block.header.block_sequence) {
+                leading.resume = Some(self.place.resume_point(&block.header, block.hash, offset, None));
+            }
+        }
+        self.exchange.accept(through);
+        if let Some(resume) = leading.resume {
+            self.exchange.set_resume(resume);
+        }
+        self.publish_accepted(next_offset);
+    }
+
+    fn start_reconnection(&mut self, leading: &mut Leading) {
+        let delay = leading.reconnect_delay;
+        leading.reconnect_delay = (delay * 2).min(RECONNECT_DELAY_MAX);
+        let connecting = self.log.reconnect();
+        leading.reconnecting = Some(Box::pin(async move {
+            let result = connecting.await;
+            if result.is_err() {
+                tokio::time::sleep(delay).await;
+            }
+            result
+        }));
+    }
+
+    fn note_reconnection(&mut self, leading: &mut Leading, result: Result<(), ReadError>) {
+        match result {
+            Ok(()) => leading.appender.reconnected(),
+            Err(error) => {
+                self.reports.log_unavailable(&error);
+                self.start_reconnection(leading);
+            }
+        }
+    }
+
+    fn note_read(&mut self, leading: &mut Leading, read: ReadId, result: Result<LogRecords, ReadError>) {
+        match result {
+            Ok(records) => {
+                let judged: Vec<Record> = records.records.iter().map(|record| self.place.record(record)).collect();
+                leading.appender.read(read, &judged, records.next_offset);
+                leading.reconnect_delay = RECONNECT_DELAY_MIN;
+            }
+            Err(ReadError::OutOfRange { .. }) => leading.appender.out_of_range(),
+            Err(error) => {
+                // The appender waits for this read, so it is repeated.
+                self.reports.log_unavailable(&error);
+                let from = leading.appender.next_offset();
+                let reading = self.log.read(from, Duration::ZERO);
+                leading.reads.push(Box::pin(async move {
+                    tokio::time::sleep(RECONNECT_DELAY_MIN).await;
+                    (read, reading.await)
+                }));
+            }
+        }
+    }
+
+    fn command_while_leading(&mut self, leading: &mut Leading, command: ReplicaCommand) {
+        match command {
+            ReplicaCommand::Resign { successor, answer } => {
+                if let Some(address) = &successor
+                    && !self.config.peers.contains(address)
+                {
+                    let unknown = ResignError::UnknownSuccessor {
+                        address: address.clone(),
+                    };
+                    drop(answer.send(Err(unknown)));
+                    return;
+                }
+                leading.resign_answers.push(answer);
+                if leading.resigning.is_none() {
+                    let successor = successor.or_else(|| self.peers.successor());
+                    tracing::info!(successor, "this replica gives up leadership");
+                    let body = ResignBody { successor }.encode();
+                    let engine = self.engine.clone();
+                    leading.resigning = Some(Box::pin(async move { engine.resign(body).await }));
+                }
+            }
+            ReplicaCommand::ForwardFailed { .. }
+            | ReplicaCommand::ForwardSucceeded { .. }
+            | ReplicaCommand::LeaderClosed { .. } => {}
+        }
+    }
+
+    fn note_resignation(&mut self, leading: &mut Leading, resigned: Result<Box<LedgerEnd>, EngineError>) {
+        if let Err(error) = resigned {
+            tracing::warn!(%error, "this replica could not give up leadership");
+            for answer in leading.resign_answers.drain(..) {
+                drop(answer.send(Err(ResignError::Unresolved)));
+            }
+        }
+    }
+
+    /// Whether the resignation is accepted: nothing is in flight.
+    fn has_resigned(&self, leading: &Leading) -> bool {
+        leading.blocks.is_empty()
+    }
+
+    /// Follows again, after the resignation was accepted.
+    fn end_leading(&mut self, leading: Leading, leadership: Leadership) -> Result<(), End> {
+        self.exchange.end_leading();
+        let accepted = *leading.appender.accepted();
+        let next_offset = leading.appender.next_offset();
+        let last = leading.resume.filter(|resume| resume.block == accepted.number);
+        let last = last.map(|resume| Seen {
+            offset: resume.offset,
+            epoch: None,
+            hash: Some(resume.hash),
+        });
+        let from = last.map_or(next_offset, |last| last.offset + 1);
+        self.place.reader = LogReader::new(accepted, from, last);
+        for answer in leading.resign_answers {
+            drop(answer.send(Ok(Resigned {
+                term: leadership.term,
+            })));
+        }
+        Ok(())
+    }
+
+    /// Stops for good.
+    pub(super) fn halted(&self, reason: HaltReason) -> End {
+        self.exchange.fail(ReplicaFault::Halted(reason.to_string()));
+        End::Halted(reason.to_string())
+    }
+}
+
+// ===== impl Leading =====
+
+impl Leading {
+    fn new(limits: &Limits, accepted: Accepted, next_offset: u64) -> Self {
+        Leading {
+            appender: Appender::new(*limits, accepted, next_offset),
+            blocks: VecDeque::with_capacity(LOG_DEPTH),
+            placed: VecDeque::new(),
+            appends: FuturesUnordered::new(),
+            reads: FuturesUnordered::new(),
+            reconnecting: None,
+            reconnect_delay: RECONNECT_DELAY_MIN,
+            heartbeat: None,
+            resigning: None,
+            resign_answers: Vec::new(),
+            last_submit: Instant::now(),
+            resume: None,
+        }
+    }
+
+    /// Gives blocks of the engine to the appender. After it has stopped, the blocks are void, and the pipeline learns it elsewhere.
+    fn submit(&mut self, blocks: VecDeque<OwnBlock>) {
+        for block in blocks {
+            self.last_submit = Instant::now();
+            let facts = facts(&block.header, block.hash);
+            let bytes = block.bytes.len();
+            self.blocks.push_back(block);
+            if self.appender.submit(facts, bytes).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn appended(&mut self, sent: Sent, outcome: Outcome) {
+        let Sent { request, first, last } = sent;
+        if let Outcome::Appended { base_offset } = outcome {
+            self.placed.push_back(Placed {
+                first,
+                last,
+                base_offset,
+            });
+        }
+        self.appender.result(request, outcome);
+    }
+
+    /// Returns the offset of a record with the durable block `number`, if it is known. There can be other records with this block.
+    fn offset_of(&mut self, number: u64) -> Option<u64> {
+        self.placed.retain(|placed| placed.last >= number);
+        let placed = self.placed.iter().find(|placed| placed.first <= number)?;
+        Some(placed.base_offset + (number - placed.first))
+    }
+
+    /// Returns the bytes of the blocks with the numbers `first` to `last`.
+    fn bytes_of(&self, first: u64, last: u64) -> Vec<Bytes> {
+        let blocks = self.blocks.iter();
+        let wanted = blocks.filter(|block| (first..=last).contains(&block.header.block_sequence));
+        let bytes: Vec<Bytes> = wanted.map(|block| block.bytes.clone()).collect();
+        assert_eq!(
+            bytes.len() as u64,
+            last - first + 1,
+            "the blocks {first} to {last} are held until they are durable"
+        );
+        bytes
+    }
+}
+
+fn outcome(result: Result<crate::store::replicated::Appended, AppendError>) -> Outcome {
+    match result {
+        Ok(appended) => Outcome::Appended {
+            base_offset: appended.first_offset,
+        },
+        Err(AppendError::Refused(error)) => {
+            tracing::warn!(error, "the log refused an append");
+            Outcome::Refused
+        }
+        Err(AppendError::Unresolved(error)) => {
+            tracing::warn!(error, "the outcome of an append is unknown");
+            Outcome::Unresolved
+        }
+    }
+}
+
+/// Waits for a future that may not exist.
+async fn optional<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,18 @@
+//! Why a replica can't go on.
+
+use thiserror::Error;
+
+/// Why a replica can't go on with its log.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReplicaFault {
+    /// The log has accepted the claim of another replica, so the blocks of this leader that are in flight are void.
+    #[error("another replica has become the leader with term {term}; the blocks in flight are void")]
+    Fenced {
+        /// The term of the other replica.
+        term: u64,
+    },
+    /// The log or a block in it contradicts what this replica knows. Somebody must look at it.
+    #[error("{0}")]
+    Halted(String),
+}
