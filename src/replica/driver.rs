@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_journal::{BlockSealer, DataId, Geometry};
+use tally_journal::{DataId, Geometry};
 use tally_ledger::Timestamp;
 use tally_replication::{Election, HaltReason};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     config::DriverConfig,
     peers::Peers,
-    place::{Place, PlaceError},
+    place::{Codec, Place, PlaceError},
     reports::Reports,
 };
 use crate::{
@@ -66,8 +66,6 @@ pub struct Driver<L> {
     pub(super) election: Election,
     pub(super) reports: Reports,
     pub(super) stop: CancellationToken,
-    pub(super) data_id: DataId,
-    pub(super) geometry: Geometry,
     /// The point after the last record that the engine has applied.
     pub(super) order: OrderPoint,
     /// The number of the last block that the engine has applied.
@@ -117,7 +115,7 @@ impl<L: PartitionLog> Driver<L> {
             stop,
         } = parts;
         let durable = engine.durable();
-        let place = Place::new(data_id, geometry, &resume, durable.chain())?;
+        let place = Place::new(Codec::new(data_id, geometry), &resume, durable.chain())?;
         let started = Instant::now();
         Ok(Driver {
             election: Election::new(config.timing, config.jitter, Duration::ZERO),
@@ -131,8 +129,6 @@ impl<L: PartitionLog> Driver<L> {
             place,
             reports: Reports::default(),
             stop,
-            data_id,
-            geometry,
             order: durable.order(),
             applied: durable.chain().last_block_sequence(),
             claimed_term: 0,
@@ -217,11 +213,6 @@ impl<L: PartitionLog> Driver<L> {
             view.skipped_records = self.place.skipped;
             view.term_changes = self.place.term_changes;
         });
-    }
-
-    /// Makes a sealer for the block after the last accepted one.
-    pub(super) fn sealer(&self) -> BlockSealer {
-        BlockSealer::new(self.data_id, self.geometry, self.place.chain)
     }
 
     /// The time that the next block of this replica gets.

@@ -336,10 +336,10 @@ impl<L: PartitionLog> Driver<L> {
             base_time_ns: self.next_time().as_nanos(),
             record_count: 0,
         };
-        let sealed = self.sealer().seal(&meta, stamp, &mut buffer);
+        let sealed = self.place.codec.sealer(self.place.chain).seal(&meta, stamp, &mut buffer);
         sealed.map_err(|error| End::Engine(error.to_string()))?;
         let bytes = Bytes::copy_from_slice(buffer.sealed_bytes());
-        let block = self.place.own_facts(&bytes);
+        let block = self.place.codec.own_facts(&bytes);
         tracing::info!(term, block = block.number, "this replica claims leadership");
         let begun = Claim::new(&self.place.reader, block, &self.peers.points());
         let (claim, step) = begun.map_err(|reason| self.halt(reason))?;
@@ -434,7 +434,7 @@ impl<L: PartitionLog> Driver<L> {
                 body: self.config.own_address.clone().into_bytes(),
             };
             // The request is sent now. Whether it arrives changes nothing here.
-            drop(self.log.append(vec![Bytes::from(halt.encode(self.data_id))]));
+            drop(self.log.append(vec![Bytes::from(halt.encode(self.place.codec.data_id()))]));
         }
     }
 }

@@ -202,7 +202,7 @@ impl<L: PartitionLog> Driver<L> {
     fn note_read(&mut self, leading: &mut Leading, read: ReadId, result: Result<LogRecords, ReadError>) {
         match result {
             Ok(records) => {
-                let judged: Vec<Record> = records.records.iter().map(|record| self.place.record(record)).collect();
+                let judged: Vec<Record> = records.records.iter().map(|record| self.place.codec.record(record)).collect();
                 leading.appender.read(read, &judged, records.next_offset);
                 leading.reconnect_delay = RECONNECT_DELAY_MIN;
             }

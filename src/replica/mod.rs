@@ -21,9 +21,11 @@ mod follow;
 mod lead;
 mod peers;
 mod place;
+mod publish;
 mod reports;
 
 pub use config::DriverConfig;
 pub use driver::{Driver, DriverParts, End};
 pub use peers::{PeerState, Peers};
 pub use place::PlaceError;
+pub use publish::{PublishError, Published, check_topic, publish};

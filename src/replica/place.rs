@@ -1,10 +1,10 @@
 //! The place of a replica in its log: which block was accepted last, and what must follow.
 
-use bytes::Bytes;
 use tally_journal::{
-    BlockHash, BlockHeader, BlockKind, ChainPoint, DataId, Geometry, HEADER_BYTES, HeaderDefect,
-    RawBlockDefect, parse_block,
+    BlockHash, BlockHeader, BlockKind, BlockSealer, ChainPoint, DataId, Genesis, Geometry, HEADER_BYTES,
+    HeaderDefect, RawBlockDefect, parse_block,
 };
+use thiserror::Error;
 use tally_replication::{Accepted, BlockFacts, HaltReason, LogReader, Record, Seen, Step, WrongField};
 
 use crate::store::{
@@ -12,11 +12,17 @@ use crate::store::{
     replicated::{ClaimBody, LogRecord, ResignBody, ResumePoint, TopicId},
 };
 
+/// Recognizes the blocks of a ledger.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Codec {
+    data_id: DataId,
+    geometry: Geometry,
+}
+
 /// The place of a replica in its log.
 #[derive(Debug)]
 pub(super) struct Place {
-    data_id: DataId,
-    geometry: Geometry,
+    pub(super) codec: Codec,
     topic_id: TopicId,
     pub(super) reader: LogReader,
     /// The end of the journal, and then the point after the last accepted block.
@@ -47,8 +53,9 @@ pub(super) enum Judged {
 }
 
 /// Why a replica can't start at its resume point.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PlaceError {
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PlaceError {
     /// The journal has fewer blocks than the resume point says.
     #[error(
         "the journal ends with block {journal}, but block {resume} was in it before: blocks are missing; make this replica anew \
@@ -70,8 +77,7 @@ pub(super) enum PlaceError {
 impl Place {
     /// Continues at `resume`. The journal ends at `chain`.
     pub(super) fn new(
-        data_id: DataId,
-        geometry: Geometry,
+        codec: Codec,
         resume: &ResumePoint,
         chain: ChainPoint,
     ) -> Result<Self, PlaceError> {
@@ -98,8 +104,7 @@ impl Place {
             hash: Some(resume.hash),
         };
         Ok(Place {
-            data_id,
-            geometry,
+            codec,
             topic_id: resume.topic_id,
             reader: LogReader::new(accepted, resume.offset + 1, Some(seen)),
             chain,
@@ -123,7 +128,7 @@ impl Place {
     /// # Errors
     /// Why the replica must halt.
     pub(super) fn judge(&mut self, record: &LogRecord) -> Result<Judged, HaltReason> {
-        let (facts, header) = self.facts_of(&record.value);
+        let (facts, header) = self.codec.facts_of(&record.value);
         let (journal_end, chain, next_entry, base_time_ns) =
             (self.journal_end, self.chain, self.next_entry, self.base_time_ns);
         let judged = self.reader.next(
@@ -165,7 +170,7 @@ impl Place {
         if accepted.number <= self.journal_end {
             return Judged::InJournal;
         }
-        self.chain = self.chain.after(header, hash, self.geometry);
+        self.chain = self.chain.after(header, hash, self.codec.geometry);
         let block = AcceptedBlock {
             header: *header,
             bytes: record.value.clone(),
@@ -195,7 +200,7 @@ impl Place {
     /// Notes an own block that the log has accepted.
     pub(super) fn accepted_own(&mut self, header: &BlockHeader, hash: BlockHash, body: &[u8]) {
         self.note(header, body);
-        self.chain = self.chain.after(header, hash, self.geometry);
+        self.chain = self.chain.after(header, hash, self.codec.geometry);
     }
 
     /// Returns the resume point after an accepted block, which the record at `offset` contains.
@@ -216,6 +221,24 @@ impl Place {
             writer: header.writer,
         }
     }
+}
+
+// ===== impl Codec =====
+
+impl Codec {
+    pub(super) const fn new(data_id: DataId, geometry: Geometry) -> Self {
+        Codec { data_id, geometry }
+    }
+
+    /// Makes a sealer for the block after `chain`.
+    pub(super) const fn sealer(&self, chain: ChainPoint) -> BlockSealer {
+        BlockSealer::new(self.data_id, self.geometry, chain)
+    }
+
+    /// Returns the id of the ledger.
+    pub(super) const fn data_id(&self) -> DataId {
+        self.data_id
+    }
 
     /// Returns what the protocol knows of a record.
     pub(super) fn record(&self, record: &LogRecord) -> Record {
@@ -230,7 +253,7 @@ impl Place {
     ///
     /// # Panics
     /// If the bytes are not a block.
-    pub(super) fn own_facts(&self, bytes: &Bytes) -> BlockFacts {
+    pub(super) fn own_facts(&self, bytes: &[u8]) -> BlockFacts {
         match self.facts_of(bytes) {
             (Some(facts), Some(_)) => facts,
             (Some(_) | None, _) => panic!("an own block must be readable"),
@@ -239,13 +262,24 @@ impl Place {
 
     /// Returns what the protocol knows of the bytes of a record, and the header if they are a block. Bytes that are not a block of this
     /// ledger have no facts.
-    fn facts_of(&self, value: &Bytes) -> (Option<BlockFacts>, Option<BlockHeader>) {
+    fn facts_of(&self, value: &[u8]) -> (Option<BlockFacts>, Option<BlockHeader>) {
         match parse_block(value, self.data_id, self.geometry) {
             Ok((header, hash)) => (Some(facts(&header, hash)), Some(header)),
             Err(RawBlockDefect::Header(HeaderDefect::Version(version))) => (Some(unknown(version.into())), None),
             Err(RawBlockDefect::Header(HeaderDefect::Kind(kind))) => (Some(unknown(kind)), None),
             Err(_) => (None, None),
         }
+    }
+}
+
+/// The state before the first block.
+pub(super) fn genesis_point(genesis: &Genesis) -> Accepted {
+    Accepted {
+        number: 0,
+        hash: genesis.start().previous_hash.0,
+        term: 0,
+        writer: 0,
+        ended: false,
     }
 }
 

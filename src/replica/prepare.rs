@@ -1,0 +1,138 @@
+//! Prepares the data directory of a replica, before the engine opens it.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tally_journal::{Disk, Genesis, GenesisDefect, Journal, JournalError};
+use thiserror::Error;
+use tokio::time::{Instant, sleep};
+
+use super::publish::{PublishError, check_topic};
+use crate::{
+    store::{
+        embedded::{OpenError, is_data_directory},
+        replicated::{PartitionLog, ReadError, ResumeFiles, ResumePoint, TopicFacts},
+    },
+    telemetry::LogLimit,
+};
+
+/// Delay between two attempts to reach the log.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// Why the directory of a replica could not be prepared.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The topic could lose blocks, or it is not one of a replicated ledger.
+    #[error(transparent)]
+    Topic(#[from] PublishError),
+    /// The log can't be used, and waiting would not help.
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    /// The topic is empty.
+    #[error("the topic is empty: make the replicated ledger with `tally replica init` on one replica, and start this one again")]
+    Empty,
+    /// The first record of the topic is not that of a ledger.
+    #[error("the first record of the topic is not the beginning of a replicated ledger: {0}")]
+    Genesis(#[from] GenesisDefect),
+    /// The directory can't be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The directory can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The directory has no resume point.
+    #[error(
+        "the data directory does not say where to continue to read the log: its resume point is missing or damaged; make this \
+         replica anew from another one (tally replica clone), or remove the directory to read the whole log"
+    )]
+    NoResumePoint,
+    /// The directory belongs to another topic.
+    #[error(
+        "the data directory belongs to another topic than the one that has this name now; if the topic was made anew after the log was \
+         lost, use `tally replica republish`"
+    )]
+    OtherTopic,
+}
+
+/// Waits until the log can be reached, checks its topic, and makes the data directory at `path` from the first record of the log if it
+/// does not exist.
+///
+/// # Errors
+/// [`PrepareError`]. As long as the log can't be reached, this is no error.
+pub async fn prepare<L: PartitionLog>(
+    log: &mut L,
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    accept_unsafe: bool,
+) -> Result<(), PrepareError> {
+    let facts = reach(log).await?;
+    check_topic(&facts, accept_unsafe)?;
+    if is_data_directory(&*disk, path)? {
+        return Ok(());
+    }
+    if facts.end_offset == 0 {
+        return Err(PrepareError::Empty);
+    }
+    let genesis = loop {
+        match log.read(0, Duration::ZERO).await {
+            Ok(found) => match found.records.first().filter(|record| record.offset == 0) {
+                Some(first) => break Genesis::decode(&first.value)?,
+                None => return Err(PrepareError::Empty),
+            },
+            Err(error @ (ReadError::Unusable(_) | ReadError::OutOfRange { .. })) => return Err(error.into()),
+            Err(ReadError::Unavailable(_) | ReadError::Damaged(_)) => {
+                reach(log).await?;
+            }
+        }
+    };
+    let journal = Journal::create_replica(disk, path, &genesis)?;
+    let resume = ResumePoint {
+        topic_id: facts.topic_id,
+        offset: 0,
+        epoch: None,
+        block: 0,
+        hash: genesis.start().previous_hash.0,
+        term: 0,
+        writer: 0,
+    };
+    ResumeFiles::open(journal.directory())?.write(&resume)?;
+    tracing::info!(data = %path.display(), "made the data directory of a new replica from the first record of the log");
+    Ok(())
+}
+
+/// Checks that the resume point of a directory belongs to the topic.
+///
+/// # Errors
+/// [`PrepareError::NoResumePoint`] or [`PrepareError::OtherTopic`].
+pub fn check_resume(resume: Option<ResumePoint>, facts: &TopicFacts) -> Result<ResumePoint, PrepareError> {
+    let resume = resume.ok_or(PrepareError::NoResumePoint)?;
+    if resume.topic_id == facts.topic_id {
+        Ok(resume)
+    } else {
+        Err(PrepareError::OtherTopic)
+    }
+}
+
+/// Connects to the log and asks for its topic, until it answers.
+///
+/// # Errors
+/// [`ReadError::Unusable`].
+pub async fn reach<L: PartitionLog>(log: &mut L) -> Result<TopicFacts, ReadError> {
+    let lines = LogLimit::default();
+    loop {
+        let asked = match log.reconnect().await {
+            Ok(()) => log.inspect().await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(facts) => return Ok(facts),
+            Err(error @ ReadError::Unusable(_)) => return Err(error),
+            Err(error) => {
+                if let Some(omitted) = lines.admit(Instant::now()) {
+                    tracing::warn!(%error, omitted, "waiting for the brokers of the replicated log");
+                }
+                sleep(RETRY_DELAY).await;
+            }
+        }
+    }
+}

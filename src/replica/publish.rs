@@ -1,0 +1,253 @@
+//! Publishes a data directory in a log: how a replicated ledger begins, and how it begins again after the log was lost.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tally_journal::{ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader, StoreKind};
+use tally_replication::{HaltReason, LogReader, Step};
+use thiserror::Error;
+
+use super::place::{Codec, genesis_point};
+use crate::store::{
+    embedded::OpenError,
+    replicated::{
+        AppendError, PartitionLog, ReadError, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
+        unsafe_properties,
+    },
+};
+
+/// Maximum number of bytes of the blocks in one request. A request with one larger block is possible.
+const REQUEST_BYTES_MAX: usize = 2 << 20;
+/// Maximum number of blocks in one request.
+const REQUEST_BLOCKS_MAX: usize = 1024;
+
+/// Why a directory could not be published.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The directory can't be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The directory can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A block could not be appended. Repeat the command: it continues where it stopped.
+    #[error("{0}; repeat the command, which continues where it stopped")]
+    Append(#[from] AppendError),
+    /// The topic could lose blocks.
+    #[error("the topic is not safe: {}", join(.0))]
+    Unsafe(Vec<UnsafeTopic>),
+    /// The topic contains something else.
+    #[error("the topic is not empty, and it does not belong to this data directory; choose an empty topic (store.replicated.topic)")]
+    OtherTopic,
+    /// The topic contains blocks that the directory does not have, or replicas have used it.
+    #[error("the topic already belongs to a replicated ledger: {0}")]
+    InUse(&'static str),
+    /// Another process writes to the topic.
+    #[error("another process writes to the topic")]
+    Raced,
+    /// A record of the log stops every reader.
+    #[error(transparent)]
+    Halted(#[from] HaltReason),
+}
+
+/// What was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The number of the last block.
+    pub last_block: u64,
+    /// How many blocks this call has published.
+    pub blocks: u64,
+    /// The offset after the last record.
+    pub next_offset: u64,
+}
+
+/// Publishes the directory at `path` in an empty topic: the first record, and then every block. Makes the directory one of a replica
+/// first, durably, so that no embedded store can continue it. If it does not exist, makes it with the sizes in `config`.
+///
+/// A call that was interrupted can be repeated.
+///
+/// # Errors
+/// [`PublishError`].
+pub async fn publish<L: PartitionLog>(
+    log: &mut L,
+    disk: Arc<dyn Disk>,
+    path: &Path,
+    config: &JournalConfig,
+    accept_unsafe: bool,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Published, PublishError> {
+    log.reconnect().await?;
+    let facts = log.inspect().await?;
+    check_topic(&facts, accept_unsafe)?;
+    let journal = open(disk, path, config)?;
+    let genesis = journal.directory().genesis();
+    let end = end_of(&journal)?;
+    let mut publisher = Publisher {
+        log,
+        codec: Codec::new(genesis.data_id(), genesis.geometry()),
+        reader: LogReader::new(genesis_point(&genesis), 1, None),
+        accepted_at: (0, None),
+        is_empty: facts.end_offset == 0,
+        published: 0,
+    };
+    publisher.first_record(&genesis).await?;
+    publisher.find_end().await?;
+    publisher.blocks(&journal.reader(), journal.start(), &end, progress).await?;
+    publisher.find_end().await?;
+    let resume = publisher.resume_point(&facts, &end)?;
+    ResumeFiles::open(journal.directory())?.write(&resume)?;
+    Ok(Published {
+        last_block: end.last_block_sequence(),
+        blocks: publisher.published,
+        next_offset: publisher.reader.next_offset(),
+    })
+}
+
+/// Checks that the topic keeps what it has acknowledged.
+///
+/// # Errors
+/// [`PublishError::Unsafe`], unless this was accepted. Then it is a warning.
+pub fn check_topic(facts: &TopicFacts, accept_unsafe: bool) -> Result<(), PublishError> {
+    let found = unsafe_properties(facts, crate::store::replicated::REQUEST_BYTES_MAX as u64);
+    if found.is_empty() {
+        return Ok(());
+    }
+    if !accept_unsafe {
+        return Err(PublishError::Unsafe(found));
+    }
+    for found in found {
+        tracing::warn!(%found, "the topic of the replicated log is not safe, which store.replicated.accept_unsafe_topic accepts");
+    }
+    Ok(())
+}
+
+/// Opens the directory as one of a replica.
+fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Journal, PublishError> {
+    let mut journal = match Journal::open_any(Arc::clone(&disk), path) {
+        Ok(journal) => journal,
+        Err(JournalError::NotADataDirectory { .. }) => Journal::open(disk, path, config)?,
+        Err(error) => return Err(error.into()),
+    };
+    if journal.directory().store() == StoreKind::Embedded {
+        journal.make_replicated()?;
+    }
+    Ok(journal)
+}
+
+/// Returns the end of the journal. Repairs what a crash has left behind it.
+fn end_of(journal: &Journal) -> Result<ChainPoint, PublishError> {
+    let scanned = journal.scan(journal.start(), 0, |_, _, _| Ok::<(), JournalError>(()));
+    let tail = scanned.map_err(|error| match error {
+        tally_journal::ScanError::Store(error) | tally_journal::ScanError::Visitor(error) => error,
+    })?;
+    Ok(tail.end)
+}
+
+/// The state of a publication.
+struct Publisher<'a, L> {
+    log: &'a mut L,
+    codec: Codec,
+    reader: LogReader,
+    /// The offset of the record with the last accepted block, and its epoch if it is known.
+    accepted_at: (u64, Option<i32>),
+    /// Whether the topic had no record.
+    is_empty: bool,
+    published: u64,
+}
+
+// ===== impl Publisher =====
+
+impl<L: PartitionLog> Publisher<'_, L> {
+    /// Writes the first record, or checks that the topic has it.
+    async fn first_record(&mut self, genesis: &Genesis) -> Result<(), PublishError> {
+        if self.is_empty {
+            let appended = self.log.append(vec![Bytes::from(genesis.encode())]).await?;
+            return if appended.first_offset == 0 {
+                Ok(())
+            } else {
+                Err(PublishError::Raced)
+            };
+        }
+        let found = self.log.read(0, Duration::ZERO).await?;
+        match found.records.first().filter(|record| record.offset == 0) {
+            Some(first) if first.value == genesis.encode() => Ok(()),
+            Some(_) | None => Err(PublishError::OtherTopic),
+        }
+    }
+
+    /// Reads the log to its end.
+    async fn find_end(&mut self) -> Result<(), PublishError> {
+        loop {
+            let found = self.log.read(self.reader.next_offset(), Duration::ZERO).await?;
+            for record in &found.records {
+                if self.reader.next(&self.codec.record(record), |_| Ok(()))? == Step::Accepted {
+                    self.accepted_at = (record.offset, Some(record.epoch));
+                }
+            }
+            self.reader.passed(found.next_offset)?;
+            if self.reader.next_offset() >= found.end_offset {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Publishes the blocks that the log does not have yet.
+    async fn blocks(
+        &mut self,
+        journal: &JournalReader,
+        start: ChainPoint,
+        end: &ChainPoint,
+        progress: &mut (dyn FnMut(u64, u64) + Send),
+    ) -> Result<(), PublishError> {
+        let present = *self.reader.accepted();
+        let mut point = start;
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while !point.is_at(end) {
+            let mut block = Vec::new();
+            (_, point) = journal.read_sealed(&point, &mut block)?;
+            let number = point.last_block_sequence();
+            if number == present.number && point.previous_hash.0 != present.hash {
+                return Err(PublishError::InUse("it has other blocks than this data directory"));
+            }
+            if number <= present.number {
+                continue;
+            }
+            bytes += block.len();
+            batch.push(Bytes::from(block));
+            if bytes >= REQUEST_BYTES_MAX || batch.len() >= REQUEST_BLOCKS_MAX || point.is_at(end) {
+                self.published += batch.len() as u64;
+                self.log.append(std::mem::take(&mut batch)).await?;
+                bytes = 0;
+                progress(number, end.last_block_sequence());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the resume point after the last block, if the log now has what the directory has.
+    fn resume_point(&self, facts: &TopicFacts, end: &ChainPoint) -> Result<ResumePoint, PublishError> {
+        let accepted = self.reader.accepted();
+        if accepted.number != end.last_block_sequence() || accepted.hash != end.previous_hash.0 {
+            return Err(PublishError::InUse("its last block is not the last one of this data directory"));
+        }
+        let (offset, epoch) = self.accepted_at;
+        Ok(ResumePoint {
+            topic_id: facts.topic_id,
+            offset,
+            epoch,
+            block: accepted.number,
+            hash: accepted.hash,
+            term: accepted.term,
+            writer: accepted.writer,
+        })
+    }
+}
+
+fn join(found: &[UnsafeTopic]) -> String {
+    let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
