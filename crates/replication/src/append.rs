@@ -1,0 +1,647 @@
+//! The append of the leader as a state machine without I/O: [`Appender`].
+//!
+//! # Why it is safe
+//!
+//! The appender acknowledges blocks only up to an append that the log has acknowledged (*all in-sync brokers hold it*,
+//! and so they hold every record before it), and only when it knows every record before this append. The records in
+//! between are read *after* the acknowledgement. A rival's claim lies either after the appended block, and then the
+//! block is accepted for ever, or before it, and then the appender sees the claim. So a leader that was replaced
+//! without noticing (a zombie) cannot acknowledge.
+//!
+//! What was read before the acknowledgement counts for nothing: it may have been lost since, and other records may have
+//! taken the same offsets. The appender uses such a read only to learn early that it was replaced, which is always safe.
+//!
+//! # How a failure is resolved
+//!
+//! Requests complete in order. After a request without a clear answer, or after a refused one, the results of the
+//! requests behind it are discarded: their blocks may be in the log, but perhaps without the block before them. The
+//! appender connects again, and sends all blocks without an answer again, byte for byte. Copies that arrive late, and
+//! blocks without their predecessor, are passed over by every reader, so nothing must be removed from the log. The next
+//! acknowledged append decides: everything before it is read, and the chain says which copy counts.
+//!
+//! # Bounds
+//!
+//! The memory is bounded by [`Limits`]: the appender holds the facts of at most [`Limits::blocks_max`] blocks, and
+//! [`Limits::requests_max`] requests. The caller holds the bytes of a block until [`Action::Durable`] covers it. A
+//! single input adds at most `requests_max + 3` actions.
+
+use std::collections::VecDeque;
+
+use crate::{
+    acceptance::{Accepted, Verdict},
+    block::{BlockFacts, BlockHash, BlockKind},
+    halt::HaltReason,
+    mutation::planted,
+    reader::Record,
+};
+
+/// Bounds of an [`Appender`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Maximum number of requests in flight. At least 1.
+    pub requests_max: usize,
+    /// Maximum number of blocks of a request. At least 1.
+    pub request_blocks_max: usize,
+    /// Maximum number of bytes of a request. A larger block is sent alone.
+    pub request_bytes_max: usize,
+    /// Maximum number of blocks that are not durable yet. At least 1.
+    pub blocks_max: usize,
+}
+
+/// Names a request to append. Numbers of requests are never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Names a read. Numbers of reads are never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReadId(pub u64);
+
+/// The result of a request to append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// All in-sync brokers hold the blocks, at consecutive offsets from `base_offset` on.
+    Appended {
+        /// The offset of the first block.
+        base_offset: u64,
+    },
+    /// The broker has appended nothing, and will not.
+    Refused,
+    /// Nobody knows: an error after the append, a timeout, or a lost connection. The blocks may still arrive later.
+    Unresolved,
+}
+
+/// What the caller must do, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Send the blocks as one record batch, on the connection of the last [`Reconnect`](Self::Reconnect), and report
+    /// the result: an answer, or [`Outcome::Unresolved`] after the timeout. The broker must get the requests of a
+    /// connection in order.
+    Send {
+        /// Names the request.
+        request: RequestId,
+        /// The number of the first block.
+        first: u64,
+        /// The number of the last block.
+        last: u64,
+    },
+    /// Drop the connection, find the leading broker, connect again after a suitable delay, and call
+    /// [`Appender::reconnected`].
+    Reconnect,
+    /// Read records and call [`Appender::read`]. The read must begin after this action was taken, and must go to the
+    /// broker that has answered the appends.
+    Read {
+        /// Names the read.
+        read: ReadId,
+        /// The first offset.
+        from: u64,
+        /// The last offset that is needed, or `None` for everything that the broker shows at once. A part is a valid
+        /// answer.
+        through: Option<u64>,
+    },
+    /// All blocks up to this number are accepted for ever: answer their calls.
+    Durable {
+        /// The number of the last durable block.
+        through: u64,
+        /// All records before this offset are known.
+        next_offset: u64,
+    },
+    /// Another process leads. What is not durable yet will never be accepted or was accepted without an answer. The
+    /// process must stop leading and must not use this term again. This is the last action.
+    Fenced {
+        /// The term of the new leader.
+        term: u64,
+        /// The offset of its claim.
+        offset: u64,
+    },
+    /// The process must stop for good. This is the last action.
+    Halted(HaltReason),
+}
+
+/// Why an appender takes no more blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stopped {
+    /// Another process leads.
+    Fenced {
+        /// The term of the new leader.
+        term: u64,
+    },
+    /// The process must stop for good.
+    Halted(HaltReason),
+}
+
+/// A request in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Request {
+    id: RequestId,
+    first: u64,
+    last: u64,
+    outcome: Option<Outcome>,
+}
+
+/// A block that is not durable yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Pending {
+    block: BlockFacts,
+    bytes: usize,
+}
+
+/// The connection to the leading broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Link {
+    /// Requests succeed.
+    Up,
+    /// Connected again, but no request has succeeded since. Only one request is in flight.
+    Unproven,
+    /// [`Action::Reconnect`] was given.
+    Down,
+}
+
+/// The append of one term. See the [module](self).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Appender {
+    limits: Limits,
+    /// The last block that is accepted for ever. Its term and writer are the own ones.
+    accepted: Accepted,
+    /// All records before this offset are known, and no record before it can be lost.
+    next_offset: u64,
+    /// The blocks after `accepted`, in order.
+    pending: VecDeque<Pending>,
+    /// The number and the hash of the last submitted block.
+    submitted: (u64, BlockHash),
+    /// Whether the last submitted block is the end of the log.
+    ended: bool,
+    in_flight: VecDeque<Request>,
+    link: Link,
+    /// The read of the records before the oldest request in flight.
+    gap: Option<ReadId>,
+    /// The read that shows early whether another process leads.
+    probe: Option<ReadId>,
+    next_request: u64,
+    next_read: u64,
+    stopped: Option<Stopped>,
+    actions: VecDeque<Action>,
+}
+
+// ===== impl Limits =====
+
+impl Default for Limits {
+    /// Two requests of at most 64 blocks and 1 MiB in flight, and 256 blocks in memory.
+    fn default() -> Self {
+        Self {
+            requests_max: 2,
+            request_blocks_max: 64,
+            request_bytes_max: 1 << 20,
+            blocks_max: 256,
+        }
+    }
+}
+
+// ===== impl Appender =====
+
+impl Appender {
+    /// The appender of a leader whose claim is `accepted`. [`Decision::Serve`](crate::Decision::Serve) has both
+    /// values. `next_offset` follows the last record that is known and cannot be lost.
+    ///
+    /// # Panics
+    /// If a limit is 0, or if the log has ended.
+    #[must_use]
+    pub fn new(limits: Limits, accepted: Accepted, next_offset: u64) -> Self {
+        let Limits {
+            requests_max,
+            request_blocks_max,
+            request_bytes_max,
+            blocks_max,
+        } = limits;
+        for (name, limit) in [
+            ("requests_max", requests_max),
+            ("request_blocks_max", request_blocks_max),
+            ("request_bytes_max", request_bytes_max),
+            ("blocks_max", blocks_max),
+        ] {
+            assert!(limit > 0, "{name} = 0: must be at least 1");
+        }
+        assert!(!accepted.ended, "nothing is appended after the end of the log");
+        Self {
+            limits,
+            accepted,
+            next_offset,
+            pending: VecDeque::new(),
+            submitted: (accepted.number, accepted.hash),
+            ended: false,
+            in_flight: VecDeque::new(),
+            link: Link::Up,
+            gap: None,
+            probe: None,
+            next_request: 0,
+            next_read: 0,
+            stopped: None,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The last durable block.
+    #[must_use]
+    pub fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    /// All records before this offset are known.
+    #[must_use]
+    pub fn next_offset(&self) -> u64 {
+        self.next_offset
+    }
+
+    /// The number of blocks that [`submit`](Self::submit) takes now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.limits.blocks_max - self.pending.len()
+    }
+
+    /// The number of the next block to submit. A read, a replay or an unrecorded rejection that was executed now may
+    /// be answered when this block is durable. The block was not sent before the read arrived. So the block lies in
+    /// the log after everything that was acknowledged before, and its acceptance proves that nobody else led until
+    /// then. An earlier block proves nothing: it may have been accepted before a rival's claim.
+    #[must_use]
+    pub fn barrier(&self) -> u64 {
+        let next = self.submitted.0 + 1;
+        if planted("answer_read_by_earlier_block") {
+            next - 1
+        } else {
+            next
+        }
+    }
+
+    /// Whether the outcome of a request is open since a failure. Take no new calls meanwhile: their outcome would be
+    /// unknown for as long.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.link != Link::Up
+    }
+
+    /// Why the appender has stopped, if it has.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.stopped
+    }
+
+    /// Returns the next action.
+    #[must_use]
+    pub fn action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Adds the next block of the chain. `bytes` is its size in a request.
+    ///
+    /// # Errors
+    /// [`Stopped`] if another process leads or the process must stop. The block will not be sent.
+    ///
+    /// # Panics
+    /// If the block does not continue the chain of the submitted ones, is a claim of its own or does not belong to
+    /// this term, if the log ends before it, or if there is no [`room`](Self::room).
+    pub fn submit(&mut self, block: BlockFacts, bytes: usize) -> Result<(), Stopped> {
+        if let Some(stopped) = self.stopped {
+            return Err(stopped);
+        }
+        assert!(
+            self.room() > 0,
+            "more blocks than {} are not durable yet",
+            self.limits.blocks_max
+        );
+        assert!(!self.ended, "block {} is after the end of the log", block.number);
+        assert_eq!(
+            block.number,
+            self.submitted.0 + 1,
+            "blocks are submitted in order"
+        );
+        assert_eq!(
+            block.previous, self.submitted.1,
+            "block {} continues the chain",
+            block.number
+        );
+        assert_eq!(
+            (block.term, block.writer),
+            (self.accepted.term, self.accepted.writer),
+            "block {} is of the own term",
+            block.number
+        );
+        let is_of_a_term = match block.kind {
+            BlockKind::Data | BlockKind::Resign | BlockKind::End | BlockKind::Level => true,
+            BlockKind::Genesis | BlockKind::Claim | BlockKind::Halt | BlockKind::Unknown(_) => false,
+        };
+        assert!(is_of_a_term, "a leader does not write {:?} blocks", block.kind);
+        self.submitted = (block.number, block.hash);
+        self.ended = block.kind == BlockKind::End;
+        self.pending.push_back(Pending { block, bytes });
+        self.send();
+        Ok(())
+    }
+
+    /// Reports the result of a request. The results of requests that were given up are ignored.
+    pub fn result(&mut self, request: RequestId, outcome: Outcome) {
+        if self.stopped.is_some() {
+            return;
+        }
+        let Some(at) = self.in_flight.iter().position(|one| one.id == request) else {
+            return;
+        };
+        if let Some(one) = self.in_flight.get_mut(at) {
+            assert_eq!(one.outcome, None, "a request has one result");
+            one.outcome = Some(outcome);
+            if planted("complete_out_of_order") && matches!(outcome, Outcome::Appended { .. }) {
+                let through = one.last;
+                self.actions.push_back(Action::Durable {
+                    through,
+                    next_offset: self.next_offset,
+                });
+            }
+        }
+        self.complete();
+    }
+
+    /// The connection that [`Action::Reconnect`] asked for is ready.
+    ///
+    /// # Panics
+    /// If no connection was asked for.
+    pub fn reconnected(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        assert_eq!(self.link, Link::Down, "a connection was asked for");
+        self.link = Link::Unproven;
+        self.send();
+        // If appends go on failing, only a read can show that another process leads.
+        let read = self.read_id();
+        self.probe = Some(read);
+        self.actions.push_back(Action::Read {
+            read,
+            from: self.next_offset,
+            through: None,
+        });
+    }
+
+    /// Reports the records of a read, in order. All records from the first offset of the read up to `next_offset`,
+    /// without `next_offset` itself, are among them. The answers to reads that were given up are ignored.
+    pub fn read(&mut self, read: ReadId, records: &[Record], next_offset: u64) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if self.gap == Some(read) {
+            self.gap = None;
+            self.read_gap(records, next_offset);
+        } else if self.probe == Some(read) {
+            self.probe = None;
+            self.read_probe(records);
+        }
+    }
+
+    /// The broker refused the offset of a read, in the current leader epoch: a record that cannot be lost was lost, or
+    /// the log was trimmed although its records are needed.
+    pub fn out_of_range(&mut self) {
+        if self.stopped.is_none() {
+            self.halt(HaltReason::LogLostData {
+                offset: self.next_offset,
+            });
+        }
+    }
+
+    /// Sends what may be sent.
+    fn send(&mut self) {
+        let requests_max = match self.link {
+            Link::Up => self.limits.requests_max,
+            Link::Unproven => 1,
+            Link::Down => 0,
+        };
+        while self.in_flight.len() < requests_max {
+            // A failed request ends the connection as soon as the requests before it are complete.
+            let has_failed = |one: &Request| !matches!(one.outcome, None | Some(Outcome::Appended { .. }));
+            if self.in_flight.iter().any(has_failed) {
+                return;
+            }
+            let sent = self.in_flight.back().map_or(0, |one| one.last);
+            let first = self.accepted.number.max(sent) + 1;
+            let unsent = self.pending.iter().skip_while(|one| one.block.number < first);
+            let mut bytes = 0_usize;
+            let count = unsent
+                .take(self.limits.request_blocks_max)
+                .take_while(|one| {
+                    let is_first = bytes == 0;
+                    bytes = bytes.saturating_add(one.bytes.max(1));
+                    is_first || bytes <= self.limits.request_bytes_max
+                })
+                .count();
+            if count == 0 {
+                return;
+            }
+            let id = RequestId(self.next_request);
+            self.next_request += 1;
+            let last = first + count as u64 - 1;
+            self.in_flight.push_back(Request {
+                id,
+                first,
+                last,
+                outcome: None,
+            });
+            self.actions.push_back(Action::Send {
+                request: id,
+                first,
+                last,
+            });
+        }
+    }
+
+    /// Completes the requests that have a result, the oldest first.
+    fn complete(&mut self) {
+        while let Some(&request) = self.in_flight.front() {
+            match request.outcome {
+                None => break,
+                Some(Outcome::Refused | Outcome::Unresolved) => return self.fail(),
+                Some(Outcome::Appended { base_offset }) => {
+                    if base_offset < self.next_offset {
+                        return self.halt(HaltReason::LogLostData { offset: base_offset });
+                    }
+                    if base_offset > self.next_offset && !planted("acknowledge_at_any_offset") {
+                        self.read_before(base_offset);
+                        break;
+                    }
+                    self.in_flight.pop_front();
+                    self.complete_request(request, base_offset);
+                }
+            }
+        }
+        self.send();
+    }
+
+    /// All records before the blocks of a request are known, so its blocks are the next records.
+    fn complete_request(&mut self, request: Request, base_offset: u64) {
+        let before = self.accepted.number;
+        while self.accepted.number < request.last {
+            // A late copy of an earlier request may have been accepted in the gap. Then only the others are new.
+            let own = self.pending.pop_front().map(|one| one.block);
+            let Some(block) = own.filter(|block| block.number >= request.first) else {
+                unreachable!("the blocks of a request are pending until they are accepted");
+            };
+            let accepted = self.accepted.accept(&block, Ok(()));
+            assert_eq!(accepted, Ok(()), "own blocks have no wrong field");
+        }
+        self.next_offset = base_offset + (request.last - request.first + 1);
+        self.link = Link::Up;
+        self.durable_after(before);
+    }
+
+    /// Reports what was accepted since block `before`. Only for records before an acknowledged append.
+    fn durable_after(&mut self, before: u64) {
+        if self.accepted.number > before {
+            self.actions.push_back(Action::Durable {
+                through: self.accepted.number,
+                next_offset: self.next_offset,
+            });
+        }
+    }
+
+    /// Asks for the records before an acknowledged append, once.
+    fn read_before(&mut self, base_offset: u64) {
+        if self.gap.is_none() {
+            let read = self.read_id();
+            self.gap = Some(read);
+            self.actions.push_back(Action::Read {
+                read,
+                from: self.next_offset,
+                through: Some(base_offset - 1),
+            });
+        }
+    }
+
+    /// Judges the records before an acknowledged append.
+    fn read_gap(&mut self, records: &[Record], next_offset: u64) {
+        let Some(Request {
+            outcome: Some(Outcome::Appended { base_offset }),
+            ..
+        }) = self.in_flight.front().copied()
+        else {
+            unreachable!("only an acknowledged append has a gap before it");
+        };
+        let before = self.accepted.number;
+        // What lies behind the append is not acknowledged yet.
+        for record in records.iter().filter(|record| record.offset < base_offset) {
+            if record.offset < self.next_offset {
+                continue;
+            }
+            match judge(&self.accepted, record, &self.pending) {
+                Judged::Passed => {}
+                Judged::Own(block) => {
+                    let accepted = self.accepted.accept(&block, Ok(()));
+                    assert_eq!(accepted, Ok(()), "own blocks have no wrong field");
+                    self.pending.pop_front();
+                }
+                Judged::Fenced { term } => {
+                    self.next_offset = record.offset;
+                    self.durable_after(before);
+                    return self.fence(term, record.offset);
+                }
+                Judged::Halt(reason) => {
+                    self.next_offset = record.offset;
+                    self.durable_after(before);
+                    return self.halt(reason);
+                }
+            }
+            self.next_offset = record.offset + 1;
+        }
+        self.next_offset = self.next_offset.max(next_offset.min(base_offset));
+        self.durable_after(before);
+        self.complete();
+    }
+
+    /// Judges what may still be lost: only to learn early that the process must stop.
+    fn read_probe(&mut self, records: &[Record]) {
+        let mut accepted = self.accepted;
+        let mut pending = self.pending.clone();
+        for record in records.iter().filter(|record| record.offset >= self.next_offset) {
+            match judge(&accepted, record, &pending) {
+                Judged::Passed => {}
+                Judged::Own(block) => {
+                    let continued = accepted.accept(&block, Ok(()));
+                    assert_eq!(continued, Ok(()), "own blocks have no wrong field");
+                    pending.pop_front();
+                }
+                Judged::Fenced { term } => return self.fence(term, record.offset),
+                Judged::Halt(reason) => return self.halt(reason),
+            }
+        }
+        if planted("acknowledge_what_is_visible") && accepted.number > self.accepted.number {
+            self.actions.push_back(Action::Durable {
+                through: accepted.number,
+                next_offset: self.next_offset,
+            });
+        }
+        if planted("visible_records_are_known") {
+            self.accepted = accepted;
+            self.pending = pending;
+            let end = records.last().map_or(0, |record| record.offset + 1);
+            self.next_offset = self.next_offset.max(end);
+        }
+    }
+
+    /// Gives up all requests in flight. Their blocks are sent again on a new connection.
+    fn fail(&mut self) {
+        self.in_flight.clear();
+        self.gap = None;
+        self.probe = None;
+        self.link = Link::Down;
+        self.actions.push_back(Action::Reconnect);
+    }
+
+    fn fence(&mut self, term: u64, offset: u64) {
+        self.stop(Stopped::Fenced { term });
+        self.actions.push_back(Action::Fenced { term, offset });
+    }
+
+    fn halt(&mut self, reason: HaltReason) {
+        self.stop(Stopped::Halted(reason));
+        self.actions.push_back(Action::Halted(reason));
+    }
+
+    fn stop(&mut self, stopped: Stopped) {
+        assert_eq!(self.stopped, None, "an appender stops once");
+        self.stopped = Some(stopped);
+        self.in_flight.clear();
+        self.pending.clear();
+        // Answers that were found before stay; the rest has no meaning any more.
+        self.actions
+            .retain(|action| matches!(action, Action::Durable { .. }));
+    }
+
+    fn read_id(&mut self) -> ReadId {
+        let id = ReadId(self.next_read);
+        self.next_read += 1;
+        id
+    }
+}
+
+/// What a record means to a leader.
+enum Judged {
+    /// Nothing.
+    Passed,
+    /// An own block was accepted.
+    Own(BlockFacts),
+    /// Another process leads.
+    Fenced { term: u64 },
+    /// The process must stop.
+    Halt(HaltReason),
+}
+
+/// Judges a record of the log. `pending` begins with the block after `accepted`.
+fn judge(accepted: &Accepted, record: &Record, pending: &VecDeque<Pending>) -> Judged {
+    let Some(block) = &record.block else {
+        return Judged::Passed;
+    };
+    match accepted.judge(block) {
+        Verdict::Known | Verdict::Skip(_) => Judged::Passed,
+        Verdict::Halt(reason) => Judged::Halt(reason),
+        Verdict::Accept => match pending.front() {
+            // Foreign means another hash: also a block of the own term and writer, if this process did not write it.
+            Some(own) if own.block.hash == block.hash => Judged::Own(own.block),
+            _ if block.kind == BlockKind::Claim => Judged::Fenced { term: block.term },
+            _ => Judged::Halt(HaltReason::ForeignBlockOfOwnTerm { number: block.number }),
+        },
+    }
+}
