@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use tally_journal::{DataDirectory, Disk, JournalError};
+use tally_journal::{DataDirectory, Disk, JournalError, StoreKind};
 
 use super::{checkpoint, error::OpenError, id_files};
 
-/// Checks that a start would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
+/// Checks that a start of the embedded store would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
 /// reads no block.
 ///
 /// # Errors
 /// [`OpenError::Store`].
 pub fn check_directory(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
-    Ok(DataDirectory::check(disk, dir)?)
+    Ok(DataDirectory::check(disk, dir, StoreKind::Embedded)?)
 }
 
 /// Returns the files in the subdirectories of the data directory `dir` that Tally has not made and does not read, as paths in `dir`.

@@ -1,6 +1,6 @@
 //! Points between two records or blocks: in the global order of transactions, and in the journal.
 
-use tally_journal::{AppendReceipt, BlockBuffer, BlockMeta, ChainPoint};
+use tally_journal::{AppendReceipt, BlockBuffer, BlockMeta, BlockStamp, ChainPoint};
 use tally_ledger::Timestamp;
 
 /// A point in the global order of records and transactions: the numbers and the time that the next record gets.
@@ -22,7 +22,10 @@ pub struct SealedBlock {
     pub sequence: u64,
     /// The block's position and numbers.
     pub meta: BlockMeta,
-    /// The block's bytes.
+    /// Who wrote the block, and what it contains.
+    pub stamp: BlockStamp,
+    /// The block's body. If the ledger has followed the block, also its header: see
+    /// [`sealed_bytes`](BlockBuffer::sealed_bytes).
     pub buffer: BlockBuffer,
     /// The point after the last record of the block, in the order of records.
     pub end: OrderPoint,
