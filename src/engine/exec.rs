@@ -108,7 +108,7 @@ pub enum ExecStep {
 
 impl Exec {
     pub(super) fn new(
-        book: JournaledLedger,
+        mut book: JournaledLedger,
         intake: Intake<Command, EngineReply>,
         pipeline: Arc<CommitPipeline>,
         health: Arc<Health>,
@@ -116,6 +116,7 @@ impl Exec {
         space: SegmentSpace,
         mode: Mode,
     ) -> Self {
+        book.set_following(mode == Mode::Following);
         Exec {
             answerer: intake.answerer(),
             book,

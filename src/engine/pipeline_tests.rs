@@ -22,7 +22,9 @@ use tally_batch::{
     BatchConfig, BatchError, BatchProcessor, Intake, ResponseFuture, Submission, batch,
     distribution::Distribution,
 };
-use tally_journal::{AppendReceipt, BlockBuffer, BlockHash, BlockMeta, ChainPoint, JournalError, Position};
+use tally_journal::{
+    AppendReceipt, BlockBuffer, BlockHash, BlockMeta, BlockStamp, ChainPoint, JournalError, Position,
+};
 
 use super::{
     command::{Command, CommandReply},
@@ -173,6 +175,8 @@ fn sealed_with(sequence: u64, record_count: u32) -> SealedBlock {
             base_time_ns: 1,
             record_count,
         },
+        stamp: BlockStamp::default(),
+        is_accepted: false,
         buffer: BlockBuffer::with_capacity(0),
         end: OrderPoint::START,
     }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tally_journal::{DataDirectory, JournalError, JournalWriter};
+use tally_journal::{BlockStamp, DataDirectory, JournalError, JournalWriter};
 use thiserror::Error;
 
 use crate::store::{
@@ -107,6 +107,11 @@ impl BlockLog for EmbeddedLog {
     }
 
     fn submit(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
+        assert_eq!(
+            block.stamp,
+            BlockStamp::default(),
+            "an embedded store appends only blocks of its own"
+        );
         let receipt = self.writer.append(&block.meta, &mut block.buffer)?;
         Ok(Submitted::Durable(Commit {
             durable: DurablePoint::after(&receipt, block),

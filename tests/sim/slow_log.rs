@@ -208,6 +208,7 @@ impl BlockLog for SlowLog {
             block: SealedBlock {
                 sequence: block.sequence,
                 meta: block.meta,
+                stamp: block.stamp,
                 buffer,
                 end: block.end,
             },

@@ -20,7 +20,9 @@
 //! | 56 | 16 | id of the data directory: detects a block of another directory, and bytes in a body that look like a block |
 //! | 72 | 32 | hash of the block before this one |
 //! | 104 | 4 | CRC-32C of the body |
-//! | 108 | 16 | zero |
+//! | 108 | 8 | term; 0 in a block of an embedded store |
+//! | 116 | 4 | writer: the number of the process that wrote the block; 0 in term 0 |
+//! | 120 | 4 | kind: 0 data, 1 genesis, 2 claim, 3 resign, 4 end, 5 halt, 6 level ([`BlockKind`]) |
 //! | 124 | 4 | CRC-32C of the first 124 bytes of the header |
 //!
 //! The hash of a block is BLAKE3 over its header and body. The hash does not cover the zeros that pad the block to a
@@ -34,6 +36,7 @@ use crate::{
     layout::{checksum_before_last_field, field, put, write_hex},
     mutation::planted,
     position::Position,
+    stamp::{BlockKind, BlockStamp},
 };
 
 /// The header of a block.
@@ -60,6 +63,12 @@ pub struct BlockHeader {
     pub previous_hash: BlockHash,
     /// CRC-32C of the body.
     pub body_crc: u32,
+    /// See [`BlockStamp::term`].
+    pub term: u64,
+    /// See [`BlockStamp::writer`].
+    pub writer: u32,
+    /// See [`BlockStamp::kind`].
+    pub kind: BlockKind,
 }
 
 /// The part of a block's header that the caller passes to [`crate::JournalWriter::append`].
@@ -110,6 +119,34 @@ pub enum HeaderDefect {
     /// The checksum of the header is correct, but this program does not support its format version.
     #[error("the header has format version {0}")]
     Version(u16),
+    /// The checksum of the header is correct, but it states another length than a header has.
+    #[error("the header states its own length as {0} bytes")]
+    Length(u16),
+    /// The checksum of the header is correct, but this program does not know the kind of the block.
+    #[error("the header states the kind of block {0}, which this program does not know")]
+    Kind(u32),
+    /// The checksum of the header is correct, but a block of this kind or with a writer must have a term.
+    #[error("the header of a block of kind {kind} states the writer {writer}, but no term")]
+    NoTerm {
+        /// The writer in the header.
+        writer: u32,
+        /// The kind in the header.
+        kind: BlockKind,
+    },
+    /// The checksum of the header is correct, but a block of this kind has no records.
+    #[error("the header of a block of kind {kind} states {record_count} records, but such a block has none")]
+    Records {
+        /// The kind in the header.
+        kind: BlockKind,
+        /// The number of records in the header.
+        record_count: u32,
+    },
+    /// The checksum of the header is correct, but a block of this kind is never in a journal.
+    #[error("the header states the kind of block {0}, which no journal contains")]
+    NotInJournal(BlockKind),
+    /// The checksum of the header is correct, but no block has this number.
+    #[error("the header states the block number {0}, which no block has")]
+    Number(u64),
     /// The checksum of the header is correct, but the header belongs to another data directory.
     #[error("the header belongs to another data directory")]
     DataId,
@@ -160,6 +197,9 @@ impl BlockHeader {
         put::<56, 16, _>(&mut bytes, self.data_id.0);
         put::<72, 32, _>(&mut bytes, self.previous_hash.0);
         put::<104, 4, _>(&mut bytes, self.body_crc.to_le_bytes());
+        put::<108, 8, _>(&mut bytes, self.term.to_le_bytes());
+        put::<116, 4, _>(&mut bytes, self.writer.to_le_bytes());
+        put::<120, 4, _>(&mut bytes, self.kind.number().to_le_bytes());
         let checksum = checksum_before_last_field(&bytes);
         put::<124, 4, _>(&mut bytes, checksum.to_le_bytes());
         bytes
@@ -183,7 +223,13 @@ impl BlockHeader {
         if version != BLOCK_FORMAT_VERSION {
             return Err(HeaderDefect::Version(version));
         }
-        Ok(BlockHeader {
+        let length = u16::from_le_bytes(field::<6, 2, _>(bytes));
+        if usize::from(length) != HEADER_BYTES {
+            return Err(HeaderDefect::Length(length));
+        }
+        let kind = u32::from_le_bytes(field::<120, 4, _>(bytes));
+        let kind = BlockKind::from_number(kind).ok_or(HeaderDefect::Kind(kind))?;
+        let header = BlockHeader {
             block_sequence: u64::from_le_bytes(field::<8, 8, _>(bytes)),
             first_entry: u64::from_le_bytes(field::<16, 8, _>(bytes)),
             first_sequence: u64::from_le_bytes(field::<24, 8, _>(bytes)),
@@ -194,7 +240,52 @@ impl BlockHeader {
             data_id: DataId(field::<56, 16, _>(bytes)),
             previous_hash: BlockHash(field::<72, 32, _>(bytes)),
             body_crc: u32::from_le_bytes(field::<104, 4, _>(bytes)),
-        })
+            term: u64::from_le_bytes(field::<108, 8, _>(bytes)),
+            writer: u32::from_le_bytes(field::<116, 4, _>(bytes)),
+            kind,
+        };
+        header.check_kind()?;
+        Ok(header)
+    }
+
+    /// Returns who wrote the block, and what it contains.
+    #[must_use]
+    pub const fn stamp(&self) -> BlockStamp {
+        BlockStamp {
+            term: self.term,
+            writer: self.writer,
+            kind: self.kind,
+        }
+    }
+
+    /// Returns the part of the header that the builder of the block knew.
+    #[must_use]
+    pub const fn meta(&self) -> BlockMeta {
+        BlockMeta {
+            position: self.position,
+            first_entry: self.first_entry,
+            first_sequence: self.first_sequence,
+            base_time_ns: self.base_time_ns,
+            record_count: self.record_count,
+        }
+    }
+
+    /// Checks that term, writer and number of records are possible for the kind of the block.
+    const fn check_kind(&self) -> Result<(), HeaderDefect> {
+        let BlockHeader {
+            term,
+            writer,
+            kind,
+            record_count,
+            ..
+        } = *self;
+        if term == 0 && (writer != 0 || kind.needs_term()) {
+            return Err(HeaderDefect::NoTerm { writer, kind });
+        }
+        if !kind.is_data() && record_count != 0 {
+            return Err(HeaderDefect::Records { kind, record_count });
+        }
+        Ok(())
     }
 
     /// Checks that the block belongs to the directory `data_id`, that `position` is the position in its header, and
@@ -390,6 +481,35 @@ impl BlockBuffer {
         );
         self.bytes.split_at_mut(HEADER_BYTES).0.copy_from_slice(&encoded);
         BlockHash::of_block(&self.bytes)
+    }
+
+    /// Fills the empty buffer with a block that was sealed elsewhere.
+    ///
+    /// # Panics
+    /// If the buffer is not empty, or if the length in the header is not the length of `body`.
+    pub fn fill_sealed(&mut self, header: &BlockHeader, body: &[u8]) {
+        assert!(self.is_empty(), "the buffer for a sealed block must be empty");
+        assert_eq!(
+            body.len(),
+            header.body_bytes as usize,
+            "the header states another length than the body has"
+        );
+        self.bytes
+            .split_at_mut(HEADER_BYTES)
+            .0
+            .copy_from_slice(&header.encode());
+        self.push(body);
+    }
+
+    /// Returns the header and the body of a sealed block, without padding. The caller has sealed the block with
+    /// [`BlockSealer`](crate::BlockSealer), and has not changed its body since.
+    ///
+    /// # Panics
+    /// If no block was ever sealed in this buffer.
+    #[must_use]
+    pub fn sealed_bytes(&self) -> &[u8] {
+        assert!(self.bytes.starts_with(&BLOCK_MAGIC), "the block is not sealed");
+        &self.bytes
     }
 
     /// Calls `write` with the bytes that are written to disk: the sealed block, padded with zeros to a multiple of

@@ -16,6 +16,9 @@ fn header() -> BlockHeader {
         data_id: DataId::from_bytes(*b"0123456789abcdef"),
         previous_hash: BlockHash([0xee; 32]),
         body_crc: crc32c::crc32c(b"hello"),
+        term: 0,
+        writer: 0,
+        kind: BlockKind::Data,
     }
 }
 
@@ -38,6 +41,92 @@ fn the_encoding_of_a_version_1_header_does_not_change() {
     golden.extend_from_slice(&[0x60, 0xe4, 0x49, 0x0a]);
     assert_eq!(header().encode().to_vec(), golden);
     assert_eq!(BlockHeader::decode(&golden.try_into().unwrap()), Ok(header()));
+}
+
+#[test]
+fn term_writer_and_kind_are_at_the_end_of_the_header() {
+    let stamped = BlockHeader {
+        record_count: 0,
+        term: 0x0807_0605_0403_0201,
+        writer: 0x0c0b_0a09,
+        kind: BlockKind::Claim,
+        ..header()
+    };
+    let mut golden = header().encode();
+    golden[40..44].copy_from_slice(&[0; 4]);
+    golden[108..120].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    golden[120..124].copy_from_slice(&[2, 0, 0, 0]);
+    golden[124..].copy_from_slice(&[0x37, 0xa9, 0xa3, 0x3d]);
+    assert_eq!(stamped.encode(), golden);
+    assert_eq!(BlockHeader::decode(&golden), Ok(stamped));
+}
+
+/// Changes an encoded header, with a correct checksum.
+fn changed(header: &BlockHeader, change: impl FnOnce(&mut HeaderBytes)) -> HeaderBytes {
+    let mut bytes = header.encode();
+    change(&mut bytes);
+    let checksum = checksum_before_last_field(&bytes);
+    put::<124, 4, _>(&mut bytes, checksum.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_header_with_an_impossible_stamp_is_a_defect_of_its_own() {
+    let refused = |header: BlockHeader| BlockHeader::decode(&header.encode()).unwrap_err();
+    for kind in [7, u32::MAX] {
+        let bytes = changed(&header(), |bytes| put::<120, 4, _>(bytes, kind.to_le_bytes()));
+        assert_eq!(BlockHeader::decode(&bytes), Err(HeaderDefect::Kind(kind)));
+    }
+    let bytes = changed(&header(), |bytes| put::<6, 2, _>(bytes, 136_u16.to_le_bytes()));
+    assert_eq!(BlockHeader::decode(&bytes), Err(HeaderDefect::Length(136)));
+    let (writer, kind) = (3, BlockKind::Data);
+    assert_eq!(
+        refused(BlockHeader { writer, ..header() }),
+        HeaderDefect::NoTerm { writer, kind }
+    );
+    for kind in [
+        BlockKind::Claim,
+        BlockKind::Resign,
+        BlockKind::End,
+        BlockKind::Level,
+    ] {
+        let control = BlockHeader {
+            kind,
+            record_count: 0,
+            ..header()
+        };
+        assert_eq!(refused(control), HeaderDefect::NoTerm { writer: 0, kind });
+        let with_records = BlockHeader {
+            term: 1,
+            record_count: 2,
+            ..control
+        };
+        assert_eq!(
+            refused(with_records),
+            HeaderDefect::Records {
+                kind,
+                record_count: 2
+            }
+        );
+        let whole = BlockHeader { term: 1, ..control };
+        assert_eq!(BlockHeader::decode(&whole.encode()), Ok(whole));
+    }
+}
+
+#[test]
+fn a_journal_contains_no_records_of_the_log() {
+    let geometry = crate::JournalConfig::default().validate().unwrap();
+    for kind in [BlockKind::Genesis, BlockKind::Halt] {
+        let header = BlockHeader {
+            kind,
+            record_count: 0,
+            ..header()
+        };
+        assert_eq!(
+            geometry.decode_header(&header.encode(), header.data_id, header.position),
+            Err(HeaderDefect::NotInJournal(kind))
+        );
+    }
 }
 
 #[test]

@@ -42,7 +42,8 @@ impl ChainPoint {
     ///
     /// # Panics
     /// If the block does not belong at this point, because all later blocks would be stored at wrong positions.
-    pub(super) fn after(&self, header: &BlockHeader, hash: BlockHash, geometry: Geometry) -> Self {
+    #[must_use]
+    pub fn after(&self, header: &BlockHeader, hash: BlockHash, geometry: Geometry) -> Self {
         assert_eq!(
             (header.position, header.block_sequence, header.previous_hash),
             (self.position, self.block_sequence, self.previous_hash),
@@ -111,7 +112,7 @@ impl ChainPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::JournalConfig;
+    use crate::{BlockKind, JournalConfig};
 
     /// Returns a point, the header of the block at that point, and the sizes of the journal.
     fn point_and_header() -> (ChainPoint, BlockHeader, Geometry) {
@@ -128,6 +129,9 @@ mod tests {
             data_id,
             previous_hash: point.previous_hash,
             body_crc: 0,
+            term: 0,
+            writer: 0,
+            kind: BlockKind::Data,
         };
         (point, header, JournalConfig::default().validate().unwrap())
     }

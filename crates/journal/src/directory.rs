@@ -11,6 +11,8 @@ use crate::{
     block::DataId,
     disk::{Disk, DiskLock, FileAccess, LockKind, remove_if_present},
     error::{FormatDefect, JournalError},
+    format::{DirectoryFormat, StoreKind},
+    genesis::Genesis,
     geometry::{Geometry, JournalConfig},
     read_only::ReadOnlyDisk,
     segment_file::{segment_name, segment_number, write_zeros},
@@ -28,26 +30,10 @@ pub struct DataDirectory {
     _lock: Box<dyn DiskLock>,
 }
 
-/// The content of `FORMAT`: values that are set when the directory is made, and never change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct DirectoryFormat {
-    pub(super) data_id: DataId,
-    pub(super) hash_seed: u64,
-    pub(super) geometry: Geometry,
-}
-
-/// Version of the layout of a data directory.
-///
-/// Version 5 has records for holds and their expiry, for account updates, and for the effects of transactions that name
-/// another one; checkpoints contain the outstanding holds.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 6;
-
 const FORMAT_FILE: &str = "FORMAT";
 pub(super) const JOURNAL_DIR: &str = "journal";
 /// Name of the marker of a clean stop in the directory of the journal.
 pub(super) const MARKER_FILE: &str = "CLEAN";
-/// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.
-const FORMAT_TITLE: &str = "tally data directory";
 /// Names that file systems and desktops make at the root of a volume or in any directory, so they do not count as foreign
 /// files. A name that ends with `*` stands for every name with this beginning. In this order: ext4; snapshots of NetApp and
 /// other filers, and of snapper (Btrfs); ZFS; files that a client of NFS has removed while a process still uses them; wastebaskets.
@@ -78,6 +64,69 @@ impl DataDirectory {
         config: &JournalConfig,
     ) -> Result<Self, JournalError> {
         let configured = config.validate()?;
+        let opened =
+            DataDirectory::open_or_make(disk, path, |disk| DirectoryFormat::create(disk, path, configured))?;
+        opened.expect_store(StoreKind::Embedded)?;
+        let format = opened.format;
+        if format.geometry != configured {
+            tracing::warn!(
+                directory = %path.display(),
+                segment_bytes = format.geometry.segment_bytes(),
+                block_bytes_max = format.geometry.block_bytes_max(),
+                "the configured sizes have no effect: the data directory was made with other sizes and keeps them"
+            );
+        }
+        Ok(opened)
+    }
+
+    /// Makes a replica's directory at `path` whose `FORMAT` is the one in `genesis`, or opens it if it exists.
+    pub(super) fn create_replica(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        genesis: &Genesis,
+    ) -> Result<Self, JournalError> {
+        let format = *genesis.format();
+        let opened = DataDirectory::open_or_make(disk, path, |disk| {
+            create_journal(disk, path, format.geometry)?;
+            format.write(disk, path)?;
+            Ok(format)
+        })?;
+        opened.expect_store(StoreKind::Replicated)?;
+        if opened.format == format {
+            return Ok(opened);
+        }
+        Err(JournalError::OtherLedger {
+            path: path.to_path_buf(),
+            found: opened.format.data_id,
+            expected: format.data_id,
+        })
+    }
+
+    /// Locks the replica's directory at `path`, which must exist.
+    pub(super) fn open_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
+        refuse_empty(path)?;
+        let lock = lock(&*disk, path, LockKind::Exclusive)?;
+        let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::NotADataDirectory {
+            path: path.to_path_buf(),
+        })?;
+        settle(&*disk, path)?;
+        let opened = DataDirectory {
+            disk,
+            path: path.to_path_buf(),
+            format,
+            created: false,
+            _lock: lock,
+        };
+        opened.expect_store(StoreKind::Replicated)?;
+        Ok(opened)
+    }
+
+    /// Locks the directory at `path`, which exists or is made by `make`.
+    fn open_or_make(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        make: impl FnOnce(&dyn Disk) -> Result<DirectoryFormat, JournalError>,
+    ) -> Result<Self, JournalError> {
         refuse_empty(path)?;
         disk.create_dir_all(path).map_err(|error| {
             if matches!(
@@ -94,26 +143,14 @@ impl DataDirectory {
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
         let (format, created) = match DirectoryFormat::load(&*disk, path)? {
             Some(format) => {
-                // If the start that made the directory failed to sync it, the name of `FORMAT` may exist only in the
-                // cache of the operating system. Without the file, no block can be read.
-                disk.sync_dir(path)?;
-                noted_segment(&*disk, path)?;
-                remove_unfinished(&*disk, &journal_path(path))?;
+                settle(&*disk, path)?;
                 (format, false)
             }
             None => {
                 refuse_foreign_files(&*disk, path)?;
-                (DirectoryFormat::create(&*disk, path, configured)?, true)
+                (make(&*disk)?, true)
             }
         };
-        if format.geometry != configured {
-            tracing::warn!(
-                directory = %path.display(),
-                segment_bytes = format.geometry.segment_bytes(),
-                block_bytes_max = format.geometry.block_bytes_max(),
-                "the configured sizes have no effect: the data directory was made with other sizes and keeps them"
-            );
-        }
         Ok(DataDirectory {
             disk,
             path: path.to_path_buf(),
@@ -123,12 +160,37 @@ impl DataDirectory {
         })
     }
 
-    /// Checks that `DataDirectory::open` would accept the directory at `path`, but changes nothing and takes no lock: a
+    /// Returns an error if another store continues the directory.
+    fn expect_store(&self, expected: StoreKind) -> Result<(), JournalError> {
+        expect_store(&self.path, self.format.store, expected)
+    }
+
+    /// Makes the directory durably one of the replicated store. A crash leaves the old `FORMAT` or the new one.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] if the disk fails, or if the directory was opened for reading. The directory may then be of either store.
+    pub(super) fn make_replicated(&mut self) -> Result<(), JournalError> {
+        self.change_store(StoreKind::Replicated)
+    }
+
+    /// Makes the directory durably one of the embedded store. See [`DataDirectory::make_replicated`].
+    pub(super) fn make_embedded(&mut self) -> Result<(), JournalError> {
+        self.change_store(StoreKind::Embedded)
+    }
+
+    fn change_store(&mut self, store: StoreKind) -> Result<(), JournalError> {
+        let format = DirectoryFormat { store, ..self.format };
+        format.write(&*self.disk, &self.path)?;
+        self.format = format;
+        Ok(())
+    }
+
+    /// Checks that a start with this `store` would accept the directory at `path`, but changes nothing and takes no lock: a
     /// service may be using the directory.
     ///
     /// # Errors
-    /// The errors of `DataDirectory::open`, except for those of its lock and its writes.
-    pub fn check(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
+    /// The errors of [`Journal::open`](crate::Journal::open), except for those of its lock and its writes.
+    pub fn check(disk: &dyn Disk, path: &Path, store: StoreKind) -> Result<(), JournalError> {
         refuse_empty(path)?;
         match disk.list(path) {
             Ok(_) => {}
@@ -142,8 +204,21 @@ impl DataDirectory {
             Err(error) => return Err(error.into()),
         }
         match DirectoryFormat::load(disk, path)? {
-            Some(_) => Ok(()),
+            Some(format) => expect_store(path, format.store, store),
             None => refuse_foreign_files(disk, path),
+        }
+    }
+
+    /// Returns whether there is a data directory at `path`, of whichever kind. A missing or empty directory is none.
+    ///
+    /// # Errors
+    /// As [`DataDirectory::check`].
+    pub fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, JournalError> {
+        refuse_empty(path)?;
+        match disk.list(path) {
+            Ok(_) => Ok(DirectoryFormat::load(disk, path)?.is_some()),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -189,6 +264,18 @@ impl DataDirectory {
     #[must_use]
     pub fn hash_seed(&self) -> u64 {
         self.format.hash_seed
+    }
+
+    /// Returns which store continues the directory.
+    #[must_use]
+    pub fn store(&self) -> StoreKind {
+        self.format.store
+    }
+
+    /// Returns the first record of the replicated log of this directory's ledger.
+    #[must_use]
+    pub fn genesis(&self) -> Genesis {
+        Genesis::new(self.format)
     }
 
     /// Returns the sizes of the journal.
@@ -254,80 +341,24 @@ impl DirectoryFormat {
         disk.fill_random(&mut data_id)?;
         disk.fill_random(&mut hash_seed)?;
         let format = DirectoryFormat {
+            store: StoreKind::Embedded,
             data_id: DataId::from_bytes(data_id),
             hash_seed: u64::from_le_bytes(hash_seed),
             geometry,
         };
-        let path = directory.join(FORMAT_FILE);
-        let unfinished = directory.join(format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}"));
-        let file = create_unfinished(disk, &unfinished)?;
-        file.write_at(0, format.render().as_bytes())?;
-        file.sync_all()?;
-        disk.rename(&unfinished, &path)?;
-        disk.sync_dir(directory)?;
+        format.write(disk, directory)?;
         Ok(format)
     }
 
-    fn render(&self) -> String {
-        let mut text = format!(
-            "{FORMAT_TITLE}\nformat_version = {DIRECTORY_FORMAT_VERSION}\ndata_id = {}\nhash_seed = {:016x}\n\
-             segment_bytes = {}\nblock_bytes_max = {}\n",
-            self.data_id,
-            self.hash_seed,
-            self.geometry.segment_bytes(),
-            self.geometry.block_bytes_max(),
-        );
-        let checksum = crc32c::crc32c(text.as_bytes());
-        text.push_str(&format!("crc32c = {checksum:08x}\n"));
-        text
-    }
-
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, JournalError> {
-        let malformed = || JournalError::Format {
-            path: path.to_path_buf(),
-            defect: FormatDefect::Malformed,
-        };
-        let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
-        let mut lines = text.lines();
-        if lines.next() != Some(FORMAT_TITLE) {
-            return Err(malformed());
-        }
-        let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(" = ");
-        let version: u32 = value("format_version")
-            .and_then(|digits| digits.parse().ok())
-            .ok_or_else(malformed)?;
-        if version != DIRECTORY_FORMAT_VERSION {
-            let supported = DIRECTORY_FORMAT_VERSION;
-            return Err(JournalError::UnsupportedVersion {
-                path: path.to_path_buf(),
-                found: version,
-                supported,
-            });
-        }
-        let mut parse = || {
-            let data_id = u128::from_str_radix(value("data_id")?, 16).ok()?;
-            let hash_seed = u64::from_str_radix(value("hash_seed")?, 16).ok()?;
-            let segment_bytes = value("segment_bytes")?.parse().ok()?;
-            let block_bytes_max = value("block_bytes_max")?.parse().ok()?;
-            let geometry = JournalConfig {
-                segment_bytes,
-                block_bytes_max,
-            }
-            .validate()
-            .ok()?;
-            Some(DirectoryFormat {
-                data_id: DataId::from_bytes(data_id.to_be_bytes()),
-                hash_seed,
-                geometry,
-            })
-        };
-        let format = parse().ok_or_else(malformed)?;
-        // The decoded values determine the whole text, so this comparison checks the checksum and every line.
-        if format.render() == text {
-            Ok(format)
-        } else {
-            Err(malformed())
-        }
+    /// Makes `FORMAT`, or replaces it: a crash leaves the old file or the new one.
+    fn write(&self, disk: &dyn Disk, directory: &Path) -> Result<(), JournalError> {
+        let path = directory.join(FORMAT_FILE);
+        let unfinished = directory.join(format!("{FORMAT_FILE}{UNFINISHED_SUFFIX}"));
+        let file = create_unfinished(disk, &unfinished)?;
+        file.write_at(0, self.render().as_bytes())?;
+        file.sync_all()?;
+        disk.rename(&unfinished, &path)?;
+        Ok(disk.sync_dir(directory)?)
     }
 }
 
@@ -345,6 +376,24 @@ fn refuse_empty(path: &Path) -> Result<(), JournalError> {
         Err(JournalError::EmptyPath)
     } else {
         Ok(())
+    }
+}
+
+/// Checks and settles what an earlier process left in a data directory.
+fn settle(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
+    // If the process that wrote `FORMAT` failed to sync its directory, the name may exist only in the cache of the operating
+    // system. Without the file, no block can be read.
+    disk.sync_dir(path)?;
+    noted_segment(disk, path)?;
+    Ok(remove_unfinished(disk, &journal_path(path))?)
+}
+
+fn expect_store(path: &Path, found: StoreKind, expected: StoreKind) -> Result<(), JournalError> {
+    let path = || path.to_path_buf();
+    match (found, expected) {
+        (StoreKind::Embedded, StoreKind::Embedded) | (StoreKind::Replicated, StoreKind::Replicated) => Ok(()),
+        (StoreKind::Replicated, StoreKind::Embedded) => Err(JournalError::Replicated { path: path() }),
+        (StoreKind::Embedded, StoreKind::Replicated) => Err(JournalError::NotReplicated { path: path() }),
     }
 }
 
@@ -469,62 +518,5 @@ fn journal_files(disk: &dyn Disk, directory: &Path) -> Result<Vec<String>, Journ
         Ok(names) => Ok(names),
         Err(error) if error.is_not_found() => Ok(Vec::new()),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn format() -> DirectoryFormat {
-        let config = JournalConfig {
-            segment_bytes: 8192,
-            block_bytes_max: 1024,
-        };
-        DirectoryFormat {
-            data_id: DataId::from_bytes([0x0a; 16]),
-            hash_seed: 0x1234,
-            geometry: config.validate().unwrap(),
-        }
-    }
-
-    #[test]
-    fn the_format_file_stays_readable() {
-        let text = "tally data directory\nformat_version = 6\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 31bb16c3\n";
-        assert_eq!(format().render(), text);
-        assert_eq!(
-            DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
-            format()
-        );
-    }
-
-    #[test]
-    fn every_changed_byte_of_the_format_file_is_detected() {
-        let text = format().render();
-        for index in 0..text.len() {
-            let mut bytes = text.clone().into_bytes();
-            bytes[index] ^= 1;
-            assert!(
-                DirectoryFormat::parse(Path::new("FORMAT"), &bytes).is_err(),
-                "byte {index}"
-            );
-        }
-        assert!(DirectoryFormat::parse(Path::new("FORMAT"), &text.as_bytes()[..text.len() - 1]).is_err());
-    }
-
-    #[test]
-    fn another_version_is_reported_as_a_version_and_not_as_damage() {
-        for other in [5, 7] {
-            let text = format()
-                .render()
-                .replace("format_version = 6", &format!("format_version = {other}"));
-            let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
-            assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 6, .. } if found == other),
-                "{error}"
-            );
-            assert!(error.to_string().contains("reads version 6 only"), "{error}");
-        }
     }
 }

@@ -7,7 +7,12 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{block::HeaderDefect, disk::DiskError, position::Position, segment_file::segment_name};
+use crate::{
+    block::{DataId, HeaderDefect},
+    disk::DiskError,
+    position::Position,
+    segment_file::segment_name,
+};
 
 /// An error of the journal. A retry in the same process can succeed only if [`JournalError::is_out_of_descriptors`]
 /// returns true.
@@ -97,6 +102,40 @@ pub enum JournalError {
         path: PathBuf,
         /// The names of a few of its files.
         files: String,
+    },
+    /// The directory is a copy of a replicated log, so the embedded store must not continue it.
+    #[error(
+        "{} is a directory of a replicated ledger (FORMAT: store = replicated). The embedded store would make it differ from the \
+         other replicas: set store.kind to replicated, or detach the directory first (tally replica detach)",
+        path.display()
+    )]
+    Replicated {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory is one of the embedded store, so the replicated store must not continue it.
+    #[error(
+        "{} is a directory of the embedded store (FORMAT: store = embedded): set store.kind to embedded, or make a replicated \
+         ledger of it (tally replica init)",
+        path.display()
+    )]
+    NotReplicated {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory belongs to another ledger than the replicated log.
+    #[error(
+        "{} belongs to the ledger {found}, but the replicated log to the ledger {expected}: name the directory or the topic of \
+         the same ledger",
+        path.display()
+    )]
+    OtherLedger {
+        /// The directory.
+        path: PathBuf,
+        /// The id of the directory.
+        found: DataId,
+        /// The id in the first record of the log.
+        expected: DataId,
     },
     /// The file has a format version that this program does not support.
     #[error(

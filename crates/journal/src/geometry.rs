@@ -156,6 +156,9 @@ impl Geometry {
         position: Position,
     ) -> Result<BlockHeader, HeaderDefect> {
         let header = BlockHeader::decode(bytes)?;
+        if header.kind.is_only_in_log() {
+            return Err(HeaderDefect::NotInJournal(header.kind));
+        }
         header.check_place(data_id, position, self.block_bytes_max)?;
         if self.may_hold_block(position) {
             Ok(header)

@@ -8,6 +8,7 @@ use crate::{
     directory::DataDirectory,
     disk::Disk,
     error::JournalError,
+    genesis::Genesis,
     geometry::{BlockPlacement, JournalConfig},
     position::Position,
     prepare::{SegmentPool, SegmentPreparer, SegmentSpace},
@@ -54,13 +55,55 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Locked`] if another process has the directory open, [`JournalError::Config`] if a size is out of
     /// bounds, [`JournalError::NotEmpty`] if the directory is not a data directory and has files,
+    /// [`JournalError::Replicated`] if it is a directory of the replicated store,
     /// [`JournalError::Format`], [`JournalError::NoJournal`], [`JournalError::NoSegmentNote`] or
     /// [`JournalError::UnsupportedVersion`] if the directory is damaged or has another version, [`JournalError::Disk`] if
     /// the disk fails.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Self, JournalError> {
-        let directory = DataDirectory::open(Arc::clone(&disk), path, config)?;
-        let reader = JournalReader::new(disk, path, directory.format());
-        Ok(Journal { directory, reader })
+        Ok(Journal::of(DataDirectory::open(disk, path, config)?))
+    }
+
+    /// Locks the directory of a replica at `path` and opens its journal. If the directory does not exist or is empty, makes it with
+    /// exactly the `FORMAT` of the ledger in `genesis`.
+    ///
+    /// # Errors
+    /// [`JournalError::NotReplicated`] if the directory is one of the embedded store, [`JournalError::OtherLedger`] if it belongs to
+    /// another ledger. Also the other errors of [`Journal::open`].
+    pub fn create_replica(disk: Arc<dyn Disk>, path: &Path, genesis: &Genesis) -> Result<Self, JournalError> {
+        Ok(Journal::of(DataDirectory::create_replica(disk, path, genesis)?))
+    }
+
+    /// Locks the directory of a replica at `path`, which must exist, and opens its journal.
+    ///
+    /// # Errors
+    /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`, [`JournalError::NotReplicated`] if it is one of the
+    /// embedded store. Also the other errors of [`Journal::open`].
+    pub fn open_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
+        Ok(Journal::of(DataDirectory::open_replica(disk, path)?))
+    }
+
+    /// Makes the directory durably one of the replicated store: the embedded store refuses it from now on. A crash leaves it as it was,
+    /// or as it should be.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] if the disk fails, or if the journal was opened for reading. The directory may then be of either store.
+    pub fn make_replicated(&mut self) -> Result<(), JournalError> {
+        self.directory.make_replicated()
+    }
+
+    /// Makes the directory durably one of the embedded store, as [`Journal::make_replicated`]. The caller has checked that the
+    /// replicated log has ended, and that no other directory goes on.
+    ///
+    /// # Errors
+    /// As [`Journal::make_replicated`].
+    pub fn make_embedded(&mut self) -> Result<(), JournalError> {
+        self.directory.make_embedded()
+    }
+
+    fn of(directory: DataDirectory) -> Self {
+        let disk = Arc::clone(directory.disk());
+        let reader = JournalReader::new(disk, directory.path(), directory.format());
+        Journal { directory, reader }
     }
 
     /// Opens the journal of the data directory at `path` for reading. Other processes may have the directory open for
@@ -70,9 +113,7 @@ impl Journal {
     /// [`JournalError::Locked`] if a process has the directory open for writing, [`JournalError::NotADataDirectory`] if
     /// the directory is not a data directory. Also the other errors of [`Journal::open`].
     pub fn open_read_only(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
-        let directory = DataDirectory::open_read_only(disk, path)?;
-        let reader = JournalReader::new(Arc::clone(directory.disk()), path, directory.format());
-        Ok(Journal { directory, reader })
+        Ok(Journal::of(DataDirectory::open_read_only(disk, path)?))
     }
 
     /// Returns the data directory.

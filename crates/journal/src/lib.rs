@@ -18,7 +18,7 @@
 //!
 //! ```text
 //! <data directory>    locked by one process that reads and writes, or by any number of processes that only read
-//! ├── FORMAT          version, sizes and random id, which never change
+//! ├── FORMAT          version, store, sizes and random id
 //! ├── journal/        0000000000.segment …  files of a fixed length that contain the blocks
 //! │                   SEGMENTS-0000000000   segment note: states the number of the last segment that was made
 //! │                   CLEAN                 marker of a clean stop: states where the journal ended
@@ -69,6 +69,8 @@ mod directory;
 mod disk;
 mod error;
 mod foreign;
+mod format;
+mod genesis;
 mod geometry;
 mod journal;
 mod layout;
@@ -79,14 +81,17 @@ pub mod mutation;
 mod position;
 mod positioned_io;
 mod prepare;
+mod raw_block;
 mod read_only;
 mod reader;
 mod regular_file;
 mod repair;
 mod scan;
 mod scrub;
+mod sealer;
 mod segment_file;
 mod segment_note;
+mod stamp;
 mod stopwatch;
 mod unfinished;
 mod verify;
@@ -102,10 +107,12 @@ pub use chunked_file::{
     CHUNK_BYTES_MAX, CHUNK_FORMAT_VERSION, CHUNKS_MAX, ChunkedFileReader, ChunkedFileWriter, ChunkedFiles,
 };
 pub use commit_times::{CommitTimes, CommitTrial, time_commits};
-pub use directory::{DIRECTORY_FORMAT_VERSION, DataDirectory};
+pub use directory::DataDirectory;
 pub use disk::{Disk, DiskError, DiskFile, DiskLock, FileAccess, LockKind, Operation, RealDisk};
 pub use error::{BlockDefect, ChunkDefect, Corruption, CorruptionKind, FormatDefect, JournalError};
 pub use foreign::{FileFamily, foreign_files};
+pub use format::{DIRECTORY_FORMAT_VERSION, StoreKind};
+pub use genesis::{Genesis, GenesisDefect, Halt};
 pub use geometry::{
     BLOCK_BYTES_MAX_DEFAULT, BLOCK_BYTES_MAX_LOWEST, BLOCKS_PER_SEGMENT_MIN, BlockPlacement, Geometry,
     JournalConfig, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_GRANULE_BYTES,
@@ -113,8 +120,11 @@ pub use geometry::{
 pub use journal::{Journal, OpenJournal};
 pub use position::Position;
 pub use prepare::{SegmentPreparer, SegmentSpace};
+pub use raw_block::{RawBlockDefect, parse_block};
 pub use reader::{JournalReader, OPEN_SEGMENTS_MAX};
 pub use scan::{ScanError, Tail, TornTail};
 pub use scrub::{Scrub, ScrubStep};
+pub use sealer::BlockSealer;
+pub use stamp::{BlockKind, BlockStamp};
 pub use verify::{BlockRun, FURTHER_DAMAGES_MAX, JournalReport};
 pub use writer::{AppendReceipt, JournalWriter};

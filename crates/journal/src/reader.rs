@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use crate::{
     block::{BlockHash, BlockHeader, DataId, HEADER_BYTES, HEADER_BYTES_U32, HeaderBytes},
     chain_point::ChainPoint,
-    directory::{DirectoryFormat, journal_path},
+    directory::journal_path,
     disk::{Disk, DiskFile, FileAccess},
     error::{BlockDefect, Corruption, CorruptionKind, JournalError},
+    format::DirectoryFormat,
     geometry::Geometry,
     position::Position,
     segment_file::segment_name,

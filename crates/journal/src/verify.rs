@@ -9,6 +9,7 @@ use crate::{
     geometry::block_span_bytes,
     position::Position,
     scan::{ChainScanner, ScanError, TornTail},
+    stamp::BlockKind,
 };
 
 /// The result of [`crate::Journal::verify`].
@@ -20,6 +21,8 @@ pub struct JournalReport {
     pub bytes: u64,
     /// Number of records in the undamaged blocks, according to their headers.
     pub records: u64,
+    /// Number of claims in the undamaged blocks: of terms of a replicated log. 0 if an embedded store wrote all blocks.
+    pub claims: u64,
     /// The header of the first undamaged block; `None` if `blocks` is 0.
     pub first: Option<BlockHeader>,
     /// The header of the last undamaged block; `None` if `blocks` is 0.
@@ -114,6 +117,7 @@ impl JournalReport {
         self.blocks += 1;
         self.bytes += u64::from(block_span_bytes(header.body_bytes));
         self.records += u64::from(header.record_count);
+        self.claims += u64::from(header.kind == BlockKind::Claim);
         self.first.get_or_insert(*header);
         self.last = Some(*header);
     }

@@ -9,10 +9,12 @@ use crate::{
     directory::DataDirectory,
     disk::{DiskError, DiskFile},
     error::JournalError,
-    geometry::{Geometry, block_span_bytes},
+    geometry::block_span_bytes,
     mutation::planted,
     prepare::SegmentPool,
+    sealer::BlockSealer,
     segment_file::segment_after,
+    stamp::BlockStamp,
     stopwatch::now,
 };
 
@@ -21,12 +23,14 @@ use crate::{
 pub struct JournalWriter {
     pool: Arc<SegmentPool>,
     data_id: DataId,
-    geometry: Geometry,
     active_segment: u32,
     active: Arc<dyn DiskFile>,
-    end: ChainPoint,
+    /// Its end is the end of the durable blocks.
+    sealer: BlockSealer,
     marker: MarkerState,
     poisoned: bool,
+    /// Memory to pad a block that was sealed before, reused for each block.
+    padded: Vec<u8>,
 }
 
 /// The result of an append. The block is durable.
@@ -68,11 +72,11 @@ impl JournalWriter {
             active: pool.open_existing(active_segment)?,
             pool,
             data_id: directory.data_id(),
-            geometry: directory.geometry(),
             active_segment,
-            end,
+            sealer: BlockSealer::new(directory.data_id(), directory.geometry(), end),
             marker,
             poisoned: false,
+            padded: Vec::new(),
         })
     }
 
@@ -97,14 +101,46 @@ impl JournalWriter {
         // The field is set before the work and reset only after success, so the writer stays poisoned after an error
         // or a panic.
         self.poisoned = true;
-        let header = self.header(meta, block)?;
-        self.check_follows_end(&header);
+        let (header, next) = self.sealer.seal_next(meta, BlockStamp::default(), block)?;
+        block.with_padding(|bytes| self.write(&header, next, bytes))
+    }
+
+    /// Appends a block that was sealed before, and makes it durable with one write and one sync. `bytes` are its header and its body.
+    /// The caller has checked that the block is undamaged and follows the last one.
+    ///
+    /// # Errors
+    /// As [`JournalWriter::append`].
+    ///
+    /// # Panics
+    /// If the block is damaged, or does not follow the last block. A panic also poisons the writer.
+    pub fn append_sealed(&mut self, bytes: &[u8]) -> Result<AppendReceipt, JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        self.poisoned = true;
+        let (header, next) = self.sealer.check_next(bytes);
+        let mut padded = std::mem::take(&mut self.padded);
+        padded.clear();
+        padded.extend_from_slice(bytes);
+        padded.resize(block_span_bytes(header.body_bytes) as usize, 0);
+        let written = self.write(&header, next, &padded);
+        self.padded = padded;
+        written
+    }
+
+    /// Writes the block with this `header` to the end of the journal, and syncs it. `bytes` are the padded block, and `next` is the
+    /// point after it. The caller has set [`JournalWriter::poisoned`].
+    fn write(
+        &mut self,
+        header: &BlockHeader,
+        next: ChainPoint,
+        bytes: &[u8],
+    ) -> Result<AppendReceipt, JournalError> {
+        self.check_segment(header);
         if self.marker != MarkerState::Absent && !planted("keep_clean_marker") {
             clean_stop::remove(self.pool.disk(), self.pool.journal())?;
             self.marker = MarkerState::Absent;
         }
-        let block_hash = block.seal(&header);
-        let next = self.end.after(&header, block_hash, self.geometry);
         if planted("answer_before_sync") {
             self.active.sync_data()?;
         }
@@ -115,16 +151,14 @@ impl JournalWriter {
         }
 
         let span_bytes = block_span_bytes(header.body_bytes);
+        assert_eq!(
+            bytes.len(),
+            span_bytes as usize,
+            "the written bytes must be as long as the space that was computed for the block"
+        );
         let offset = u64::from(header.position.offset());
         let started = now();
-        let result = block.with_padding(|bytes| {
-            assert_eq!(
-                bytes.len(),
-                span_bytes as usize,
-                "the written bytes must be as long as the space that was computed for the block"
-            );
-            self.active.write_at(offset, bytes)
-        });
+        let result = self.active.write_at(offset, bytes);
         if !planted("ignore_write_error") {
             result?;
         }
@@ -132,12 +166,12 @@ impl JournalWriter {
         self.sync()?;
         let sync_duration = written.elapsed();
 
-        self.end = next;
+        self.sealer.advance(next);
         self.poisoned = false;
         Ok(AppendReceipt {
             end: next,
             block_sequence: header.block_sequence,
-            block_hash,
+            block_hash: next.previous_hash,
             bytes_written: u64::from(span_bytes),
             write_duration: written.saturating_duration_since(started),
             sync_duration,
@@ -158,7 +192,8 @@ impl JournalWriter {
         }
         self.poisoned = true;
         if self.marker != MarkerState::Here {
-            clean_stop::write(self.pool.disk(), self.pool.journal(), self.data_id, &self.end)?;
+            let end = self.sealer.end();
+            clean_stop::write(self.pool.disk(), self.pool.journal(), self.data_id, &end)?;
             self.marker = MarkerState::Here;
         }
         Ok(())
@@ -167,38 +202,13 @@ impl JournalWriter {
     /// Returns the point after the last durable block. A checkpoint of the state after that block stores this point.
     #[must_use]
     pub fn end(&self) -> ChainPoint {
-        self.end
+        self.sealer.end()
     }
 
     /// Returns whether the writer accepts no more blocks, because an append failed or the journal is finished.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.poisoned
-    }
-
-    fn header(&self, meta: &BlockMeta, block: &BlockBuffer) -> Result<BlockHeader, JournalError> {
-        let block_bytes_max = self.geometry.block_bytes_max();
-        let body_bytes = block.body_bytes();
-        let too_large = JournalError::BlockTooLarge {
-            body_bytes,
-            block_bytes_max,
-        };
-        let body_bytes = u32::try_from(body_bytes)
-            .ok()
-            .filter(|bytes| *bytes <= block_bytes_max)
-            .ok_or(too_large)?;
-        Ok(BlockHeader {
-            position: meta.position,
-            block_sequence: self.end.block_sequence,
-            first_entry: meta.first_entry,
-            first_sequence: meta.first_sequence,
-            base_time_ns: meta.base_time_ns,
-            record_count: meta.record_count,
-            body_bytes,
-            data_id: self.data_id,
-            previous_hash: self.end.previous_hash,
-            body_crc: crc32c::crc32c(block.body()),
-        })
     }
 
     /// Makes the block that was written last durable.
@@ -212,13 +222,8 @@ impl JournalWriter {
         }
     }
 
-    /// Asserts that the block's position is directly after the last durable block. At another position, the block would
-    /// overwrite another block, or recovery would never find it.
-    fn check_follows_end(&self, header: &BlockHeader) {
-        assert_eq!(
-            header.position, self.end.position,
-            "the position of the block must be the end of the journal"
-        );
+    /// Asserts that the block is in the active segment, or is the first one of the next segment.
+    fn check_segment(&self, header: &BlockHeader) {
         let segment = header.position.segment();
         assert!(
             segment == self.active_segment

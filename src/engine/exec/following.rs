@@ -41,7 +41,7 @@ impl Exec {
                 break;
             }
             let spare = self.open.take_spare();
-            match self.book.follow(block, spare) {
+            match self.book.follow(&block.header, block.body(), spare) {
                 Ok(sealed) => self.hand_over(sealed),
                 Err(error) => {
                     return Executed::Done(Ok(CommandReply::Followed(Err(error.to_string()))));
@@ -61,6 +61,7 @@ impl Exec {
             "only a replica that follows becomes the leader"
         );
         self.mode = Mode::Leading;
+        self.book.set_following(false);
         Executed::Done(Ok(CommandReply::Leading))
     }
 
@@ -75,9 +76,11 @@ impl Exec {
         if !self.has_space() {
             return Executed::Done(Err(DISK_FULL));
         }
-        let sealed = self.book.seal_marker(BlockKind::Resign, &body);
+        let spare = self.open.take_spare();
+        let sealed = self.book.seal_control(BlockKind::Resign, &body, spare);
         self.hand_over(sealed);
         self.mode = Mode::Following;
+        self.book.set_following(true);
         let end = Box::new(self.book.end());
         Executed::Done(Ok(CommandReply::Resigned(end)))
     }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use tally_journal::{JournalError, Position};
+use tally_journal::{BlockStamp, JournalError, Position};
 use tally_ledger::{Malformed, ReplayError};
 
 /// Why a record could not be read.
@@ -70,6 +70,28 @@ pub enum OpenError {
     /// A record can't be read.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// A block contradicts the blocks before it, or its records the records before them.
+    #[error(transparent)]
+    Block(FollowError),
+}
+
+/// Why a block can't follow the blocks that were applied before it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// A record can't be decoded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The block was written by another writer or in another term than the blocks before it, without a claim.
+    #[error("block {block_sequence} is {found}, which can't follow {last}")]
+    Stamp {
+        /// The number of the block.
+        block_sequence: u64,
+        /// Who wrote the block.
+        found: BlockStamp,
+        /// Who wrote the block before it.
+        last: BlockStamp,
+    },
     /// A record contradicts the records before it. For example, it posts to an account that does not exist.
     #[error("block {block_sequence}, entry {entry}: {source}")]
     Replay {
@@ -92,4 +114,17 @@ pub enum OpenError {
         /// The value that the field must have.
         expected: u64,
     },
+}
+
+// ===== impl OpenError =====
+
+impl From<FollowError> for OpenError {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Record(error) => OpenError::Record(error),
+            error @ (FollowError::Stamp { .. } | FollowError::Replay { .. } | FollowError::Order { .. }) => {
+                OpenError::Block(error)
+            }
+        }
+    }
 }

@@ -2,17 +2,26 @@
 
 use std::path::Path;
 
-use tally_journal::{DataDirectory, Disk, JournalError};
+use tally_journal::{DataDirectory, Disk, JournalError, StoreKind};
 
 use super::{checkpoint, error::OpenError, id_files};
+use crate::store::replicated;
 
-/// Checks that a start would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
+/// Checks that a start of the embedded store would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
 /// reads no block.
 ///
 /// # Errors
 /// [`OpenError::Store`].
 pub fn check_directory(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
-    Ok(DataDirectory::check(disk, dir)?)
+    Ok(DataDirectory::check(disk, dir, StoreKind::Embedded)?)
+}
+
+/// Returns whether `dir` is a data directory, of whichever kind. A missing directory is none.
+///
+/// # Errors
+/// [`OpenError::Store`] if the disk fails, or if there is something else at the path.
+pub fn is_data_directory(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+    Ok(DataDirectory::exists(disk, dir)?)
 }
 
 /// Returns the files in the subdirectories of the data directory `dir` that Tally has not made and does not read, as paths in `dir`.
@@ -20,5 +29,5 @@ pub fn check_directory(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
 /// # Errors
 /// [`JournalError::Disk`] if the disk fails.
 pub fn foreign_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, JournalError> {
-    tally_journal::foreign_files(disk, dir, &[checkpoint::FAMILY, id_files::FAMILY])
+    tally_journal::foreign_files(disk, dir, &[checkpoint::FAMILY, id_files::FAMILY, replicated::FAMILY])
 }

@@ -127,7 +127,7 @@ impl BlockWalk {
         self.reader.segment_start(number, end)
     }
 
-    /// Calls `visit` with the position and the body of each block between `from` and `to`. All of these blocks must be
+    /// Calls `visit` with the position and the body of each block of records between `from` and `to`. All of these blocks must be
     /// durable. Returns the chain point after the last of these blocks. Returns an error if this point differs from
     /// `to`.
     fn blocks(
@@ -139,8 +139,10 @@ impl BlockWalk {
         let mut point = from;
         let mut body = Vec::new();
         while point.position < to.position {
-            let (_, next) = self.reader.read_next(&point, &mut body)?;
-            visit(point.position, &body)?;
+            let (header, next) = self.reader.read_next(&point, &mut body)?;
+            if header.kind.is_data() {
+                visit(point.position, &body)?;
+            }
             point = next;
         }
         if point.is_at(to) {

@@ -10,15 +10,16 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tally_journal::{BlockBuffer, BlockPlacement, Position};
+use tally_journal::{BlockBuffer, BlockHeader, BlockKind, BlockMeta, BlockPlacement, BlockStamp, Position};
 use tally_ledger::{
     AccountOutcome, AccountUpdate, Ledger, NewAccount, Outcome, RecordKey, Tags, Timestamp, TransactionKey,
     TransactionLog, TransactionView, UpdateOutcome, record::RECORD_BYTES_MAX, tag_index::TagIndex,
 };
 
 use super::{
-    error::RecordError,
-    point::{DurablePoint, OrderPoint, SealedBlock},
+    apply::Target,
+    error::{FollowError, RecordError},
+    point::{DurablePoint, LedgerEnd, OrderPoint, SealedBlock},
     recent_records::RecentRecords,
     record_log::{RecordLog, UnsealedBlock},
     record_reader::RecordReader,
@@ -67,6 +68,8 @@ impl JournaledLedger {
             durable: durable.chain.position,
             block: UnsealedBlock::new(durable.chain.block_sequence, order, BlockBuffer::with_capacity(0)),
             order,
+            last: BlockStamp::default(),
+            is_following: false,
             clock,
             settled: AtomicU64::new(0),
             recent: RecentRecords::default(),
@@ -74,6 +77,12 @@ impl JournaledLedger {
             read_buffer: Vec::new(),
         };
         JournaledLedger { ledger, log }
+    }
+
+    /// Continues after a block with the stamp `last`.
+    pub(super) const fn after(mut self, last: BlockStamp) -> Self {
+        self.log.last = last;
+        self
     }
 
     /// Returns the ledger, which contains the accounts.
@@ -298,6 +307,98 @@ impl JournaledLedger {
         // A block without records also needs a time, because its header contains one.
         self.log.begin_block();
         self.log.seal(spare)
+    }
+
+    /// Sets whether another process writes the blocks, and this ledger [follows](JournaledLedger::follow) them. Then no time of the
+    /// own clock is [settled](JournaledLedger::settled_time), because the next block has the time of another clock. At first, the
+    /// ledger does not follow.
+    pub const fn set_following(&mut self, is_following: bool) {
+        self.log.is_following = is_following;
+    }
+
+    /// Returns who wrote the last block, and what it contains.
+    #[must_use]
+    pub const fn last_stamp(&self) -> BlockStamp {
+        self.log.last
+    }
+
+    /// Returns the position and the numbers of a control block that comes next, with the time of the clock. The caller seals the block
+    /// and lets the ledger [follow](JournaledLedger::follow) it. Another block may come instead of it.
+    ///
+    /// # Panics
+    /// If the open block has records: the caller seals it before.
+    pub fn control_meta(&mut self) -> BlockMeta {
+        self.assert_open_is_empty();
+        self.log.meta_without_records()
+    }
+
+    /// Applies the next block, which another process or this one has sealed. The records are read again, and no rule is evaluated. The
+    /// open block then comes after the applied one, and this ledger can go on as the writer: its blocks get the term and the writer of the
+    /// last block. So a writer begins its term with [`JournaledLedger::control_meta`], and follows its own claim.
+    ///
+    /// The caller has checked the checksums of the block ([`tally_journal::parse_block`]) and that the log has accepted it. `spare` is an
+    /// empty buffer, in which the block is returned for the journal, with its header.
+    ///
+    /// # Errors
+    /// [`FollowError`] if the block does not follow the blocks before it: the caller must change or answer nothing more with this ledger,
+    /// because some records of the block may have been applied.
+    ///
+    /// # Panics
+    /// If the open block has records, if `spare` is not empty, or if `body` has another length than the header states.
+    pub fn follow(
+        &mut self,
+        header: &BlockHeader,
+        body: &[u8],
+        spare: BlockBuffer,
+    ) -> Result<SealedBlock, FollowError> {
+        self.assert_open_is_empty();
+        let expect = |field, found: u64, expected: u64| {
+            let error = FollowError::Order {
+                block_sequence: header.block_sequence,
+                field,
+                found,
+                expected,
+            };
+            if found == expected { Ok(()) } else { Err(error) }
+        };
+        expect("number", header.block_sequence, self.log.block.sequence)?;
+        let position = self.log.placement.next_block_position();
+        expect("position", header.position.as_u64(), position.as_u64())?;
+        let target = Target {
+            ledger: &mut self.ledger,
+            ids: &mut self.log.ids,
+            order: &mut self.log.order,
+            last: &mut self.log.last,
+            seed: self.log.seed,
+        };
+        target.apply(header, body)?;
+        Ok(self.log.pass(header, body, spare))
+    }
+
+    /// Seals a control block of this `kind` with this body. It follows the last block, and gets the term and the writer of that block.
+    ///
+    /// # Panics
+    /// If the open block has records: the caller seals it before.
+    pub fn seal_control(&mut self, kind: BlockKind, body: &[u8], spare: BlockBuffer) -> SealedBlock {
+        self.assert_open_is_empty();
+        self.log.seal_control(kind, body, spare)
+    }
+
+    /// Returns the point after the last block that was sealed or followed.
+    #[must_use]
+    pub const fn end(&self) -> LedgerEnd {
+        LedgerEnd {
+            block: self.log.block.sequence - 1,
+            position: self.log.placement.next_block_position(),
+            order: self.log.order,
+        }
+    }
+
+    fn assert_open_is_empty(&self) {
+        assert_eq!(
+            self.log.block.records, 0,
+            "the open block must be sealed before a block of another writer or kind comes next"
+        );
     }
 
     /// Receives the report that all blocks before `position` are durable.

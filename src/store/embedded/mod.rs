@@ -9,6 +9,7 @@
 //!
 //! Checkpoints and id files can be made again from the journal.
 
+mod apply;
 pub mod checkpoint;
 mod error;
 mod foreign;
@@ -26,12 +27,12 @@ mod replay;
 mod stopped;
 mod verify;
 
-pub use error::{OpenError, RecordError};
-pub use foreign::{check_directory, foreign_files};
+pub use error::{FollowError, OpenError, RecordError};
+pub use foreign::{check_directory, foreign_files, is_data_directory};
 pub use history::HistoryReader;
 pub use journaled_ledger::{Candidates, JournaledLedger};
-pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open};
-pub use point::{DurablePoint, OrderPoint, SealedBlock};
+pub use open::{BLOCK_BYTES_MIN, OpenStore, RecoveryReport, StoreConfig, open, open_journal};
+pub use point::{AcceptedBlock, DurablePoint, LedgerEnd, OrderPoint, SealedBlock};
 pub use record_reader::{FoundRecord, RecordReader};
 pub use stopped::StoppedDirectory;
 pub use verify::{AssetTotals, DIFFERENCES_MAX, DirectoryReport, verify, verify_blocks};

@@ -98,8 +98,18 @@ pub fn open(
     config: &StoreConfig,
     clock: Arc<dyn WallClock>,
 ) -> Result<OpenStore, OpenError> {
+    open_journal(Journal::open(disk, dir, config)?, clock)
+}
+
+/// Opens the store of a `journal` that is open and locked, of whichever kind: replays its blocks, and makes the parts that continue it.
+///
+/// # Errors
+/// As [`open`].
+///
+/// # Panics
+/// As [`open`].
+pub fn open_journal(journal: Journal, clock: Arc<dyn WallClock>) -> Result<OpenStore, OpenError> {
     let started = Instant::now();
-    let journal = Journal::open(disk, dir, config)?;
     let directory = journal.directory();
     let (seed, geometry, created) = (directory.hash_seed(), directory.geometry(), directory.created());
     if geometry.block_bytes_max() < BLOCK_BYTES_MIN {
@@ -143,7 +153,8 @@ pub fn open(
         opened.placement,
         &durable,
         clock,
-    );
+    )
+    .after(replay.last);
     report.elapsed = started.elapsed();
     Ok(OpenStore {
         ledger,

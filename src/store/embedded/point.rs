@@ -1,7 +1,9 @@
 //! Points between two records or blocks: in the global order of transactions, and in the journal.
 
 use bytes::Bytes;
-use tally_journal::{AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, ChainPoint, HEADER_BYTES, Position};
+use tally_journal::{
+    AppendReceipt, BlockBuffer, BlockHeader, BlockMeta, BlockStamp, ChainPoint, HEADER_BYTES, Position,
+};
 use tally_ledger::Timestamp;
 
 /// A point in the global order of records and transactions: the numbers and the time that the next record gets.
@@ -23,8 +25,13 @@ pub struct SealedBlock {
     pub sequence: u64,
     /// The block's position and numbers.
     pub meta: BlockMeta,
-    /// The block's bytes.
+    /// Who wrote the block, and what it contains.
+    pub stamp: BlockStamp,
+    /// The block's body. If the ledger has followed the block, also its header: see
+    /// [`sealed_bytes`](BlockBuffer::sealed_bytes).
     pub buffer: BlockBuffer,
+    /// Whether the ledger has [followed](super::JournaledLedger::follow) the block: a replicated log has accepted it already.
+    pub is_accepted: bool,
     /// The point after the last record of the block, in the order of records.
     pub end: OrderPoint,
 }

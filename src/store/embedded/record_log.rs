@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tally_journal::{BlockBuffer, BlockMeta, BlockPlacement, HEADER_BYTES, Position};
+use tally_journal::{
+    BlockBuffer, BlockHeader, BlockKind, BlockMeta, BlockPlacement, BlockStamp, HEADER_BYTES, Position,
+};
 use tally_ledger::{
     Committed, Links, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp,
     TransactionKey, TransactionLog,
@@ -36,6 +38,10 @@ pub(super) struct RecordLog {
     pub(super) durable: Position,
     pub(super) block: UnsealedBlock,
     pub(super) order: OrderPoint,
+    /// Who wrote the last block.
+    pub(super) last: BlockStamp,
+    /// Whether another process writes the blocks, and this one follows them.
+    pub(super) is_following: bool,
     pub(super) clock: Arc<dyn WallClock>,
     /// The greatest time, in nanoseconds, that was called [settled](RecordLog::settled_time) since the start.
     pub(super) settled: AtomicU64,
@@ -176,11 +182,52 @@ impl RecordLog {
             base_time_ns: base_time.as_nanos(),
             record_count: records,
         };
+        self.last = self.last.next_data();
         SealedBlock {
             sequence,
             meta,
+            stamp: self.last,
             buffer,
+            is_accepted: false,
             end: self.order,
+        }
+    }
+
+    /// Moves past a block that was applied to the ledger and the index. The open block stays empty, and gets the next place.
+    pub(super) fn pass(&mut self, header: &BlockHeader, body: &[u8], mut spare: BlockBuffer) -> SealedBlock {
+        spare.fill_sealed(header, body);
+        let open = std::mem::take(&mut self.block.buffer);
+        self.block = UnsealedBlock::new(self.block.sequence + 1, self.order, open);
+        self.placement.advance(header.body_bytes);
+        SealedBlock {
+            sequence: header.block_sequence,
+            meta: header.meta(),
+            stamp: header.stamp(),
+            buffer: spare,
+            is_accepted: true,
+            end: self.order,
+        }
+    }
+
+    /// Seals the open block, which has no records, as a control block of this `kind` with this body.
+    pub(super) fn seal_control(&mut self, kind: BlockKind, body: &[u8], spare: BlockBuffer) -> SealedBlock {
+        self.begin_block();
+        self.block.buffer.push(body);
+        let mut sealed = self.seal(spare);
+        sealed.stamp.kind = kind;
+        self.last = sealed.stamp;
+        sealed
+    }
+
+    /// Returns the position and the numbers of a block without records that comes next.
+    pub(super) fn meta_without_records(&mut self) -> BlockMeta {
+        self.begin_block();
+        BlockMeta {
+            position: self.placement.next_block_position(),
+            first_entry: self.order.next_entry,
+            first_sequence: self.order.next_sequence,
+            base_time_ns: self.block.base_time.as_nanos(),
+            record_count: 0,
         }
     }
 
@@ -213,8 +260,8 @@ impl RecordLog {
     /// The newest time that no later record gets.
     pub(super) fn settled_time(&self) -> Timestamp {
         let last = self.order.last_time;
-        if self.block.has_begun {
-            // The block may get more records, with its own time.
+        if self.block.has_begun || self.is_following {
+            // The block may get more records, with its own time; or the writer of the next block has another clock.
             return last;
         }
         // The next block gets a later time than this reading of the clock, or the time of a later reading.

@@ -92,7 +92,7 @@ impl RecordReader {
         let header = self
             .journal
             .read_header(Position::new(position.segment(), offset))?;
-        if back >= header.body_bytes {
+        if back >= header.body_bytes || !header.kind.is_data() {
             return Err(not_in_a_block(position));
         }
         Ok(Committed {

@@ -1,9 +1,14 @@
 //! Replays the blocks of a journal: applies their records to a ledger.
 
-use tally_journal::{BlockHeader, Journal, JournalError, Position, ScanError, Tail};
-use tally_ledger::{Ledger, Record, RecordPlace, Timestamp, tag_index::TagIndex};
+use tally_journal::{BlockStamp, ChainPoint, Journal, JournalError, ScanError, Tail};
+use tally_ledger::{Ledger, tag_index::TagIndex};
 
-use super::{checkpoint::LoadedCheckpoint, error::OpenError, point::OrderPoint, record::BlockRecords};
+use super::{
+    apply::Target,
+    checkpoint::LoadedCheckpoint,
+    error::{FollowError, OpenError},
+    point::OrderPoint,
+};
 use crate::mutation::planted;
 
 /// The state that a replay builds.
@@ -13,10 +18,10 @@ pub(super) struct Replay {
     pub(super) ids: TagIndex,
     /// The numbers and the time after the last replayed record.
     pub(super) order: OrderPoint,
+    /// Who wrote the last block.
+    pub(super) last: BlockStamp,
     /// Number of records that were replayed.
     pub(super) records: u64,
-    /// Seed of the hash of transaction ids.
-    seed: u64,
 }
 
 /// Replays all blocks after a checkpoint: applies their records to the ledger of the checkpoint, and adds their
@@ -65,83 +70,38 @@ fn scan(journal: &Journal, checkpoint: LoadedCheckpoint, ids: TagIndex) -> (Repl
         ledger,
         ids,
         order: start.order,
+        last: BlockStamp::default(),
         records: 0,
-        seed: journal.directory().hash_seed(),
     };
-    let scanned = journal.scan(start.chain, durable_through, |header, position, body| {
-        replay.block(header, position, body)
+    match stamp_before(journal, &start.chain) {
+        Ok(stamp) => replay.last = stamp,
+        Err(error) => return (replay, Err(error)),
+    }
+    let seed = journal.directory().hash_seed();
+    let scanned = journal.scan(start.chain, durable_through, |header, _, body| {
+        let target = Target {
+            ledger: &mut replay.ledger,
+            ids: &mut replay.ids,
+            order: &mut replay.order,
+            last: &mut replay.last,
+            seed,
+        };
+        replay.records += target.apply(header, body)?;
+        Ok(())
     });
-    let scanned = scanned.map_err(|error| match error {
+    let scanned = scanned.map_err(|error: ScanError<FollowError>| match error {
         ScanError::Store(error) => OpenError::Store(error),
-        ScanError::Visitor(error) => error,
+        ScanError::Visitor(error) => error.into(),
     });
     (replay, scanned)
 }
 
-// ===== impl Replay =====
-
-impl Replay {
-    fn block(&mut self, header: &BlockHeader, position: Position, body: &[u8]) -> Result<(), OpenError> {
-        let block_sequence = header.block_sequence;
-        let error = |field, found, expected| OpenError::Order {
-            block_sequence,
-            field,
-            found,
-            expected,
-        };
-        let expect = |field, found: u64, expected: u64| {
-            (found == expected)
-                .then_some(())
-                .ok_or_else(|| error(field, found, expected))
-        };
-        expect("first_entry", header.first_entry, self.order.next_entry)?;
-        expect("first_sequence", header.first_sequence, self.order.next_sequence)?;
-        let base = Timestamp::from_nanos(header.base_time_ns);
-        let earliest = self.order.last_time.checked_add_nanos(1);
-        if earliest.is_none_or(|earliest| base < earliest) {
-            let earliest = earliest.map_or(u64::MAX, Timestamp::as_nanos);
-            return Err(error("base_time", header.base_time_ns, earliest));
-        }
-        self.order.last_time = base;
-
-        let mut records = 0_u64;
-        for record in BlockRecords::new(position, body) {
-            if record.is_err() && planted("accept_torn_block") {
-                return Ok(());
-            }
-            let (position, framed) = record?;
-            let committed = self.order.next_sequence - header.first_sequence;
-            expect("ordinal", u64::from(framed.ordinal), committed)?;
-            let time = base
-                .checked_add_nanos(committed)
-                .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
-            let is_rejection = matches!(framed.record, Record::Rejected { .. });
-            if !(is_rejection && planted("forget_rejection_at_start")) {
-                for key in framed.record.keys().iter().flatten() {
-                    self.ids.insert(key.tag(self.seed), position.as_u64());
-                }
-            }
-            if framed.record.has_sequence() {
-                self.order.next_sequence += 1;
-                self.order.last_time = time;
-            }
-            let entry = self.order.next_entry;
-            let at = RecordPlace {
-                entry,
-                place: position.as_u64(),
-                time,
-            };
-            self.ledger
-                .replay(framed.record, framed.links, at)
-                .map_err(|source| OpenError::Replay {
-                    block_sequence,
-                    entry,
-                    source,
-                })?;
-            self.order.next_entry += 1;
-            records += 1;
-        }
-        self.records += records;
-        expect("record_count", u64::from(header.record_count), records)
+/// Returns who wrote the block before `point`.
+fn stamp_before(journal: &Journal, point: &ChainPoint) -> Result<BlockStamp, OpenError> {
+    // The scan checks this again. Without the check, a point of another journal would lead to any block.
+    journal.check_point(point)?;
+    if point.last_block_sequence() == 0 {
+        return Ok(BlockStamp::default());
     }
+    Ok(journal.reader().read_header(point.previous_position)?.stamp())
 }

@@ -59,6 +59,9 @@ fn each_of_block<E: From<OpenError>>(
     body: &[u8],
     visit: &mut impl FnMut(FoundRecord) -> Result<(), E>,
 ) -> Result<(), E> {
+    if !header.kind.is_data() {
+        return Ok(());
+    }
     let mut reader = BlockRecords::new(position, body);
     loop {
         let before = reader.rest_bytes();

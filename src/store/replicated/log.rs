@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tally_journal::{BlockSealer, BlockStamp, ChainPoint, DataDirectory, JournalWriter};
+use tally_journal::{BlockSealer, ChainPoint, DataDirectory, JournalWriter};
 use tokio::time::Instant;
 
 use super::exchange::{Exchange, OwnBlock};
@@ -75,18 +75,21 @@ impl ReplicatedLog {
         let Some(leadership) = self.exchange.leadership() else {
             panic!("block {} was made by a replica that does not lead", block.sequence);
         };
-        let stamp = BlockStamp {
-            term: leadership.term,
-            writer: leadership.writer,
-            kind: block.kind,
-        };
-        let mut sealer = BlockSealer::new(&self.directory, self.sealed);
-        let header = sealer.seal(&block.meta, stamp, &mut block.buffer)?;
         assert_eq!(
-            header.block_sequence, block.sequence,
+            (block.stamp.term, block.stamp.writer),
+            (leadership.term, leadership.writer),
+            "block {} belongs to another term or writer",
+            block.sequence
+        );
+        let before = self.sealed;
+        assert_eq!(
+            before.block_sequence, block.sequence,
             "the log and the ledger number blocks differently"
         );
-        self.sealed = sealer.end();
+        let (data_id, geometry) = (self.directory.data_id(), self.directory.geometry());
+        let mut sealer = BlockSealer::new(data_id, geometry, before);
+        let (header, next) = sealer.seal_with_header(&block.meta, block.stamp, &mut block.buffer)?;
+        self.sealed = next;
         let bytes = Bytes::copy_from_slice(block.buffer.sealed_bytes());
         self.in_flight.push_back(InFlight {
             sequence: block.sequence,
@@ -99,7 +102,7 @@ impl ReplicatedLog {
             "{} blocks are in flight, more than {LOG_DEPTH}",
             self.in_flight.len()
         );
-        let hash = self.sealed.previous_hash;
+        let hash = next.previous_hash;
         self.exchange.put(OwnBlock { header, hash, bytes })?;
         Ok(Submitted::Pending)
     }
@@ -111,14 +114,14 @@ impl BlockLog for ReplicatedLog {
     }
 
     fn submit(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
-        let Some(accepted) = block.accepted.take() else {
+        if !block.is_accepted {
             return self.send(block);
-        };
+        }
         assert!(
             self.in_flight.is_empty(),
             "a replica follows another leader, but has own blocks in flight"
         );
-        let commit = self.append(&accepted, block.end, Instant::now())?;
+        let commit = self.append(block.buffer.sealed_bytes(), block.end, Instant::now())?;
         self.sealed = self.writer.end();
         Ok(Submitted::Durable(commit))
     }

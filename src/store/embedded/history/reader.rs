@@ -78,6 +78,9 @@ impl HistoryReader {
         };
         let mut body = Vec::new();
         let header = self.journal.read_block(header.position, &mut body)?;
+        if !header.kind.is_data() {
+            body.clear();
+        }
         for record in BlockRecords::new(header.position, &body) {
             let (position, framed) = record?;
             if !is_within(framed.ordinal) {

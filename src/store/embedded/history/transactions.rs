@@ -183,6 +183,9 @@ impl HistoryReader {
         let mut body = Vec::new();
         let header = self.journal.read_block(position, &mut body)?;
         let mut records = Vec::new();
+        if !header.kind.is_data() {
+            return Ok((header, records));
+        }
         let mut reader = BlockRecords::new(position, &body);
         loop {
             let before = reader.rest_bytes();
