@@ -1,4 +1,4 @@
-//! The section `store` of the configuration: the path of the data directory, the sizes of the journal, and how often
+//! The section `store` of the configuration: the kind of store, the path of the data directory, the sizes of the journal, and how often
 //! the store writes checkpoints and scrubs.
 
 use std::{ops::RangeInclusive, path::PathBuf};
@@ -9,13 +9,19 @@ use serde::{Deserialize, Serialize};
 use tally_journal::{BLOCKS_PER_SEGMENT_MIN, JournalError, SEGMENT_GRANULE_BYTES};
 use tally_ledger::HOLDS_MAX_DEFAULT;
 
-use super::embedded::{BLOCK_BYTES_MIN, StoreConfig};
+use super::{
+    embedded::{BLOCK_BYTES_MIN, StoreConfig},
+    replicated::{ReplicatedConfig, ReplicatedSettings},
+};
 use crate::settings::{SettingError, bytes_text, range_text, serialize_bytes};
 
 /// The section `store` of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreSettings {
+    /// The kind of store. With `embedded`, the ledger is in the data directory of one process. With `replicated`, several processes
+    /// hold it, and `[store.replicated]` says how they replicate it.
+    pub kind: StoreKind,
     /// The path of the data directory. A missing directory is created.
     pub data: PathBuf,
     /// Size of a journal segment: a multiple of 4 KiB, 8 MiB to 1 GiB. An existing directory keeps the size that it was created with.
@@ -36,6 +42,19 @@ pub struct StoreSettings {
     /// Maximum number of outstanding holds, 0 to 100000000. A hold takes at most 64 bytes of memory. When there are as many, new
     /// holds are refused with HOLDS_FULL until one ends.
     pub holds_max: usize,
+    /// The replicated store.
+    pub replicated: ReplicatedSettings,
+}
+
+/// The kind of store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// One process, whose ledger is in its data directory.
+    #[default]
+    Embedded,
+    /// Several processes with the same ledger. Their blocks go through a log.
+    Replicated,
 }
 
 /// The default of [`StoreSettings::checkpoint_bytes`].
@@ -60,12 +79,14 @@ impl Default for StoreSettings {
     fn default() -> Self {
         let store = StoreConfig::default();
         StoreSettings {
+            kind: StoreKind::Embedded,
             data: PathBuf::from("./tally-data"),
             segment_bytes: ByteSize(store.segment_bytes.into()),
             block_bytes_max: ByteSize(store.block_bytes_max.into()),
             checkpoint_bytes: ByteSize(CHECKPOINT_BYTES),
             scrub_bytes_per_second: ByteSize(SCRUB_BYTES_PER_SECOND),
             holds_max: HOLDS_MAX_DEFAULT,
+            replicated: ReplicatedSettings::default(),
         }
     }
 }
@@ -115,12 +136,24 @@ impl StoreSettings {
             segment_bytes: size("segment_bytes", self.segment_bytes)?,
             block_bytes_max: size("block_bytes_max", self.block_bytes_max)?,
         };
+        self.replicated()?;
         match config.validate() {
             Ok(_geometry) => Ok(config),
             Err(JournalError::Config { field, value, bound }) => {
                 Err(SettingError::new(format!("store.{field}"), value, bound))
             }
             Err(error) => Err(SettingError::new("store", &error, "sizes that a journal allows")),
+        }
+    }
+
+    /// Checks the key `replicated`, and returns its settings if the store is replicated.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key that is out of bounds, or that a replicated store needs.
+    pub fn replicated(&self) -> Result<Option<ReplicatedConfig>, SettingError> {
+        match self.kind {
+            StoreKind::Embedded => self.replicated.check().map(|()| None),
+            StoreKind::Replicated => self.replicated.config().map(Some),
         }
     }
 }
