@@ -10,6 +10,9 @@
 //! - [`tally_ledger`] is the state machine of the ledger, without I/O. [`tally_journal`] stores blocks of records on
 //!   the disk. [`store`] writes the history of the ledger to the journal and recovers the ledger from it.
 //!
+//! - [`replica`] takes part in the replication of the ledger: it follows the replicated log, or leads. [`tally_replication`] is the
+//!   protocol without I/O, and [`tally_kafka`] the client of the brokers.
+//!
 //! A module imports only from modules below it. `tests/it/tidy.rs` contains the order of the modules and checks it.
 
 pub mod admin;
@@ -27,6 +30,7 @@ mod mutation;
 #[cfg(feature = "mutations")]
 pub mod mutation;
 pub mod proto;
+pub mod replica;
 pub mod security;
 pub mod settings;
 pub mod store;

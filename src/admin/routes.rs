@@ -117,6 +117,7 @@ async fn live() -> &'static str {
 async fn ready(State(admin): State<Admin>) -> Response {
     let why = match (admin.engine.health().condition(), admin.readiness.phase()) {
         (Condition::StoreFailed, _) => "the store has failed\n",
+        (Condition::SteppedDown, _) => "the replica has lost its leadership, and starts again\n",
         (Condition::Panicked, _) => "a thread of the service has panicked\n",
         (Condition::Running, Phase::Starting) => "the service is starting\n",
         (Condition::Running, Phase::Draining) => "the service is stopping\n",

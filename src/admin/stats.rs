@@ -142,6 +142,8 @@ fn service(shown: Shown<'_>) -> ServiceStats {
 const fn state(condition: Condition, phase: Phase) -> State {
     match (condition, phase) {
         (Condition::StoreFailed, _) => State::StoreFailed,
+        // The process starts again at once.
+        (Condition::SteppedDown, _) => State::Draining,
         (Condition::Panicked, _) => State::Panicked,
         (Condition::Running, Phase::Starting) => State::Starting,
         (Condition::Running, Phase::Serving) => State::Serving,

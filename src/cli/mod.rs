@@ -22,6 +22,7 @@ mod output;
 mod reconnect;
 mod serve;
 mod serve_error;
+mod serve_replica;
 mod serve_store;
 mod settings_args;
 mod signals;

@@ -25,7 +25,8 @@ use super::{
     effective,
     exit::{self, fail},
     serve_error::{SecurityFileError, ServeError},
-    serve_store,
+    serve_replica::restart,
+    serve_store::{self, StoreToOpen},
     settings_args::SettingsArgs,
 };
 use crate::{
@@ -124,7 +125,7 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
         };
         let result = service.run(log_level).await;
         telemetry.shutdown().await;
-        result.map_err(|error| {
+        result.map(StopReason::exit_code).map_err(|error| {
             if let ServeError::Start(StartError::Breaker(error)) = error {
                 loaded.strict_error(error).into()
             } else {
@@ -147,21 +148,21 @@ struct Service<'a> {
 
 impl Service<'_> {
     /// Runs the service: opens the ports, starts the threads, waits for a reason to stop, and stops everything.
-    async fn run(self, log_level: LogLevel) -> Result<ExitCode, ServeError> {
+    async fn run(self, log_level: LogLevel) -> Result<StopReason, ServeError> {
         let Service { config, security, .. } = self;
         let mut stop = Stop::listen()?;
         // Bind the ports before the store is opened, so that a wrong address does not create a new data directory.
         let listener = grpc::Listener::bind(config.server.listen)?;
         let admin_listener = admin_listener(config)?;
-        let started = serve_store::start(
-            self.engine_config,
-            &config.store.data,
-            self.affinity,
-            stop.signal(),
-        );
-        let Some(engine) = started.await? else {
+        let store = StoreToOpen {
+            engine: self.engine_config.clone(),
+            data: config.store.data.clone(),
+            replicated: config.store.replicated()?,
+        };
+        let started = serve_store::start(store, self.affinity, stop.signal());
+        let Some((engine, replica)) = started.await? else {
             tracing::info!("stopped by a signal before the start was complete; no call was accepted");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(StopReason::Signal);
         };
         let guard = engine.panic_guard();
         let refresher = Refresher::start(Arc::clone(security), |run| {
@@ -181,13 +182,25 @@ impl Service<'_> {
                 return Err(error);
             }
         };
+        let replica = match replica.map(|replica| replica.run(&engine, self.affinity)).transpose() {
+            Ok(replica) => replica,
+            Err(error) => {
+                running.stop(config.server.drain.saturating_mul(2)).await;
+                return Err(error.into());
+            }
+        };
         let reason = stop.wait(&engine, &refresher).await;
         tracing::info!(reason = reason.as_str(), "stopping");
+        // The other replicas must not wait for the calls in flight here.
+        if let Some(replica) = &replica {
+            replica.resign(&engine).await;
+        }
         // The calls in flight end within `server.drain`. An equally long time is for the last commits and the end of
         // the threads.
         running.stop(config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
-        Ok(reason.exit_code())
+        drop(replica);
+        Ok(reason)
     }
 }
 
@@ -415,6 +428,8 @@ enum StopReason {
     Signal,
     StoreFailed,
     Panicked,
+    /// The process starts again, as a replica that follows.
+    SteppedDown,
 }
 
 impl StopReason {
@@ -424,6 +439,7 @@ impl StopReason {
             StopReason::Signal => "signal",
             StopReason::StoreFailed => "store_failed",
             StopReason::Panicked => "panicked",
+            StopReason::SteppedDown => "stepped_down",
         }
     }
 
@@ -432,6 +448,7 @@ impl StopReason {
             StopReason::Signal => ExitCode::SUCCESS,
             StopReason::StoreFailed => ExitCode::from(exit::IO),
             StopReason::Panicked => ExitCode::from(exit::SOFTWARE),
+            StopReason::SteppedDown => restart(),
         }
     }
 }
@@ -481,6 +498,7 @@ impl Stop {
                 _ = self.interrupt.recv() => return StopReason::Signal,
                 condition = engine.health().failed() => return match condition {
                     Condition::Panicked => StopReason::Panicked,
+                    Condition::SteppedDown => StopReason::SteppedDown,
                     Condition::StoreFailed | Condition::Running => StopReason::StoreFailed,
                 },
                 _ = tick.tick() => engine.tick(),

@@ -1,11 +1,19 @@
 //! The errors that prevent the start of the service.
 
+use tally_journal::DiskError;
 use tally_topology::AffinityError;
 use thiserror::Error;
 
 use super::exit;
 use crate::{
-    admin::AdminError, config, engine::StartError, grpc, security::SecurityError, settings::SettingError,
+    admin::AdminError,
+    config,
+    engine::StartError,
+    grpc,
+    replica::{PlaceError, PrepareError},
+    security::SecurityError,
+    settings::SettingError,
+    store::replicated::{BrokerSettingsError, ReadError},
     telemetry,
 };
 
@@ -41,6 +49,18 @@ pub(super) enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
     Clock,
+    #[error(transparent)]
+    Brokers(#[from] BrokerSettingsError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("a runtime for the replica can't be started: {0}")]
+    Runtime(#[source] std::io::Error),
+    #[error("the system has no random numbers: {0}")]
+    Random(#[source] DiskError),
     #[error("signal handlers can't be installed: {0}")]
     Signals(#[source] std::io::Error),
 }
@@ -58,12 +78,18 @@ impl ServeError {
             | ServeError::Start(StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_))
             | ServeError::Net(grpc::NetError::Affinity(_))
             | ServeError::Security(_) => exit::CONFIG,
-            ServeError::Start(StartError::Open(_)) => exit::IO,
+            ServeError::Start(StartError::Open(_)) | ServeError::Place(_) | ServeError::Prepare(_) => exit::IO,
+            ServeError::Brokers(_) => exit::CONFIG,
             ServeError::Net(_)
             | ServeError::Admin(_)
             | ServeError::Clock
             | ServeError::Start(StartError::Clock(_)) => exit::UNAVAILABLE,
-            ServeError::Start(_) | ServeError::Reflection(_) | ServeError::Signals(_) => exit::SOFTWARE,
+            ServeError::Log(_) => exit::UNAVAILABLE,
+            ServeError::Start(_)
+            | ServeError::Reflection(_)
+            | ServeError::Signals(_)
+            | ServeError::Runtime(_)
+            | ServeError::Random(_) => exit::SOFTWARE,
         }
     }
 }

@@ -1,21 +1,21 @@
 //! Starts the replica of `tally serve` with `store.kind = "replicated"`.
 
 use std::{
-    path::Path,
-    sync::Arc,
+    os::unix::process::CommandExt, path::Path, process::{Command, ExitCode}, sync::Arc, time::Duration,
 };
 
 use tally_journal::RealDisk;
 use tally_topology::{AffinityError, CpuAffinityManager, Role, RoleHandle};
-use tokio::runtime::Builder;
+use tokio::{runtime::Builder, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::serve_error::ServeError;
+use super::{exit, serve_error::ServeError};
 use crate::{
     engine::{EngineConfig, TallyEngine},
     replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, reach},
     store::replicated::{Exchange, KafkaLog, Replica, ReplicaView, ReplicatedConfig},
-    version::VERSION,
+    terminal::{errln, without_error_numbers},
+    version::LONG_VERSION,
     wall_clock::SystemWallClock,
 };
 
@@ -23,18 +23,49 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct ReplicaThread {
     stop: CancellationToken,
-    thread: RoleHandle<()>,
+    /// `None` after it was joined.
+    thread: Option<RoleHandle<()>>,
 }
+
+/// Longest time that a stop waits until the log has accepted the resignation of a leader.
+const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ===== impl ReplicaThread =====
 
 impl ReplicaThread {
-    /// Ends the driver.
-    pub(super) fn stop(self) {
-        self.stop.cancel();
-        // The guard of the thread has reported a panic.
-        drop(self.thread.join());
+    /// Gives up leadership, if this replica leads. Waits at most [`RESIGN_TIMEOUT`].
+    pub(super) async fn resign(&self, engine: &TallyEngine) {
+        let Some(replica) = engine.replica().filter(|replica| replica.view().is_leader()) else {
+            return;
+        };
+        match timeout(RESIGN_TIMEOUT, replica.resign(None)).await {
+            Ok(Ok(_)) => tracing::info!("gave up leadership"),
+            Ok(Err(error)) => tracing::warn!(%error, "leadership was not given up; another replica claims it soon"),
+            Err(_) => tracing::warn!("leadership was not given up in time; another replica claims it soon"),
+        }
     }
+}
+
+impl Drop for ReplicaThread {
+    /// Ends the driver.
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // The guard of the thread has reported a panic.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Starts the program again in this process, with the same arguments. Returns only if this fails.
+pub(super) fn restart() -> ExitCode {
+    let error = match std::env::current_exe() {
+        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
+    };
+    let error = without_error_numbers(error.to_string());
+    errln!("tally: the program can't be started again: {error}");
+    ExitCode::from(exit::SOFTWARE)
 }
 
 /// Waits for the log, and opens the data directory. Call this on a thread that may block.
@@ -72,7 +103,7 @@ pub(super) fn open(
     engine.set_replica(replica);
     let stop = CancellationToken::new();
     let parts = DriverParts {
-        config: DriverConfig::new(config, VERSION, random()?),
+        config: DriverConfig::new(config, LONG_VERSION, random()?),
         log: KafkaLog::new(config)?,
         engine: engine.clone(),
         exchange,
@@ -121,7 +152,10 @@ impl StartedReplica {
                 }
             }
         })?;
-        Ok(ReplicaThread { stop, thread })
+        Ok(ReplicaThread {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 

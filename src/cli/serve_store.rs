@@ -1,16 +1,25 @@
 //! Opens the data directory and starts the engine of `tally serve`, on a thread of its own: the recovery of a large journal takes
 //! long, and a signal must be able to end the service meanwhile.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tally_journal::RealDisk;
 use tally_topology::{CpuAffinityManager, Role};
 use tokio::sync::oneshot;
 
-use super::serve_error::ServeError;
+use super::{
+    serve_error::ServeError,
+    serve_replica::{self, StartedReplica},
+};
 use crate::{
     engine::{EngineConfig, TallyEngine},
-    store::embedded::{self, RecoveryReport},
+    store::{
+        embedded::{self, RecoveryReport},
+        replicated::ReplicatedConfig,
+    },
     telemetry::millis,
     terminal::without_error_numbers,
     wall_clock::SystemWallClock,
@@ -19,36 +28,67 @@ use crate::{
 /// Maximum number of foreign files that the log names.
 const FOREIGN_FILES_SHOWN_MAX: usize = 8;
 
+/// Which store to open.
+#[derive(Debug)]
+pub(super) struct StoreToOpen {
+    pub(super) engine: EngineConfig,
+    /// The path of the data directory.
+    pub(super) data: PathBuf,
+    /// The settings of a replicated store; `None` for the embedded store.
+    pub(super) replicated: Option<ReplicatedConfig>,
+}
+
 /// Starts the engine. Returns `None` if `stop` ends first. Then the thread still runs, and the end of the process ends it, as a
 /// crash would: the next start begins again.
 ///
 /// # Errors
 /// [`ServeError`].
 pub(super) async fn start(
-    config: &EngineConfig,
-    data: &Path,
+    store: StoreToOpen,
     affinity: &CpuAffinityManager,
     stop: impl Future<Output = ()>,
-) -> Result<Option<TallyEngine>, ServeError> {
-    let (engine_config, dir, placement) = (config.clone(), data.to_owned(), affinity.clone());
+) -> Result<Option<(TallyEngine, Option<StartedReplica>)>, ServeError> {
+    let (data, placement) = (store.data.clone(), affinity.clone());
     let (report, started) = oneshot::channel();
     let thread = affinity.spawn(Role::Aux, 3, "tally-start", move || {
-        let clock = Arc::new(SystemWallClock);
-        let engine = TallyEngine::start(&engine_config, Arc::new(RealDisk), &dir, clock, &placement);
+        let engine = store.open(&placement);
         // The receiver is gone if `stop` ended first. Then nobody needs the engine.
         let _received = report.send(engine);
     })?;
     let Some(started) = until(started, stop).await else {
         return Ok(None);
     };
-    let engine = match (started, thread.join()) {
+    let (engine, replica) = match (started, thread.join()) {
         (Ok(engine), Ok(())) => engine?,
         (_, Err(panic)) => std::panic::resume_unwind(panic),
         (Err(_), Ok(())) => panic!("the thread that starts the engine ended without a result"),
     };
-    log_recovery(data, engine.recovery());
-    warn_of_foreign_files(data);
-    Ok(Some(engine))
+    log_recovery(&data, engine.recovery());
+    warn_of_foreign_files(&data);
+    Ok(Some((engine, replica)))
+}
+
+// ===== impl StoreToOpen =====
+
+impl StoreToOpen {
+    fn open(&self, affinity: &CpuAffinityManager) -> Result<(TallyEngine, Option<StartedReplica>), ServeError> {
+        let StoreToOpen {
+            engine,
+            data,
+            replicated,
+        } = self;
+        match replicated {
+            Some(config) => {
+                let (engine, replica) = serve_replica::open(engine, config, data, affinity)?;
+                Ok((engine, Some(replica)))
+            }
+            None => {
+                let clock = Arc::new(SystemWallClock);
+                let engine = TallyEngine::start(engine, Arc::new(RealDisk), data, clock, affinity)?;
+                Ok((engine, None))
+            }
+        }
+    }
 }
 
 /// Waits for the end of `work`. Returns `None` if `stop` ends first. If both have ended, the result of `work` counts, so that the

@@ -147,7 +147,7 @@ impl EngineError {
                 // read. The earlier transactions of the request may be committed.
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
                 StoreFault::WriteFailed => planted("failed_write_not_executed"),
-                StoreFault::Failed => true,
+                StoreFault::Failed | StoreFault::NotLeader => true,
                 StoreFault::DiskFull { executed_part } => !executed_part,
             },
         }

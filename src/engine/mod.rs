@@ -68,7 +68,7 @@ pub use self::{
     pending::EngineReply,
     pipeline::PipelineStep,
     scrubbing::ScrubRate,
-    start::{Cores, StartError},
+    start::{Cores, ReplicaOrigin, StartError},
     suspended::Until,
     tally_engine::{EngineStats, TallyEngine},
 };

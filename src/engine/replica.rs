@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use tally_batch::Submission;
-
 use super::{
     command::{Command, CommandReply},
     fault::EngineError,

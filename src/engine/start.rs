@@ -1,12 +1,19 @@
 //! Starts the engine: opens the store, makes the circuits, and starts the threads.
 
-use std::{path::Path, sync::Arc, task::Waker, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    task::Waker,
+    time::Duration,
+};
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
 use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
 use tally_breaker::{CircuitBreakerLayer, ConfigError};
-use tally_journal::{CommitTimes, Disk, DiskError, Position, SegmentSpace, time_commits};
+use tally_journal::{
+    CommitTimes, DataId, Disk, DiskError, Geometry, Journal, Position, SegmentSpace, time_commits,
+};
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
 use thiserror::Error;
 use tower::ServiceBuilder;
@@ -24,6 +31,7 @@ use super::{
     maintenance::{CheckpointRest, Maintenance, Stop},
     pending::EngineReply,
     pipeline::{CommitPipeline, PipelineStep},
+    resume_writer::ResumeWriter,
     scrubbing::Scrubber,
     self_probe::SelfProbes,
     tally_engine::{CircuitServices, Shared, TallyEngine, Threads},
@@ -33,8 +41,8 @@ use crate::{
     ledger_clock::{ClockError, LedgerClock, date},
     store::{
         block_log::{BlockLog, EmbeddedLog},
-        embedded::{self, HistoryReader, OpenError, OpenStore, StoreKind},
-        replicated::{Exchange, ReplicatedLog},
+        embedded::{self, HistoryReader, OpenError, OpenStore},
+        replicated::{Exchange, ReplicatedLog, ResumePoint},
     },
     telemetry::{LogLimit, millis},
     wall_clock::WallClock,
@@ -73,6 +81,17 @@ pub struct Cores {
     maintenance: Maintenance,
 }
 
+/// What the driver of a replica needs to know of the data directory.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaOrigin {
+    /// The id of the directory, which is that of all replicas.
+    pub data_id: DataId,
+    /// The sizes of the journal.
+    pub geometry: Geometry,
+    /// Where to continue to read the log; `None` if the directory does not say it.
+    pub resume: Option<ResumePoint>,
+}
+
 impl TallyEngine {
     /// Opens the data directory `dir` on `disk`, and starts the threads. `affinity` places the threads on CPUs.
     ///
@@ -91,10 +110,10 @@ impl TallyEngine {
             dir,
             clock,
             affinity,
-            kind: StoreKind::Embedded,
+            exchange: None,
             is_threadless: false,
         };
-        let (engine, cores) = assemble(parts, |log| Box::new(log))?;
+        let (engine, cores, _origin) = assemble(parts, |log| Box::new(log))?;
         let threads = cores.spawn(affinity)?;
         *engine.shared.threads.lock() = Some(threads);
         Ok(engine)
@@ -112,25 +131,25 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
         exchange: &Exchange,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, ReplicaOrigin), StartError> {
         let parts = Parts {
             config,
             disk,
             dir,
             clock,
             affinity,
-            kind: StoreKind::Replicated,
+            exchange: Some(exchange.clone()),
             is_threadless: false,
         };
-        let exchange = exchange.clone();
-        let (engine, cores) = assemble(parts, |log| Box::new(ReplicatedLog::new(log, exchange)))?;
+        let log = exchange.clone();
+        let (engine, cores, origin) = assemble(parts, |local| Box::new(ReplicatedLog::new(local, log)))?;
         let threads = cores.spawn(affinity)?;
         *engine.shared.threads.lock() = Some(threads);
-        Ok(engine)
+        Ok((engine, origin))
     }
 
     /// Opens the data directory `dir` on `disk`, but starts no thread: the caller calls the steps of the [`Cores`].
-    /// `wrap` may put another log in front of the journal. The directory must be of this `kind`.
+    /// `wrap` may put another log in front of the journal.
     ///
     /// # Errors
     /// [`StartError`].
@@ -141,7 +160,6 @@ impl TallyEngine {
         clock: Arc<dyn WallClock>,
         affinity: &CpuAffinityManager,
         wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
-        kind: StoreKind,
     ) -> Result<(Self, Cores), StartError> {
         let parts = Parts {
             config,
@@ -149,10 +167,37 @@ impl TallyEngine {
             dir,
             clock,
             affinity,
-            kind,
+            exchange: None,
             is_threadless: true,
         };
-        assemble(parts, wrap)
+        let (engine, cores, _origin) = assemble(parts, wrap)?;
+        Ok((engine, cores))
+    }
+
+    /// Does the same as [`TallyEngine::start_replica`], but starts no thread. `wrap` may put another log in front of the log of the replica.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn replica_without_threads(
+        config: &EngineConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        clock: Arc<dyn WallClock>,
+        affinity: &CpuAffinityManager,
+        exchange: &Exchange,
+        wrap: impl FnOnce(ReplicatedLog) -> Box<dyn BlockLog>,
+    ) -> Result<(Self, Cores, ReplicaOrigin), StartError> {
+        let parts = Parts {
+            config,
+            disk,
+            dir,
+            clock,
+            affinity,
+            exchange: Some(exchange.clone()),
+            is_threadless: true,
+        };
+        let log = exchange.clone();
+        assemble(parts, |local| wrap(ReplicatedLog::new(local, log)))
     }
 }
 
@@ -173,7 +218,8 @@ struct Parts<'a> {
     dir: &'a Path,
     clock: Arc<dyn WallClock>,
     affinity: &'a CpuAffinityManager,
-    kind: StoreKind,
+    /// What connects a replica to its driver; `None` for an embedded store.
+    exchange: Option<Exchange>,
     is_threadless: bool,
 }
 
@@ -181,20 +227,31 @@ struct Parts<'a> {
 fn assemble(
     parts: Parts<'_>,
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
-) -> Result<(TallyEngine, Cores), StartError> {
+) -> Result<(TallyEngine, Cores, ReplicaOrigin), StartError> {
     let Parts {
         config,
         disk,
         dir,
         clock,
         affinity,
-        kind,
+        exchange,
         is_threadless,
     } = parts;
     let (processor, intake) = batch::<Command, EngineReply>(&config.batch)?;
     let trial_disk = Arc::clone(&disk);
     let clock = Arc::new(LedgerClock::new(clock));
-    let store = embedded::open(disk, dir, &config.store, kind, clock.clone())?;
+    let store = match &exchange {
+        None => embedded::open(disk, dir, &config.store, clock.clone())?,
+        Some(_) => {
+            let journal = Journal::open_replica(disk, dir).map_err(OpenError::Store)?;
+            embedded::open_journal(journal, clock.clone())?
+        }
+    };
+    let origin = ReplicaOrigin {
+        data_id: store.directory.data_id(),
+        geometry: store.directory.geometry(),
+        resume: store.resume.as_ref().and_then(|(_, newest)| *newest),
+    };
     check_clock(config, &clock, &store)?;
     let times = commit_times(&*trial_disk, dir, &config.circuits)?;
     let circuits = Circuits::new(&config.breaker, &config.circuits, times.as_ref())?;
@@ -202,7 +259,7 @@ fn assemble(
     let history = HistoryReads::new(HistoryReader::new(records.clone()));
     let segment_bytes = store.directory.geometry().segment_bytes();
     let hash_seed = store.directory.hash_seed();
-    let (cores, vitals) = cores(config, store, &clock, intake, &processor, wrap, kind);
+    let (cores, vitals) = cores(config, store, &clock, intake, &processor, wrap, exchange);
     let services = CircuitServices(circuits.breakers.clone().map(|breaker| {
         ServiceBuilder::new()
             .layer(CircuitBreakerLayer::with_classifier(breaker, EngineClassifier))
@@ -226,13 +283,14 @@ fn assemble(
         directory: dir.to_owned(),
         hash_seed,
         threads: Mutex::new(None),
+        replica: OnceLock::new(),
         threadless: is_threadless,
     };
     let engine = TallyEngine {
         shared: Arc::new(shared),
         services,
     };
-    Ok((engine, cores))
+    Ok((engine, cores, origin))
 }
 
 /// Checks the wall clock at the start. If it is behind the journal and `config` accepts this, logs a warning.
@@ -260,7 +318,7 @@ fn cores(
     intake: Intake<Command, EngineReply>,
     processor: &BatchProcessor<Command, EngineReply>,
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
-    kind: StoreKind,
+    exchange: Option<Exchange>,
 ) -> (Cores, Vitals) {
     let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
     store.ledger.set_holds_max(config.holds_max.0);
@@ -288,9 +346,10 @@ fn cores(
             Arc::clone(&health),
             Arc::clone(&counters),
             store.space.clone(),
-            match kind {
-                StoreKind::Embedded => Mode::Alone,
-                StoreKind::Replicated => Mode::Following,
+            if exchange.is_some() {
+                Mode::Following
+            } else {
+                Mode::Alone
             },
         ),
         maintenance: Maintenance {
@@ -314,6 +373,10 @@ fn cores(
             paused_until: None,
             checkpoint_rest: CheckpointRest::default(),
             failure_lines: LogLimit::default(),
+            resume: exchange.and_then(|exchange| {
+                let (files, _newest) = store.resume?;
+                Some(ResumeWriter::new(files, exchange))
+            }),
         },
     };
     let vitals = Vitals {

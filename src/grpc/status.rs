@@ -410,7 +410,7 @@ pub fn engine(error: &EngineError) -> Status {
         }
         EngineError::Store(fault) => {
             let code = match fault {
-                StoreFault::WriteFailed | StoreFault::Failed | StoreFault::DiskFull { .. } => {
+                StoreFault::WriteFailed | StoreFault::Failed | StoreFault::DiskFull { .. } | StoreFault::NotLeader => {
                     Code::Unavailable
                 }
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,

@@ -20,12 +20,16 @@ mod driver;
 mod follow;
 mod lead;
 mod peers;
+mod peer_watch;
 mod place;
+mod prepare;
 mod publish;
 mod reports;
 
 pub use config::DriverConfig;
 pub use driver::{Driver, DriverParts, End};
 pub use peers::{PeerState, Peers};
+pub use peer_watch::{AskPeer, watch_peers};
 pub use place::PlaceError;
+pub use prepare::{PrepareError, check_resume, prepare, reach};
 pub use publish::{PublishError, Published, check_topic, publish};

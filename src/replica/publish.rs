@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::place::{Codec, genesis_point};
 use crate::store::{
-    embedded::OpenError,
+    embedded::{OpenError, is_data_directory},
     replicated::{
         AppendError, PartitionLog, ReadError, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
         unsafe_properties,
@@ -127,10 +127,10 @@ pub fn check_topic(facts: &TopicFacts, accept_unsafe: bool) -> Result<(), Publis
 
 /// Opens the directory as one of a replica.
 fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Journal, PublishError> {
-    let mut journal = match Journal::open_any(Arc::clone(&disk), path) {
-        Ok(journal) => journal,
-        Err(JournalError::NotADataDirectory { .. }) => Journal::open(disk, path, config)?,
-        Err(error) => return Err(error.into()),
+    let mut journal = if is_data_directory(&*disk, path)? {
+        Journal::open_existing(disk, path)?
+    } else {
+        Journal::open(disk, path, config)?
     };
     if journal.directory().store() == StoreKind::Embedded {
         journal.make_replicated()?;

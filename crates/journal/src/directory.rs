@@ -104,21 +104,26 @@ impl DataDirectory {
 
     /// Locks the replica's directory at `path`, which must exist.
     pub(super) fn open_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
+        let opened = DataDirectory::open_existing(disk, path)?;
+        opened.expect_store(StoreKind::Replicated)?;
+        Ok(opened)
+    }
+
+    /// Locks the directory at `path`, which must exist, of whichever store.
+    pub(super) fn open_existing(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         refuse_empty(path)?;
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
         let format = DirectoryFormat::load(&*disk, path)?.ok_or_else(|| JournalError::NotADataDirectory {
             path: path.to_path_buf(),
         })?;
         settle(&*disk, path)?;
-        let opened = DataDirectory {
+        Ok(DataDirectory {
             disk,
             path: path.to_path_buf(),
             format,
             created: false,
             _lock: lock,
-        };
-        opened.expect_store(StoreKind::Replicated)?;
-        Ok(opened)
+        })
     }
 
     /// Locks the directory at `path`, which exists or is made by `make`.

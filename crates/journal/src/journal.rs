@@ -82,6 +82,14 @@ impl Journal {
         Ok(Journal::of(DataDirectory::open_replica(disk, path)?))
     }
 
+    /// Locks the data directory at `path`, of whichever store, and opens its journal. The directory must exist.
+    ///
+    /// # Errors
+    /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`. Also the other errors of [`Journal::open`].
+    pub fn open_existing(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
+        Ok(Journal::of(DataDirectory::open_existing(disk, path)?))
+    }
+
     /// Makes the directory durably one of the replicated store: the embedded store refuses it from now on. A crash leaves it as it was,
     /// or as it should be.
     ///

@@ -161,6 +161,21 @@ impl JournalReader {
         Ok((header, point.after(&header, hash, self.shared.geometry)))
     }
 
+    /// Reads the block at `point` as [`JournalReader::read_next`] does, and replaces the content of `bytes` by its header and body, as
+    /// [`BlockBuffer::sealed_bytes`](crate::BlockBuffer::sealed_bytes) returned them when it was sealed.
+    ///
+    /// # Errors
+    /// Those of [`JournalReader::read_next`].
+    pub fn read_sealed(
+        &self,
+        point: &ChainPoint,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(BlockHeader, ChainPoint), JournalError> {
+        let (header, next) = self.read_next(point, bytes)?;
+        bytes.splice(0..0, header.encode());
+        Ok((header, next))
+    }
+
     /// Returns whether the journal contains `point`: whether the block before `point` is undamaged and has the
     /// sequence, the hash and the position that `point` states. No block is before the start of the journal. So a
     /// `point` whose block sequence is at most 1 must equal the start in all fields.

@@ -159,6 +159,12 @@ impl Claim {
         }
     }
 
+    /// Whether the claim waits for the connection that [`ClaimStep::Reconnect`] asked for.
+    #[must_use]
+    pub fn waits_for_connection(&self) -> bool {
+        self.append == Append::Reconnecting
+    }
+
     /// The connection that [`ClaimStep::Reconnect`] asked for is ready. The claim is sent again, byte for byte: of
     /// several copies, readers accept the first one.
     ///

@@ -127,6 +127,16 @@ impl LogReader {
         self.last.map_or(self.next_offset, |last| last.offset)
     }
 
+    /// The offset from which the next read begins: the last judged record, until it was found unchanged since the last
+    /// [`restart`](Self::restart), and then the next one.
+    #[must_use]
+    pub fn read_from(&self) -> u64 {
+        match self.last {
+            Some(last) if !self.verified => last.offset,
+            Some(_) | None => self.next_offset,
+        }
+    }
+
     /// Judges the next record. `fields` checks the other fields of a block that continues the chain.
     ///
     /// # Errors

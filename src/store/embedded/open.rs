@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tally_journal::{
     ChunkedFiles, DataDirectory, Disk, Journal, JournalConfig, JournalWriter, Position, Scrub,
-    SegmentPreparer, SegmentSpace,
+    SegmentPreparer, SegmentSpace, StoreKind,
 };
 use tally_ledger::tag_index::TagIndex;
 use tokio::time::Instant;
@@ -19,7 +19,11 @@ use super::{
     record_reader::RecordReader,
     replay::replay,
 };
-use crate::{mutation::planted, wall_clock::WallClock};
+use crate::{
+    mutation::planted,
+    store::replicated::{ResumeFiles, ResumePoint},
+    wall_clock::WallClock,
+};
 
 /// The sizes of a new data directory. An existing data directory keeps the sizes with which it was made.
 pub type StoreConfig = JournalConfig;
@@ -61,6 +65,8 @@ pub struct OpenStore {
     pub durable: DurablePoint,
     /// The report of the recovery.
     pub report: RecoveryReport,
+    /// The resume points of a replica, and the newest one; `None` for an embedded store.
+    pub resume: Option<(ResumeFiles, Option<ResumePoint>)>,
 }
 
 /// What the opening of a data directory found and did.
@@ -121,6 +127,14 @@ pub fn open_journal(journal: Journal, clock: Arc<dyn WallClock>) -> Result<OpenS
     }
     let checkpoints = checkpoint::files(directory)?;
     let id_files = id_files::files(directory)?;
+    let resume = match directory.store() {
+        StoreKind::Embedded => None,
+        StoreKind::Replicated => {
+            let files = ResumeFiles::open(directory)?;
+            let newest = files.newest()?;
+            Some((files, newest))
+        }
+    };
     let walk = BlockWalk::new(journal.reader(), seed);
 
     let loaded = checkpoint::load(&checkpoints, seed)?;
@@ -169,6 +183,7 @@ pub fn open_journal(journal: Journal, clock: Arc<dyn WallClock>) -> Result<OpenS
         directory: opened.directory,
         durable,
         report,
+        resume,
     })
 }
 

@@ -41,6 +41,8 @@ pub struct ReplicaView {
     pub own_address: String,
     /// The number of the last accepted block.
     pub accepted_block: u64,
+    /// The hash of the last accepted block.
+    pub accepted_hash: [u8; 32],
     /// The sequence that the next transaction gets, as of the last accepted block.
     pub next_sequence: u64,
     /// The offset in the log from which the replica reads next.

@@ -20,6 +20,7 @@ const CONTROL_BIT: i16 = 1 << 5;
 
 /// The header of a batch whose CRC is correct.
 struct Header {
+    leader_epoch: i32,
     base_offset: i64,
     attributes: i16,
     last_offset: i64,
@@ -100,7 +101,7 @@ fn header(batch: Bytes) -> Result<(Header, Decoder), Malformed> {
     let actual = crc32c::crc32c(covered);
     let mut decoder = Decoder::new(batch, false);
     let base_offset = decoder.i64()?;
-    let (_length, _leader_epoch) = (decoder.i32()?, decoder.i32()?);
+    let (_length, leader_epoch) = (decoder.i32()?, decoder.i32()?);
     if decoder.i8()? != MAGIC {
         return Err(Malformed("the format version of a batch is not 2"));
     }
@@ -120,6 +121,7 @@ fn header(batch: Bytes) -> Result<(Header, Decoder), Malformed> {
         .checked_add(i64::from(last_delta))
         .ok_or(Malformed("an offset is too large"))?;
     let header = Header {
+        leader_epoch,
         base_offset,
         attributes,
         last_offset,
@@ -179,6 +181,7 @@ fn record(header: &Header, body: &mut Decoder) -> Result<Record, Malformed> {
         header.max_timestamp
     };
     Ok(Record {
+        leader_epoch: header.leader_epoch,
         offset: header
             .base_offset
             .checked_add(delta)
