@@ -15,6 +15,7 @@ mod real_data;
 mod reference;
 mod security;
 mod service;
+mod replication;
 mod settings;
 mod simulation;
 mod store;

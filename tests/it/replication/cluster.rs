@@ -1,0 +1,257 @@
+//! The replicas of a test.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tally::{
+    engine::{CallKind, CreatedAccounts, EngineConfig, EngineError, Existing, TallyEngine},
+    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, prepare, publish, reach},
+    store::replicated::{Exchange, Replica, ReplicaRole, ReplicaView},
+    wall_clock::SystemWallClock,
+};
+use tally_journal::{JournalConfig, RealDisk};
+use tally_ledger::{
+    AccountStatus, Amount, AmountRule, BalanceRule, Heading, Metadata, Names, NewAccount, Outcome, Phase,
+    Transfer,
+};
+use tally_replication::Timing;
+use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::memory_log::{Link, MemoryLog};
+
+/// A replica that runs.
+pub(super) struct Running {
+    pub(super) engine: TallyEngine,
+    pub(super) replica: Replica,
+    pub(super) link: Link,
+    pub(super) peers: Peers,
+    stop: CancellationToken,
+    driver: JoinHandle<End>,
+}
+
+/// The directories of the replicas, and their log.
+pub(super) struct Cluster {
+    pub(super) log: MemoryLog,
+    directories: Vec<TempDir>,
+    config: EngineConfig,
+    /// Each process has another writer number.
+    processes: u32,
+}
+
+fn sizes() -> JournalConfig {
+    JournalConfig {
+        segment_bytes: 8 << 20,
+        block_bytes_max: 2 << 20,
+    }
+}
+
+/// The address of a replica.
+pub(super) fn address(index: usize) -> String {
+    format!("http://replica-{index}:1")
+}
+
+// ===== impl Cluster =====
+
+impl Cluster {
+    /// Publishes a new ledger, and makes room for `count` replicas.
+    pub(super) async fn new(count: usize) -> Self {
+        let log = MemoryLog::default();
+        let directories: Vec<TempDir> = (0..count).map(|_| TempDir::new().unwrap()).collect();
+        let cluster = Cluster {
+            log,
+            directories,
+            config: EngineConfig {
+                store: sizes(),
+                ..EngineConfig::default()
+            },
+            processes: 0,
+        };
+        let published = publish(
+            &mut cluster.log.link(),
+            Arc::new(RealDisk),
+            &cluster.directory(0),
+            &sizes(),
+            false,
+            &mut |_, _| (),
+        )
+        .await
+        .unwrap();
+        assert_eq!((published.last_block, published.next_offset), (0, 1));
+        cluster
+    }
+
+    pub(super) fn directory(&self, index: usize) -> PathBuf {
+        self.directories[index].path().join("data")
+    }
+
+    /// Starts a replica.
+    pub(super) async fn start(&mut self, index: usize) -> Running {
+        self.processes += 1;
+        let mut link = self.log.link();
+        let disk = Arc::new(RealDisk);
+        let dir = self.directory(index);
+        prepare(&mut link, disk.clone(), &dir, false).await.unwrap();
+        let facts = reach(&mut link).await.unwrap();
+        let affinity = AffinityConfig {
+            mode: Mode::Off,
+            ..AffinityConfig::default()
+        };
+        let affinity = CpuAffinityManager::detect(affinity).unwrap();
+        let exchange = Exchange::default();
+        let clock = Arc::new(SystemWallClock);
+        let (engine, origin) =
+            TallyEngine::start_replica(&self.config, disk, &dir, clock, &affinity, &exchange).unwrap();
+        let view = ReplicaView {
+            own_address: address(index),
+            ..ReplicaView::default()
+        };
+        let (replica, side) = Replica::new(view);
+        engine.set_replica(replica.clone());
+        let (stop, peers) = (CancellationToken::new(), Peers::default());
+        let others = (0..self.directories.len()).filter(|other| *other != index);
+        let driver = Driver::new(DriverParts {
+            config: DriverConfig {
+                own_address: address(index),
+                peers: others.map(address).collect(),
+                version: "test".to_owned(),
+                heartbeat: Duration::from_millis(20),
+                timing: Timing {
+                    claim_after: Duration::from_millis(150),
+                    backoff: Duration::from_millis(50),
+                    ..Timing::default()
+                },
+                jitter: Duration::from_millis(40 * u64::from(self.processes % 5)),
+                writer: self.processes,
+                requests_max: 2,
+            },
+            log: link.clone(),
+            engine: engine.clone(),
+            exchange,
+            replica: side,
+            peers: peers.clone(),
+            data_id: origin.data_id,
+            geometry: origin.geometry,
+            resume: check_resume(origin.resume, &facts).unwrap(),
+            stop: stop.clone(),
+        })
+        .unwrap();
+        Running {
+            engine,
+            replica,
+            link,
+            peers,
+            stop,
+            driver: tokio::spawn(driver.run()),
+        }
+    }
+
+    /// Returns the bytes of the journal and of `FORMAT` of a replica that is stopped.
+    pub(super) fn bytes(&self, index: usize) -> Vec<(String, Vec<u8>)> {
+        let dir = self.directory(index);
+        let mut files = vec![("FORMAT".to_owned(), std::fs::read(dir.join("FORMAT")).unwrap())];
+        let mut names: Vec<_> = std::fs::read_dir(dir.join("journal"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".segment"))
+            .collect();
+        names.sort();
+        for name in names {
+            let bytes = std::fs::read(dir.join("journal").join(&name)).unwrap();
+            files.push((name, without_zeros(&bytes)));
+        }
+        // A replica can have prepared a segment that another one has not.
+        files.retain(|(_, bytes)| !bytes.is_empty());
+        files
+    }
+}
+
+fn without_zeros(bytes: &[u8]) -> Vec<u8> {
+    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes[..end].to_vec()
+}
+
+// ===== impl Running =====
+
+impl Running {
+    /// Waits until the view of the replica is as wanted.
+    pub(super) async fn until(&self, what: &str, wanted: impl Fn(&ReplicaView) -> bool) -> ReplicaView {
+        let mut changes = self.replica.changes();
+        let found = tokio::time::timeout(Duration::from_secs(30), changes.wait_for(|view| wanted(view))).await;
+        match found {
+            Ok(Ok(view)) => view.clone(),
+            Ok(Err(_)) | Err(_) => panic!("{what}: {:?}", self.replica.view()),
+        }
+    }
+
+    pub(super) async fn until_leader(&self) -> ReplicaView {
+        self.until("leader", |view| view.role == ReplicaRole::Leader).await
+    }
+
+    /// Ends the process as a crash would: nothing is announced. Waits until the threads have ended.
+    pub(super) async fn kill(self) -> End {
+        self.stop.cancel();
+        let end = self.driver.await.unwrap();
+        let engine = self.engine;
+        tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
+        end
+    }
+
+    /// Waits until the driver has ended by itself.
+    pub(super) async fn ended(&mut self) -> End {
+        (&mut self.driver).await.unwrap()
+    }
+
+    /// Creates accounts.
+    pub(super) async fn open_accounts(&self, ids: &[&str]) {
+        let accounts = ids.iter().map(|id| NewAccount {
+            id: (*id).to_owned(),
+            asset: "EUR".to_owned(),
+            rule: BalanceRule::Unlimited,
+            overdraft_limit: Amount::new(0),
+            status: AccountStatus::Open,
+            metadata: Metadata::default(),
+            velocity_limits: Vec::new(),
+        });
+        let created = self.engine.create_accounts(accounts.collect(), Existing::Compare, None).await;
+        assert!(matches!(created, Ok(CreatedAccounts::All(_))), "{created:?}");
+    }
+
+    /// Pays an amount from `a` to `b`.
+    pub(super) async fn pay(&self, id: &str, units: u128) -> Result<Outcome, EngineError> {
+        let mut batch = self.engine.batch(256);
+        let metadata = Metadata::default();
+        let heading = Heading {
+            id: id.as_bytes(),
+            phase: Phase::Posted,
+            effective_time: None,
+            metadata: &metadata,
+            names: Names::Nothing,
+            keep_remaining: false,
+            pending_timeout: None,
+        };
+        let transfer = Transfer {
+            debit: b"a".as_slice(),
+            credit: b"b".as_slice(),
+            amount: Amount::new(units),
+            code: 1,
+            rule: AmountRule::Exact,
+        };
+        batch.push(&heading, &[transfer], false);
+        let processed = self.engine.process(CallKind::Unary, &Arc::new(batch), None).await?;
+        Ok(processed.outcomes.into_iter().next().unwrap())
+    }
+
+    /// Returns what was debited from `a`.
+    pub(super) async fn paid(&self) -> Result<u128, EngineError> {
+        let account = self.engine.account("a".to_owned(), None).await?;
+        Ok(account.map_or(0, |account| account.balances.debits_posted.minor_units()))
+    }
+}
+
+/// A block that nobody has written.
+pub(super) fn noise() -> Bytes {
+    Bytes::from_static(b"not a block")
+}

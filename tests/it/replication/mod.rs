@@ -1,0 +1,5 @@
+//! Several replicas in one process, with real engines and directories, on a replicated log in memory.
+
+mod cluster;
+mod memory_log;
+mod replicas;
