@@ -13,7 +13,7 @@ import shutil
 import socket
 
 import network as networks
-from brokers import TOPIC_SETTINGS, Broker, new_cluster_id
+from brokers import MESSAGE_BYTES_MAX, TOPIC_SETTINGS, Broker, new_cluster_id
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from nodes import wait_until
@@ -163,7 +163,7 @@ class Cluster:
     def producer(self, **settings):
         """Returns a producer: acks=all, idempotent, one record a request."""
         defaults = {"acks": "all", "enable_idempotence": True, "linger_ms": 0, "retry_backoff_ms": 50, "request_timeout_ms": 2000}
-        defaults |= {"message_timeout_ms": 30000}
+        defaults |= {"message_timeout_ms": 30000, "message_max_bytes": MESSAGE_BYTES_MAX}
         return self._in_network(lambda: Producer(self.client_settings(**(defaults | settings))))
 
     def admin(self):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 
-from nodes import spawn
+from nodes import spawn, wait_until
 
 # The network for benchmarks of network devices (RFC 2544). No machine on the Internet has an address in it.
 NETWORK = "198.18.0"
@@ -147,7 +147,9 @@ class Network:
             before.wait()
         if milliseconds or loss_percent:
             command = [sys.executable, str(DELAY), str(NUMBERS[receiver]), str(milliseconds), str(jitter_ms), str(loss_percent)]
-            self.delays[sender, receiver] = spawn(command, self.directory / "delay.log", None, self, sender)
+            process = self.delays[sender, receiver] = spawn(command, self.directory / "delay.log", None, self, sender)
+            # Until the program has bound the queue, packets would pass without delay.
+            wait_until(lambda: is_bound(process, NUMBERS[receiver]), f"the queue from {sender} to {receiver} was not bound")
             self._rule(sender, "-A", *rule)
 
     def heal(self):
@@ -169,6 +171,13 @@ class Network:
         for name in self.made:
             run("ip", "netns", "delete", self.prefix + name)
         self.made.clear()
+
+
+def is_bound(process, queue):
+    """Returns whether the process has bound this queue of its namespace."""
+    assert process.poll() is None, "delay.py ended; see delay.log"
+    queues = pathlib.Path(f"/proc/{process.pid}/net/netfilter/nfnetlink_queue").read_text().splitlines()
+    return any(int(line.split()[0]) == queue for line in queues)
 
 
 def run(*command):
