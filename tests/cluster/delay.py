@@ -5,6 +5,7 @@ receives only their numbers, and says when each number may continue.
 """
 
 import collections
+import os
 import random
 import select
 import socket
@@ -15,11 +16,13 @@ import time
 NETLINK_NETFILTER = 12
 QUEUE_SUBSYSTEM = 3 << 8
 PACKET, VERDICT, CONFIG = 0, 1, 2
-REQUEST = 1
+REQUEST, ACKNOWLEDGE = 1, 4
 COMMAND, PARAMETERS, QUEUE_LENGTH = 1, 2, 3
 PACKET_HEADER, VERDICT_HEADER = 1, 2
 BIND, COPY_META = 1, 1
 DROP, ACCEPT = 0, 1
+# What this program prints when the queue is bound.
+READY = "ready"
 # The number of packets that the kernel holds for this program. It drops further ones.
 PACKETS_MAX = 100_000
 
@@ -29,9 +32,17 @@ def attribute(kind, payload):
     return struct.pack("=HH", length, kind) + payload + b"\0" * (-length % 4)
 
 
-def message(kind, queue, attributes):
+def message(kind, queue, attributes, flags=REQUEST):
     body = struct.pack(">BBH", 0, 0, queue) + attributes
-    return struct.pack("=IHHII", 16 + len(body), QUEUE_SUBSYSTEM | kind, REQUEST, 0, 0) + body
+    return struct.pack("=IHHII", 16 + len(body), QUEUE_SUBSYSTEM | kind, flags, 0, 0) + body
+
+
+def configure(netlink, queue, kind, payload):
+    """Changes the queue, and waits for the answer of the kernel. No packet arrives yet, so it is the first message."""
+    netlink.send(message(CONFIG, queue, attribute(kind, payload), REQUEST | ACKNOWLEDGE))
+    code = -struct.unpack_from("=i", netlink.recv(4096), 16)[0]
+    if code:
+        sys.exit(f"queue {queue}: {os.strerror(code)}")
 
 
 def packet_numbers(data):
@@ -56,9 +67,10 @@ def main(queue, delay_s, jitter_s, loss):
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
     netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
     netlink.bind((0, 0))
-    netlink.send(message(CONFIG, queue, attribute(COMMAND, struct.pack(">BBH", BIND, 0, 0))))
-    netlink.send(message(CONFIG, queue, attribute(PARAMETERS, struct.pack(">IB", 0, COPY_META))))
-    netlink.send(message(CONFIG, queue, attribute(QUEUE_LENGTH, struct.pack(">I", PACKETS_MAX))))
+    configure(netlink, queue, COMMAND, struct.pack(">BBH", BIND, 0, 0))
+    configure(netlink, queue, PARAMETERS, struct.pack(">IB", 0, COPY_META))
+    configure(netlink, queue, QUEUE_LENGTH, struct.pack(">I", PACKETS_MAX))
+    print(READY, flush=True)
     held = collections.deque()
     last = 0.0
     while True:

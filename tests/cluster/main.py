@@ -215,7 +215,7 @@ class Supervisor:
         if name == "heal":
             return network.heal()
         if name == "exec":
-            return network.enter(full_name(command["node"]))
+            return [*networks.from_outside(), *network.enter(full_name(command["node"]))]
         return getattr(self.cluster.node(full_name(command["node"])), name)() and None
 
     def status(self):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 
+from delay import READY
 from nodes import spawn, wait_until
 
 # The network for benchmarks of network devices (RFC 2544). No machine on the Internet has an address in it.
@@ -54,11 +55,18 @@ def remove_left_behind():
 
 
 def become_root(arguments):
-    """Runs this program again as root of a user namespace. Does nothing if the user is root."""
+    """Runs this program again as root of a user namespace, with a /run of its own. Does nothing if the user is root."""
     if os.geteuid() != 0:
-        inside = 'mount -t tmpfs none /run && exec "$@"'
+        inside = 'mount -t tmpfs none /run && ip link set lo up && exec "$@"'
         command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", inside, "sh", sys.executable, *arguments]
         os.execvp("unshare", command)
+
+
+def from_outside():
+    """Returns the beginning of a command that another process of the same user needs to see the namespaces of this process."""
+    if pathlib.Path("/proc/self/uid_map").read_text().split()[1] == "0":
+        return []
+    return ["nsenter", "--target", str(os.getpid()), "--user", "--mount", "--preserve-credentials"]
 
 
 class Network:
@@ -147,9 +155,11 @@ class Network:
             before.wait()
         if milliseconds or loss_percent:
             command = [sys.executable, str(DELAY), str(NUMBERS[receiver]), str(milliseconds), str(jitter_ms), str(loss_percent)]
-            process = self.delays[sender, receiver] = spawn(command, self.directory / "delay.log", None, self, sender)
+            output = self.directory / f"delay-{sender}-{receiver}.log"
+            output.unlink(missing_ok=True)
+            process = self.delays[sender, receiver] = spawn(command, output, None, self, sender)
             # Until the program has bound the queue, packets would pass without delay.
-            wait_until(lambda: is_bound(process, NUMBERS[receiver]), f"the queue from {sender} to {receiver} was not bound")
+            wait_until(lambda: is_ready(process, output), f"the queue from {sender} to {receiver} was not bound")
             self._rule(sender, "-A", *rule)
 
     def heal(self):
@@ -173,11 +183,11 @@ class Network:
         self.made.clear()
 
 
-def is_bound(process, queue):
-    """Returns whether the process has bound this queue of its namespace."""
-    assert process.poll() is None, "delay.py ended; see delay.log"
-    queues = pathlib.Path(f"/proc/{process.pid}/net/netfilter/nfnetlink_queue").read_text().splitlines()
-    return any(int(line.split()[0]) == queue for line in queues)
+def is_ready(process, output):
+    """Returns whether the program of a delay has bound its queue."""
+    printed = output.read_text()
+    assert process.poll() is None, f"delay.py ended: {printed}"
+    return printed == f"{READY}\n"
 
 
 def run(*command):

@@ -1,5 +1,7 @@
 """The Tallys: `tally serve` with the replicated store. All have the same settings, except their addresses and directories."""
 
+import http.client
+
 from nodes import Node
 
 
@@ -37,6 +39,8 @@ class Tally(Node):
             "store.replicated.advertised": self.address,
             "store.replicated.peers": ",".join(peer for peer in self.peers if peer != self.address),
         }
+        if self.network:
+            found["security.allow_insecure"] = "true"
         if self.access.sasl:
             found["store.replicated.sasl.mechanism"] = self.access.mechanism
             found["store.replicated.sasl.user"] = "tally"
@@ -49,6 +53,26 @@ class Tally(Node):
         """Returns the command, and the settings as environment variables."""
         environment = {f"TALLY__{key.upper().replace('.', '__')}": str(value) for key, value in self.settings().items()}
         return [str(self.binary), "serve"], environment
+
+    def is_ready(self):
+        """Returns whether /ready answers 200: the Tally has read the log up to its end."""
+        assert self.running, f"{self.name} ended:\n{self.last_output()}"
+        host, port = self.admin_address.split(":")
+
+        def ask():
+            connection = http.client.HTTPConnection(host, int(port), timeout=2)
+            try:
+                connection.request("GET", "/ready")
+                return connection.getresponse().status == 200
+            except OSError:
+                return False
+            finally:
+                connection.close()
+
+        if not self.network:
+            return ask()
+        with self.network.inside(self.name):
+            return ask()
 
     def initialize(self):
         """Makes the ledger, once for each cluster: the first Tally does it with an empty topic. Comes with `tally replica init`."""

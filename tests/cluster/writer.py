@@ -68,11 +68,13 @@ class Writer:
 
     def check(self):
         """Checks that each acknowledged record is in the topic exactly once, at its offset, in the order of writing."""
-        records = dict(self.cluster.read(self.topic))
+        end = max(offset for offset, _ in self.acknowledged) + 1
+        records = dict(self.cluster.read(self.topic, at_least=end))
         own = f"{self.name} ".encode()
         written = [int(value.split()[1]) for value in records.values() if value.startswith(own)]
         assert len(written) == len(set(written)), f"records of {self.name} are in the topic twice"
         assert written == sorted(written), f"records of {self.name} are not in the order of writing"
         for offset, number in self.acknowledged:
-            assert records.get(offset) == self._value(number), f"record {number} of {self.name} is not at offset {offset}"
+            found = records.get(offset)
+            assert found == self._value(number), f"record {number} of {self.name} is not at offset {offset}, but {found and found[:40]}"
         assert set(written) <= {number for _, number in self.acknowledged} | set(self.unknown)
