@@ -79,9 +79,9 @@ class Broker(Node):
         return f"{self.host}:{self.ports['client']}"
 
     @property
-    def log_directory(self):
-        """The directory with the records. A test can mount a file system here before the broker is formatted."""
-        return self.directory / "records"
+    def data(self):
+        """The directory with the records."""
+        return self.directory / "data"
 
     def properties(self):
         listeners = {name: f"{name}://{self.host}:{self.ports[name.lower()]}" for name in ("CLIENT", "INTERNAL", "CONTROLLER")}
@@ -91,7 +91,7 @@ class Broker(Node):
             "listeners": ",".join(listeners.values()),
             "advertised.listeners": f"{listeners['CLIENT']},{listeners['INTERNAL']}",
             "listener.security.protocol.map": f"CLIENT:{self.access.protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "log.dirs": self.log_directory,
+            "log.dirs": self.data,
             "broker.session.timeout.ms": self.timeouts["session_ms"],
             "replica.lag.time.max.ms": self.timeouts["lag_ms"],
             **self.access.broker_properties(),
@@ -103,7 +103,7 @@ class Broker(Node):
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "server.properties").write_text(self.properties())
         (self.directory / "log4j2.properties").write_text(LOG_SETTINGS)
-        if (self.log_directory / "meta.properties").exists():
+        if (self.data / "meta.properties").exists():
             return None
         arguments = ["format", "--cluster-id", self.cluster_id, "--config", str(self.directory / "server.properties")]
         arguments += self.access.format_arguments()

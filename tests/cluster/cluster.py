@@ -1,9 +1,9 @@
 """Brokers and Tallys as one cluster: starts them in the right order, makes the topic, and lets a test disturb them.
 
-    with Cluster(directory) as cluster:
-        cluster.start()
-        producer = cluster.producer()
-        cluster.broker(1).kill()
+with Cluster(directory) as cluster:
+    cluster.start()
+    producer = cluster.producer()
+    cluster.broker(1).kill()
 """
 
 import json
@@ -16,6 +16,7 @@ import network as networks
 from brokers import MESSAGE_BYTES_MAX, TOPIC_SETTINGS, Broker, new_cluster_id
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from disks import Disk
 from nodes import wait_until
 from security import Access
 from tallys import Tally
@@ -35,11 +36,14 @@ class Cluster:
     """Three brokers, and `tallys` Tallys, in `directory`.
 
     `network`: true gives each node a network namespace, so that `cluster.network` can cut and delay its links; needs root.
+    `disks`: true gives each node a file system whose power `cut_power` cuts; needs root.
     `sasl`, `tls`: how clients authenticate (see `security.Access`).
     A cluster that starts again in the same directory has the same data and addresses.
     """
 
-    def __init__(self, directory, brokers=3, tallys=0, network=False, sasl=None, tls=False, timeouts=None, binary=None):
+    def __init__(
+        self, directory, brokers=3, tallys=0, network=False, sasl=None, tls=False, timeouts=None, binary=None, disks=False
+    ):
         self.directory = pathlib.Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.names = [f"broker-{number + 1}" for number in range(brokers)] + [f"tally-{number + 1}" for number in range(tallys)]
@@ -48,9 +52,15 @@ class Cluster:
         self.plan = self._load_plan()
         self.access = Access(self.directory / "access", self.hosts.values(), sasl, tls)
         voters = ",".join(
-            f"{number + 1}@{self.hosts[name]}:{self.ports(name)['controller']}" for number, name in enumerate(self.names[:brokers])
+            f"{number + 1}@{self.hosts[name]}:{self.ports(name)['controller']}"
+            for number, name in enumerate(self.names[:brokers])
         )
-        common = {"voters": voters, "access": self.access, "cluster_id": self.plan["cluster_id"], "timeouts": TIMEOUTS | (timeouts or {})}
+        common = {
+            "voters": voters,
+            "access": self.access,
+            "cluster_id": self.plan["cluster_id"],
+            "timeouts": TIMEOUTS | (timeouts or {}),
+        }
         self.brokers = [
             Broker(n + 1, self.hosts[name], self.ports(name), self.directory / name, network=self.network, **common)
             for n, name in enumerate(self.names[:brokers])
@@ -61,6 +71,11 @@ class Cluster:
             Tally(n + 1, self.hosts[name], self.ports(name), self.directory / name, network=self.network, **common)
             for n, name in enumerate(self.names[brokers:])
         ]
+
+        self.disks = {}
+        if disks:
+            for node in self.nodes:
+                self.disks[node.name] = Disk(node.data)
 
     def _load_plan(self):
         """Returns the names and ports that stay the same when the cluster starts again."""
@@ -126,8 +141,19 @@ class Cluster:
         """Ends all processes at once, without the order of a shutdown, and removes the network. The files stay."""
         for node in self.nodes:
             node.kill()
+        for disk in self.disks.values():
+            disk.close()
         if self.network:
             self.network.close()
+
+    def cut_power(self, *nodes):
+        """Cuts the power of these nodes at the same time. What they had not synced is lost. They can start again."""
+        for node in nodes:
+            self.disks[node.name].cut()
+        for node in nodes:
+            node.kill()
+        for node in nodes:
+            self.disks[node.name].mount_again()
 
     def stop(self):
         """Stops the Tallys by SIGTERM, and then kills the brokers.
@@ -160,7 +186,7 @@ class Cluster:
             "topic.metadata.refresh.fast.interval.ms": 100,
             "log_level": 0,
             **self.access.client_settings(),
-            **{key.replace("_", "."): value for key, value in settings.items()},
+            **dotted(settings),
         }
 
     def _in_network(self, make):
@@ -178,21 +204,23 @@ class Cluster:
     def admin(self):
         return self._in_network(lambda: AdminClient(self.client_settings()))
 
-    def read(self, topic=TOPIC, at_least=0, timeout_s=30):
+    def read(self, topic=TOPIC, at_least=0, timeout_s=15):
         """Returns all records of the topic as pairs: offset, value.
 
-        Reads to the end that a broker reports, and to the offset `at_least`: a broker that was cut off and does not know yet
-        that another one leads reports an end that is too low.
+        Reads to the end that a broker reports, and waits for the records below the offset `at_least`: a broker that was cut off
+        and does not know yet that another one leads reports an end that is too low.
         """
         settings = {"group_id": "tests", "enable_auto_commit": False, "auto_offset_reset": "earliest", "check_crcs": True}
         consumer = self._in_network(lambda: Consumer(self.client_settings(**settings)))
         try:
             consumer.assign([TopicPartition(topic, 0, 0)])
-            end = max(at_least, wait_until(lambda: offsets(consumer, topic), f"the end of {topic} is unknown", timeout_s)[1])
+            _, end = wait_until(lambda: offsets(consumer, topic), f"the end of {topic} is unknown", timeout_s)
             found = []
-            while len(found) < end:
+            while len(found) < max(end, at_least):
                 record = consumer.poll(timeout_s)
-                assert record is not None, f"{len(found)} of {end} records of {topic} after {timeout_s} s"
+                if record is None:
+                    assert len(found) >= end, f"{len(found)} of {end} records of {topic} after {timeout_s} s"
+                    break
                 if record.error() is None:
                     found.append((record.offset(), record.value()))
             return found
@@ -201,14 +229,18 @@ class Cluster:
 
     # ----- the topic
 
-    def create_topic(self, topic=TOPIC, timeout_s=START_TIMEOUT_S):
-        """Makes a topic with one partition on all brokers, with the settings of a ledger. An existing topic stays."""
+    def create_topic(self, topic=TOPIC, timeout_s=START_TIMEOUT_S, **settings):
+        """Makes a topic with one partition on all brokers, with the settings of a ledger. An existing topic stays.
+
+        `settings` replace some of the settings: `flush_messages="1000"`.
+        """
         admin = self.admin()
+        config = TOPIC_SETTINGS | dotted(settings)
 
         def create():
             for broker in self.brokers:
                 assert broker.process is None or broker.running, f"{broker.name} ended:\n{broker.last_output()}"
-            new = NewTopic(topic, num_partitions=1, replication_factor=len(self.brokers), config=TOPIC_SETTINGS)
+            new = NewTopic(topic, num_partitions=1, replication_factor=len(self.brokers), config=config)
             try:
                 admin.create_topics([new], operation_timeout=5, request_timeout=5)[topic].result()
                 return True
@@ -232,7 +264,11 @@ class Cluster:
     def wait_in_sync(self, count=None, topic=TOPIC, timeout_s=START_TIMEOUT_S):
         """Waits until the in-sync set has exactly `count` brokers; without `count`, all of them."""
         count = count or len(self.brokers)
-        wait_until(lambda: self._try(lambda: len(self.in_sync(topic)[0]) == count), f"{topic} has not {count} in-sync replicas", timeout_s)
+        wait_until(
+            lambda: self._try(lambda: len(self.in_sync(topic)[0]) == count),
+            f"{topic} has not {count} in-sync replicas",
+            timeout_s,
+        )
 
     @staticmethod
     def _try(action):
@@ -248,6 +284,11 @@ class Cluster:
         producer.produce(topic, b"probe", on_delivery=lambda error, _: outcome.append(error))
         producer.flush(timeout_s + 1)
         assert outcome == [None], f"{topic} is not writable after {timeout_s} s: {outcome}"
+
+
+def dotted(settings):
+    """Returns settings with the names of Kafka, which have dots: `flush_messages` is `flush.messages`."""
+    return {key.replace("_", "."): value for key, value in settings.items()}
 
 
 def offsets(consumer, topic):

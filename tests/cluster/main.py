@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import disks
 import network as networks
 from brokers import java
 from cluster import TOPIC, Cluster
@@ -39,7 +40,7 @@ NODE is broker-1 to broker-3, or tally-1 to tally-3; just a number means a broke
   scripts/cluster cut broker-1 broker-2       # drops the packets between two nodes
   scripts/cluster delay tally-1 broker-1 20   # adds 20 ms in each direction
   scripts/cluster exec client curl ...        # runs a command in the namespace of a node
-  scripts/cluster tool topics --describe      # a tool of Kafka: {', '.join(TOOLS)}, or a class
+  scripts/cluster tool topics --describe      # a tool of Kafka: {", ".join(TOOLS)}, or a class
   scripts/cluster down
 """
 
@@ -58,12 +59,15 @@ def arguments():
     up.add_argument("--detach", action="store_true", help="returns when the cluster is ready; `down` stops it")
     up.add_argument("--fresh", action="store_true", help="deletes the data of an earlier run first")
     up.add_argument("--network", action="store_true", help="gives each node a network namespace, for cut and delay")
+    up.add_argument("--disks", action="store_true", help="gives each node a file system of its own, for cut-power; needs root")
     up.add_argument("--sasl", choices=["plain", "scram-256", "scram-512"], help="clients must have a password")
     up.add_argument("--tls", action="store_true", help="connections of clients are encrypted")
     up.add_argument("--session-ms", type=int, default=1000, help="broker.session.timeout.ms; default: %(default)s")
     up.add_argument("--lag-ms", type=int, default=3000, help="replica.lag.time.max.ms; default: %(default)s")
     commands.add_parser("down", help="stops the cluster; the data stay")
-    commands.add_parser("status", help="lists the nodes, with their addresses, memory and logs").add_argument("--json", action="store_true")
+    commands.add_parser("status", help="lists the nodes, with their addresses, memory and logs").add_argument(
+        "--json", action="store_true"
+    )
     commands.add_parser("env", help="prints shell variables with the addresses")
     for name, text in (
         ("start", "starts a node"),
@@ -85,6 +89,8 @@ def arguments():
     delay.add_argument("--loss-percent", type=float, default=0)
     commands.add_parser("isolate", help="drops the packets between a node and all others").add_argument("node", metavar="NODE")
     commands.add_parser("heal", help="ends all cuts and delays")
+    power = commands.add_parser("cut-power", help="kills nodes, and loses what they have not synced")
+    power.add_argument("nodes", metavar="NODE", nargs="+")
     execute = commands.add_parser("exec", help="runs a command in the network namespace of a node")
     execute.add_argument("node", metavar="NODE")
     execute.add_argument("program", nargs=argparse.REMAINDER)
@@ -162,6 +168,7 @@ class Supervisor:
             options.directory,
             tallys=tallys,
             network=options.network,
+            disks=options.disks,
             sasl=options.sasl,
             tls=options.tls,
             timeouts=timeouts,
@@ -199,6 +206,9 @@ class Supervisor:
         if name == "down":
             self.stopping = True
             return None
+        if name == "cut-power":
+            assert self.cluster.disks, "the nodes have no disks of their own; start the cluster with `up --disks`"
+            return self.cluster.cut_power(*(self.cluster.node(full_name(node)) for node in command["nodes"]))
         if name in ("cut", "delay", "isolate", "heal", "exec"):
             assert network, "the cluster has no network of its own; start it with `up --network`"
         if name in ("cut", "delay"):
@@ -221,11 +231,29 @@ class Supervisor:
     def status(self):
         cluster = self.cluster
         nodes = [
-            {"name": node.name, "address": node.address, "state": node.state, "pid": node.pid, "memory_mb": node.memory_mb(), "log": str(node.output)}
+            {
+                "name": node.name,
+                "address": node.address,
+                "state": node.state,
+                "pid": node.pid,
+                "memory_mb": node.memory_mb(),
+                "log": str(node.output),
+            }
             for node in cluster.nodes
         ]
-        access = {"protocol": cluster.access.protocol, "mechanism": cluster.access.mechanism, "directory": str(cluster.access.directory)}
-        return {"pid": os.getpid(), "bootstrap": cluster.bootstrap, "topic": TOPIC, "network": bool(cluster.network), "access": access, "nodes": nodes}
+        access = {
+            "protocol": cluster.access.protocol,
+            "mechanism": cluster.access.mechanism,
+            "directory": str(cluster.access.directory),
+        }
+        return {
+            "pid": os.getpid(),
+            "bootstrap": cluster.bootstrap,
+            "topic": TOPIC,
+            "network": bool(cluster.network),
+            "access": access,
+            "nodes": nodes,
+        }
 
 
 def report(status):
@@ -234,7 +262,9 @@ def report(status):
         lines.append("{name:<10} {state:<8} {address:<22} {pid!s:>7} {memory_mb:>5}  {log}".format(**node))
     access = status["access"]
     if access["protocol"] != "PLAINTEXT":
-        lines.append(f"clients need {access['protocol']} {access['mechanism'] or ''}: certificates and password in {access['directory']}")
+        lines.append(
+            f"clients need {access['protocol']} {access['mechanism'] or ''}: certificates and password in {access['directory']}"
+        )
     return "\n".join(lines)
 
 
@@ -244,6 +274,8 @@ def up(options, control):
         why = networks.available()
         if why:
             sys.exit(f"scripts/cluster: no network namespaces here: {why}")
+    if options.disks and disks.available():
+        sys.exit(f"scripts/cluster: no disks of their own here: {disks.available()}")
     directory = pathlib.Path(options.directory)
     try:
         control.ask({"command": "status"})
@@ -264,7 +296,9 @@ def detach(directory, control):
     command = [sys.executable, *(argument for argument in sys.argv if argument not in ("--detach", "--fresh"))]
     output = directory / "up.log"
     with open(output, "wb") as file:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
     while process.poll() is None:
         try:
             print(report(control.ask({"command": "status"})))

@@ -40,7 +40,9 @@ def available():
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode:
         return made.stderr.strip()
-    tried = subprocess.run(["ip", "netns", "exec", name, "iptables", "-A", "INPUT", "-j", "ACCEPT"], capture_output=True, text=True)
+    tried = subprocess.run(
+        ["ip", "netns", "exec", name, "iptables", "-A", "INPUT", "-j", "ACCEPT"], capture_output=True, text=True
+    )
     subprocess.run(["ip", "netns", "delete", name], check=True)
     return tried.stderr.strip() if tried.returncode else ""
 
@@ -58,7 +60,19 @@ def become_root(arguments):
     """Runs this program again as root of a user namespace, with a /run of its own. Does nothing if the user is root."""
     if os.geteuid() != 0:
         inside = 'mount -t tmpfs none /run && ip link set lo up && exec "$@"'
-        command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", inside, "sh", sys.executable, *arguments]
+        command = [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--net",
+            "--mount",
+            "sh",
+            "-c",
+            inside,
+            "sh",
+            sys.executable,
+            *arguments,
+        ]
         os.execvp("unshare", command)
 
 

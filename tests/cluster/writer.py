@@ -44,7 +44,9 @@ class Writer:
         while not self.stopped.is_set():
             number = self.begun
             self.begun += 1
-            self.producer.produce(self.topic, self._value(number), on_delivery=lambda error, record: self._done(number, error, record))
+            self.producer.produce(
+                self.topic, self._value(number), on_delivery=lambda error, record: self._done(number, error, record)
+            )
             self.producer.flush(2 * MESSAGE_TIMEOUT_MS / 1000)
 
     def _value(self, number):
@@ -76,5 +78,7 @@ class Writer:
         assert written == sorted(written), f"records of {self.name} are not in the order of writing"
         for offset, number in self.acknowledged:
             found = records.get(offset)
-            assert found == self._value(number), f"record {number} of {self.name} is not at offset {offset}, but {found and found[:40]}"
+            assert found == self._value(number), (
+                f"record {number} of {self.name} is not at offset {offset}, but {found and found[:40]}"
+            )
         assert set(written) <= {number for _, number in self.acknowledged} | set(self.unknown)
