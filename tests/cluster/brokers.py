@@ -1,4 +1,7 @@
-"""The brokers: Kafka in KRaft mode, each process is broker and controller. Needs the variable KAFKA: the directory with its jars."""
+"""The brokers: Kafka in KRaft mode, each process is broker and controller.
+
+Needs the variable KAFKA: the directory with the jars, which `source scripts/tools && kafka` prints.
+"""
 
 import base64
 import os
@@ -117,7 +120,7 @@ class Broker(Node):
 
 def java(program, *arguments, jvm=JVM):
     """Returns the command that runs a class of Kafka."""
-    assert JARS, "the variable KAFKA must name the directory with the jars of Kafka; see tests/cluster/run"
+    assert JARS, "the variable KAFKA must name the directory with the jars of Kafka: `source scripts/tools && kafka`"
     return [*jvm, "-cp", str(pathlib.Path(JARS) / "*"), program, *arguments]
 
 

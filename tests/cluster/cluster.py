@@ -118,7 +118,7 @@ class Cluster:
         self.close()
 
     def start(self):
-        """Starts the brokers, waits until a record with acks=all is acknowledged, and starts the Tallys and waits until they are ready."""
+        """Starts the brokers, and waits until they acknowledge a record. Starts the Tallys, and waits until they are ready."""
         self.start_brokers()
         if self.tallys:
             self.tallys[0].initialize()

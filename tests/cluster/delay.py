@@ -1,4 +1,6 @@
-"""Holds back the packets of a netfilter queue for a time, as `tc netem delay` does: delay.py QUEUE MILLISECONDS JITTER_MS LOSS_PERCENT.
+"""Holds back the packets of a netfilter queue for a time, as `tc netem delay` does.
+
+    delay.py QUEUE MILLISECONDS JITTER_MS LOSS_PERCENT
 
 Needs only the module nfnetlink_queue of the kernel. Packets keep their order. The packets stay in the kernel: this program
 receives only their numbers, and says when each number may continue.

@@ -1,4 +1,7 @@
-"""The cluster starts Tallys with the right settings. A small program takes their place, because the replicated store does not exist yet."""
+"""The cluster starts Tallys with the right settings.
+
+A small program takes their place, because the replicated store does not exist yet.
+"""
 
 import sys
 

@@ -1,5 +1,6 @@
 """A load that knows what it was promised: writes numbered records, and compares the topic with the acknowledgements."""
 
+import functools
 import threading
 import uuid
 
@@ -44,9 +45,7 @@ class Writer:
         while not self.stopped.is_set():
             number = self.begun
             self.begun += 1
-            self.producer.produce(
-                self.topic, self._value(number), on_delivery=lambda error, record: self._done(number, error, record)
-            )
+            self.producer.produce(self.topic, self._value(number), on_delivery=functools.partial(self._done, number))
             self.producer.flush(2 * MESSAGE_TIMEOUT_MS / 1000)
 
     def _value(self, number):
