@@ -1,0 +1,32 @@
+"""Clients reach the brokers over TLS with each kind of password, and not without."""
+
+import security
+from cluster import TOPIC, Cluster
+from confluent_kafka import Consumer, KafkaException
+from writer import Writer
+
+
+def is_refused(cluster, **settings):
+    consumer = Consumer(cluster.client_settings(group_id="tests", socket_timeout_ms=2000) | settings)
+    try:
+        consumer.list_topics(TOPIC, timeout=3)
+    except KafkaException:
+        return True
+    finally:
+        consumer.close()
+    return False
+
+
+def test_tls_and_passwords(tmp_path):
+    with Cluster(tmp_path, sasl="scram-512", tls=True) as cluster:
+        cluster.start()
+        for sasl in security.MECHANISMS:
+            cluster.access.sasl = sasl
+            with Writer(cluster) as writer:
+                pass
+            writer.check()
+            assert not is_refused(cluster)
+            assert is_refused(cluster, **{"sasl.password": "wrong"})
+        assert is_refused(cluster, **{"security.protocol": "PLAINTEXT"})
+        other = security.Access(tmp_path / "other", cluster.hosts.values(), tls=True)
+        assert is_refused(cluster, **{"ssl.ca.location": str(other.ca)})
