@@ -34,7 +34,7 @@ const CHART_VARIABLES: [&str; 6] = [
 ];
 
 /// The variables of this project's build, scripts and tests.
-const OWN_VARIABLES: [&str; 14] = [
+const OWN_VARIABLES: [&str; 15] = [
     "TALLY_BINARY",
     "TALLY_COMMIT",
     "TALLY_PID",
@@ -42,6 +42,7 @@ const OWN_VARIABLES: [&str; 14] = [
     "TALLY_TEST_DATA",
     "TALLY_TEST_FAKETIME",
     "TALLY_TEST_FIFO",
+    "TALLY_TEST_KAFKA",
     "TALLY_TEST_KILLS",
     "TALLY_TEST_LEDGER_STEPS",
     "TALLY_TEST_SEED",

@@ -508,3 +508,7 @@ impl Buf for Output {
         assert_eq!(count, 0, "more bytes were written than existed");
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -148,3 +148,7 @@ fn text(message: &[u8]) -> Result<&str, &'static str> {
     }
     std::str::from_utf8(message).map_err(|_| "a message of the broker is not UTF-8")
 }
+
+#[cfg(test)]
+#[path = "scram_tests.rs"]
+mod tests;

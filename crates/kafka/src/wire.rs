@@ -294,3 +294,7 @@ impl Decoder {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

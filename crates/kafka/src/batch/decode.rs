@@ -65,10 +65,7 @@ pub(crate) fn decode(bytes: Bytes, offset: i64) -> Result<(Vec<Record>, i64), Er
             self::records(&header, body, offset, &mut records)
                 .map_err(|Malformed(what)| corrupt(next, what))?;
         }
-        next = header
-            .last_offset
-            .checked_add(1)
-            .ok_or_else(|| corrupt(next, "an offset is too large"))?;
+        next = header.last_offset + 1;
     }
     Ok((records, next))
 }
@@ -119,6 +116,7 @@ fn header(batch: Bytes) -> Result<(Header, Decoder), Malformed> {
     }
     let last_offset = base_offset
         .checked_add(i64::from(last_delta))
+        .filter(|last| *last < i64::MAX)
         .ok_or(Malformed("an offset is too large"))?;
     let header = Header {
         leader_epoch,

@@ -32,3 +32,6 @@ const MAGIC: i8 = 2;
 const RECORD_BYTES_MIN: usize = 7;
 /// What a batch has as producer id, epoch and sequence if its producer is not idempotent.
 const NO_PRODUCER: i8 = -1;
+
+#[cfg(test)]
+mod tests;

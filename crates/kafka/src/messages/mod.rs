@@ -128,3 +128,6 @@ pub(crate) fn only<T>(items: Vec<T>) -> Result<T, Malformed> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

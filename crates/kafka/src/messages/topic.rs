@@ -77,6 +77,7 @@ pub(crate) fn metadata_answer(version: i16, answer: Bytes) -> Result<Metadata, M
     let cluster_id = decoder.nullable_string()?;
     let controller = decoder.i32()?;
     let topics = decoder.array(8, |item| topic(version, item))?;
+    decoder.tags()?;
     Ok(Metadata {
         brokers,
         cluster_id,
