@@ -20,6 +20,8 @@ mod moment;
 mod option_variables;
 mod output;
 mod reconnect;
+mod replica;
+mod replica_directory;
 mod serve;
 mod serve_error;
 mod serve_replica;
@@ -104,6 +106,8 @@ pub enum Command {
     Token(token::TokenArgs),
     /// Show the end of the journal of a service: the number and the hash of the last block, for `tally verify --expect`.
     Head(head::HeadArgs),
+    /// Show the replica behind a service, or change the data directory of a replica.
+    Replica(replica::ReplicaArgs),
     /// Check every block of a data directory. No service may have the directory open.
     Verify(verify::VerifyArgs),
     /// Load a service and measure its throughput and latency.
@@ -253,6 +257,7 @@ impl Cli {
             Command::Circuit(args) => circuit::run(&args),
             Command::Clock(args) => clock::run(&args),
             Command::Token(args) => token::run(&args),
+            Command::Replica(args) => replica::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Completions(args) => generate::completions(&args, command()),

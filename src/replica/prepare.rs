@@ -86,15 +86,7 @@ pub async fn prepare<L: PartitionLog>(
         }
     };
     let journal = Journal::create_replica(disk, path, &genesis)?;
-    let resume = ResumePoint {
-        topic_id: facts.topic_id,
-        offset: 0,
-        epoch: None,
-        block: 0,
-        hash: genesis.start().previous_hash.0,
-        term: 0,
-        writer: 0,
-    };
+    let resume = ResumePoint::beginning(facts.topic_id, &genesis);
     ResumeFiles::open(journal.directory())?.write(&resume)?;
     tracing::info!(data = %path.display(), "made the data directory of a new replica from the first record of the log");
     Ok(())

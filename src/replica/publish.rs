@@ -99,12 +99,30 @@ pub async fn publish<L: PartitionLog>(
     publisher.blocks(&journal.reader(), journal.start(), &end, progress).await?;
     publisher.find_end().await?;
     let resume = publisher.resume_point(&facts, &end)?;
-    ResumeFiles::open(journal.directory())?.write(&resume)?;
+    let files = ResumeFiles::open(journal.directory())?;
+    // An older topic may have left a file with a greater number.
+    files.clear()?;
+    files.write(&resume)?;
     Ok(Published {
         last_block: end.last_block_sequence(),
         blocks: publisher.published,
         next_offset: publisher.reader.next_offset(),
     })
+}
+
+/// Lets the replica with the directory at `path` read the log of the topic from its beginning: the topic was made anew after the log was
+/// lost. The next start finds out whether the log has the blocks of the directory.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<(), PublishError> {
+    let journal = Journal::open_replica(disk, path)?;
+    let resume = ResumePoint::beginning(facts.topic_id, &journal.directory().genesis());
+    // The file with a greater number would be used instead.
+    let files = ResumeFiles::open(journal.directory())?;
+    files.clear()?;
+    files.write(&resume)?;
+    Ok(())
 }
 
 /// Checks that the topic keeps what it has acknowledged.

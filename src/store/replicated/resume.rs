@@ -4,7 +4,7 @@
 //! read next. It is written after the journal is durable up to this block, so the journal may contain later blocks, and never fewer. A
 //! start reads the log from there and passes over the blocks that the journal has.
 
-use tally_journal::{ChunkedFiles, DataDirectory, FileFamily, JournalError};
+use tally_journal::{ChunkedFiles, DataDirectory, FileFamily, Genesis, JournalError};
 
 use super::port::TopicId;
 
@@ -74,6 +74,15 @@ impl ResumeFiles {
         Ok(())
     }
 
+    /// Removes all resume points.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] if the disk fails.
+    pub fn clear(&self) -> Result<(), JournalError> {
+        self.0.prune(0)?;
+        Ok(())
+    }
+
     /// Reads the newest resume point. Returns `None` if there is none that can be read.
     ///
     /// # Errors
@@ -92,6 +101,20 @@ impl ResumeFiles {
 // ===== impl ResumePoint =====
 
 impl ResumePoint {
+    /// Returns the point after the first record of a log.
+    #[must_use]
+    pub fn beginning(topic_id: TopicId, genesis: &Genesis) -> Self {
+        ResumePoint {
+            topic_id,
+            offset: 0,
+            epoch: None,
+            block: 0,
+            hash: genesis.start().previous_hash.0,
+            term: 0,
+            writer: 0,
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(RESUME_BYTES);
         bytes.extend(self.topic_id);

@@ -1,0 +1,227 @@
+//! The subcommands of `tally replica` that work on a data directory: the service of the directory must be stopped.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Args;
+use tally_journal::{Disk, Journal, RealDisk, StoreKind};
+use tokio::time::{Duration, Instant, sleep};
+
+use super::{
+    exit::{self, Failure},
+    output::named,
+    settings_args::SettingsArgs,
+};
+use crate::{
+    replica::{PublishError, Published, publish, reach, rejoin},
+    store::{
+        embedded::is_data_directory,
+        replicated::{KafkaLog, PartitionLog, ReplicatedConfig},
+    },
+    terminal::{outln, progress_bar, without_error_numbers},
+};
+
+/// Longest time until a new topic has a leader.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
+/// Delay between two questions for a new topic.
+const TOPIC_DELAY: Duration = Duration::from_millis(200);
+
+/// Options of `tally replica init`, `republish` and `rejoin`.
+#[derive(Debug, Args)]
+pub(super) struct DirectoryArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Options of `tally replica init`.
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Make the topic with safe settings if it does not exist: one partition, three copies, two of them in sync and on disk before an
+    /// acknowledgement.
+    #[arg(long)]
+    create_topic: bool,
+}
+
+/// Options of `tally replica clone`.
+#[derive(Debug, Args)]
+pub(super) struct CloneArgs {
+    /// The data directory of another replica, which is stopped, or a copy of it.
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// The data directory to make.
+    #[arg(value_name = "DIR")]
+    to: PathBuf,
+}
+
+/// What a subcommand needs of the settings.
+struct Setting {
+    config: ReplicatedConfig,
+    data: PathBuf,
+    sizes: tally_journal::JournalConfig,
+    log: KafkaLog,
+}
+
+fn setting(args: &SettingsArgs) -> Result<Setting, Failure> {
+    let loaded = args.load().map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let store = &loaded.config.store;
+    let failed = |error| Failure::new(exit::CONFIG, &error);
+    let Some(config) = store.replicated().map_err(failed)? else {
+        let message = "store.kind = embedded: must be replicated for this command (TALLY__STORE__KIND, or a file with --config)";
+        return Err(Failure::with_message(exit::CONFIG, message.to_owned()));
+    };
+    let log = KafkaLog::new(&config).map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    Ok(Setting {
+        data: store.data.clone(),
+        sizes: store.config().map_err(failed)?,
+        config,
+        log,
+    })
+}
+
+/// `tally replica init`: makes a replicated ledger of a new directory, or of that of an embedded store.
+pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
+    let mut setting = setting(&args.settings)?;
+    if args.create_topic {
+        create_topic(&mut setting.log).await?;
+    }
+    publish_directory(setting, "initialized").await
+}
+
+/// `tally replica republish`: publishes the directory of a replica in a new topic, after the log was lost.
+pub(super) async fn republish(args: &DirectoryArgs) -> Result<(), Failure> {
+    let setting = setting(&args.settings)?;
+    expect_replica(&setting.data)?;
+    publish_directory(setting, "republished").await
+}
+
+/// `tally replica rejoin`: lets a replica read the whole log of a topic that was made anew.
+pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
+    let mut setting = setting(&args.settings)?;
+    expect_replica(&setting.data)?;
+    let facts = reach(&mut setting.log).await.map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
+    rejoin(Arc::new(RealDisk), &setting.data, &facts).map_err(failure)?;
+    outln!("{}", named("rejoined", &setting.config.topic));
+    Ok(())
+}
+
+/// `tally replica clone`: copies the directory of a stopped replica.
+pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
+    let CloneArgs { from, to } = args;
+    // The lock keeps a service from starting in the directory meanwhile.
+    let journal = Journal::open_read_only(Arc::new(RealDisk), from).map_err(|error| Failure::new(exit::IO, &error))?;
+    if journal.directory().store() != StoreKind::Replicated {
+        let message = format!("{}: must be the data directory of a replica", from.display());
+        return Err(Failure::with_message(exit::IO, message));
+    }
+    let io_failure = |path: &Path, error: io::Error| {
+        let error = without_error_numbers(error.to_string());
+        Failure::with_message(exit::IO, format!("{}: {error}", path.display()))
+    };
+    if to.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        let message = format!("{}: must be empty or missing", to.display());
+        return Err(Failure::with_message(exit::IO, message));
+    }
+    let files = copy_directory(from, to).map_err(|(path, error)| io_failure(&path, error))?;
+    outln!("{}", named("cloned", &format!("{files} files; check them with tally verify {}", to.display())));
+    Ok(())
+}
+
+async fn publish_directory(setting: Setting, done: &str) -> Result<(), Failure> {
+    let Setting {
+        config,
+        data,
+        sizes,
+        mut log,
+    } = setting;
+    let bar = progress_bar(0, "{pos} of {len} blocks");
+    let published = publish(
+        &mut log,
+        Arc::new(RealDisk),
+        &data,
+        &sizes,
+        config.accept_unsafe_topic,
+        &mut |block, last| {
+            bar.set_length(last);
+            bar.set_position(block);
+        },
+    )
+    .await;
+    bar.finish_and_clear();
+    let Published {
+        last_block,
+        blocks,
+        next_offset,
+    } = published.map_err(failure)?;
+    outln!("{}", named(done, &config.topic));
+    outln!("{}", named("blocks", &format!("{last_block}, of which {blocks} were published now")));
+    outln!("{}", named("next offset", &next_offset.to_string()));
+    Ok(())
+}
+
+fn expect_replica(data: &Path) -> Result<(), Failure> {
+    match is_data_directory(&RealDisk, data) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let message = format!("{}: must be the data directory of a replica", data.display());
+            Err(Failure::with_message(exit::IO, message))
+        }
+        Err(error) => Err(Failure::new(exit::IO, &error)),
+    }
+}
+
+/// Makes the topic if it does not exist, and waits until it can be used.
+async fn create_topic(log: &mut KafkaLog) -> Result<(), Failure> {
+    if let Err(error) = log.create_topic().await {
+        return Err(Failure::new(exit::UNAVAILABLE, &error));
+    }
+    let until = Instant::now() + TOPIC_TIMEOUT;
+    loop {
+        match log.reconnect().await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= until => return Err(Failure::new(exit::UNAVAILABLE, &error)),
+            Err(_) => sleep(TOPIC_DELAY).await,
+        }
+    }
+}
+
+fn failure(error: PublishError) -> Failure {
+    let code = match &error {
+        PublishError::Journal(_) | PublishError::Open(_) => exit::IO,
+        PublishError::Read(_) | PublishError::Append(_) => exit::UNAVAILABLE,
+        PublishError::Unsafe(_) => exit::CONFIG,
+        PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => exit::FAILED,
+    };
+    Failure::new(code, &error)
+}
+
+/// Copies a directory with its subdirectories, durably. Returns the number of files.
+fn copy_directory(from: &Path, to: &Path) -> Result<usize, (PathBuf, io::Error)> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |error| (path, error)
+    };
+    fs::create_dir_all(to).map_err(at(to))?;
+    let mut files = 0;
+    for entry in fs::read_dir(from).map_err(at(from))? {
+        let entry = entry.map_err(at(from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().map_err(at(&source))?;
+        if kind.is_dir() {
+            files += copy_directory(&source, &target)?;
+        } else if kind.is_file() {
+            fs::copy(&source, &target).map_err(at(&target))?;
+            let copied = fs::File::open(&target).map_err(at(&target))?;
+            copied.sync_all().map_err(at(&target))?;
+            files += 1;
+        }
+    }
+    RealDisk
+        .sync_dir(to)
+        .map_err(|error| (to.to_owned(), error.source))?;
+    Ok(files)
+}
