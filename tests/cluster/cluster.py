@@ -120,7 +120,7 @@ class Cluster:
     def start(self):
         """Starts the brokers, and waits until they acknowledge a record. Starts the Tallys, and waits until they are ready."""
         self.start_brokers()
-        if self.tallys:
+        if self.tallys and not self.tallys[0].data.exists():
             self.tallys[0].initialize()
         for tally in self.tallys:
             tally.start()

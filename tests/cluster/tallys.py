@@ -2,7 +2,7 @@
 
 import http.client
 
-from nodes import Node
+from nodes import Node, spawn
 
 
 class Tally(Node):
@@ -28,7 +28,7 @@ class Tally(Node):
         return self.directory / "data"
 
     def settings(self):
-        """Returns the settings, by their keys. The replicated store does not exist yet: its keys below are the plan."""
+        """Returns the settings, by their keys."""
         found = {
             "server.listen": self.address,
             "admin.listen": self.admin_address,
@@ -36,17 +36,19 @@ class Tally(Node):
             "store.kind": "replicated",
             "store.replicated.brokers": ",".join(self.brokers),
             "store.replicated.topic": self.topic,
-            "store.replicated.advertised": self.address,
-            "store.replicated.peers": ",".join(peer for peer in self.peers if peer != self.address),
+            "store.replicated.advertise": f"http://{self.address}",
+            "store.replicated.peers": ",".join(f"http://{peer}" for peer in self.peers),
         }
         if self.network:
             found["security.allow_insecure"] = "true"
+        protocols = {(False, False): "plaintext", (False, True): "tls", (True, False): "sasl_plaintext", (True, True): "sasl_tls"}
+        found["store.replicated.security"] = protocols[bool(self.access.sasl), bool(self.access.tls)]
         if self.access.sasl:
-            found["store.replicated.sasl.mechanism"] = self.access.mechanism
-            found["store.replicated.sasl.user"] = "tally"
-            found["store.replicated.sasl.password_file"] = self.access.password_file
+            found["store.replicated.sasl_mechanism"] = self.access.mechanism.lower()
+            found["store.replicated.sasl_username"] = "tally"
+            found["store.replicated.sasl_password_file"] = self.access.password_file
         if self.access.tls:
-            found["store.replicated.tls.ca_file"] = self.access.ca
+            found["store.replicated.tls_ca_file"] = self.access.ca
         return found
 
     def command(self):
@@ -75,4 +77,8 @@ class Tally(Node):
             return ask()
 
     def initialize(self):
-        """Makes the ledger, once for each cluster: the first Tally does it with an empty topic. Comes with `tally replica init`."""
+        """Makes the ledger, once for each cluster: the first Tally does it with an empty topic."""
+        _, environment = self.command()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        process = spawn([str(self.binary), "replica", "init"], self.output, environment, self.network, self.name)
+        assert process.wait(60) == 0, f"tally replica init failed:\n{self.last_output()}"
