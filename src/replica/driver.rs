@@ -72,6 +72,8 @@ pub struct Driver<L> {
     pub(super) applied: u64,
     /// The highest term that this process has claimed.
     pub(super) claimed_term: u64,
+    /// Whether the log was connected to.
+    pub(super) is_connected: bool,
     /// The beginning of the times that the election uses.
     started: Instant,
 }
@@ -132,6 +134,7 @@ impl<L: PartitionLog> Driver<L> {
             order: durable.order(),
             applied: durable.chain().last_block_sequence(),
             claimed_term: 0,
+            is_connected: false,
             started,
         })
     }

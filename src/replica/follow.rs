@@ -78,6 +78,10 @@ impl<L: PartitionLog> Driver<L> {
     /// Follows until an own claim was accepted.
     pub(super) async fn follow(&mut self) -> Result<Serve, End> {
         let mut following = Following::new();
+        if !self.is_connected {
+            self.is_connected = true;
+            following.connecting = Some(self.log.reconnect());
+        }
         self.election = Election::new(self.config.timing, self.config.jitter, self.now());
         self.place.reader.restart();
         self.publish(|view| {
