@@ -90,6 +90,11 @@ pub enum End {
     },
     /// The log contradicts what this replica knows. Somebody must look at it.
     Halted(String),
+    /// The log has ended: one directory goes on as an embedded store.
+    LogEnded {
+        /// The address of the replica whose directory goes on.
+        address: Option<String>,
+    },
     /// The engine has failed.
     Failed(Condition),
     /// The engine does not answer as it should.
@@ -160,6 +165,11 @@ impl<L: PartitionLog> Driver<L> {
             End::SteppedDown { term } => {
                 self.engine.halt(Condition::SteppedDown);
                 Some(format!("another replica leads with term {term}"))
+            }
+            End::LogEnded { address } => {
+                let address = address.as_deref().map_or("another replica", |address| address);
+                tracing::warn!(address, "the replicated log has ended, so this replica has stopped");
+                Some(format!("the replicated log has ended; the directory of {address} goes on as an embedded store"))
             }
             End::Halted(reason) => {
                 tracing::error!(reason, "this replica has stopped: the log contradicts what it knows");

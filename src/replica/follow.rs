@@ -90,6 +90,11 @@ impl<L: PartitionLog> Driver<L> {
             }
         });
         loop {
+            if self.place.reader.accepted().ended && following.is_idle() {
+                return Err(End::LogEnded {
+                    address: self.place.successor.clone(),
+                });
+            }
             self.begin_work(&mut following)?;
             self.follow_step(&mut following).await?;
             if let Some(serve) = self.decide(&mut following)? {
@@ -293,7 +298,7 @@ impl<L: PartitionLog> Driver<L> {
         let now = self.now();
         let leads = |driver: &Self, leader: &str| driver.place.leader.as_deref() == Some(leader);
         match command {
-            ReplicaCommand::Resign { answer, .. } => {
+            ReplicaCommand::Resign { answer, .. } | ReplicaCommand::EndLog { answer } => {
                 // Nobody waits any more if this fails.
                 drop(answer.send(Err(ResignError::NotLeader)));
             }
@@ -459,6 +464,11 @@ impl Following {
             end_offset: None,
             hashes: VecDeque::new(),
         }
+    }
+
+    /// Whether the engine has applied everything that was accepted.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.applying.is_none()
     }
 
     fn push(&mut self, block: AcceptedBlock, resume: ResumePoint) {

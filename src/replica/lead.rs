@@ -4,6 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tally_journal::BlockKind;
 use tally_replication::{
     Accepted, Action, Appender, HaltReason, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
 };
@@ -232,18 +233,34 @@ impl<L: PartitionLog> Driver<L> {
                     drop(answer.send(Err(unknown)));
                     return;
                 }
-                leading.resign_answers.push(answer);
-                if leading.resigning.is_none() {
-                    let successor = successor.or_else(|| self.peers.successor());
-                    tracing::info!(successor, "this replica gives up leadership");
-                    let body = ResignBody { successor }.encode();
-                    let engine = self.engine.clone();
-                    leading.resigning = Some(Box::pin(async move { engine.resign(body).await }));
-                }
+                let successor = successor.or_else(|| self.peers.successor());
+                tracing::info!(successor, "this replica gives up leadership");
+                self.stop_leading(leading, BlockKind::Resign, successor, answer);
+            }
+            ReplicaCommand::EndLog { answer } => {
+                tracing::info!("this replica ends the log");
+                let own = self.config.own_address.clone();
+                self.stop_leading(leading, BlockKind::End, Some(own), answer);
             }
             ReplicaCommand::ForwardFailed { .. }
             | ReplicaCommand::ForwardSucceeded { .. }
             | ReplicaCommand::LeaderClosed { .. } => {}
+        }
+    }
+
+    /// Begins to stop leading. If this has begun before, only the answer is added.
+    fn stop_leading(
+        &mut self,
+        leading: &mut Leading,
+        kind: BlockKind,
+        next: Option<String>,
+        answer: oneshot::Sender<Result<Resigned, ResignError>>,
+    ) {
+        leading.resign_answers.push(answer);
+        if leading.resigning.is_none() {
+            let body = ResignBody { successor: next }.encode();
+            let engine = self.engine.clone();
+            leading.resigning = Some(Box::pin(async move { engine.stop_leading(kind, body).await }));
         }
     }
 

@@ -32,4 +32,4 @@ pub use peers::{PeerState, Peers};
 pub use peer_watch::{AskPeer, watch_peers};
 pub use place::PlaceError;
 pub use prepare::{PrepareError, check_resume, prepare, reach};
-pub use publish::{PublishError, Published, check_topic, publish, rejoin};
+pub use publish::{PublishError, Published, check_topic, detach, publish, rejoin};

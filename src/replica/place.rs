@@ -188,11 +188,11 @@ impl Place {
                 self.successor = None;
                 self.term_changes += 1;
             }
-            BlockKind::Resign => {
+            // The end of the log names the directory that goes on.
+            BlockKind::Resign | BlockKind::End => {
                 self.leader = None;
                 self.successor = ResignBody::decode(body).and_then(|resign| resign.successor);
             }
-            BlockKind::End => self.leader = None,
             BlockKind::Data | BlockKind::Level | BlockKind::Genesis | BlockKind::Halt => {}
         }
     }

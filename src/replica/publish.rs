@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tally_journal::{ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader, StoreKind};
+use tally_journal::{
+    BlockKind, ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader, ScanError,
+    StoreKind,
+};
 use tally_replication::{HaltReason, LogReader, Step};
 use thiserror::Error;
 
@@ -11,7 +14,7 @@ use super::place::{Codec, genesis_point};
 use crate::store::{
     embedded::{OpenError, is_data_directory},
     replicated::{
-        AppendError, PartitionLog, ReadError, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
+        AppendError, PartitionLog, ReadError, ResignBody, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
         unsafe_properties,
     },
 };
@@ -125,6 +128,30 @@ pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<()
     Ok(())
 }
 
+/// Makes the directory at `path` one of an embedded store, if its last block is the end of the log and names `address`. Can be repeated.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), PublishError> {
+    let mut journal = Journal::open_existing(disk, path)?;
+    if journal.directory().store() == StoreKind::Embedded {
+        return Ok(());
+    }
+    let mut last = None;
+    let scanned = journal.scan(journal.start(), 0, |header, _, body| {
+        last = Some((header.kind, ResignBody::decode(body)));
+        Ok::<(), JournalError>(())
+    });
+    scanned.map_err(|error| match error {
+        ScanError::Store(error) | ScanError::Visitor(error) => error,
+    })?;
+    match last {
+        Some((BlockKind::End, Some(end))) if end.successor.as_deref() == Some(address) => Ok(journal.make_embedded()?),
+        Some((BlockKind::End, _)) => Err(PublishError::InUse("its end names another directory, which goes on")),
+        Some(_) | None => Err(PublishError::InUse("it has not ended")),
+    }
+}
+
 /// Checks that the topic keeps what it has acknowledged.
 ///
 /// # Errors
@@ -160,7 +187,7 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
 fn end_of(journal: &Journal) -> Result<ChainPoint, PublishError> {
     let scanned = journal.scan(journal.start(), 0, |_, _, _| Ok::<(), JournalError>(()));
     let tail = scanned.map_err(|error| match error {
-        tally_journal::ScanError::Store(error) | tally_journal::ScanError::Visitor(error) => error,
+        ScanError::Store(error) | ScanError::Visitor(error) => error,
     })?;
     Ok(tail.end)
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tally::{
     engine::{CallKind, CreatedAccounts, EngineConfig, EngineError, Existing, TallyEngine},
-    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, prepare, publish, reach},
+    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, detach, prepare, publish, reach},
     store::replicated::{Exchange, Replica, ReplicaRole, ReplicaView},
     wall_clock::SystemWallClock,
 };
@@ -148,6 +148,28 @@ impl Cluster {
         }
     }
 
+    /// Makes the directory of a replica one of an embedded store.
+    pub(super) fn go_on_alone(&self, index: usize) {
+        detach(Arc::new(RealDisk), &self.directory(index), &address(index)).unwrap();
+    }
+
+    /// Opens the directory of an embedded store, writes to it, and returns what was debited from `a`.
+    pub(super) async fn paid_alone(&self, index: usize) -> u128 {
+        let affinity = AffinityConfig {
+            mode: Mode::Off,
+            ..AffinityConfig::default()
+        };
+        let affinity = CpuAffinityManager::detect(affinity).unwrap();
+        let clock = Arc::new(SystemWallClock);
+        let disk = Arc::new(RealDisk);
+        let dir = self.directory(index);
+        let engine = TallyEngine::start(&self.config, disk, &dir, clock, &affinity).unwrap();
+        engine.heartbeat().await.unwrap();
+        let account = engine.account("a".to_owned(), None).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
+        account.balances.debits_posted.minor_units()
+    }
+
     /// Returns the bytes of the journal and of `FORMAT` of a replica that is stopped.
     pub(super) fn bytes(&self, index: usize) -> Vec<(String, Vec<u8>)> {
         let dir = self.directory(index);
@@ -197,6 +219,12 @@ impl Running {
         let engine = self.engine;
         tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
         end
+    }
+
+    /// Ends the engine of a replica whose driver has ended.
+    pub(super) async fn drain(&self) {
+        let engine = self.engine.clone();
+        tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
     }
 
     /// Waits until the driver has ended by itself.

@@ -121,6 +121,30 @@ async fn a_leader_that_was_cut_off_steps_down() {
     second.kill().await;
 }
 
+/// After the end of the log nobody leads. Only the directory that it names can go on, as an embedded store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_ends_and_one_directory_goes_on_alone() {
+    let mut cluster = Cluster::new(2).await;
+    let mut first = cluster.start(0).await;
+    first.until_leader().await;
+    first.open_accounts(&["a", "b"]).await;
+    assert!(is_committed(&first.pay("one", 5).await, false));
+    let mut second = cluster.start(1).await;
+    second.until("caught up", |view| view.caught_up && view.leader.is_some()).await;
+    assert_eq!(second.replica.end_log().await, Err(ResignError::NotLeader));
+    first.replica.end_log().await.unwrap();
+    for replica in [&mut first, &mut second] {
+        let ended = replica.ended().await;
+        assert!(matches!(&ended, End::LogEnded { address: Some(found) } if *found == address(0)), "{ended:?}");
+        replica.until("stopped", |view| view.role == ReplicaRole::Stopped).await;
+        assert_eq!(replica.paid().await.unwrap(), 5);
+        replica.drain().await;
+    }
+    assert!(cluster.bytes(0) == cluster.bytes(1));
+    cluster.go_on_alone(0);
+    assert_eq!(cluster.paid_alone(0).await, 5);
+}
+
 /// Lost requests, lost answers, refusals and records of others change nothing for the callers of the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_the_log_are_resolved_by_the_chain() {
