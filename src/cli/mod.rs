@@ -20,6 +20,7 @@ mod moment;
 mod option_variables;
 mod output;
 mod reconnect;
+mod replica;
 mod serve;
 mod serve_error;
 mod serve_store;
@@ -99,6 +100,8 @@ pub enum Command {
     Circuit(circuit::CircuitArgs),
     /// Show the clock of a service, or confirm a large step of its system clock.
     Clock(clock::ClockArgs),
+    /// Show the replica behind a service, or let a leader resign. Only for a replicated store.
+    Replica(replica::ReplicaArgs),
     /// Create a bearer token, and its line for the tokens file.
     Token(token::TokenArgs),
     /// Show the end of the journal of a service: the number and the hash of the last block, for `tally verify --expect`.
@@ -251,6 +254,7 @@ impl Cli {
             Command::Top(args) => top::run(&args),
             Command::Circuit(args) => circuit::run(&args),
             Command::Clock(args) => clock::run(&args),
+            Command::Replica(args) => replica::run(&args),
             Command::Token(args) => token::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),

@@ -37,6 +37,8 @@ pub(super) enum ServeError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Security(Box<SecurityFileError>),
+    #[error(transparent)]
+    Forwarding(#[from] grpc::ForwardingError),
     #[error("the descriptors of the API can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
@@ -57,6 +59,7 @@ impl ServeError {
             | ServeError::Affinity(_)
             | ServeError::Start(StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_))
             | ServeError::Net(grpc::NetError::Affinity(_))
+            | ServeError::Forwarding(_)
             | ServeError::Security(_) => exit::CONFIG,
             ServeError::Start(StartError::Open(_)) => exit::IO,
             ServeError::Net(_)

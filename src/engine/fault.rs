@@ -50,6 +50,9 @@ pub enum StoreFault {
         /// Whether a part of the command was executed: some transactions of a batch.
         executed_part: bool,
     },
+    /// Another replica leads, or none does. The command was not executed.
+    #[error("this replica does not lead")]
+    NotLeader,
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
     ReadFailed,
@@ -109,13 +112,13 @@ impl StoreFault {
         }
     }
 
-    /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] means that nothing
-    /// was executed, so this method turns it into [`StoreFault::WriteFailed`]; [`StoreFault::DiskFull`] says itself
+    /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] and [`StoreFault::NotLeader`] mean that
+    /// nothing was executed, so this method turns them into [`StoreFault::WriteFailed`]; [`StoreFault::DiskFull`] says itself
     /// whether a part was executed.
     #[must_use]
     pub const fn after_partial_execution(self) -> Self {
         match self {
-            StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
+            StoreFault::Failed | StoreFault::WriteFailed | StoreFault::NotLeader => StoreFault::WriteFailed,
             StoreFault::DiskFull { .. } => StoreFault::DiskFull { executed_part: true },
             StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
         }
@@ -144,7 +147,7 @@ impl EngineError {
                 // read. The earlier transactions of the request may be committed.
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
                 StoreFault::WriteFailed => planted("failed_write_not_executed"),
-                StoreFault::Failed => true,
+                StoreFault::Failed | StoreFault::NotLeader => true,
                 StoreFault::DiskFull { executed_part } => !executed_part,
             },
         }

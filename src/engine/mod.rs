@@ -37,6 +37,7 @@ mod pipeline;
 mod pipeline_tests;
 mod prefetch;
 mod reads;
+mod replica_metrics;
 mod scrubbing;
 mod self_probe;
 pub mod settings;

@@ -1,6 +1,11 @@
 //! Starts the engine: opens the store, makes the circuits, and starts the threads.
 
-use std::{path::Path, sync::Arc, task::Waker, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    task::Waker,
+    time::Duration,
+};
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
@@ -162,6 +167,7 @@ fn assemble(
         directory: dir.to_owned(),
         hash_seed,
         threads: Mutex::new(None),
+        replica: OnceLock::new(),
         threadless,
     };
     let engine = TallyEngine {

@@ -1,6 +1,9 @@
 //! [`TallyEngine`]: the methods that the gRPC services call.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use parking_lot::Mutex;
 use tally_batch::{
@@ -30,7 +33,10 @@ use super::{
 };
 use crate::{
     ledger_clock::{ClockError, ClockReading, ClockStep, LedgerClock},
-    store::embedded::{FoundRecord, RecordError, RecordReader, RecoveryReport},
+    store::{
+        embedded::{FoundRecord, RecordError, RecordReader, RecoveryReport},
+        replicated::Replica,
+    },
     telemetry::trace_link,
 };
 
@@ -69,6 +75,8 @@ pub(super) struct Shared {
     pub(super) hash_seed: u64,
     /// `None` after [`TallyEngine::drain`] has taken the threads to join them.
     pub(super) threads: Mutex<Option<Threads>>,
+    /// Not set if the store is embedded.
+    pub(super) replica: OnceLock<Replica>,
     /// Whether the engine must not use other threads, because a single thread calls the steps of its cores.
     pub(super) threadless: bool,
 }
@@ -430,6 +438,21 @@ impl TallyEngine {
     #[must_use]
     pub fn panic_guard(&self) -> PanicGuard {
         PanicGuard::new(Arc::clone(&self.shared.health))
+    }
+
+    /// Returns the replica of a replicated store; `None` if the store is embedded.
+    #[must_use]
+    pub fn replica(&self) -> Option<&Replica> {
+        self.shared.replica.get()
+    }
+
+    /// Sets the replica of a replicated store. Call it once, before the engine is given to the services.
+    ///
+    /// # Panics
+    /// If the replica is set already.
+    pub fn set_replica(&self, replica: Replica) {
+        let is_first = self.shared.replica.set(replica).is_ok();
+        assert!(is_first, "the replica of the engine was set twice");
     }
 
     /// Returns the report about the recovery when the store was opened.
