@@ -8,15 +8,19 @@ use std::{
 
 use clap::Args;
 use tally_journal::{Disk, Journal, RealDisk, StoreKind};
-use tokio::time::{Duration, Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Duration, Instant, sleep},
+};
 
 use super::{
     exit::{self, Failure},
     output::named,
+    serve_replica,
     settings_args::SettingsArgs,
 };
 use crate::{
-    replica::{PublishError, Published, publish, reach, rejoin},
+    replica::{PublishError, Published, detach, publish, reach, rejoin},
     store::{
         embedded::is_data_directory,
         replicated::{KafkaLog, PartitionLog, ReplicatedConfig},
@@ -106,6 +110,29 @@ pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
     let facts = reach(&mut setting.log).await.map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
     rejoin(Arc::new(RealDisk), &setting.data, &facts).map_err(failure)?;
     outln!("{}", named("rejoined", &setting.config.topic));
+    Ok(())
+}
+
+/// `tally replica detach`: ends the log as its leader, and makes the directory one of an embedded store.
+pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure> {
+    let Setting { config, data, .. } = setting(&args.settings)?;
+    expect_replica(&data)?;
+    let (address, directory) = (config.advertise.clone(), data.clone());
+    let is_ended = |error: &PublishError| !matches!(error, PublishError::InUse("it has not ended"));
+    // An earlier call may have ended the log and not come further.
+    match detach(Arc::new(RealDisk), &data, &address) {
+        Err(error) if !is_ended(&error) => {}
+        result => return result.map_err(failure).map(|()| outln!("{}", named("detached", &data.display().to_string()))),
+    }
+    let loaded = args.settings.load().map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let checked = loaded.check().map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let ended = spawn_blocking(move || serve_replica::end_log(&checked, &config, &directory));
+    match ended.await {
+        Ok(result) => result.map_err(|error| Failure::new(exit::FAILED, &error))?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+    detach(Arc::new(RealDisk), &data, &address).map_err(failure)?;
+    outln!("{}", named("detached", &data.display().to_string()));
     Ok(())
 }
 

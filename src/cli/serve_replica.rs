@@ -5,15 +5,16 @@ use std::{
 };
 
 use tally_journal::RealDisk;
-use tally_topology::{AffinityError, CpuAffinityManager, Role, RoleHandle};
+use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Mode, Role, RoleHandle};
 use tokio::{runtime::Builder, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{exit, serve_error::ServeError};
 use crate::{
+    config::CheckedConfig,
     engine::{EngineConfig, TallyEngine},
     replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, reach},
-    store::replicated::{Exchange, KafkaLog, Replica, ReplicaView, ReplicatedConfig},
+    store::replicated::{Exchange, KafkaLog, Replica, ReplicaRole, ReplicaView, ReplicatedConfig},
     terminal::{errln, without_error_numbers},
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
@@ -122,6 +123,36 @@ pub(super) fn open(
         }
     };
     Ok((engine, StartedReplica { driver, stop }))
+}
+
+/// Ends the log: takes part in the replication without serving calls, until this replica leads, and then writes the end of the log. Call
+/// this on a thread that may block.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) fn end_log(checked: &CheckedConfig, config: &ReplicatedConfig, dir: &Path) -> Result<(), ServeError> {
+    let affinity = CpuAffinityManager::detect(AffinityConfig {
+        mode: Mode::Off,
+        ..checked.affinity.clone()
+    })?;
+    let (engine, replica) = open(&checked.engine, config, dir, &affinity)?;
+    let thread = replica.run(&engine, &affinity)?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let ended = runtime.block_on(async {
+        let Some(replica) = engine.replica() else {
+            return Err(ServeError::NoEnd("the replica has no driver".to_owned()));
+        };
+        let mut changes = replica.changes();
+        let found = changes.wait_for(|view| matches!(view.role, ReplicaRole::Leader | ReplicaRole::Stopped)).await;
+        let fault = found.map_or(None, |view| view.fault.clone());
+        match replica.end_log().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ServeError::NoEnd(fault.unwrap_or_else(|| error.to_string()))),
+        }
+    });
+    drop(thread);
+    engine.drain();
+    ended
 }
 
 /// A replica whose driver does not run yet.

@@ -10,7 +10,7 @@ use crate::{
         breaker_settings::BreakerSettings,
         settings::{AffinitySettings, BatchSettings},
     },
-    grpc::settings::NetConfig,
+    grpc::{ForwardingConfig, settings::NetConfig},
     security::settings::{SecurityConfig, SecuritySettings},
     settings::SettingError,
     store::settings::StoreSettings,
@@ -76,8 +76,8 @@ impl Config {
     /// address of this machine, unless the operator allows an insecure server.
     ///
     /// # Errors
-    /// [`SettingError`] if only one of two keys that belong together is set, or if the address of the server is not
-    /// allowed.
+    /// [`SettingError`] if only one of two keys that belong together is set, or if the address of the server or the advertised
+    /// address of a replica is not allowed.
     pub fn security(&self) -> Result<SecurityConfig, SettingError> {
         let security = self.security.config()?;
         let is_local = self.server.listen.ip().is_loopback();
@@ -86,7 +86,33 @@ impl Config {
                          security.tls_key and security.tokens_file are set, or security.allow_insecure is true";
             return Err(SettingError::new("server.listen", self.server.listen, bound));
         }
+        if let Some(replicated) = self.store.replicated()?
+            && security.tls.is_some()
+            && !replicated.advertise.starts_with("https://")
+        {
+            let bound = "https://HOST:PORT, because security.tls_certificate is set";
+            return Err(SettingError::new(
+                "store.replicated.advertise",
+                replicated.advertise,
+                bound,
+            ));
+        }
         Ok(security)
+    }
+
+    /// Returns how a replica calls the others. It presents its own certificate to them, because they have the same settings: if one
+    /// asks its clients for certificates, all do.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key of `store.replicated` or `security` that is out of bounds.
+    pub fn forwarding(&self) -> Result<ForwardingConfig, SettingError> {
+        let replicated = self.store.replicated()?;
+        let tls = self.security.config()?.tls;
+        let identity = tls.filter(|tls| tls.client_ca.is_some());
+        Ok(ForwardingConfig {
+            ca: replicated.and_then(|replicated| replicated.peer_ca_file),
+            identity: identity.map(|tls| (tls.certificate, tls.key)),
+        })
     }
 
     /// Checks the bounds of every key. Does not check whether the server may listen on its address.
@@ -125,6 +151,7 @@ impl Config {
         };
         effective.batch.latency_budget = self.batch.effective_latency_budget(self.breaker.preset);
         effective.telemetry.hide_secrets();
+        effective.store.replicated.hide_secrets();
         effective
     }
 }

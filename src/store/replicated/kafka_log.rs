@@ -63,9 +63,6 @@ pub enum BrokerSettingsError {
     /// The password is empty or too long.
     #[error("store.replicated.sasl_password_file = {path}: the password must have 1 to {PASSWORD_BYTES_MAX} bytes", path = .0.display())]
     Password(PathBuf),
-    /// TLS without authorities.
-    #[error("store.replicated.tls_ca_file: must be the file of the authorities that signed the brokers' certificates")]
-    NoAuthorities,
     /// A setting is out of bounds.
     #[error(transparent)]
     Client(#[from] Error),
@@ -248,9 +245,7 @@ fn read_error(error: Error) -> ReadError {
 }
 
 fn tls(files: &BrokerTls) -> Result<Tls, BrokerSettingsError> {
-    let Some(ca) = &files.ca else {
-        return Err(BrokerSettingsError::NoAuthorities);
-    };
+    let ca = &files.ca;
     let roots = authorities(certificates(&read("tls_ca_file", ca)?, ca)?, ca)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
