@@ -341,21 +341,21 @@ impl Appender {
         if self.stopped.is_some() {
             return;
         }
-        let Some(at) = self.in_flight.iter().position(|one| one.id == request) else {
-            return;
-        };
-        if let Some(one) = self.in_flight.get_mut(at) {
+        let at = self.in_flight.iter().position(|one| one.id == request);
+        let found = at.and_then(|at| self.in_flight.get_mut(at));
+        if let Some(one) = found {
             assert_eq!(one.outcome, None, "a request has one result");
             one.outcome = Some(outcome);
-            if planted("complete_out_of_order") && matches!(outcome, Outcome::Appended { .. }) {
-                let through = one.last;
+            let through = one.last;
+            if planted("complete_out_of_order") && at > Some(0) && matches!(outcome, Outcome::Appended { .. })
+            {
                 self.actions.push_back(Action::Durable {
                     through,
                     next_offset: self.next_offset,
                 });
             }
+            self.complete();
         }
-        self.complete();
     }
 
     /// The connection that [`Action::Reconnect`] asked for is ready.
@@ -456,7 +456,7 @@ impl Appender {
                 None => break,
                 Some(Outcome::Refused | Outcome::Unresolved) => return self.fail(),
                 Some(Outcome::Appended { base_offset }) => {
-                    if base_offset < self.next_offset {
+                    if base_offset < self.next_offset && !planted("visible_records_are_known") {
                         return self.halt(HaltReason::LogLostData { offset: base_offset });
                     }
                     if base_offset > self.next_offset && !planted("acknowledge_at_any_offset") {
@@ -483,7 +483,9 @@ impl Appender {
             let accepted = self.accepted.accept(&block, Ok(()));
             assert_eq!(accepted, Ok(()), "own blocks have no wrong field");
         }
-        self.next_offset = base_offset + (request.last - request.first + 1);
+        self.next_offset = self
+            .next_offset
+            .max(base_offset + (request.last - request.first + 1));
         self.link = Link::Up;
         self.durable_after(before);
     }
