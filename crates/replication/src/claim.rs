@@ -13,11 +13,11 @@
 
 use crate::{
     acceptance::{Accepted, Verdict},
-    append::{Outcome, RequestId},
     block::{BlockFacts, BlockHash, BlockKind},
     halt::HaltReason,
     mutation::planted,
     reader::LogReader,
+    request::{Outcome, RequestId},
 };
 
 /// Maximum number of replicas that a candidate compares itself with.

@@ -70,13 +70,15 @@ mod mutation;
 #[cfg(feature = "mutations")]
 pub mod mutation;
 mod reader;
+mod request;
 
 pub use self::{
     acceptance::{Accepted, SkipReason, Verdict},
-    append::{Action, Appender, Limits, Outcome, ReadId, RequestId, Stopped},
+    append::Appender,
     block::{BlockFacts, BlockHash, BlockKind},
     claim::{Claim, ClaimStep, Decision, PEERS_MAX, PeerPoint},
     election::{CLOCK_DIFFERENCE_MS_MAX, Election, Heartbeat, News, Timing, is_clock_wrong},
     halt::{HaltReason, WrongField},
     reader::{LogReader, Record, Seen, Step},
+    request::{Action, Limits, Outcome, ReadId, RequestId, Stopped},
 };

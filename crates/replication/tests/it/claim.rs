@@ -44,7 +44,7 @@ impl Candidate {
     }
 
     fn read(&mut self, offset: u64, block: BlockFacts) {
-        read(&mut self.reader, offset, block).unwrap();
+        assert!(read(&mut self.reader, offset, block).is_ok());
     }
 
     fn decide(&self, claim: &Claim, applied: u64) -> Decision {
@@ -107,7 +107,7 @@ fn a_visible_claim_without_an_answer_does_not_serve() {
         let step = claim.result(&mut candidate.reader, RequestId(1), answer);
         assert_eq!(step, ClaimStep::ReadFrom(3));
         assert_eq!(candidate.decide(&claim, 3), Decision::Wait);
-        candidate.again().unwrap();
+        assert_eq!(candidate.again(), Ok(Step::Again));
         candidate.read(4, candidate.block);
         assert!(matches!(
             candidate.decide(&claim, 3),
@@ -196,7 +196,7 @@ fn a_replica_that_is_ahead_of_the_log_halts_the_candidate() {
             claim.result(&mut candidate.reader, RequestId(0), APPENDED_AT_3),
             ClaimStep::ReadFrom(2)
         ));
-        candidate.again().unwrap();
+        assert_eq!(candidate.again(), Ok(Step::Again));
         candidate.read(3, candidate.block);
         // The journal reaches back to block 2.
         let hash_of = |number| (number == 2).then_some(accepted.hash);

@@ -23,6 +23,12 @@ const WITH_LOSS: Bounds = Bounds {
     ..TWO_LEADERS
 };
 
+/// The bug must have a consequence for clients.
+const ANSWERS_WITH_LOSS: Bounds = Bounds {
+    checks_answers_only: true,
+    ..WITH_LOSS
+};
+
 const PLANTED: [Planted; 10] = [
     Planted {
         name: "acknowledge_at_any_offset",
@@ -72,18 +78,18 @@ const PLANTED: [Planted; 10] = [
     },
     Planted {
         name: "visible_records_are_known",
-        bounds: WITH_LOSS,
-        finds: "",
+        bounds: ANSWERS_WITH_LOSS,
+        finds: "acknowledged",
     },
     Planted {
         name: "serve_a_visible_claim",
-        bounds: WITH_LOSS,
-        finds: "",
+        bounds: ANSWERS_WITH_LOSS,
+        finds: "acknowledged",
     },
     Planted {
         name: "keep_lost_records",
-        bounds: WITH_LOSS,
-        finds: "",
+        bounds: ANSWERS_WITH_LOSS,
+        finds: "acknowledged",
     },
 ];
 

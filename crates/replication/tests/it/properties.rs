@@ -25,10 +25,12 @@ fn any_block(
         8 if term == 3 => BlockKind::End,
         _ => BlockKind::Level,
     };
-    let (term, writer) = match kind {
-        BlockKind::Claim => (previous.term + term, writer),
-        _ if term > 1 => (previous.term, previous.writer),
-        _ => (term, writer),
+    let (term, writer) = if kind == BlockKind::Claim {
+        (previous.term + term, writer)
+    } else if term > 1 {
+        (previous.term, previous.writer)
+    } else {
+        (term, writer)
     };
     block(
         previous.number + distance.max(1),

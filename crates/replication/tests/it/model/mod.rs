@@ -112,7 +112,6 @@ fn end_of_the_log_and_slow_memory() {
         claims: 2,
         blocks: 2,
         failures: 1,
-        restarts: 1,
         has_end: true,
         applies_late: true,
         ..Bounds::NONE

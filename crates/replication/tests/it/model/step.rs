@@ -72,9 +72,9 @@ impl State {
             }
         }
         match event {
-            Event::Land(_) | Event::LandZombie(_) | Event::Lose(_) => self.check_readers(blocks),
+            Event::Land(_) | Event::LandZombie(_) | Event::Lose(_) => self.check_readers(bounds, blocks),
             Event::Read(_) | Event::Claim(..) | Event::Answer(_) | Event::Reply(..) | Event::Restart(_) => {
-                self.check_nodes(blocks)
+                self.check_nodes(bounds, blocks)
             }
             // These change neither the log nor what a node knows of it.
             Event::Apply(_)
@@ -474,22 +474,25 @@ impl State {
     }
 
     /// The log has changed: it contains what was acknowledged, and readers accept its chain.
-    fn check_readers(&self, blocks: &Blocks) -> Result<(), Broken> {
+    fn check_readers(&self, bounds: &Bounds, blocks: &Blocks) -> Result<(), Broken> {
         let (_, chain) = blocks.chain(&self.log);
         if !chain.starts_with(&self.acknowledged) {
             return Err("an acknowledged block is not in the log's chain any more".to_owned());
         }
         let observed = self.observe(blocks);
-        if observed != chain {
+        if observed != chain && !bounds.checks_answers_only {
             return Err(format!(
                 "a reader accepted {observed:?}, but should have accepted {chain:?}"
             ));
         }
-        self.check_nodes(blocks)
+        self.check_nodes(bounds, blocks)
     }
 
     /// Each node has accepted a prefix of the log's chain, or will halt.
-    fn check_nodes(&self, blocks: &Blocks) -> Result<(), Broken> {
+    fn check_nodes(&self, bounds: &Bounds, blocks: &Blocks) -> Result<(), Broken> {
+        if bounds.checks_answers_only {
+            return Ok(());
+        }
         let (offsets, chain) = blocks.chain(&self.log);
         for (at, node) in self.nodes.iter().enumerate() {
             let (next_offset, accepted, is_lost) = match &node.mode {

@@ -28,6 +28,8 @@ pub(crate) struct Bounds {
     pub(crate) has_end: bool,
     /// Whether a standby applies blocks to its memory later than it accepts them.
     pub(crate) applies_late: bool,
+    /// Whether only the answers to clients are checked (I1 to I3), and not what the nodes know.
+    pub(crate) checks_answers_only: bool,
     /// Whether candidates compare themselves with all other nodes.
     pub(crate) has_peers: bool,
 }
@@ -42,6 +44,7 @@ impl Bounds {
         restarts: 0,
         has_end: false,
         applies_late: false,
+        checks_answers_only: false,
         has_peers: false,
     };
 
