@@ -19,6 +19,7 @@ mod ledger_text;
 mod moment;
 mod option_variables;
 mod output;
+mod peer_client;
 mod reconnect;
 mod replica;
 mod replica_directory;

@@ -107,7 +107,9 @@ pub(super) async fn republish(args: &DirectoryArgs) -> Result<(), Failure> {
 pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
     let mut setting = setting(&args.settings)?;
     expect_replica(&setting.data)?;
-    let facts = reach(&mut setting.log).await.map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
+    let facts = reach(&mut setting.log)
+        .await
+        .map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
     rejoin(Arc::new(RealDisk), &setting.data, &facts).map_err(failure)?;
     outln!("{}", named("rejoined", &setting.config.topic));
     Ok(())
@@ -122,10 +124,19 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
     // An earlier call may have ended the log and not come further.
     match detach(Arc::new(RealDisk), &data, &address) {
         Err(error) if !is_ended(&error) => {}
-        result => return result.map_err(failure).map(|()| outln!("{}", named("detached", &data.display().to_string()))),
+        result => {
+            return result
+                .map_err(failure)
+                .map(|()| outln!("{}", named("detached", &data.display().to_string())));
+        }
     }
-    let loaded = args.settings.load().map_err(|error| Failure::new(exit::CONFIG, &error))?;
-    let checked = loaded.check().map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let loaded = args
+        .settings
+        .load()
+        .map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let checked = loaded
+        .check()
+        .map_err(|error| Failure::new(exit::CONFIG, &error))?;
     let ended = spawn_blocking(move || serve_replica::end_log(&checked, &config, &directory));
     match ended.await {
         Ok(result) => result.map_err(|error| Failure::new(exit::FAILED, &error))?,
@@ -140,7 +151,8 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
 pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
     let CloneArgs { from, to } = args;
     // The lock keeps a service from starting in the directory meanwhile.
-    let journal = Journal::open_read_only(Arc::new(RealDisk), from).map_err(|error| Failure::new(exit::IO, &error))?;
+    let journal =
+        Journal::open_read_only(Arc::new(RealDisk), from).map_err(|error| Failure::new(exit::IO, &error))?;
     if journal.directory().store() != StoreKind::Replicated {
         let message = format!("{}: must be the data directory of a replica", from.display());
         return Err(Failure::with_message(exit::IO, message));
@@ -154,7 +166,13 @@ pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
         return Err(Failure::with_message(exit::IO, message));
     }
     let files = copy_directory(from, to).map_err(|(path, error)| io_failure(&path, error))?;
-    outln!("{}", named("cloned", &format!("{files} files; check them with tally verify {}", to.display())));
+    outln!(
+        "{}",
+        named(
+            "cloned",
+            &format!("{files} files; check them with tally verify {}", to.display())
+        )
+    );
     Ok(())
 }
 
@@ -185,7 +203,13 @@ async fn publish_directory(setting: Setting, done: &str) -> Result<(), Failure> 
         next_offset,
     } = published.map_err(failure)?;
     outln!("{}", named(done, &config.topic));
-    outln!("{}", named("blocks", &format!("{last_block}, of which {blocks} were published now")));
+    outln!(
+        "{}",
+        named(
+            "blocks",
+            &format!("{last_block}, of which {blocks} were published now")
+        )
+    );
     outln!("{}", named("next offset", &next_offset.to_string()));
     Ok(())
 }
@@ -221,7 +245,9 @@ fn failure(error: PublishError) -> Failure {
         PublishError::Journal(_) | PublishError::Open(_) => exit::IO,
         PublishError::Read(_) | PublishError::Append(_) => exit::UNAVAILABLE,
         PublishError::Unsafe(_) => exit::CONFIG,
-        PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => exit::FAILED,
+        PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => {
+            exit::FAILED
+        }
     };
     Failure::new(code, &error)
 }

@@ -168,6 +168,7 @@ impl Service<'_> {
             engine: self.engine_config.clone(),
             data: config.store.data.clone(),
             replicated: config.store.replicated()?,
+            identity: config.forwarding()?.identity,
         };
         let started = serve_store::start(store, self.affinity, stop.signal());
         let Some((engine, replica)) = started.await? else {
@@ -192,7 +193,10 @@ impl Service<'_> {
                 return Err(error);
             }
         };
-        let replica = match replica.map(|replica| replica.run(&engine, self.affinity)).transpose() {
+        let replica = match replica
+            .map(|replica| replica.run(&engine, self.affinity))
+            .transpose()
+        {
             Ok(replica) => replica,
             Err(error) => {
                 running.stop(config.server.drain.saturating_mul(2)).await;

@@ -83,7 +83,9 @@ impl ServeError {
             | ServeError::Net(grpc::NetError::Affinity(_))
             | ServeError::Forwarding(_)
             | ServeError::Security(_) => exit::CONFIG,
-            ServeError::Start(StartError::Open(_)) | ServeError::Place(_) | ServeError::Prepare(_) => exit::IO,
+            ServeError::Start(StartError::Open(_)) | ServeError::Place(_) | ServeError::Prepare(_) => {
+                exit::IO
+            }
             ServeError::Brokers(_) => exit::CONFIG,
             ServeError::Net(_)
             | ServeError::Admin(_)

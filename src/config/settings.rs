@@ -7,13 +7,13 @@ use crate::{
     admin::settings::AdminSettings,
     engine::{
         CheckpointInterval, EngineConfig, HoldsMax, ScrubRate,
-        breaker_settings::BreakerSettings,
+        breaker_settings::{BreakerSettings, Preset},
         settings::{AffinitySettings, BatchSettings},
     },
     grpc::{ForwardingConfig, settings::NetConfig},
     security::settings::{SecurityConfig, SecuritySettings},
     settings::SettingError,
-    store::settings::StoreSettings,
+    store::settings::{StoreKind, StoreSettings},
     telemetry::settings::TelemetrySettings,
 };
 
@@ -58,10 +58,11 @@ impl Config {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn engine(&self) -> Result<EngineConfig, SettingError> {
-        let breaker = self.breaker.config()?;
+        let section = self.breaker();
+        let breaker = section.config()?;
         Ok(EngineConfig {
-            batch: self.batch.config(self.breaker.preset)?,
-            circuits: self.breaker.circuits(&breaker)?,
+            batch: self.batch.config(section.preset)?,
+            circuits: section.circuits(&breaker)?,
             breaker,
             store: self.store.config()?,
             checkpoint: CheckpointInterval(self.store.checkpoint_bytes.0),
@@ -70,6 +71,15 @@ impl Config {
             // An operator decides about this at each start, so it is an option of `tally serve` and not a setting.
             accept_clock_behind: false,
         })
+    }
+
+    /// Returns the section `breaker`. A replicated store has a preset of its own.
+    fn breaker(&self) -> BreakerSettings {
+        let is_replicated = self.store.kind == StoreKind::Replicated;
+        BreakerSettings {
+            preset: self.breaker.preset.or(is_replicated.then_some(Preset::Replicated)),
+            ..self.breaker.clone()
+        }
     }
 
     /// Returns the paths of the certificates and tokens. Without TLS and tokens, the gRPC server may listen only on an
@@ -145,7 +155,7 @@ impl Config {
     #[must_use]
     pub fn effective(&self) -> Self {
         let mut effective = Config {
-            breaker: self.breaker.effective(),
+            breaker: self.breaker().effective(),
             affinity: self.affinity.effective(),
             ..self.clone()
         };

@@ -47,7 +47,8 @@ impl TallyEngine {
     /// # Errors
     /// [`EngineError`]. If the outcome is unknown, the replica has stepped down or will.
     pub async fn stop_leading(&self, kind: BlockKind, body: Vec<u8>) -> Result<Box<LedgerEnd>, EngineError> {
-        let CommandReply::StoppedLeading(end) = self.read(Command::StopLeading(kind, body), None).await? else {
+        let CommandReply::StoppedLeading(end) = self.read(Command::StopLeading(kind, body), None).await?
+        else {
             return Err(unexpected());
         };
         Ok(end)

@@ -168,11 +168,19 @@ impl<L: PartitionLog> Driver<L> {
             }
             End::LogEnded { address } => {
                 let address = address.as_deref().map_or("another replica", |address| address);
-                tracing::warn!(address, "the replicated log has ended, so this replica has stopped");
-                Some(format!("the replicated log has ended; the directory of {address} goes on as an embedded store"))
+                tracing::warn!(
+                    address,
+                    "the replicated log has ended, so this replica has stopped"
+                );
+                Some(format!(
+                    "the replicated log has ended; the directory of {address} goes on as an embedded store"
+                ))
             }
             End::Halted(reason) => {
-                tracing::error!(reason, "this replica has stopped: the log contradicts what it knows");
+                tracing::error!(
+                    reason,
+                    "this replica has stopped: the log contradicts what it knows"
+                );
                 Some(reason.clone())
             }
             End::Engine(reason) => {
@@ -230,7 +238,10 @@ impl<L: PartitionLog> Driver<L> {
 
     /// The time that the next block of this replica gets.
     pub(super) fn next_time(&self) -> Timestamp {
-        let last = self.order.last_time.max(Timestamp::from_nanos(self.place.base_time_ns));
+        let last = self
+            .order
+            .last_time
+            .max(Timestamp::from_nanos(self.place.base_time_ns));
         self.engine.clock().ledger.max(last.plus_nanos(1))
     }
 

@@ -44,7 +44,9 @@ pub enum PublishError {
     #[error("the topic is not safe: {}", join(.0))]
     Unsafe(Vec<UnsafeTopic>),
     /// The topic contains something else.
-    #[error("the topic is not empty, and it does not belong to this data directory; choose an empty topic (store.replicated.topic)")]
+    #[error(
+        "the topic is not empty, and it does not belong to this data directory; choose an empty topic (store.replicated.topic)"
+    )]
     OtherTopic,
     /// The topic contains blocks that the directory does not have, or replicas have used it.
     #[error("the topic already belongs to a replicated ledger: {0}")]
@@ -99,7 +101,9 @@ pub async fn publish<L: PartitionLog>(
     };
     publisher.first_record(&genesis).await?;
     publisher.find_end().await?;
-    publisher.blocks(&journal.reader(), journal.start(), &end, progress).await?;
+    publisher
+        .blocks(&journal.reader(), journal.start(), &end, progress)
+        .await?;
     publisher.find_end().await?;
     let resume = publisher.resume_point(&facts, &end)?;
     let files = ResumeFiles::open(journal.directory())?;
@@ -146,8 +150,12 @@ pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), Pub
         ScanError::Store(error) | ScanError::Visitor(error) => error,
     })?;
     match last {
-        Some((BlockKind::End, Some(end))) if end.successor.as_deref() == Some(address) => Ok(journal.make_embedded()?),
-        Some((BlockKind::End, _)) => Err(PublishError::InUse("its end names another directory, which goes on")),
+        Some((BlockKind::End, Some(end))) if end.successor.as_deref() == Some(address) => {
+            Ok(journal.make_embedded()?)
+        }
+        Some((BlockKind::End, _)) => Err(PublishError::InUse(
+            "its end names another directory, which goes on",
+        )),
         Some(_) | None => Err(PublishError::InUse("it has not ended")),
     }
 }
@@ -256,7 +264,9 @@ impl<L: PartitionLog> Publisher<'_, L> {
             (_, point) = journal.read_sealed(&point, &mut block)?;
             let number = point.last_block_sequence();
             if number == present.number && point.previous_hash.0 != present.hash {
-                return Err(PublishError::InUse("it has other blocks than this data directory"));
+                return Err(PublishError::InUse(
+                    "it has other blocks than this data directory",
+                ));
             }
             if number <= present.number {
                 continue;
@@ -277,7 +287,9 @@ impl<L: PartitionLog> Publisher<'_, L> {
     fn resume_point(&self, facts: &TopicFacts, end: &ChainPoint) -> Result<ResumePoint, PublishError> {
         let accepted = self.reader.accepted();
         if accepted.number != end.last_block_sequence() || accepted.hash != end.previous_hash.0 {
-            return Err(PublishError::InUse("its last block is not the last one of this data directory"));
+            return Err(PublishError::InUse(
+                "its last block is not the last one of this data directory",
+            ));
         }
         let (offset, epoch) = self.accepted_at;
         Ok(ResumePoint {

@@ -94,5 +94,4 @@ impl Exec {
         let spare = self.pipeline.commit(batch);
         self.open.reuse(spare);
     }
-
 }

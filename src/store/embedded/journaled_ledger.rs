@@ -21,9 +21,9 @@ use super::{
     error::{FollowError, RecordError},
     point::{DurablePoint, LedgerEnd, OrderPoint, SealedBlock},
     recent_records::RecentRecords,
-    sent_blocks::SentBlocks,
     record_log::{RecordLog, UnsealedBlock},
     record_reader::RecordReader,
+    sent_blocks::SentBlocks,
 };
 use crate::wall_clock::WallClock;
 

@@ -178,7 +178,8 @@ impl RecordLog {
             );
         };
         self.placement.advance(body_bytes);
-        self.sent.push(body_position(position), buffer.body(), &start, base_time);
+        self.sent
+            .push(body_position(position), buffer.body(), &start, base_time);
         let meta = BlockMeta {
             position,
             first_entry: start.next_entry,
@@ -305,7 +306,10 @@ impl RecordLog {
         match self.open_bytes_at(position) {
             Some(bytes) => Ok(bytes),
             None if position >= self.durable => {
-                let bytes = self.sent.bytes_at(position).ok_or(RecordError::NotYetDurable(position))?;
+                let bytes = self
+                    .sent
+                    .bytes_at(position)
+                    .ok_or(RecordError::NotYetDurable(position))?;
                 buffer.clear();
                 buffer.extend(bytes.iter().take(RECORD_BYTES_MAX));
                 Ok(buffer)

@@ -48,7 +48,11 @@ impl SentBlocks {
 
     /// Forgets the blocks before `durable`.
     pub(super) fn forget_before(&mut self, durable: Position) {
-        while self.blocks.pop_front_if(|block| block.body_at < durable).is_some() {}
+        while self
+            .blocks
+            .pop_front_if(|block| block.body_at < durable)
+            .is_some()
+        {}
     }
 
     /// Returns the bytes from `position` to the end of its block, if the block is here.
@@ -78,15 +82,30 @@ mod tests {
     #[test]
     fn records_of_kept_blocks_are_found_until_they_are_durable() {
         let mut sent = SentBlocks::default();
-        sent.push(Position::new(0, 128), b"not kept", &OrderPoint::START, Timestamp::from_nanos(1));
+        sent.push(
+            Position::new(0, 128),
+            b"not kept",
+            &OrderPoint::START,
+            Timestamp::from_nanos(1),
+        );
         assert_eq!(sent.bytes_at(Position::new(0, 128)), None);
         sent.set_keeping(true);
         let second = OrderPoint {
             next_sequence: 7,
             ..OrderPoint::START
         };
-        sent.push(Position::new(0, 328), b"first", &OrderPoint::START, Timestamp::from_nanos(2));
-        sent.push(Position::new(1, 128), b"second", &second, Timestamp::from_nanos(3));
+        sent.push(
+            Position::new(0, 328),
+            b"first",
+            &OrderPoint::START,
+            Timestamp::from_nanos(2),
+        );
+        sent.push(
+            Position::new(1, 128),
+            b"second",
+            &second,
+            Timestamp::from_nanos(3),
+        );
         assert_eq!(sent.bytes_at(Position::new(0, 330)), Some(b"rst".as_slice()));
         assert_eq!(sent.bytes_at(Position::new(0, 333)), None);
         assert_eq!(sent.bytes_at(Position::new(1, 128)), Some(b"second".as_slice()));

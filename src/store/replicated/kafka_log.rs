@@ -167,7 +167,8 @@ impl PartitionLog for KafkaLog {
         *self.connections.lock() = Connections::default();
         let (partition, connections) = (self.partition.clone(), Arc::clone(&self.connections));
         Box::pin(async move {
-            let (appender, reader) = tokio::try_join!(partition.appender(), partition.reader()).map_err(read_error)?;
+            let (appender, reader) =
+                tokio::try_join!(partition.appender(), partition.reader()).map_err(read_error)?;
             *connections.lock() = Connections {
                 appender: Some(appender),
                 reader: Some(Arc::new(reader)),
@@ -234,7 +235,9 @@ fn append_error(error: tally_kafka::AppendError) -> AppendError {
 
 fn read_error(error: Error) -> ReadError {
     match error {
-        Error::OffsetOutOfRange { log_start, log_end, .. } => match (offset(log_start), offset(log_end)) {
+        Error::OffsetOutOfRange {
+            log_start, log_end, ..
+        } => match (offset(log_start), offset(log_end)) {
             (Ok(start), Ok(end)) => ReadError::OutOfRange { start, end },
             (Err(error), _) | (_, Err(error)) => ReadError::Damaged(error),
         },

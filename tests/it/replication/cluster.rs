@@ -191,7 +191,10 @@ impl Cluster {
 }
 
 fn without_zeros(bytes: &[u8]) -> Vec<u8> {
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let end = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
     bytes[..end].to_vec()
 }
 
@@ -201,7 +204,8 @@ impl Running {
     /// Waits until the view of the replica is as wanted.
     pub(super) async fn until(&self, what: &str, wanted: impl Fn(&ReplicaView) -> bool) -> ReplicaView {
         let mut changes = self.replica.changes();
-        let found = tokio::time::timeout(Duration::from_secs(30), changes.wait_for(|view| wanted(view))).await;
+        let found =
+            tokio::time::timeout(Duration::from_secs(30), changes.wait_for(|view| wanted(view))).await;
         match found {
             Ok(Ok(view)) => view.clone(),
             Ok(Err(_)) | Err(_) => panic!("{what}: {:?}", self.replica.view()),
@@ -209,7 +213,8 @@ impl Running {
     }
 
     pub(super) async fn until_leader(&self) -> ReplicaView {
-        self.until("leader", |view| view.role == ReplicaRole::Leader).await
+        self.until("leader", |view| view.role == ReplicaRole::Leader)
+            .await
     }
 
     /// Ends the process as a crash would: nothing is announced. Waits until the threads have ended.
@@ -243,7 +248,10 @@ impl Running {
             metadata: Metadata::default(),
             velocity_limits: Vec::new(),
         });
-        let created = self.engine.create_accounts(accounts.collect(), Existing::Compare, None).await;
+        let created = self
+            .engine
+            .create_accounts(accounts.collect(), Existing::Compare, None)
+            .await;
         assert!(matches!(created, Ok(CreatedAccounts::All(_))), "{created:?}");
     }
 
@@ -268,7 +276,10 @@ impl Running {
             rule: AmountRule::Exact,
         };
         batch.push(&heading, &[transfer], false);
-        let processed = self.engine.process(CallKind::Unary, &Arc::new(batch), None).await?;
+        let processed = self
+            .engine
+            .process(CallKind::Unary, &Arc::new(batch), None)
+            .await?;
         Ok(processed.outcomes.into_iter().next().unwrap())
     }
 
