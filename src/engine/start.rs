@@ -324,6 +324,11 @@ fn cores(
     store.ledger.set_holds_max(config.holds_max.0);
     counters.set_holds_max(config.holds_max.0);
     counters.publish(&store.ledger);
+    let mode = exchange.as_ref().map_or(Mode::Alone, |_| Mode::Following);
+    let files = store.resume.map(|(files, _newest)| files);
+    let resume = files
+        .zip(exchange)
+        .map(|(files, exchange)| ResumeWriter::new(files, exchange));
     let sync_times = Arc::new(Distribution::new());
     let pipeline = Arc::new(CommitPipeline::new(
         wrap(EmbeddedLog::new(store.writer, Arc::clone(&store.directory))),
@@ -346,11 +351,7 @@ fn cores(
             Arc::clone(&health),
             Arc::clone(&counters),
             store.space.clone(),
-            if exchange.is_some() {
-                Mode::Following
-            } else {
-                Mode::Alone
-            },
+            mode,
         ),
         maintenance: Maintenance {
             batch: processor.clone(),
@@ -373,10 +374,7 @@ fn cores(
             paused_until: None,
             checkpoint_rest: CheckpointRest::default(),
             failure_lines: LogLimit::default(),
-            resume: exchange.and_then(|exchange| {
-                let (files, _newest) = store.resume?;
-                Some(ResumeWriter::new(files, exchange))
-            }),
+            resume,
         },
     };
     let vitals = Vitals {
