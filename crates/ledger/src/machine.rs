@@ -129,8 +129,7 @@ impl Ledger {
         &self.legs
     }
 
-    /// The accounts of the last processed transaction, in the order of its transfers, if its outcome was [`Outcome::Committed`] and
-    /// it was not a replay.
+    /// The accounts of the last processed transaction, in the order of its transfers, if its outcome was [`Outcome::Committed`].
     pub fn last_accounts(&self) -> impl Iterator<Item = AccountIndex> {
         let of_transfers = self
             .transfers

@@ -21,6 +21,7 @@ mod open_streams;
 mod overload;
 mod reasons;
 mod statuses;
+mod replays;
 mod streams;
 mod watch;
 

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tally_journal::{BlockHash, ChainPoint, JournalReader, Position};
 use tally_ledger::{
-    AccountTerms, Balances, History, Malformed, Record, Timestamp,
+    AccountTerms, Balances, History, Malformed, Record, RecordKey, Timestamp,
     history::{Entry, Step},
 };
 
@@ -106,6 +106,36 @@ impl HistoryReader {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Returns the balances that accounts had directly after the record with this key. `candidates` are the positions where the record may
+    /// be. The record must exist, and have changed all of the accounts.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read, or is not the one from which the histories come.
+    pub fn balances_after<T>(
+        &self,
+        key: RecordKey<'_>,
+        candidates: &[Position],
+        accounts: Vec<(T, History)>,
+    ) -> Result<Vec<(T, Balances)>, RecordError> {
+        let mut record = None;
+        for position in candidates {
+            record = self.records.find(*position, key)?;
+            if record.is_some() {
+                break;
+            }
+        }
+        let first = candidates.first().copied();
+        let position = match record {
+            Some(record) => record.position(),
+            None => return Err(unexpected(first.unwrap_or_else(|| Position::new(0, 0)))),
+        };
+        let balances = |(account, history): (T, History)| {
+            let balances = self.balances_before(&history, position.as_u64() + 1)?;
+            Ok((account, balances.ok_or_else(|| unexpected(position))?))
+        };
+        accounts.into_iter().map(balances).collect()
     }
 
     /// Returns the terms that an account had just before `bound`, or `None` if it had those with which it was created. It must have
