@@ -116,7 +116,7 @@ error_kinds! {
     ASSETS_FULL: [ResourceExhausted], No, No, "The ledger has reached its maximum number of assets.";
     CIRCUIT_OPEN: [Unavailable], No, SameIdAfterDelay, "The circuit breaker rejects the call.";
     QUEUE_FULL: [ResourceExhausted], No, SameIdAfterDelay, "The queue is full.";
-    MEMORY_LIMIT: [ResourceExhausted], No, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory.";
+    MEMORY_LIMIT: [ResourceExhausted], Either, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory. `unknown` if the id was committed before, and only the memory for what the answer says about its transfers is missing.";
     SHUTTING_DOWN: [Unavailable], No, SameIdAfterDelay, "The service is shutting down. Another instance may take the call.";
     EXPIRED_IN_QUEUE: [DeadlineExceeded], No, SameId, "The deadline passed before the execution.";
     EXPIRED_IN_EXECUTION: [DeadlineExceeded], Unknown, SameId, "The deadline passed during the execution.";

@@ -162,7 +162,15 @@ pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> 
     if kind.retry == Retry::NewId {
         message.push_str(". This is final for the id: retry with a new id");
     }
-    let mut builder = ErrorBuilder::new(kind, message).with("replayed", replayed.to_string());
+    let is_recorded = rejection.reason.is_recorded();
+    // The ledger has found the id, but this rejection is not what it has recorded.
+    let hides_outcome = replayed && !is_recorded;
+    if hides_outcome {
+        message.push_str(". The transaction was committed before");
+    }
+    let mut builder = ErrorBuilder::new(kind, message)
+        .with("replayed", (replayed && is_recorded).to_string())
+        .executed(!hides_outcome);
     for (key, value) in metadata {
         builder = builder.with(key, value);
     }
@@ -266,6 +274,7 @@ pub fn request_too_slow(limit: Duration) -> Status {
 pub fn memory_limit() -> Status {
     let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
     ErrorBuilder::new(ErrorKind::MEMORY_LIMIT, message)
+        .executed(true)
         .retry_after(MEMORY_RETRY)
         .build()
 }

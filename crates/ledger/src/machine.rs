@@ -186,7 +186,8 @@ impl Ledger {
 
     /// Processes a transaction whose ids the caller has hashed. `principal` is the name of the client that sent it, if it has
     /// one. If the transaction has no transfers and would have more than `legs_max` [legs](Ledger::last_legs), it is rejected with
-    /// [`Reason::MemoryLimit`], which is not recorded, also if the transaction was recorded before. See [`Ledger::process`].
+    /// [`Reason::MemoryLimit`], which is not recorded. If the transaction was committed before, this rejection is `replayed`: it hides
+    /// an outcome that is recorded. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -398,7 +399,7 @@ impl Ledger {
                         self.legs.clear();
                         return Outcome::Rejected {
                             rejection,
-                            replayed: false,
+                            replayed: true,
                         };
                     }
                     Outcome::Committed {

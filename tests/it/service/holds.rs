@@ -364,6 +364,7 @@ async fn the_answer_about_large_holds_is_bounded_by_the_memory_of_the_client() {
     let mut posts: Vec<_> = (0..HOLDS)
         .map(|number| shown(post(&format!("p{number}"), &format!("h{number}"), Vec::new())))
         .collect();
+    let all = posts.clone();
     let mut rounds = 0;
     while !posts.is_empty() {
         let (committed, refused) = results(&mut ledger, &posts).await;
@@ -389,6 +390,16 @@ async fn the_answer_about_large_holds_is_bounded_by_the_memory_of_the_client() {
         rounds += 1;
     }
     assert_eq!(rounds, 2);
+    // A repetition that is refused hides an outcome: the service must not say that nothing was executed.
+    let (replayed, refused) = results(&mut ledger, &all).await;
+    assert!(replayed.iter().all(|answer| answer.replayed));
+    assert!(!replayed.is_empty() && !refused.is_empty());
+    for error in &refused {
+        let details = error.encode_to_vec().into();
+        let status = Status::with_details(error.code.into(), error.message.clone(), details);
+        let limited = expected(Code::ResourceExhausted, "MEMORY_LIMIT", "unknown");
+        assert_eq!(summary(&status), limited, "{error:?}");
+    }
     let posted = i128::try_from(HOLDS * TRANSFERS_MAX).unwrap();
     assert_eq!(columns(&ledger.account("bank").await.balances), (0, posted, 0, 0));
     // A single call has the memory for a hold of any size, also if it is sent again.
