@@ -8,9 +8,8 @@ use smallvec::SmallVec;
 use super::{
     account::{AccountIndex, Balances},
     chain::{Link, linked_accounts},
-    change::Change,
+    change::{Change, Changes},
     codec::Malformed,
-    effects::{Leg, Legs, legs},
     machine::Ledger,
     record::{FramedRecord, Record},
     side::Side,
@@ -46,7 +45,7 @@ pub struct Entry {
     pub place: u64,
     /// The balances of the account after the record.
     pub balances: Balances,
-    /// The parts of the record that change the account, in order.
+    /// The parts of the record that change the account, in order. A leg that changes nothing is no row.
     pub rows: Rows,
     /// The account's previous record. `None` if this record created the account.
     previous: Option<Step>,
@@ -118,37 +117,27 @@ impl History {
     /// # Errors
     /// [`Malformed`] if the record is not part of the account's chain, or contradicts the balances.
     pub fn entry(&self, step: Step, framed: &FramedRecord<'_>) -> Result<Entry, Malformed> {
-        let mut decoded = Legs::new();
-        let phase = match &framed.record {
-            Record::AccountCreated { index, .. } if *index == self.account => {
-                return Ok(Entry {
-                    place: step.place,
-                    balances: Balances::default(),
-                    rows: Rows::new(),
-                    previous: None,
-                    link: None,
-                });
-            }
+        match &framed.record {
+            Record::AccountCreated { index, .. } if *index == self.account => Ok(Entry {
+                place: step.place,
+                balances: Balances::default(),
+                rows: Rows::new(),
+                previous: None,
+                link: None,
+            }),
             Record::AccountUpdated { index, .. } => {
                 let link = self.link(&[*index], framed)?;
-                return self.with_link(step, Rows::new(), link);
+                self.with_link(step, Rows::new(), link)
             }
-            Record::Committed { transaction, effects } => {
-                legs(transaction, *effects, &mut decoded)?;
-                Some(transaction.phase())
+            Record::Committed { .. }
+            | Record::HoldExpired { .. }
+            | Record::AccountCreated { .. }
+            | Record::Rejected { .. } => {
+                let changes = Changes::of(&framed.record)?.ok_or(NOT_LINKED)?;
+                let link = self.link(&linked_accounts(changes.legs()), framed)?;
+                self.with_link(step, self.rows(&changes), link)
             }
-            Record::HoldExpired { legs, .. } => {
-                decoded.clone_from(legs);
-                None
-            }
-            Record::AccountCreated { .. } | Record::Rejected { .. } => return Err(NOT_LINKED),
-        };
-        let link = self.link(&linked_accounts(&decoded), framed)?;
-        let rows = self.rows(&decoded, |leg| match phase {
-            Some(phase) => Change::of_transaction(phase, leg),
-            None => Change::of_expiry(leg),
-        });
-        self.with_link(step, rows, link)
+        }
     }
 
     fn link(&self, accounts: &[AccountIndex], framed: &FramedRecord<'_>) -> Result<Link, Malformed> {
@@ -158,9 +147,10 @@ impl History {
     }
 
     /// The rows of a record, whose balances are not known yet.
-    fn rows(&self, legs: &[Leg], change: impl Fn(&Leg) -> Change) -> Rows {
+    fn rows(&self, changes: &Changes) -> Rows {
         let mut rows = Rows::new();
-        for (number, leg) in legs.iter().enumerate() {
+        let changes = changes.iter().enumerate();
+        for (number, (leg, change)) in changes.filter(|(_, (_, change))| !change.is_nothing()) {
             let sides = [
                 (leg.debit, Side::Debit, leg.credit),
                 (leg.credit, Side::Credit, leg.debit),
@@ -171,7 +161,7 @@ impl History {
                         leg: number,
                         side,
                         counterparty,
-                        change: change(leg),
+                        change,
                         balances: Balances::default(),
                     });
                 }

@@ -161,6 +161,16 @@ fn rows(ledger: &[Transaction]) -> BTreeMap<String, Vec<ExpectedRow>> {
             ] {
                 let of_account = rows.entry(id.clone()).or_default();
                 let mut columns = of_account.last().map_or([0; 4], |row| row.columns);
+                // What changes nothing is no row.
+                let amounts = [
+                    &effect.posted_amount,
+                    &effect.reserved_amount,
+                    &effect.unreserved_amount,
+                    &effect.released_amount,
+                ];
+                if amounts.iter().all(|amount| amount.is_none()) {
+                    continue;
+                }
                 apply(&mut columns, effect, is_debit);
                 of_account.push(ExpectedRow {
                     sequence: place(transaction).0,

@@ -62,13 +62,22 @@ fn moments(log: &MemoryLog) -> BTreeMap<AccountIndex, Vec<Moment>> {
                 }
                 let moment = of_account.last_mut().unwrap();
                 moment.1 = balances;
-                moment.2.push(Row {
-                    leg: number,
-                    side,
-                    counterparty,
-                    change,
-                    balances,
-                });
+                let Change {
+                    posted,
+                    reserved,
+                    unreserved,
+                    released,
+                } = change;
+                // What changes nothing is no row.
+                if [posted, reserved, unreserved, released] != [Amount::ZERO; 4] {
+                    moment.2.push(Row {
+                        leg: number,
+                        side,
+                        counterparty,
+                        change,
+                        balances,
+                    });
+                }
             }
         }
     }

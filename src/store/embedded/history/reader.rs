@@ -77,7 +77,7 @@ impl HistoryReader {
             Bound::Time(last) => header.base_time_ns + u64::from(ordinal) <= last.as_nanos(),
         };
         let mut body = Vec::new();
-        let header = self.journal.read_block(header.position, &mut body)?;
+        self.journal.read_body(&header, &mut body)?;
         for record in BlockRecords::new(header.position, &body) {
             let (position, framed) = record?;
             if !is_within(framed.ordinal) {
