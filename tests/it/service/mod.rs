@@ -10,6 +10,7 @@ mod deadlines;
 mod drain;
 mod durability;
 mod full_disk;
+mod hanging_reads;
 mod hangs;
 mod hash_collision;
 mod history;
@@ -20,8 +21,8 @@ mod malformed;
 mod open_streams;
 mod overload;
 mod reasons;
-mod statuses;
 mod replays;
+mod statuses;
 mod streams;
 mod watch;
 
