@@ -237,8 +237,8 @@ impl Entry {
         self.previous
     }
 
-    /// Where the account was last updated, up to this record. Only updates, waypoints and the account's creation know it. So a walk back finds
-    /// it after about [`WAYPOINT_SPACING`](super::chain::WAYPOINT_SPACING) records, however many updates the account has.
+    /// Where the account was last updated, up to this record. Only updates, waypoints and the account's creation know it. So a walk back
+    /// finds it after about [`WAYPOINT_SPACING`](super::chain::WAYPOINT_SPACING) records, however many updates the account has.
     #[must_use]
     pub fn last_update(&self) -> LastUpdate {
         if self.is_update {

@@ -76,7 +76,8 @@ impl AccountTable {
         }
     }
 
-    /// Applies the link of a record at `place` again, before the update of the account if the record is one. Returns `false` if the account's previous record is not where the link says.
+    /// Applies the link of a record at `place` again. If the record is an update of the account, call this before the update. Returns `false`
+    /// if the account's previous record is not where the link says.
     pub(crate) fn replay_link(&mut self, index: AccountIndex, place: u64, link: &Link) -> bool {
         let account = self.found_mut(index);
         if place.checked_sub(link.distance) != Some(account.head) {

@@ -202,8 +202,8 @@ impl WalkedRecord<'_> {
     }
 }
 
-/// Reads the records with a sequence of the block at `block` whose sequences are less than `to`, from the last one back to the first one, until
-/// `take` returns `false`. Returns the header of the block, and whether `take` has taken all of them.
+/// Reads the records of the block at `block` that have a sequence less than `to`, from the last one back to the first one, until `take`
+/// returns `false`. Returns the header of the block, and whether `take` has taken all of them.
 ///
 /// # Errors
 /// [`RecordError`] if the journal can't be read.
