@@ -16,7 +16,7 @@ use super::{
     history_reads::HistoryReads,
     tally_engine::{TallyEngine, unexpected},
 };
-use crate::store::embedded::{DurablePoint, HistoryReader, RecordError};
+use crate::store::embedded::{DurablePoint, HistoryReader, RecordError, history::Cancellation};
 
 // ===== impl TallyEngine =====
 
@@ -47,6 +47,12 @@ impl TallyEngine {
     pub fn history_figures(&self) -> (u64, u64) {
         let HistoryReads { reader, reads, .. } = &self.shared.history;
         (reads.load(Ordering::Relaxed), reader.records_read())
+    }
+
+    /// The number of bytes of blocks that lists and watches have read since the start.
+    #[must_use]
+    pub fn history_bytes_scanned(&self) -> u64 {
+        self.shared.history.reader.bytes_scanned()
     }
 
     /// Waits until the record with this sequence is durable. Returns the point up to which everything is durable.
@@ -111,6 +117,10 @@ impl TallyEngine {
         reads.fetch_add(1, Ordering::Relaxed);
         let end = self.durable().chain().position;
         let permit = permit(permits, deadline).await?;
+        // The thread goes on after this call has been cancelled. Then the read ends at its next step, so that its permit is free.
+        let cancellation = Cancellation::default();
+        let _guard = cancellation.cancel_on_drop();
+        let reader = reader.until(&cancellation);
         self.read_blocking(move || {
             let _permit = permit;
             read(&reader, end)

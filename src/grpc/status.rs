@@ -367,6 +367,16 @@ pub fn too_many_transaction_watchers(of_client: usize, all: usize) -> Status {
     plain_error(ErrorKind::TOO_MANY_WATCHERS, message)
 }
 
+/// The client of `WatchTransactions` does not read.
+#[must_use]
+pub(crate) fn watch_too_slow(stall: Duration) -> Status {
+    let message = format!(
+        "the client took nothing of the watch for {}; another watch from from_sequence goes on without a gap",
+        units::time(stall)
+    );
+    plain_error(ErrorKind::WATCH_TOO_SLOW, message)
+}
+
 /// Adds to the error that ends a watch the sequence with which another watch goes on.
 #[must_use]
 pub(crate) fn resumable(status: &Status, from_sequence: u64) -> Status {

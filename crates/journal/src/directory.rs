@@ -39,8 +39,9 @@ pub(super) struct DirectoryFormat {
 /// Version of the layout of a data directory.
 ///
 /// Version 5 has records for holds and their expiry, for account updates, and for the effects of transactions that name
-/// another one; checkpoints contain the outstanding holds.
-pub const DIRECTORY_FORMAT_VERSION: u32 = 6;
+/// another one; checkpoints contain the outstanding holds. Version 6 has the links of records. In version 7, a waypoint
+/// states the account's last update.
+pub const DIRECTORY_FORMAT_VERSION: u32 = 7;
 
 const FORMAT_FILE: &str = "FORMAT";
 pub(super) const JOURNAL_DIR: &str = "journal";
@@ -490,8 +491,8 @@ mod tests {
 
     #[test]
     fn the_format_file_stays_readable() {
-        let text = "tally data directory\nformat_version = 6\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
-                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 31bb16c3\n";
+        let text = "tally data directory\nformat_version = 7\ndata_id = 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\n\
+                    hash_seed = 0000000000001234\nsegment_bytes = 8192\nblock_bytes_max = 1024\ncrc32c = 735a9de5\n";
         assert_eq!(format().render(), text);
         assert_eq!(
             DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap(),
@@ -515,16 +516,16 @@ mod tests {
 
     #[test]
     fn another_version_is_reported_as_a_version_and_not_as_damage() {
-        for other in [5, 7] {
+        for other in [6, 8] {
             let text = format()
                 .render()
-                .replace("format_version = 6", &format!("format_version = {other}"));
+                .replace("format_version = 7", &format!("format_version = {other}"));
             let error = DirectoryFormat::parse(Path::new("FORMAT"), text.as_bytes()).unwrap_err();
             assert!(
-                matches!(error, JournalError::UnsupportedVersion { found, supported: 6, .. } if found == other),
+                matches!(error, JournalError::UnsupportedVersion { found, supported: 7, .. } if found == other),
                 "{error}"
             );
-            assert!(error.to_string().contains("reads version 6 only"), "{error}");
+            assert!(error.to_string().contains("reads version 7 only"), "{error}");
         }
     }
 }

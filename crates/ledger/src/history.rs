@@ -50,6 +50,18 @@ pub struct Entry {
     /// The account's previous record. `None` if this record created the account.
     previous: Option<Step>,
     link: Option<Link>,
+    is_update: bool,
+}
+
+/// What a record says about the account's last update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastUpdate {
+    /// It is at this place.
+    At(u64),
+    /// The account was not updated before this record, and not by it.
+    Never,
+    /// The account's previous record says more.
+    AskPrevious,
 }
 
 /// One side of a leg that changes an account.
@@ -124,10 +136,13 @@ impl History {
                 rows: Rows::new(),
                 previous: None,
                 link: None,
+                is_update: false,
             }),
             Record::AccountUpdated { index, .. } => {
                 let link = self.link(&[*index], framed)?;
-                self.with_link(step, Rows::new(), link)
+                let mut entry = self.with_link(step, Rows::new(), link)?;
+                entry.is_update = true;
+                Ok(entry)
             }
             Record::Committed { .. }
             | Record::HoldExpired { .. }
@@ -198,6 +213,7 @@ impl History {
                 balances: Some(before),
             }),
             link: Some(link),
+            is_update: false,
         })
     }
 }
@@ -209,6 +225,24 @@ impl Entry {
     #[must_use]
     pub const fn previous(&self) -> Option<Step> {
         self.previous
+    }
+
+    /// Where the account was last updated, up to this record. Only updates, waypoints and the account's creation know it. So a walk back
+    /// finds it after about [`WAYPOINT_SPACING`](super::chain::WAYPOINT_SPACING) records, however many updates the account has.
+    #[must_use]
+    pub fn last_update(&self) -> LastUpdate {
+        if self.is_update {
+            return LastUpdate::At(self.place);
+        }
+        let Some(link) = &self.link else {
+            return LastUpdate::Never;
+        };
+        match link.waypoint.as_ref().map(|waypoint| waypoint.update) {
+            None => LastUpdate::AskPrevious,
+            Some(0) => LastUpdate::Never,
+            // A place before the journal is no place of an update, so the caller finds the damage.
+            Some(distance) => LastUpdate::At(self.place.saturating_sub(distance)),
+        }
     }
 
     /// Whether the record is a waypoint.

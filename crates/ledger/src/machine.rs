@@ -303,11 +303,12 @@ impl Ledger {
     /// Links the next record, at `place`, to the chains of the accounts of `transfers`.
     #[inline]
     pub(super) fn link_transfers(&mut self, place: u64) {
-        self.links.clear();
-        for transfer in &self.transfers {
-            self.accounts.link(transfer.debit, place, &mut self.links);
-            self.accounts.link(transfer.credit, place, &mut self.links);
-        }
+        let sides = self
+            .transfers
+            .iter()
+            .flat_map(|transfer| [transfer.debit, transfer.credit]);
+        let count = 2 * self.transfers.len();
+        self.accounts.link_all((sides, count), place, &mut self.links);
     }
 
     /// Appends the record of a transaction with its effects, which are in `legs`.

@@ -73,7 +73,7 @@ const TABLE: &str = "crates/ledger/src/table_tests.rs";
 
 /// Reasons that this test does not provoke, each with the file that does, and with text of this file: the reason, unless the file knows
 /// it by another name.
-const NOT_PROVOKED: [(&str, &str, &str); 24] = [
+const NOT_PROVOKED: [(&str, &str, &str); 25] = [
     (
         "CLOCK_NOT_CONFIRMED",
         "tests/it/service/clock.rs",
@@ -93,6 +93,7 @@ const NOT_PROVOKED: [(&str, &str, &str); 24] = [
         "STREAM_INTERRUPTED",
     ),
     ("QUEUE_FULL", "tests/it/service/overload.rs", "QUEUE_FULL"),
+    ("WATCH_TOO_SLOW", "tests/it/service/watch.rs", "WATCH_TOO_SLOW"),
     // The client has cancelled the call and sees no status.
     ("CALL_CANCELLED", UNIT, "CALL_CANCELLED"),
     ("MEMORY_LIMIT", "tests/it/security/slow.rs", "MEMORY_LIMIT"),
