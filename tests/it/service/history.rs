@@ -28,7 +28,7 @@ use crate::support::in_process::{Service, account, config, transaction, transfer
 const ACCOUNTS: [&str; 4] = ["hot", "b", "c", "cold"];
 
 /// The columns: debits pending and posted, credits pending and posted.
-type Columns = [i64; 4];
+pub(super) type Columns = [i64; 4];
 
 /// A row of a statement, as the ledger in its order says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ fn units(amount: Option<&tally::proto::Amount>) -> i64 {
     }
 }
 
-fn columns(balances: Option<&Balances>) -> Columns {
+pub(super) fn columns(balances: Option<&Balances>) -> Columns {
     let balances = balances.unwrap();
     [
         units(balances.debits_pending.as_ref()),
@@ -143,14 +143,14 @@ async fn statement(service: &Service, request: &ListAccountEntriesRequest) -> Ve
     }
 }
 
-fn place(transaction: &Transaction) -> (i64, prost_types::Timestamp) {
+pub(super) fn place(transaction: &Transaction) -> (i64, prost_types::Timestamp) {
     match transaction.outcome.as_ref().unwrap() {
         transaction::Outcome::Committed(committed) => (committed.sequence, committed.commit_time.unwrap()),
         transaction::Outcome::Error(error) => panic!("{error:?}"),
     }
 }
 
-fn apply(columns: &mut Columns, effect: &TransferEffect, is_debit: bool) {
+pub(super) fn apply(columns: &mut Columns, effect: &TransferEffect, is_debit: bool) {
     let [pending, posted] = if is_debit { [0, 1] } else { [2, 3] };
     columns[posted] += units(effect.posted_amount.as_ref());
     columns[pending] += units(effect.reserved_amount.as_ref())
@@ -201,7 +201,7 @@ fn found(entry: &AccountEntry) -> ExpectedRow {
     }
 }
 
-async fn as_of(service: &Service, id: &str, moment: AsOf) -> Result<Account, tonic::Status> {
+pub(super) async fn as_of(service: &Service, id: &str, moment: AsOf) -> Result<Account, tonic::Status> {
     let request = GetAccountRequest {
         account_id: id.to_owned(),
         as_of: Some(moment),

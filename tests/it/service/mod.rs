@@ -15,6 +15,7 @@ mod hangs;
 mod hash_collision;
 mod history;
 mod holds;
+mod hot_account;
 mod introspection;
 mod ledger_client;
 mod malformed;
