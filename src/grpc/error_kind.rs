@@ -128,7 +128,7 @@ error_kinds! {
     CIRCUIT_NOT_FOUND: [NotFound], No, No, "No circuit has this key.";
     CLOCK_NOT_CONFIRMED: [FailedPrecondition], No, No, "The step of the system clock is not the one that the call confirms, or its time is too late for the ledger.";
     TOO_MANY_WATCHERS: [ResourceExhausted], No, SameId, "The number of open watches is at its limit.";
-    WATCH_TOO_SLOW: [Unavailable], No, SameId, "The client took nothing of the watch for 30 s. `from_sequence` in the metadata says where another watch goes on.";
+    WATCH_TOO_SLOW: [Unavailable], No, SameId, "The client took nothing of the watch for `server.message_time_max`. `from_sequence` in the metadata says where another watch goes on.";
     NOT_FOUND: [NotFound], No, No, "The health service or the reflection service does not know the name.";
     LIBRARY_ERROR: [Unknown], No, No, "Another error of the health service or the reflection service, with any code.";
 }

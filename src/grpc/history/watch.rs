@@ -40,9 +40,6 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Maximum number of frames of a watcher that are not sent yet.
 const FRAMES_MAX: usize = 2;
-/// A watch ends if its client takes none of its frames for this time. Otherwise a client that does not read could keep the memory and the
-/// place of the watch for ever.
-const STALL_MAX: Duration = Duration::from_secs(30);
 /// The pages that a watcher reads while it catches up.
 const LARGE_PAGE: PageBytes = PageBytes {
     records: 256 << 10,
@@ -178,8 +175,10 @@ impl Watcher {
     /// Waits for the next frame.
     async fn next_frame(&mut self) -> Result<Bytes, Status> {
         // The frame is made only when it can be sent, so that an unread watch takes no more memory.
-        let permit = timeout(STALL_MAX, Arc::clone(&self.sending).acquire_owned()).await;
-        let Ok(permit) = permit.map_err(|_| status::watch_too_slow(STALL_MAX))? else {
+        // Without a limit, a client that does not read could keep the memory and the place of the watch for ever.
+        let stall = self.limits.time_max;
+        let permit = timeout(stall, Arc::clone(&self.sending).acquire_owned()).await;
+        let Ok(permit) = permit.map_err(|_| status::watch_too_slow(stall))? else {
             // The semaphore is never closed.
             return Err(status::shutting_down());
         };

@@ -716,7 +716,7 @@ async fn a_cancelled_read_ends_and_gives_back_its_permit() {
         .map(|_| {
             let (engine, begun) = (service.engine.clone(), Arc::clone(&begun));
             tokio::spawn(async move {
-                let read = engine.read_history(move |reader, _| {
+                let read = engine.read_history(None, move |reader, _| {
                     begun.fetch_add(1, Ordering::Relaxed);
                     endless(reader)
                 });
@@ -731,6 +731,6 @@ async fn a_cancelled_read_ends_and_gives_back_its_permit() {
         read.abort();
     }
     // Without a free permit, this read would wait for ever.
-    let read = service.engine.read_history(|_, _| Ok(7)).await;
+    let read = service.engine.read_history(None, |_, _| Ok(7)).await;
     assert_eq!(read.unwrap(), 7);
 }

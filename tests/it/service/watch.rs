@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tally::{
     client::Client,
+    grpc::NetConfig,
     proto::{
         CreateAccountRequest, ListTransactionsRequest, ProcessTransactionRequest, ProcessTransactionsRequest,
         Transaction, TransactionPhase, WatchTransactionsRequest, WatchTransactionsResponse,
@@ -191,7 +192,12 @@ async fn write(channel: &Channel, transactions: Vec<ProcessTransactionRequest>) 
 }
 
 async fn start() -> (Service, Channel) {
-    let service = Service::start(&patient_config()).await;
+    start_with(NetConfig::default()).await
+}
+
+async fn start_with(limits: NetConfig) -> (Service, Channel) {
+    let security = Arc::new(Security::default());
+    let service = Service::start_limited(SimDisk::new(1), &patient_config(), security, limits).await;
     service.open_accounts(&["a", "b"]).await;
     let channel = service.channel().await;
     (service, channel)
@@ -342,7 +348,11 @@ async fn watches_that_are_not_read_end_give_back_their_places_and_can_go_on() {
     const BATCHES: usize = 4;
     const BATCH: usize = 400;
     let last = (BATCHES * BATCH) as i64;
-    let (service, channel) = start().await;
+    let (service, channel) = start_with(NetConfig {
+        message_time_max: Duration::from_secs(2),
+        ..NetConfig::default()
+    })
+    .await;
     for batch in 0..BATCHES {
         write(&channel, large_pays(&format!("{batch}"), BATCH)).await;
     }
