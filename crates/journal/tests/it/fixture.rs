@@ -77,7 +77,7 @@ fn a_directory_of_version_7_opens_and_accepts_appends() {
 }
 
 #[test]
-fn opening_a_directory_of_version_5_changes_none_of_its_bytes() {
+fn opening_a_directory_of_version_7_changes_none_of_its_bytes() {
     let copy = copied();
     Running::open_at(&(Arc::new(RealDisk) as Arc<dyn Disk>), copy.path()).unwrap();
     for file in FILES {
