@@ -258,3 +258,7 @@ impl fmt::Debug for Password {
         f.write_str("Password(hidden)")
     }
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

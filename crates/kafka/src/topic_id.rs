@@ -35,7 +35,3 @@ impl fmt::Debug for TopicId {
         fmt::Display::fmt(self, f)
     }
 }
-
-#[cfg(test)]
-#[path = "settings_tests.rs"]
-mod tests;
