@@ -35,7 +35,8 @@ use crate::{
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
     security::{RefreshKind, Refresher, Security},
-    store::embedded,
+    settings::SettingError,
+    store::{embedded, settings::StoreKind},
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
     terminal::{outln, without_error_numbers},
@@ -107,6 +108,15 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
     if is_before_epoch(SystemTime::now()) {
         return Err(ServeError::Clock);
     }
+    if config.store.kind == StoreKind::Replicated {
+        // The engine of this version would serve the directory alone, and its ledger would differ from that of the other replicas.
+        return Err(SettingError::new(
+            "store.kind",
+            "replicated",
+            "embedded in this version of the service",
+        )
+        .into());
+    }
     let _registration = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;
     runtime.block_on(async {
@@ -158,6 +168,7 @@ impl Service<'_> {
             engine: self.engine_config.clone(),
             data: config.store.data.clone(),
             replicated: config.store.replicated()?,
+            identity: config.forwarding()?.identity,
         };
         let started = serve_store::start(store, self.affinity, stop.signal());
         let Some((engine, replica)) = started.await? else {
@@ -182,7 +193,10 @@ impl Service<'_> {
                 return Err(error);
             }
         };
-        let replica = match replica.map(|replica| replica.run(&engine, self.affinity)).transpose() {
+        let replica = match replica
+            .map(|replica| replica.run(&engine, self.affinity))
+            .transpose()
+        {
             Ok(replica) => replica,
             Err(error) => {
                 running.stop(config.server.drain.saturating_mul(2)).await;
@@ -226,12 +240,16 @@ impl Running {
     ) -> Result<Self, ServeError> {
         let Service { config, security, .. } = service;
         let draining = CancellationToken::new();
-        let (services, reporter) = grpc::services(engine, security, &draining).await?;
+        let (mut services, reporter) = grpc::services(engine, security, &draining).await?;
+        if let Some(replica) = engine.replica() {
+            services.forward_calls(replica, config.forwarding()?)?;
+        }
         let own_connections = AdminConnections::default();
         let metrics: MetricSources = Arc::new([
             Arc::new(engine.clone()),
             Arc::<Security>::clone(security),
             Arc::new(services.connections().clone()),
+            Arc::new(services.forwarding()),
             Arc::new(own_connections.clone()),
             Arc::new(ErrorMetrics),
             Arc::new(service.process),

@@ -29,5 +29,9 @@ pub fn is_data_directory(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError>
 /// # Errors
 /// [`JournalError::Disk`] if the disk fails.
 pub fn foreign_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, JournalError> {
-    tally_journal::foreign_files(disk, dir, &[checkpoint::FAMILY, id_files::FAMILY, replicated::FAMILY])
+    tally_journal::foreign_files(
+        disk,
+        dir,
+        &[checkpoint::FAMILY, id_files::FAMILY, replicated::FAMILY],
+    )
 }

@@ -63,9 +63,6 @@ pub enum BrokerSettingsError {
     /// The password is empty or too long.
     #[error("store.replicated.sasl_password_file = {path}: the password must have 1 to {PASSWORD_BYTES_MAX} bytes", path = .0.display())]
     Password(PathBuf),
-    /// TLS without authorities.
-    #[error("store.replicated.tls_ca_file: must be the file of the authorities that signed the brokers' certificates")]
-    NoAuthorities,
     /// A setting is out of bounds.
     #[error(transparent)]
     Client(#[from] Error),
@@ -170,7 +167,8 @@ impl PartitionLog for KafkaLog {
         *self.connections.lock() = Connections::default();
         let (partition, connections) = (self.partition.clone(), Arc::clone(&self.connections));
         Box::pin(async move {
-            let (appender, reader) = tokio::try_join!(partition.appender(), partition.reader()).map_err(read_error)?;
+            let (appender, reader) =
+                tokio::try_join!(partition.appender(), partition.reader()).map_err(read_error)?;
             *connections.lock() = Connections {
                 appender: Some(appender),
                 reader: Some(Arc::new(reader)),
@@ -237,7 +235,9 @@ fn append_error(error: tally_kafka::AppendError) -> AppendError {
 
 fn read_error(error: Error) -> ReadError {
     match error {
-        Error::OffsetOutOfRange { log_start, log_end, .. } => match (offset(log_start), offset(log_end)) {
+        Error::OffsetOutOfRange {
+            log_start, log_end, ..
+        } => match (offset(log_start), offset(log_end)) {
             (Ok(start), Ok(end)) => ReadError::OutOfRange { start, end },
             (Err(error), _) | (_, Err(error)) => ReadError::Damaged(error),
         },
@@ -248,9 +248,7 @@ fn read_error(error: Error) -> ReadError {
 }
 
 fn tls(files: &BrokerTls) -> Result<Tls, BrokerSettingsError> {
-    let Some(ca) = &files.ca else {
-        return Err(BrokerSettingsError::NoAuthorities);
-    };
+    let ca = &files.ca;
     let roots = authorities(certificates(&read("tls_ca_file", ca)?, ca)?, ca)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
