@@ -241,6 +241,17 @@ def test_the_command_of_the_job_exists():
     assert run.returncode == 0 and "--create-topic" in run.stdout
 
 
+def test_the_documented_command_runs_another_subcommand_in_the_job():
+    """docs/replication.md replaces one word of the rendered Job."""
+    [expression] = re.findall(r"sed '([^']+)'", (ROOT / "docs/replication.md").read_text())
+    job = yaml.safe_dump(init_job(merged(CLAIM, {"replicas": 0, "replication": {"init": {"createTopic": False}}})), default_flow_style=False)
+    changed = yaml.safe_load(subprocess.run(["sed", expression], input=job, capture_output=True, text=True, check=True, timeout=60).stdout)
+    [found] = changed["spec"]["template"]["spec"]["containers"]
+    assert found["name"] == "init" and found["args"] == ["replica", "republish"]
+    run = subprocess.run([os.environ["TALLY_BINARY"], *found["args"], "--help"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
 def test_the_embedded_ledger_has_nothing_of_this():
     text = yaml.safe_dump_all(render(TLS).values())
     assert "REPLICATED" not in text and "replicated" not in text and "/etc/tally/peer" not in text
