@@ -35,7 +35,6 @@ use crate::{
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
     security::{RefreshKind, Refresher, Security},
-    settings::SettingError,
     store::{embedded, settings::StoreKind},
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
@@ -102,20 +101,15 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
     if args.check {
         telemetry::warnings_to_standard_error()?;
         warn(&mut config, &affinity, &security);
-        embedded::check_directory(&RealDisk, &config.store.data).map_err(StartError::from)?;
+        let kind = match config.store.kind {
+            StoreKind::Embedded => tally_journal::StoreKind::Embedded,
+            StoreKind::Replicated => tally_journal::StoreKind::Replicated,
+        };
+        embedded::check_directory(&RealDisk, &config.store.data, kind).map_err(StartError::from)?;
         return Ok(effective::print(&loaded.settings()));
     }
     if is_before_epoch(SystemTime::now()) {
         return Err(ServeError::Clock);
-    }
-    if config.store.kind == StoreKind::Replicated {
-        // The engine of this version would serve the directory alone, and its ledger would differ from that of the other replicas.
-        return Err(SettingError::new(
-            "store.kind",
-            "replicated",
-            "embedded in this version of the service",
-        )
-        .into());
     }
     let _registration = affinity.enter(Role::Aux, 2, "tally")?;
     let runtime = affinity.current_thread_runtime()?;

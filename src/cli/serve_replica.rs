@@ -115,7 +115,7 @@ pub(super) fn open(
     let (stop, peers) = (CancellationToken::new(), Peers::default());
     let parts = DriverParts {
         config: DriverConfig::new(config, LONG_VERSION, random()?),
-        log: KafkaLog::new(config)?,
+        log: KafkaLog::new(config)?.since_epoch(resume.epoch),
         engine: engine.clone(),
         exchange,
         replica: driver,

@@ -77,7 +77,10 @@ impl Config {
     fn breaker(&self) -> BreakerSettings {
         let is_replicated = self.store.kind == StoreKind::Replicated;
         BreakerSettings {
-            preset: self.breaker.preset.or(is_replicated.then_some(Preset::Replicated)),
+            preset: self
+                .breaker
+                .preset
+                .or(is_replicated.then_some(Preset::Replicated)),
             ..self.breaker.clone()
         }
     }

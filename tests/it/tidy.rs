@@ -35,7 +35,15 @@ const MODULES: [&str; 20] = [
     "cli",
 ];
 /// The crates that the service consists of. No crate depends on another one of them, and none depends on tonic.
-const CRATES: [&str; 7] = ["breaker", "batch", "topology", "ledger", "journal", "kafka", "replication"];
+const CRATES: [&str; 7] = [
+    "breaker",
+    "batch",
+    "topology",
+    "ledger",
+    "journal",
+    "kafka",
+    "replication",
+];
 
 /// Maximum number of lines of a source file. Test files may be longer.
 const FILE_LINES_MAX: usize = 600;
