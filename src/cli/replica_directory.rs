@@ -232,7 +232,12 @@ async fn create_topic(log: &mut KafkaLog) -> Result<(), Failure> {
     }
     let until = Instant::now() + TOPIC_TIMEOUT;
     loop {
-        match log.reconnect().await {
+        // The brokers learn of a new topic one after the other, and some already know a newer leader than others.
+        let usable = match log.reconnect().await {
+            Ok(()) => log.inspect().await.map(drop),
+            Err(error) => Err(error),
+        };
+        match usable {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() >= until => return Err(Failure::new(exit::UNAVAILABLE, &error)),
             Err(_) => sleep(TOPIC_DELAY).await,

@@ -19,6 +19,17 @@ CI_VALUES = sorted(path.name for path in (CHART / "ci").glob("*-values.yaml"))
 # The minimal values that render. Tests add to them.
 TLS = {"tls": {"existingSecret": "tally-tls"}, "auth": {"existingSecret": "tally-tokens"}}
 TRIAL = {"security": {"allowInsecure": True}}
+REPLICATED = {
+    **TLS,
+    "replicas": 3,
+    "config": {"store": {"kind": "replicated", "replicated": {"brokers": "k0:9092,k1:9093", "security": "sasl_tls", "sasl_mechanism": "plain", "sasl_username": "tally"}}},
+    "replication": {
+        "peerToken": {"existingSecret": "tally-peer"},
+        "peerCa": {"existingSecret": "tally-tls"},
+        "brokers": {"ca": {"existingSecret": "kafka-ca"}, "password": {"existingSecret": "kafka-password"}},
+    },
+}
+REPLICATED_TRIAL = {**TRIAL, "replicas": 3, "config": {"store": {"kind": "replicated", "replicated": {"brokers": "kafka:9092"}}}}
 
 
 def helm(*arguments, check=True):

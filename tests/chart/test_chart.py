@@ -16,6 +16,7 @@ from support import (
     KUBE_VERSIONS,
     NAMESPACE,
     RELEASE,
+    REPLICATED,
     ROOT,
     TLS,
     TRIAL,
@@ -106,7 +107,7 @@ def known_sections(text):
 
 def serve_check(text, scratch, *arguments):
     """Runs `tally serve --check` with these arguments, with files in place of the mounted Secrets, and without CPUs that this machine does not have."""
-    for directory in ("tls", "client-ca", "auth"):
+    for directory in ("tls", "client-ca", "auth", "peer-ca"):
         (scratch / directory).mkdir(exist_ok=True)
     certificate, key = scratch / "tls/tls.crt", scratch / "tls/tls.key"
     request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=tally"]
@@ -115,7 +116,11 @@ def serve_check(text, scratch, *arguments):
     (scratch / "auth/tokens").write_text(f"write payments {'0' * 64}\n")
     path = scratch / "tally.toml"
     path.write_text(text.replace("/etc/tally/", f"{scratch}/"))
-    environment = {**os.environ, "TALLY__AFFINITY__MODE": "off"}
+    shutil.copy(certificate, scratch / "peer-ca/ca.crt")
+    # A pod has its own address in its environment.
+    scheme = "https" if "tls_certificate" in text else "http"
+    address = {"TALLY__STORE__REPLICATED__ADVERTISE": f"{scheme}://{FULLNAME}-0.{FULLNAME}-headless.{NAMESPACE}.svc:50051"}
+    environment = {**os.environ, "TALLY__AFFINITY__MODE": "off", **(address if "[store.replicated]" in text else {})}
     command = [os.environ["TALLY_BINARY"], "serve", "--config", str(path), "--check", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
@@ -138,6 +143,10 @@ def test_the_schema_has_the_settings_of_the_service():
         fields = structs[structs["Config"][section]].keys()
         assert node["properties"].keys() == fields - own.get(section, set()), section
     assert structs["Config"].keys() - config.keys() == {"affinity", "security", "admin"}
+    replicated = config["store"]["properties"]["replicated"]
+    files = {"peer_token_file", "peer_ca_file", "tls_ca_file", "tls_cert_file", "tls_key_file", "sasl_password_file"}
+    assert replicated["additionalProperties"] is False
+    assert replicated["properties"].keys() == structs["ReplicatedSettings"].keys() - files - {"advertise", "peers"}
     circuit, breaker = schema["definitions"]["circuit"], config["breaker"]["properties"]
     of_whole_breaker = {"mode", "strict", "tick_interval", "methods"}
     assert circuit["properties"] == {key: value for key, value in breaker.items() if key not in of_whole_breaker}
@@ -236,12 +245,13 @@ def test_pods_are_confined(values):
     pods = [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "StatefulSet"]
     pods += [d["spec"] for d in documents if d["kind"] == "Pod"]
     pods += [d["spec"]["jobTemplate"]["spec"]["template"]["spec"] for d in documents if d["kind"] == "CronJob"]
-    assert len(pods) == (3 if values == "full-values.yaml" else 2)
+    pods += [d["spec"]["template"]["spec"] for d in documents if d["kind"] == "Job"]
+    assert len(pods) == {"full-values.yaml": 3, "replicated-values.yaml": 4, "replicated-trial-values.yaml": 3}.get(values, 2)
     for spec in pods:
         assert spec["automountServiceAccountToken"] is False
         assert spec["securityContext"]["runAsUser"] == 65532 and spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        own = [c for c in spec["containers"] if c["name"] in ("tally", "health", "verify")]
+        own = [c for c in spec["containers"] if c["name"] in ("tally", "health", "verify", "init")]
         assert len(own) == 1
         assert own[0]["securityContext"]["readOnlyRootFilesystem"] is True
         assert own[0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
@@ -460,6 +470,8 @@ def test_names_can_be_replaced():
         (merged(TLS, {"verify": {"enabled": True}}), [f"create job --from=cronjob/{FULLNAME}-verify verify-now"]),
         (merged(TLS, {"service": {"type": "LoadBalancer"}}), ["NOTE: service.type is LoadBalancer", "ipBlock"]),
         (merged(TLS, {"persistence": {"enabled": False}}), ["WARNING: persistence.enabled is off"]),
+        (REPLICATED, ["has 3 replicas", "tally replica status", "as long as the topic is empty"]),
+        (merged(REPLICATED, {"replication": {"init": {"enabled": True}}}), ["leave replication.init.enabled out of the next upgrade"]),
     ],
 )
 def test_notes_have_a_first_call(values, words, tmp_path):

@@ -67,6 +67,7 @@ def test_the_values_together_render_every_template():
         "Certificate",
         "ConfigMap",
         "CronJob",
+        "Job",
         "NetworkPolicy",
         "Pod",
         "PodDisruptionBudget",
@@ -96,7 +97,7 @@ def test_selectors_find_the_pod_of_the_service_and_no_other_pod(values):
     documents = render_ci(values)
     labels = next(d for d in documents if d["kind"] == "StatefulSet")["spec"]["template"]["metadata"]["labels"]
     others = [d["metadata"]["labels"] for d in documents if d["kind"] == "Pod"]
-    jobs = [d["spec"]["jobTemplate"] for d in documents if d["kind"] == "CronJob"]
+    jobs = [d["spec"]["jobTemplate"] for d in documents if d["kind"] == "CronJob"] + [d for d in documents if d["kind"] == "Job"]
     others += [labels for job in jobs for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"])]
     selectors = {
         (d["kind"], d["metadata"]["name"]): s.get("matchLabels", s)

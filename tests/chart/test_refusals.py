@@ -1,12 +1,20 @@
 """Invalid values do not render, and the message names the value and a remedy."""
 
 import pytest
-from support import CHART, TLS, TRIAL, helm, merged, refusal, render_text
+from support import CHART, FULLNAME, REPLICATED, REPLICATED_TRIAL, TLS, TRIAL, helm, merged, refusal, render_text
 
 # The values to add, the value that the message names (helm 3.12 writes a.b, later versions /a/b), and words of the message.
 BY_SCHEMA = [
     ({"pining": {}}, "", "pining"),
-    ({"replicas": 3}, "replicas", "1"),
+    ({"replicas": 10}, "replicas", "9"),
+    ({"autoscaling": {"enabled": True}}, "", "autoscaling"),
+    ({"config": {"store": {"kind": "shared"}}}, "config.store.kind", "replicated"),
+    ({"config": {"store": {"replicated": {"brokers": "kafka"}}}}, "config.store.replicated.brokers", "0-9"),
+    ({"config": {"store": {"replicated": {"advertise": "http://a:1"}}}}, "config.store.replicated", "advertise"),
+    ({"config": {"store": {"replicated": {"requests_in_flight": 17}}}}, "config.store.replicated.requests_in_flight", "16"),
+    ({"replication": {"hostAntiAffinity": "off"}}, "replication.hostAntiAffinity", "preferred"),
+    ({"replication": {"brokers": {"password": {"value": "secret"}}}}, "replication.brokers.password", "value"),
+    ({"networkPolicy": {"brokerPorts": [0]}}, "networkPolicy.brokerPorts.0", "1"),
     ({"image": {"pullPolicy": "Sometimes"}}, "image.pullPolicy", "IfNotPresent"),
     ({"image": {"digest": "sha256:short"}}, "image.digest", "64"),
     ({"image": {"repository": ""}}, "image.repository", "1"),
@@ -61,6 +69,23 @@ def test_schema(values, place, word):
     assert "values don't meet the specifications of the schema" in message
     assert place in message or "/" + place.replace(".", "/") in message, message
     assert word in message, message
+
+
+def replicated(key, value):
+    """Returns the values of a replicated store with another value of `config.store.replicated`."""
+    return merged(REPLICATED, {"config": {"store": {"replicated": {key: value}}}})
+
+
+def secretless(*keys):
+    """Returns the values of a replicated store without a Secret of `replication`."""
+    part = {"existingSecret": ""}
+    for key in reversed(keys):
+        part = {key: part}
+    return merged(REPLICATED, {"replication": part})
+
+
+def scaler(kind, target):
+    return {"apiVersion": "autoscaling/v2", "kind": kind, "metadata": {"name": "a"}, "spec": {"scaleTargetRef": {"kind": "StatefulSet", "name": target}}}
 
 
 SIDECAR = [{"name": "mesh", "image": "mesh:1"}]
@@ -120,6 +145,43 @@ BY_RULE = [
         ["verify.enabled is true and persistence.enabled is false"],
     ),
     (merged(TLS, {"extraEnv": [{"name": "TALLY_POD_NAME", "value": "x"}]}), ["extraEnv: TALLY_POD_NAME is set by the chart"]),
+    # The replicated store.
+    (merged(TLS, {"replicas": 3}), ["replicas = 3, and config.store.kind is embedded", "config.store.kind=replicated"]),
+    (merged(TLS, {"replication": {"init": {"enabled": True}}}), ["replication.init.enabled is true, and config.store.kind is embedded"]),
+    (merged(REPLICATED, {"replicas": 1}), ["replicas = 1, and config.store.kind is replicated", "replication.allowFewerReplicas=true"]),
+    (merged(REPLICATED, {"replicas": 2}), ["replicas = 2, and config.store.kind is replicated", "Set replicas=3"]),
+    (replicated("brokers", None), ["config.store.replicated.brokers is empty"]),
+    (merged(REPLICATED, {"persistence": {"enabled": False}}), ["persistence.enabled is false, and config.store.kind is replicated"]),
+    (replicated("security", None), ["config.store.replicated.security = plaintext", "security.allowInsecure=true"]),
+    (replicated("security", "sasl_plaintext"), ["config.store.replicated.security = sasl_plaintext", "security.allowInsecure=true"]),
+    (replicated("security", "tls"), ["replication.brokers.clientCertificate.existingSecret", "let anybody write"]),
+    (replicated("sasl_username", None), ["sasl_tls needs config.store.replicated.sasl_mechanism"]),
+    (replicated("accept_unsafe_topic", True), ["config.store.replicated.accept_unsafe_topic is true"]),
+    (secretless("brokers", "ca"), ["replication.brokers.ca.existingSecret is empty"]),
+    (secretless("brokers", "password"), ["sasl_tls needs", "replication.brokers.password.existingSecret"]),
+    (secretless("peerToken"), ["replication.peerToken.existingSecret is empty", "role read"]),
+    (secretless("peerCa"), ["replication.peerCa.existingSecret is empty", "tls.existingSecret"]),
+    (
+        merged(REPLICATED_TRIAL, {"replication": {"brokers": {"ca": {"existingSecret": "ca"}}}}),
+        ["replication.brokers.ca.existingSecret is set, and config.store.replicated.security is plaintext"],
+    ),
+    (
+        merged(REPLICATED_TRIAL, {"config": {"store": {"replicated": {"sasl_username": "a"}}}}),
+        ["config.store.replicated.security = plaintext: sasl_mechanism, sasl_username"],
+    ),
+    (
+        merged(REPLICATED, {"preStopSleepSeconds": 14}),
+        ["terminationGracePeriodSeconds = 60 is too short", "+ 7 for the resignation", "= 61"],
+    ),
+    (
+        merged(REPLICATED, {"extraEnv": [{"name": "TALLY__STORE__REPLICATED__ADVERTISE", "value": "x"}]}),
+        ["extraEnv: TALLY__STORE__REPLICATED__ADVERTISE is set by the chart"],
+    ),
+    (merged(REPLICATED, {"extraManifests": [scaler("HorizontalPodAutoscaler", FULLNAME)]}), ["a HorizontalPodAutoscaler for books-tally", "replicas"]),
+    (
+        merged(REPLICATED, {"extraManifests": [scaler("ScaledObject", '{{ include "tally.fullname" . }}')]}),
+        ["a ScaledObject for books-tally"],
+    ),
 ]
 
 
@@ -128,6 +190,13 @@ def test_rule(values, words):
     message = refusal(values)
     for word in words:
         assert word in message, message
+
+
+def test_what_the_refusals_change_renders():
+    for values in (REPLICATED, REPLICATED_TRIAL, merged(REPLICATED, {"replicas": 0}), merged(REPLICATED, {"preStopSleepSeconds": 13})):
+        assert render_text(values).returncode == 0
+    assert render_text(merged(REPLICATED, {"replicas": 1, "replication": {"allowFewerReplicas": True}})).returncode == 0
+    assert render_text(merged(REPLICATED, {"extraManifests": [scaler("HorizontalPodAutoscaler", "another")]})).returncode == 0
 
 
 @pytest.mark.parametrize("command", [["lint"], ["template", "books"]], ids=["lint", "template"])

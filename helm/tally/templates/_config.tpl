@@ -36,6 +36,12 @@
 {{- $_ := set $config.server "listen" "0.0.0.0:50051" }}
 {{- /* A subdirectory, because a file system has its own entries in the root of the volume, such as lost+found. */}}
 {{- $_ := set $config.store "data" "/var/lib/tally/ledger" }}
+{{- /* A pod has its own address in its environment, because all pods share this file. */}}
+{{- if include "tally.replicated" . }}
+{{- $_ := set $config.store "replicated" (include "tally.replicatedSettings" . | fromJson) }}
+{{- else if not (values $config.store.replicated | compact) }}
+{{- $_ := unset $config.store "replicated" }}
+{{- end }}
 {{- $_ := set $config "admin" (dict "listen" "0.0.0.0:9090" "enabled" true) }}
 
 {{- $affinity := dict "mode" "off" }}

@@ -98,6 +98,11 @@
 {{- if and $values.auth.existingSecret $values.auth.tokens }}
 {{- fail "auth.existingSecret and auth.tokens are both set: only one of them can provide the file of tokens" }}
 {{- end }}
+{{- if include "tally.replicated" . }}
+{{- include "tally.validateReplicated" . }}
+{{- else }}
+{{- include "tally.validateEmbedded" . }}
+{{- end }}
 {{- $qos := include "tally.qos" . | fromJson }}
 {{- if $values.pinning.enabled }}
 {{- if ne $qos.class "Guaranteed" }}
@@ -111,14 +116,20 @@
 {{- fail "pinning.realtime.enabled is true and pinning.enabled is false: a real-time thread on shared CPUs takes CPU time from all other processes" }}
 {{- end }}
 {{- $drain := include "tally.seconds" $values.config.server.drain | int64 }}
-{{- $needed := add (int64 $values.preStopSleepSeconds) (mul 2 $drain) 5 }}
+{{- $last := 5 }}
+{{- $work := "the last commit and spans" }}
+{{- if include "tally.replicated" . }}
+{{- $last = 7 }}
+{{- $work = "the resignation, the last commit and spans" }}
+{{- end }}
+{{- $needed := add (int64 $values.preStopSleepSeconds) (mul 2 $drain) $last }}
 {{- if gt $needed (int64 $values.terminationGracePeriodSeconds) }}
-{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + 5 for the last commit and spans = %d. Otherwise the kubelet kills the service before it has sent all replies" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds = %d is too short: preStopSleepSeconds (%d) + 2 x config.server.drain (%s) + %d for %s = %d. Otherwise the kubelet kills the service before it has sent all replies" (int64 $values.terminationGracePeriodSeconds) (int64 $values.preStopSleepSeconds) $values.config.server.drain $last $work $needed) }}
 {{- end }}
 {{- if and $values.metrics.podMonitor.enabled $values.metrics.serviceMonitor.enabled }}
 {{- fail "metrics.podMonitor.enabled and metrics.serviceMonitor.enabled are both true: Prometheus would count every sample twice" }}
 {{- end }}
-{{- range $name := list "TALLY_POD_CPU_LIMIT_MILLI" "TALLY_POD_CPU_REQUEST_MILLI" "TALLY_POD_QOS_CLASS" "TALLY_POD_NAME" "TALLY_POD_NAMESPACE" "TALLY_NODE_NAME" }}
+{{- range $name := list "TALLY_POD_CPU_LIMIT_MILLI" "TALLY_POD_CPU_REQUEST_MILLI" "TALLY_POD_QOS_CLASS" "TALLY_POD_NAME" "TALLY_POD_NAMESPACE" "TALLY_NODE_NAME" "TALLY__STORE__REPLICATED__ADVERTISE" }}
 {{- range $values.extraEnv }}
 {{- if eq .name $name }}{{ fail (printf "extraEnv: %s is set by the chart" $name) }}{{ end }}
 {{- end }}

@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tally_kafka::{
-    Appender, Description, Edge, Error, Fetched, Location, Mechanism, NewTopic, Partition, Password, Reader,
-    Sasl, Settings, Tls, TopicConfig, rustls,
+    Appender, Description, Edge, Error, ErrorCode, Fetched, Location, Mechanism, NewTopic, Partition,
+    Password, Reader, Sasl, Settings, Tls, TopicConfig, rustls,
 };
 use thiserror::Error as ThisError;
 
@@ -131,10 +131,10 @@ impl KafkaLog {
         self
     }
 
-    /// Makes the topic with safe settings.
+    /// Makes the topic with safe settings. A topic that exists already stays as it is.
     ///
     /// # Errors
-    /// The error of the brokers. A topic that exists already is an error, too.
+    /// The error of the brokers.
     pub async fn create_topic(&self) -> Result<(), Error> {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let topic = NewTopic {
@@ -142,7 +142,10 @@ impl KafkaLog {
             replication_factor: REPLICATION_FACTOR,
             configs: TOPIC_SETTINGS.map(owned).to_vec(),
         };
-        self.partition.create_topic(&topic).await
+        match self.partition.create_topic(&topic).await {
+            Err(error) if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) => Ok(()),
+            created => created,
+        }
     }
 }
 
