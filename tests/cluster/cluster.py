@@ -38,11 +38,22 @@ class Cluster:
     `network`: true gives each node a network namespace, so that `cluster.network` can cut and delay its links; needs root.
     `disks`: true gives each node a file system whose power `cut_power` cuts; needs root.
     `sasl`, `tls`: how clients authenticate (see `security.Access`).
+    `tally_settings`: further settings of the Tallys, by their keys.
     A cluster that starts again in the same directory has the same data and addresses.
     """
 
     def __init__(
-        self, directory, brokers=3, tallys=0, network=False, sasl=None, tls=False, timeouts=None, binary=None, disks=False
+        self,
+        directory,
+        brokers=3,
+        tallys=0,
+        network=False,
+        sasl=None,
+        tls=False,
+        timeouts=None,
+        binary=None,
+        disks=False,
+        tally_settings=None,
     ):
         self.directory = pathlib.Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -66,6 +77,7 @@ class Cluster:
             for n, name in enumerate(self.names[:brokers])
         ]
         common = {"binary": binary, "brokers": [b.address for b in self.brokers], "topic": TOPIC, "access": self.access}
+        common["more"] = tally_settings
         common["peers"] = [f"{self.hosts[name]}:{self.ports(name)['grpc']}" for name in self.names[brokers:]]
         self.tallys = [
             Tally(n + 1, self.hosts[name], self.ports(name), self.directory / name, network=self.network, **common)
@@ -120,10 +132,15 @@ class Cluster:
     def start(self):
         """Starts the brokers, and waits until they acknowledge a record. Starts the Tallys, and waits until they are ready."""
         self.start_brokers()
+        self.start_tallys()
+
+    def start_tallys(self):
+        """Starts the Tallys that do not run, and waits until all are ready. Makes the ledger, if there is none."""
         if self.tallys and not self.tallys[0].data.exists():
             self.tallys[0].initialize()
         for tally in self.tallys:
-            tally.start()
+            if not tally.running:
+                tally.start()
         for tally in self.tallys:
             wait_until(tally.is_ready, f"{tally.name} is not ready:\n{tally.last_output()}", START_TIMEOUT_S)
 
@@ -226,6 +243,18 @@ class Cluster:
             return found
         finally:
             consumer.close()
+
+    # ----- the Tallys
+
+    def leading_tally(self):
+        """Returns the Tally that became the leader last; None if none has led."""
+        last = max(self.tallys, key=Tally.last_term_led)
+        return last if last.led_term else None
+
+    def wait_new_leader(self, term, timeout_s=30):
+        """Waits until a Tally leads with a higher term, and returns it."""
+        wait_until(lambda: self.leading_tally().led_term > term, f"nobody leads after term {term}", timeout_s, every_s=0.01)
+        return self.leading_tally()
 
     # ----- the topic
 

@@ -1,0 +1,141 @@
+"""The leading Tally ends in several ways, under load. Prints how long the clients had no answer.
+
+`--kills N` repeats the first test N times, and `--bounds` compares the times with the bounds, which hold for a release binary on a
+machine that does nothing else.
+"""
+
+import statistics
+import time
+
+import pytest
+from checker import check_all
+from cluster import Cluster
+from conftest import need_network
+from loads import Load
+from nodes import wait_until
+
+# On a busy machine, the circuit breaker would reject calls, which these tests would count as part of a failover.
+SETTINGS = {"breaker.mode": "disabled"}
+# Bounds in seconds, from the signal to the first transaction that was sent after it and acknowledged.
+KILL_MEDIAN_S, KILL_MAX_S, STOP_MAX_S = 0.9, 2.0, 0.3
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory, tally_binary):
+    """A cluster with three Tallys. After all tests of this file, everything that any load was told is compared with it."""
+    need_network()
+    directory = tmp_path_factory.mktemp("ledger")
+    with Cluster(directory, tallys=3, network=True, binary=tally_binary, tally_settings=SETTINGS) as cluster:
+        cluster.start()
+        cluster.histories = []
+        yield cluster
+        cluster.network.heal()
+        cluster.stop()
+        report("checked", check_all(cluster.tallys, cluster.histories, cluster.directory))
+
+
+def report(what, found):
+    print(f"\n{what}: {found}")
+
+
+def summary(times_s):
+    listed = " ".join(f"{time_s:.2f}" for time_s in times_s)
+    return f"p50 {statistics.median(times_s):.2f} s, max {max(times_s):.2f} s: {listed}"
+
+
+def outage_s(load, begun_ns):
+    return (load.wait_for_progress(begun_ns) - begun_ns) / 1e9
+
+
+def settle(ledger):
+    """Waits until all Tallys run and can take over."""
+    for tally in ledger.tallys:
+        wait_until(tally.is_ready, f"{tally.name} is not ready:\n{tally.last_output()}", 90)
+    ledger.wait_in_sync()
+
+
+def test_kill_of_the_leading_tally(ledger, options):
+    times = []
+    with Load(ledger, "kill") as load:
+        for _ in range(options.kills):
+            settle(ledger)
+            time.sleep(0.5)
+            leader = ledger.leading_tally()
+            begun = time.monotonic_ns()
+            leader.kill()
+            times.append(outage_s(load, begun))
+            leader.start()
+    ledger.histories.append(load.history())
+    report(f"kill -9 of the leading Tally, {options.kills} times", summary(times))
+    if options.bounds:
+        assert statistics.median(times) <= KILL_MEDIAN_S and max(times) < KILL_MAX_S
+
+
+def test_stop_of_the_leading_tally(ledger, options):
+    times = []
+    with Load(ledger, "stop") as load:
+        for _ in range(max(3, options.kills // 2)):
+            settle(ledger)
+            time.sleep(0.5)
+            leader = ledger.leading_tally()
+            begun = time.monotonic_ns()
+            leader.process.terminate()
+            times.append(outage_s(load, begun))
+            assert leader.stop() in (0, None)
+            leader.start()
+    ledger.histories.append(load.history())
+    report("SIGTERM of the leading Tally", summary(times))
+    if options.bounds:
+        assert max(times) <= STOP_MAX_S
+
+
+def test_rolling_restart(ledger):
+    """No call of a client that repeats its calls fails. The checks of the histories find any that did."""
+    settle(ledger)
+    with Load(ledger, "rolling") as load:
+        for tally in ledger.tallys:
+            tally.restart()
+            settle(ledger)
+            load.wait_for_progress()
+    history = load.history()
+    ledger.histories.append(history)
+    assert not history.of("failed")
+    slowest = max((line["done"] - line["sent"]) / 1e9 for line in history.acknowledged)
+    report("rolling restart", f"{len(history.acknowledged)} transactions, none failed; the slowest took {slowest:.2f} s")
+
+
+def test_paused_leader(ledger, options):
+    """The leader stops for seconds, and then continues as if it still led. It must not answer from what it knew before."""
+    times = []
+    with Load(ledger, "pause") as load:
+        for pause_s in options.pauses:
+            settle(ledger)
+            leader = ledger.leading_tally()
+            begun = time.monotonic_ns()
+            leader.pause()
+            times.append(outage_s(load, begun))
+            time.sleep(max(0.0, pause_s - times[-1]))
+            leader.resume()
+            load.wait_for_progress()
+            wait_until(leader.is_ready, f"{leader.name} is not ready after the pause:\n{leader.last_output()}")
+    ledger.histories.append(load.history())
+    report("SIGSTOP of the leading Tally", summary(times))
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_kill_of_a_broker(ledger, options, role):
+    """The bound is that of the brokers: their session timeout, and an election. Also a dead follower stops acknowledgements."""
+    times = []
+    with Load(ledger, f"broker-{role}") as load:
+        for _ in range(max(1, options.kills // 5)):
+            settle(ledger)
+            in_sync, leader = ledger.in_sync()
+            number = leader if role == "leader" else next(number for number in in_sync if number != leader)
+            broker = ledger.broker(number)
+            begun = time.monotonic_ns()
+            broker.kill()
+            times.append(outage_s(load, begun))
+            broker.start()
+            ledger.wait_in_sync()
+    ledger.histories.append(load.history())
+    report(f"kill -9 of a broker, a {role} of the topic", summary(times))
