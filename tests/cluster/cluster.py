@@ -39,6 +39,7 @@ class Cluster:
     `disks`: true gives each node a file system whose power `cut_power` cuts; needs root.
     `sasl`, `tls`: how clients authenticate (see `security.Access`).
     `tally_settings`: further settings of the Tallys, by their keys.
+    `topic_settings`: settings of the ledger's topic that replace the right ones: `{"flush_messages": "1000"}`.
     A cluster that starts again in the same directory has the same data and addresses.
     """
 
@@ -54,9 +55,11 @@ class Cluster:
         binary=None,
         disks=False,
         tally_settings=None,
+        topic_settings=None,
     ):
         self.directory = pathlib.Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.topic_settings = topic_settings or {}
         self.names = [f"broker-{number + 1}" for number in range(brokers)] + [f"tally-{number + 1}" for number in range(tallys)]
         self.network = networks.Network([*self.names, "client"], self.directory) if network else None
         self.hosts = {name: networks.Network.address(name) if network else "127.0.0.1" for name in self.names}
@@ -136,7 +139,7 @@ class Cluster:
 
     def start_tallys(self):
         """Starts the Tallys that do not run, and waits until all are ready. Makes the ledger, if there is none."""
-        if self.tallys and not self.tallys[0].data.exists():
+        if self.tallys and not any((tally.data / "FORMAT").exists() for tally in self.tallys):
             self.tallys[0].initialize()
         for tally in self.tallys:
             if not tally.running:
@@ -151,7 +154,7 @@ class Cluster:
         for broker in self.brokers:
             broker.start()
         self.create_topic(PROBE_TOPIC)
-        self.create_topic(TOPIC)
+        self.create_topic(TOPIC, **self.topic_settings)
         self.wait_writable()
 
     def close(self):

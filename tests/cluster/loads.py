@@ -45,6 +45,11 @@ class Load:
             self.process.wait()
         assert self.process.returncode == 0, f"the load ended with {self.process.returncode}:\n{self.output.read_text()[-3000:]}"
 
+    def kill(self):
+        """Ends the load at once. What has no answer yet is not in its history."""
+        self.process.kill()
+        self.process.wait()
+
     def new_lines(self):
         """Returns the lines that were written since the last call."""
         if not self.path.exists():

@@ -139,3 +139,63 @@ def test_kill_of_a_broker(ledger, options, role):
             ledger.wait_in_sync()
     ledger.histories.append(load.history())
     report(f"kill -9 of a broker, a {role} of the topic", summary(times))
+
+
+def test_a_broker_that_is_cut_off_from_the_other_brokers(ledger):
+    """The broker still believes that it leads the topic, and answers the Tallys. The other brokers have chosen another leader.
+
+    The Tallys must find the new leader, and must not take the old end of the log for a loss.
+    """
+    with Load(ledger, "stale-broker") as load:
+        settle(ledger)
+        stale = ledger.leader()
+        others = [broker for broker in ledger.brokers if broker is not stale]
+        # All Tallys ask this broker first.
+        for tally in ledger.tallys:
+            tally.brokers = [broker.address for broker in (stale, *others)]
+            tally.restart()
+            settle(ledger)
+        assert ledger.tally(1).brokers[0] == stale.address
+        for other in others:
+            ledger.network.cut(stale.name, other.name)
+        begun = time.monotonic_ns()
+        outage = outage_s(load, begun)
+        # Every Tally connects anew, while the old leader still answers.
+        for tally in ledger.tallys:
+            tally.restart()
+            load.wait_for_progress()
+        for other in others:
+            ledger.network.join(stale.name, other.name)
+        ledger.wait_in_sync()
+        load.wait_for_progress()
+        settle(ledger)
+    ledger.histories.append(load.history())
+    report("a broker that is cut off from the others", f"{outage:.2f} s")
+
+
+def test_a_tally_that_reaches_only_a_broker_that_is_cut_off(ledger):
+    """A standby has read records of the new leader. Then it reaches only the old one, whose log is shorter. This is no loss."""
+    with Load(ledger, "only-stale-broker") as load:
+        settle(ledger)
+        stale = ledger.leader()
+        others = [broker for broker in ledger.brokers if broker is not stale]
+        for tally in ledger.tallys:
+            tally.brokers = [broker.address for broker in (*others, stale)]
+            tally.restart()
+            settle(ledger)
+        if ledger.leader() is not stale:
+            pytest.skip("another broker has become the leader meanwhile")
+        for other in others:
+            ledger.network.cut(stale.name, other.name)
+        load.wait_for_progress()
+        standby = next(tally for tally in ledger.tallys if tally is not ledger.leading_tally())
+        wait_until(standby.is_ready, "the standby is not ready")
+        load.wait_for_progress()
+        for other in others:
+            ledger.network.cut(standby.name, other.name)
+        time.sleep(5)
+        load.wait_for_progress()
+        ledger.network.heal()
+        settle(ledger)
+        load.wait_for_progress()
+    ledger.histories.append(load.history())
