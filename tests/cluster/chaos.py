@@ -11,7 +11,7 @@ from nodes import wait_until
 
 ROUND_S = 30
 # After the end of all faults, a transaction must be acknowledged within this time.
-PROGRESS_S = 60
+PROGRESS_S = 120
 FAULTS_MAX = 2
 
 

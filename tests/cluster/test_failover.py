@@ -196,6 +196,7 @@ def test_a_tally_that_reaches_only_a_broker_that_is_cut_off(ledger):
         time.sleep(5)
         load.wait_for_progress()
         ledger.network.heal()
+        assert "this replica has stopped" not in standby.last_output(400)
         settle(ledger)
         load.wait_for_progress()
     ledger.histories.append(load.history())
