@@ -11,10 +11,15 @@ from cluster import Cluster
 
 def pytest_addoption(parser):
     group = parser.getgroup("tally")
-    group.addoption("--kills", type=int, default=5, help="how often the leading Tally is killed; default: %(default)s")
+
+    def option(name, variable, default, text, kind=None):
+        """Adds an option. A variable of the environment can change its default, for scripts/test --soak."""
+        group.addoption(name, type=kind, default=os.environ.get(variable, default), help=f"{text}; default: %(default)s")
+
+    option("--kills", "TALLY_TEST_FAILOVERS", "10", "how often the leading Tally is killed", int)
+    option("--pauses", "TALLY_TEST_PAUSES", "5", "for how long the leading Tally is paused, in seconds")
+    option("--chaos-seconds", "TALLY_TEST_CHAOS_SECONDS", "60", "the length of the random faults", float)
     group.addoption("--bounds", action="store_true", help="compares the times of failovers with their bounds")
-    group.addoption("--pauses", default="5", help="for how long the leading Tally is paused, in seconds; default: %(default)s")
-    group.addoption("--chaos-seconds", type=float, default=60, help="the length of the random faults; default: %(default)s")
     group.addoption("--seed", type=int, default=None, help="the seed of the random faults; default: another one each time")
 
 
