@@ -209,7 +209,8 @@ thread_local! {
 #[cfg(feature = "mutations")]
 pub fn plant(name: Option<&str>) -> Result<(), UnknownMutation> {
     let known = |name: &str| {
-        let mut all = MUTATIONS.iter().chain(MUTATIONS_OF_LEDGER);
+        let all = MUTATIONS.iter().chain(MUTATIONS_OF_LEDGER);
+        let mut all = all.chain(MUTATIONS_OF_REPLICATION);
         let found = all.find(|mutation| mutation.name == name);
         found.ok_or_else(|| UnknownMutation(name.to_owned()))
     };
@@ -219,6 +220,7 @@ pub fn plant(name: Option<&str>) -> Result<(), UnknownMutation> {
     tally_breaker::mutation::plant(name);
     tally_journal::mutation::plant(name);
     tally_ledger::mutation::plant(name);
+    tally_replication::mutation::plant(name);
     Ok(())
 }
 
@@ -229,6 +231,49 @@ pub const MUTATIONS_OF_LEDGER: &[Mutation] = &[mutation(
     "post_when_due",
     "a hold whose time has come can be posted",
 )];
+
+/// Deliberate bugs of the replication protocol that the exhaustive exploration of its crate finds
+/// (`crates/replication/tests/it/mutations.rs`).
+#[cfg(feature = "mutations")]
+pub const MUTATIONS_OF_REPLICATION: &[Mutation] = &[
+    mutation(
+        "acknowledge_at_any_offset",
+        "a leader acknowledges an append although it does not know the records before it",
+    ),
+    mutation(
+        "complete_out_of_order",
+        "a leader acknowledges an append although an earlier one has no result",
+    ),
+    mutation(
+        "no_hash_check",
+        "a block is accepted although its predecessor is another block than the accepted one",
+    ),
+    mutation("accept_after_end", "a block is accepted after the end of the log"),
+    mutation(
+        "answer_read_by_earlier_block",
+        "a read of a leader waits for a block that was sent before the read arrived",
+    ),
+    mutation(
+        "claim_before_applying",
+        "a candidate serves although its memory lacks accepted blocks",
+    ),
+    mutation(
+        "acknowledge_what_is_visible",
+        "a leader acknowledges blocks that it reads although no later append was acknowledged",
+    ),
+    mutation(
+        "visible_records_are_known",
+        "a leader takes records for known that it has read before a later append was acknowledged",
+    ),
+    mutation(
+        "serve_a_visible_claim",
+        "a candidate serves when its claim is visible, without the answer to its append",
+    ),
+    mutation(
+        "keep_lost_records",
+        "a reader goes on although the last record that it has judged was lost",
+    ),
+];
 
 #[cfg(feature = "mutations")]
 const fn mutation(name: &'static str, what: &'static str) -> Mutation {

@@ -121,6 +121,14 @@ async fn ready(State(admin): State<Admin>) -> Response {
         (Condition::Panicked, _) => "a thread of the service has panicked\n",
         (Condition::Running, Phase::Starting) => "the service is starting\n",
         (Condition::Running, Phase::Draining) => "the service is stopping\n",
+        (Condition::Running, Phase::Serving)
+            if admin
+                .engine
+                .replica()
+                .is_some_and(|replica| !replica.read(|view| view.caught_up)) =>
+        {
+            "the replica has not caught up with the log: see `tally replica status`\n"
+        }
         // With an open circuit the service stays ready: an orchestrator that took the only instance out of service would not
         // help clients.
         // On a full disk the service also stays ready, because reads go on.

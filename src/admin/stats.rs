@@ -66,7 +66,7 @@ enum State {
     Panicked,
 }
 
-/// Returns the JSON text. Its parts `circuits`, `batches` and `topology` have the JSON form of the API's messages.
+/// Returns the JSON text. Its parts `circuits`, `batches`, `topology` and `replica` have the JSON form of the API's messages.
 ///
 /// # Errors
 /// [`JsonError`] if a part can't be encoded. This is a bug.
@@ -91,6 +91,10 @@ pub(super) fn stats(shown: Shown<'_>) -> Result<String, JsonError> {
                 "GetTopologyResponse",
                 &grpc::topology_response(&engine.affinity().topology()),
             )?,
+        ),
+        (
+            "replica",
+            to_json("GetReplicaStateResponse", &grpc::replica_state_response(engine))?,
         ),
         ("commit_histogram_ns", serde_json::to_string(&histogram)?),
     ];

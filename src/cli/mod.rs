@@ -19,6 +19,7 @@ mod ledger_text;
 mod moment;
 mod option_variables;
 mod output;
+mod peer_client;
 mod reconnect;
 mod replica;
 mod replica_directory;
@@ -102,12 +103,12 @@ pub enum Command {
     Circuit(circuit::CircuitArgs),
     /// Show the clock of a service, or confirm a large step of its system clock.
     Clock(clock::ClockArgs),
+    /// Show the replica behind a service, or let a leader resign. Only for a replicated store.
+    Replica(replica::ReplicaArgs),
     /// Create a bearer token, and its line for the tokens file.
     Token(token::TokenArgs),
     /// Show the end of the journal of a service: the number and the hash of the last block, for `tally verify --expect`.
     Head(head::HeadArgs),
-    /// Show the replica behind a service, or change the data directory of a replica.
-    Replica(replica::ReplicaArgs),
     /// Check every block of a data directory. No service may have the directory open.
     Verify(verify::VerifyArgs),
     /// Load a service and measure its throughput and latency.
@@ -256,8 +257,8 @@ impl Cli {
             Command::Top(args) => top::run(&args),
             Command::Circuit(args) => circuit::run(&args),
             Command::Clock(args) => clock::run(&args),
-            Command::Token(args) => token::run(&args),
             Command::Replica(args) => replica::run(&args),
+            Command::Token(args) => token::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Completions(args) => generate::completions(&args, command()),

@@ -8,15 +8,19 @@ use std::{
 
 use clap::Args;
 use tally_journal::{Disk, Journal, RealDisk, StoreKind};
-use tokio::time::{Duration, Instant, sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Duration, Instant, sleep},
+};
 
 use super::{
     exit::{self, Failure},
     output::named,
+    serve_replica,
     settings_args::SettingsArgs,
 };
 use crate::{
-    replica::{PublishError, Published, publish, reach, rejoin},
+    replica::{PublishError, Published, detach, publish, reach, rejoin},
     store::{
         embedded::is_data_directory,
         replicated::{KafkaLog, PartitionLog, ReplicatedConfig},
@@ -103,9 +107,43 @@ pub(super) async fn republish(args: &DirectoryArgs) -> Result<(), Failure> {
 pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
     let mut setting = setting(&args.settings)?;
     expect_replica(&setting.data)?;
-    let facts = reach(&mut setting.log).await.map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
+    let facts = reach(&mut setting.log)
+        .await
+        .map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
     rejoin(Arc::new(RealDisk), &setting.data, &facts).map_err(failure)?;
     outln!("{}", named("rejoined", &setting.config.topic));
+    Ok(())
+}
+
+/// `tally replica detach`: ends the log as its leader, and makes the directory one of an embedded store.
+pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure> {
+    let Setting { config, data, .. } = setting(&args.settings)?;
+    expect_replica(&data)?;
+    let (address, directory) = (config.advertise.clone(), data.clone());
+    let is_ended = |error: &PublishError| !matches!(error, PublishError::InUse("it has not ended"));
+    // An earlier call may have ended the log and not come further.
+    match detach(Arc::new(RealDisk), &data, &address) {
+        Err(error) if !is_ended(&error) => {}
+        result => {
+            return result
+                .map_err(failure)
+                .map(|()| outln!("{}", named("detached", &data.display().to_string())));
+        }
+    }
+    let loaded = args
+        .settings
+        .load()
+        .map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let checked = loaded
+        .check()
+        .map_err(|error| Failure::new(exit::CONFIG, &error))?;
+    let ended = spawn_blocking(move || serve_replica::end_log(&checked, &config, &directory));
+    match ended.await {
+        Ok(result) => result.map_err(|error| Failure::new(exit::FAILED, &error))?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+    detach(Arc::new(RealDisk), &data, &address).map_err(failure)?;
+    outln!("{}", named("detached", &data.display().to_string()));
     Ok(())
 }
 
@@ -113,7 +151,8 @@ pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
 pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
     let CloneArgs { from, to } = args;
     // The lock keeps a service from starting in the directory meanwhile.
-    let journal = Journal::open_read_only(Arc::new(RealDisk), from).map_err(|error| Failure::new(exit::IO, &error))?;
+    let journal =
+        Journal::open_read_only(Arc::new(RealDisk), from).map_err(|error| Failure::new(exit::IO, &error))?;
     if journal.directory().store() != StoreKind::Replicated {
         let message = format!("{}: must be the data directory of a replica", from.display());
         return Err(Failure::with_message(exit::IO, message));
@@ -127,7 +166,13 @@ pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
         return Err(Failure::with_message(exit::IO, message));
     }
     let files = copy_directory(from, to).map_err(|(path, error)| io_failure(&path, error))?;
-    outln!("{}", named("cloned", &format!("{files} files; check them with tally verify {}", to.display())));
+    outln!(
+        "{}",
+        named(
+            "cloned",
+            &format!("{files} files; check them with tally verify {}", to.display())
+        )
+    );
     Ok(())
 }
 
@@ -158,7 +203,13 @@ async fn publish_directory(setting: Setting, done: &str) -> Result<(), Failure> 
         next_offset,
     } = published.map_err(failure)?;
     outln!("{}", named(done, &config.topic));
-    outln!("{}", named("blocks", &format!("{last_block}, of which {blocks} were published now")));
+    outln!(
+        "{}",
+        named(
+            "blocks",
+            &format!("{last_block}, of which {blocks} were published now")
+        )
+    );
     outln!("{}", named("next offset", &next_offset.to_string()));
     Ok(())
 }
@@ -194,7 +245,9 @@ fn failure(error: PublishError) -> Failure {
         PublishError::Journal(_) | PublishError::Open(_) => exit::IO,
         PublishError::Read(_) | PublishError::Append(_) => exit::UNAVAILABLE,
         PublishError::Unsafe(_) => exit::CONFIG,
-        PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => exit::FAILED,
+        PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => {
+            exit::FAILED
+        }
     };
     Failure::new(code, &error)
 }

@@ -35,7 +35,7 @@ use crate::{
     engine::{CallKind, Condition, EngineConfig, StartError, TallyEngine},
     grpc::{self, ErrorMetrics, NetHandle},
     security::{RefreshKind, Refresher, Security},
-    store::embedded,
+    store::{embedded, settings::StoreKind},
     sys::limits,
     telemetry::{self, LogLevel, MetricSources, PanicMetrics, ProcessMetrics, SpanMetrics, millis},
     terminal::{outln, without_error_numbers},
@@ -101,7 +101,11 @@ fn serve(args: &ServeArgs, ignored: &IgnoredVariables) -> Result<ExitCode, Serve
     if args.check {
         telemetry::warnings_to_standard_error()?;
         warn(&mut config, &affinity, &security);
-        embedded::check_directory(&RealDisk, &config.store.data).map_err(StartError::from)?;
+        let kind = match config.store.kind {
+            StoreKind::Embedded => tally_journal::StoreKind::Embedded,
+            StoreKind::Replicated => tally_journal::StoreKind::Replicated,
+        };
+        embedded::check_directory(&RealDisk, &config.store.data, kind).map_err(StartError::from)?;
         return Ok(effective::print(&loaded.settings()));
     }
     if is_before_epoch(SystemTime::now()) {
@@ -158,6 +162,7 @@ impl Service<'_> {
             engine: self.engine_config.clone(),
             data: config.store.data.clone(),
             replicated: config.store.replicated()?,
+            identity: config.forwarding()?.identity,
         };
         let started = serve_store::start(store, self.affinity, stop.signal());
         let Some((engine, replica)) = started.await? else {
@@ -182,7 +187,10 @@ impl Service<'_> {
                 return Err(error);
             }
         };
-        let replica = match replica.map(|replica| replica.run(&engine, self.affinity)).transpose() {
+        let replica = match replica
+            .map(|replica| replica.run(&engine, self.affinity))
+            .transpose()
+        {
             Ok(replica) => replica,
             Err(error) => {
                 running.stop(config.server.drain.saturating_mul(2)).await;
@@ -226,12 +234,16 @@ impl Running {
     ) -> Result<Self, ServeError> {
         let Service { config, security, .. } = service;
         let draining = CancellationToken::new();
-        let (services, reporter) = grpc::services(engine, security, &draining).await?;
+        let (mut services, reporter) = grpc::services(engine, security, &draining).await?;
+        if let Some(replica) = engine.replica() {
+            services.forward_calls(replica, config.forwarding()?)?;
+        }
         let own_connections = AdminConnections::default();
         let metrics: MetricSources = Arc::new([
             Arc::new(engine.clone()),
             Arc::<Security>::clone(security),
             Arc::new(services.connections().clone()),
+            Arc::new(services.forwarding()),
             Arc::new(own_connections.clone()),
             Arc::new(ErrorMetrics),
             Arc::new(service.process),

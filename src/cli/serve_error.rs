@@ -45,6 +45,8 @@ pub(super) enum ServeError {
     Admin(#[from] AdminError),
     #[error(transparent)]
     Security(Box<SecurityFileError>),
+    #[error(transparent)]
+    Forwarding(#[from] grpc::ForwardingError),
     #[error("the descriptors of the API can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the system clock is before 1970, so HTTP requests can't be answered; set the clock")]
@@ -57,6 +59,8 @@ pub(super) enum ServeError {
     Log(#[from] ReadError),
     #[error(transparent)]
     Place(#[from] PlaceError),
+    #[error("the log was not ended: {0}")]
+    NoEnd(String),
     #[error("a runtime for the replica can't be started: {0}")]
     Runtime(#[source] std::io::Error),
     #[error("the system has no random numbers: {0}")]
@@ -77,14 +81,17 @@ impl ServeError {
             | ServeError::Affinity(_)
             | ServeError::Start(StartError::Affinity(_) | StartError::Breaker(_) | StartError::Batch(_))
             | ServeError::Net(grpc::NetError::Affinity(_))
+            | ServeError::Forwarding(_)
             | ServeError::Security(_) => exit::CONFIG,
-            ServeError::Start(StartError::Open(_)) | ServeError::Place(_) | ServeError::Prepare(_) => exit::IO,
+            ServeError::Start(StartError::Open(_)) | ServeError::Place(_) | ServeError::Prepare(_) => {
+                exit::IO
+            }
             ServeError::Brokers(_) => exit::CONFIG,
             ServeError::Net(_)
             | ServeError::Admin(_)
             | ServeError::Clock
             | ServeError::Start(StartError::Clock(_)) => exit::UNAVAILABLE,
-            ServeError::Log(_) => exit::UNAVAILABLE,
+            ServeError::Log(_) | ServeError::NoEnd(_) => exit::UNAVAILABLE,
             ServeError::Start(_)
             | ServeError::Reflection(_)
             | ServeError::Signals(_)

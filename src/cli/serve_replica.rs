@@ -1,19 +1,24 @@
 //! Starts the replica of `tally serve` with `store.kind = "replicated"`.
 
 use std::{
-    os::unix::process::CommandExt, path::Path, process::{Command, ExitCode}, sync::Arc, time::Duration,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    sync::Arc,
+    time::Duration,
 };
 
 use tally_journal::RealDisk;
-use tally_topology::{AffinityError, CpuAffinityManager, Role, RoleHandle};
+use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Mode, Role, RoleHandle};
 use tokio::{runtime::Builder, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{exit, serve_error::ServeError};
+use super::{exit, peer_client::PeerClient, serve_error::ServeError};
 use crate::{
+    config::CheckedConfig,
     engine::{EngineConfig, TallyEngine},
-    replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, reach},
-    store::replicated::{Exchange, KafkaLog, Replica, ReplicaView, ReplicatedConfig},
+    replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, reach, watch_peers},
+    store::replicated::{Exchange, KafkaLog, Replica, ReplicaRole, ReplicaView, ReplicatedConfig},
     terminal::{errln, without_error_numbers},
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
@@ -40,7 +45,9 @@ impl ReplicaThread {
         };
         match timeout(RESIGN_TIMEOUT, replica.resign(None)).await {
             Ok(Ok(_)) => tracing::info!("gave up leadership"),
-            Ok(Err(error)) => tracing::warn!(%error, "leadership was not given up; another replica claims it soon"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "leadership was not given up; another replica claims it soon")
+            }
             Err(_) => tracing::warn!("leadership was not given up in time; another replica claims it soon"),
         }
     }
@@ -76,10 +83,14 @@ pub(super) fn open(
     engine_config: &EngineConfig,
     config: &ReplicatedConfig,
     dir: &Path,
+    identity: Option<(PathBuf, PathBuf)>,
     affinity: &CpuAffinityManager,
 ) -> Result<(TallyEngine, StartedReplica), ServeError> {
     let mut log = KafkaLog::new(config)?;
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
     let facts = runtime.block_on(async {
         prepare(&mut log, Arc::new(RealDisk), dir, config.accept_unsafe_topic).await?;
         Ok::<_, ServeError>(reach(&mut log).await?)
@@ -100,15 +111,15 @@ pub(super) fn open(
         ..ReplicaView::default()
     };
     let (replica, driver) = Replica::new(view);
-    engine.set_replica(replica);
-    let stop = CancellationToken::new();
+    engine.set_replica(replica.clone());
+    let (stop, peers) = (CancellationToken::new(), Peers::default());
     let parts = DriverParts {
         config: DriverConfig::new(config, LONG_VERSION, random()?),
-        log: KafkaLog::new(config)?,
+        log: KafkaLog::new(config)?.since_epoch(resume.epoch),
         engine: engine.clone(),
         exchange,
         replica: driver,
-        peers: Peers::default(),
+        peers: peers.clone(),
         data_id: origin.data_id,
         geometry: origin.geometry,
         resume,
@@ -121,12 +132,64 @@ pub(super) fn open(
             return Err(error.into());
         }
     };
-    Ok((engine, StartedReplica { driver, stop }))
+    let started = StartedReplica {
+        driver,
+        replica,
+        peers,
+        addresses: config.peers.clone(),
+        client: PeerClient::new(config, identity),
+        stop,
+    };
+    Ok((engine, started))
+}
+
+/// Ends the log: takes part in the replication without serving calls, until this replica leads, and then writes the end of the log. Call
+/// this on a thread that may block.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) fn end_log(
+    checked: &CheckedConfig,
+    config: &ReplicatedConfig,
+    dir: &Path,
+) -> Result<(), ServeError> {
+    let affinity = CpuAffinityManager::detect(AffinityConfig {
+        mode: Mode::Off,
+        ..checked.affinity.clone()
+    })?;
+    let (engine, replica) = open(&checked.engine, config, dir, None, &affinity)?;
+    let thread = replica.run(&engine, &affinity)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let ended = runtime.block_on(async {
+        let Some(replica) = engine.replica() else {
+            return Err(ServeError::NoEnd("the replica has no driver".to_owned()));
+        };
+        let mut changes = replica.changes();
+        let found = changes
+            .wait_for(|view| matches!(view.role, ReplicaRole::Leader | ReplicaRole::Stopped))
+            .await;
+        let fault = found.map_or(None, |view| view.fault.clone());
+        match replica.end_log().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ServeError::NoEnd(fault.unwrap_or_else(|| error.to_string()))),
+        }
+    });
+    drop(thread);
+    engine.drain();
+    ended
 }
 
 /// A replica whose driver does not run yet.
 pub(super) struct StartedReplica {
     driver: Driver<KafkaLog>,
+    replica: Replica,
+    peers: Peers,
+    /// The addresses of the other replicas.
+    addresses: Vec<String>,
+    client: PeerClient,
     stop: CancellationToken,
 }
 
@@ -137,14 +200,29 @@ impl StartedReplica {
     ///
     /// # Errors
     /// [`AffinityError`].
-    pub(super) fn run(self, engine: &TallyEngine, affinity: &CpuAffinityManager) -> Result<ReplicaThread, AffinityError> {
-        let StartedReplica { driver, stop } = self;
+    pub(super) fn run(
+        self,
+        engine: &TallyEngine,
+        affinity: &CpuAffinityManager,
+    ) -> Result<ReplicaThread, AffinityError> {
+        let StartedReplica {
+            driver,
+            replica,
+            peers,
+            addresses,
+            client,
+            stop,
+        } = self;
         let guard = engine.panic_guard();
         let thread = affinity.spawn(Role::Aux, 5, "tally-replica", move || {
             let _guard = guard;
             match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
-                    runtime.block_on(driver.run());
+                    runtime.block_on(async {
+                        let watching = tokio::spawn(watch_peers(addresses, peers, replica, Arc::new(client)));
+                        driver.run().await;
+                        watching.abort();
+                    });
                 }
                 Err(error) => {
                     tracing::error!(%error, "the driver of the replica could not be started");

@@ -36,6 +36,8 @@ pub(super) struct StoreToOpen {
     pub(super) data: PathBuf,
     /// The settings of a replicated store; `None` for the embedded store.
     pub(super) replicated: Option<ReplicatedConfig>,
+    /// The files of the certificate and the key that this replica presents to the others, if they ask for them.
+    pub(super) identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Starts the engine. Returns `None` if `stop` ends first. Then the thread still runs, and the end of the process ends it, as a
@@ -71,15 +73,20 @@ pub(super) async fn start(
 // ===== impl StoreToOpen =====
 
 impl StoreToOpen {
-    fn open(&self, affinity: &CpuAffinityManager) -> Result<(TallyEngine, Option<StartedReplica>), ServeError> {
+    fn open(
+        &self,
+        affinity: &CpuAffinityManager,
+    ) -> Result<(TallyEngine, Option<StartedReplica>), ServeError> {
         let StoreToOpen {
             engine,
             data,
             replicated,
+            identity,
         } = self;
         match replicated {
             Some(config) => {
-                let (engine, replica) = serve_replica::open(engine, config, data, affinity)?;
+                let (engine, replica) =
+                    serve_replica::open(engine, config, data, identity.clone(), affinity)?;
                 Ok((engine, Some(replica)))
             }
             None => {

@@ -121,6 +121,12 @@ fn text(report: &DirectoryReport, expected: &[ChainHead]) -> String {
     lines.add("blocks", report.journal.blocks);
     lines.add("bytes", report.journal.bytes);
     lines.add("records", report.journal.records);
+    if let (claims @ 1.., Some(last)) = (report.journal.claims, &report.journal.last) {
+        lines.add(
+            "terms",
+            format_args!("{claims} claimed, the last block is of term {}", last.term),
+        );
+    }
     let is_damaged = report.journal.corruption.is_some();
     let counted = if is_damaged {
         " before the first damage"

@@ -7,13 +7,13 @@ use crate::{
     admin::settings::AdminSettings,
     engine::{
         CheckpointInterval, EngineConfig, HoldsMax, ScrubRate,
-        breaker_settings::BreakerSettings,
+        breaker_settings::{BreakerSettings, Preset},
         settings::{AffinitySettings, BatchSettings},
     },
-    grpc::settings::NetConfig,
+    grpc::{ForwardingConfig, settings::NetConfig},
     security::settings::{SecurityConfig, SecuritySettings},
     settings::SettingError,
-    store::settings::StoreSettings,
+    store::settings::{StoreKind, StoreSettings},
     telemetry::settings::TelemetrySettings,
 };
 
@@ -58,10 +58,11 @@ impl Config {
     /// # Errors
     /// [`SettingError`] for the first key that is out of bounds.
     pub fn engine(&self) -> Result<EngineConfig, SettingError> {
-        let breaker = self.breaker.config()?;
+        let section = self.breaker();
+        let breaker = section.config()?;
         Ok(EngineConfig {
-            batch: self.batch.config(self.breaker.preset)?,
-            circuits: self.breaker.circuits(&breaker)?,
+            batch: self.batch.config(section.preset)?,
+            circuits: section.circuits(&breaker)?,
             breaker,
             store: self.store.config()?,
             checkpoint: CheckpointInterval(self.store.checkpoint_bytes.0),
@@ -72,12 +73,24 @@ impl Config {
         })
     }
 
+    /// Returns the section `breaker`. A replicated store has a preset of its own.
+    fn breaker(&self) -> BreakerSettings {
+        let is_replicated = self.store.kind == StoreKind::Replicated;
+        BreakerSettings {
+            preset: self
+                .breaker
+                .preset
+                .or(is_replicated.then_some(Preset::Replicated)),
+            ..self.breaker.clone()
+        }
+    }
+
     /// Returns the paths of the certificates and tokens. Without TLS and tokens, the gRPC server may listen only on an
     /// address of this machine, unless the operator allows an insecure server.
     ///
     /// # Errors
-    /// [`SettingError`] if only one of two keys that belong together is set, or if the address of the server is not
-    /// allowed.
+    /// [`SettingError`] if only one of two keys that belong together is set, or if the address of the server or the advertised
+    /// address of a replica is not allowed.
     pub fn security(&self) -> Result<SecurityConfig, SettingError> {
         let security = self.security.config()?;
         let is_local = self.server.listen.ip().is_loopback();
@@ -86,7 +99,33 @@ impl Config {
                          security.tls_key and security.tokens_file are set, or security.allow_insecure is true";
             return Err(SettingError::new("server.listen", self.server.listen, bound));
         }
+        if let Some(replicated) = self.store.replicated()?
+            && security.tls.is_some()
+            && !replicated.advertise.starts_with("https://")
+        {
+            let bound = "https://HOST:PORT, because security.tls_certificate is set";
+            return Err(SettingError::new(
+                "store.replicated.advertise",
+                replicated.advertise,
+                bound,
+            ));
+        }
         Ok(security)
+    }
+
+    /// Returns how a replica calls the others. It presents its own certificate to them, because they have the same settings: if one
+    /// asks its clients for certificates, all do.
+    ///
+    /// # Errors
+    /// [`SettingError`] for the first key of `store.replicated` or `security` that is out of bounds.
+    pub fn forwarding(&self) -> Result<ForwardingConfig, SettingError> {
+        let replicated = self.store.replicated()?;
+        let tls = self.security.config()?.tls;
+        let identity = tls.filter(|tls| tls.client_ca.is_some());
+        Ok(ForwardingConfig {
+            ca: replicated.and_then(|replicated| replicated.peer_ca_file),
+            identity: identity.map(|tls| (tls.certificate, tls.key)),
+        })
     }
 
     /// Checks the bounds of every key. Does not check whether the server may listen on its address.
@@ -119,12 +158,13 @@ impl Config {
     #[must_use]
     pub fn effective(&self) -> Self {
         let mut effective = Config {
-            breaker: self.breaker.effective(),
+            breaker: self.breaker().effective(),
             affinity: self.affinity.effective(),
             ..self.clone()
         };
         effective.batch.latency_budget = self.batch.effective_latency_budget(self.breaker.preset);
         effective.telemetry.hide_secrets();
+        effective.store.replicated.hide_secrets();
         effective
     }
 }

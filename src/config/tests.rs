@@ -56,6 +56,47 @@ fn flags_override_the_file_and_units_are_read() {
     assert_eq!(engine.breaker.slow_threshold, Duration::from_millis(20));
 }
 
+const REPLICATED: &str = "[store]\nkind = \"replicated\"\n[store.replicated]\nbrokers = \"k:9092\"\n";
+
+#[test]
+fn a_replicated_store_needs_its_addresses_and_fits_to_the_security_of_the_server() {
+    let addresses = "advertise = \"http://a:1\"\npeers = \"http://a:1,http://b:1\"\n";
+    let loaded = |text: &str| Loaded::load(Some(file(text).path()), &[]).unwrap();
+    let config = loaded(&format!("{REPLICATED}{addresses}"));
+    config.check().unwrap();
+    assert_eq!(
+        config.config.store.replicated().unwrap().unwrap().peers,
+        ["http://b:1"]
+    );
+    // The settings of a replicated store are checked, but not needed, while the store is embedded.
+    let embedded = "[store.replicated]\nheartbeat = \"50ms\"";
+    assert_eq!(loaded(embedded).config.store.replicated().unwrap(), None);
+    assert_eq!(
+        refusal("[store.replicated]\nheartbeat = \"5s\""),
+        "store.replicated.heartbeat = 5s: must be 10ms to 1s (from FILE, line 2)"
+    );
+    assert_eq!(
+        refusal(REPLICATED),
+        "store.replicated.advertise = unset: must be set to the URL of this replica, because store.kind is replicated"
+    );
+    let tls = "[security]\ntls_certificate = \"c\"\ntls_key = \"k\"\n";
+    let error = refusal(&format!("{REPLICATED}{addresses}{tls}"));
+    assert!(
+        error.starts_with(
+            "store.replicated.advertise = http://a:1: must be https://HOST:PORT, because security.tls_certificate is set"
+        ),
+        "{error}"
+    );
+    let secure = addresses.replace("http:", "https:") + "peer_ca_file = \"ca\"\n";
+    let config = loaded(&format!("{REPLICATED}{secure}{tls}client_ca = \"clients\"\n")).config;
+    let forwarding = config.forwarding().unwrap();
+    assert_eq!(forwarding.ca, Some(PathBuf::from("ca")));
+    assert_eq!(
+        forwarding.identity,
+        Some((PathBuf::from("c"), PathBuf::from("k")))
+    );
+}
+
 #[test]
 fn a_host_name_is_not_an_address_to_listen_on() {
     let text = refusal("[server]\nlisten = \"localhost:50051\"");

@@ -23,7 +23,19 @@ pub enum Preset {
     /// calls open the circuit, 3 successful probes end the half-open state, and the open time is 60 s. Most cloud disks
     /// need more than 1 ms for one sync.
     Seed,
+    /// Values for a replicated store, and its default. A call that takes 2 s or longer is slow: when a broker of the log fails, appends
+    /// wait until the log has elected another one, which usually takes less. The open time is 1 s at first.
+    Replicated,
 }
+
+/// Of the preset `replicated`: the slow threshold. The log elects another broker in 1 to 2 s.
+const REPLICATED_SLOW_THRESHOLD: Duration = Duration::from_secs(2);
+/// Of the preset `replicated`: how long the circuit stays open the first time.
+const REPLICATED_OPEN_BASE: Duration = Duration::from_secs(1);
+/// Of the preset `replicated`: maximum time that the circuit stays open before it probes.
+const REPLICATED_OPEN_MAX: Duration = Duration::from_secs(10);
+/// Of the preset `replicated`: length of the ramp after successful probes.
+const REPLICATED_RAMP: Duration = Duration::from_secs(2);
 
 /// The mode of the circuits at the start. An operator can change the mode while the service runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,6 +269,17 @@ impl BreakerSettings {
         self.preset.map(|preset| match preset {
             Preset::Default => (CircuitBreakerConfig::default(), ThresholdSource::Default),
             Preset::Seed => (CircuitBreakerConfig::seed(), ThresholdSource::Preset),
+            Preset::Replicated => {
+                let config = CircuitBreakerConfig {
+                    slow_threshold: REPLICATED_SLOW_THRESHOLD,
+                    open_base: REPLICATED_OPEN_BASE,
+                    open_max: REPLICATED_OPEN_MAX,
+                    ramp: REPLICATED_RAMP,
+                    self_probe: true,
+                    ..CircuitBreakerConfig::default()
+                };
+                (config, ThresholdSource::Preset)
+            }
         })
     }
 

@@ -22,7 +22,7 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
                     // The disk is full, but not slow, and every caller gets a clear answer without the circuit. After
                     // the refusals the circuit must not be open when there is space again.
-                    Some(StoreFault::DiskFull { .. }) => Verdict::neutral(),
+                    Some(StoreFault::DiskFull { .. } | StoreFault::NotLeader) => Verdict::neutral(),
                     Some(_) => Verdict::failure(),
                 };
                 verdict

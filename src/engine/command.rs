@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use smallvec::SmallVec;
 use tally_batch::BatchItem;
-use tally_journal::Position;
+use tally_journal::{BlockKind, Position};
 use tally_ledger::{
     AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, Heading, History, Hold,
     Metadata, Names, NewAccount, Outcome, RecordKey, TableFull, Tags, Timestamp, TransactionView, Transfer,
@@ -72,9 +72,9 @@ pub enum Command {
     Follow(VecDeque<AcceptedBlock>),
     /// Makes this replica the leader: its claim is the last block that was applied. From now on EXEC executes commands that write.
     Lead,
-    /// Commits the open block, and then a block that says that this replica leads no longer. Its body is given. From now on the
-    /// replica follows.
-    Resign(Vec<u8>),
+    /// Commits the open block, and then a control block with which this replica stops to be the leader: a resignation, or the end of the
+    /// log. From now on the replica follows.
+    StopLeading(BlockKind, Vec<u8>),
 }
 
 /// The reply to a [`Command`].
@@ -124,7 +124,7 @@ pub enum CommandReply {
     /// This replica leads from this point on.
     Leading,
     /// The last block of this leader is durable. This is the point after it.
-    Resigned(Box<LedgerEnd>),
+    StoppedLeading(Box<LedgerEnd>),
 }
 
 /// An account, and where its history begins.
@@ -440,7 +440,7 @@ impl Command {
             | Command::CreateAccounts(..)
             | Command::UpdateAccount(_)
             | Command::Probe
-            | Command::Resign(_) => true,
+            | Command::StopLeading(..) => true,
             Command::Account(_)
             | Command::History(_)
             | Command::Accounts { .. }
@@ -458,7 +458,7 @@ impl Command {
     pub(super) const fn shows_ledger(&self) -> bool {
         !matches!(
             self,
-            Command::CheckpointChunk(_) | Command::Follow(_) | Command::Lead | Command::Resign(_)
+            Command::CheckpointChunk(_) | Command::Follow(_) | Command::Lead | Command::StopLeading(..)
         )
     }
 }
@@ -474,7 +474,7 @@ impl CommandReply {
             CommandReply::CheckpointChunk { .. }
                 | CommandReply::Followed(_)
                 | CommandReply::Leading
-                | CommandReply::Resigned(_)
+                | CommandReply::StoppedLeading(_)
         )
     }
 }
@@ -496,7 +496,7 @@ impl BatchItem for Command {
             | Command::CheckpointChunk(_)
             | Command::Probe
             | Command::Lead
-            | Command::Resign(_) => 1,
+            | Command::StopLeading(..) => 1,
             Command::Follow(blocks) => blocks.len(),
             // Each hold takes about a tenth of the memory and of the time of an account.
             Command::Holds(_) => PAGE_HOLD_SLOTS / 10,
@@ -517,7 +517,7 @@ impl BatchItem for Command {
             | Command::CheckpointChunk(_)
             | Command::Probe
             | Command::Lead => 0,
-            Command::Resign(body) => body.len(),
+            Command::StopLeading(_, body) => body.len(),
             Command::Follow(blocks) => blocks.iter().map(AcceptedBlock::len).sum(),
         };
         held + size_of::<Command>()

@@ -333,7 +333,7 @@ impl Exec {
             Command::UpdateAccount(update) => self.update_account(update),
             Command::Follow(blocks) => self.follow(blocks),
             Command::Lead => self.lead(),
-            Command::Resign(body) => self.resign(body),
+            Command::StopLeading(kind, body) => self.stop_leading(kind, body),
             Command::Account(_)
             | Command::History(_)
             | Command::Accounts { .. }

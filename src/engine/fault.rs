@@ -50,8 +50,8 @@ pub enum StoreFault {
         /// Whether a part of the command was executed: some transactions of a batch.
         executed_part: bool,
     },
-    /// This replica does not lead, so it executes no command that writes. Nothing was executed.
-    #[error("this replica is not the leader")]
+    /// Another replica leads, or none does. The command was not executed.
+    #[error("this replica does not lead")]
     NotLeader,
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
@@ -112,15 +112,15 @@ impl StoreFault {
         }
     }
 
-    /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] means that nothing
-    /// was executed, so this method turns it into [`StoreFault::WriteFailed`]; [`StoreFault::DiskFull`] says itself
+    /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] and [`StoreFault::NotLeader`] mean that
+    /// nothing was executed, so this method turns them into [`StoreFault::WriteFailed`]; [`StoreFault::DiskFull`] says itself
     /// whether a part was executed.
     #[must_use]
     pub const fn after_partial_execution(self) -> Self {
         match self {
-            StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
+            StoreFault::Failed | StoreFault::WriteFailed | StoreFault::NotLeader => StoreFault::WriteFailed,
             StoreFault::DiskFull { .. } => StoreFault::DiskFull { executed_part: true },
-            StoreFault::ReadFailed | StoreFault::Damaged { .. } | StoreFault::NotLeader => self,
+            StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     circuits::CircuitReport,
     counters::LedgerFigures,
     health::Condition,
+    replica_metrics::collect_replica,
     tally_engine::{EngineStats, TallyEngine},
 };
 use crate::{
@@ -75,6 +76,9 @@ impl MetricSource for TallyEngine {
         self.collect_ledger(families, &stats);
         self.collect_disk(families);
         collect_history(families, self.history_figures());
+        if let Some(replica) = self.replica() {
+            replica.read(|view| collect_replica(families, view));
+        }
         placement(families, &self.affinity().figures());
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),

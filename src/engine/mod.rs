@@ -38,6 +38,7 @@ mod pipeline_tests;
 mod prefetch;
 mod reads;
 mod replica;
+mod replica_metrics;
 mod resume_writer;
 mod scrubbing;
 mod self_probe;

@@ -43,7 +43,7 @@ pub(super) fn read(
         | Command::Probe
         | Command::Follow(_)
         | Command::Lead
-        | Command::Resign(_) => {
+        | Command::StopLeading(..) => {
             unreachable!("the command is not a read")
         }
     }

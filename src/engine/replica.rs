@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use tally_journal::BlockKind;
+
 use super::{
     command::{Command, CommandReply},
     fault::EngineError,
@@ -39,12 +41,14 @@ impl TallyEngine {
         Ok(())
     }
 
-    /// Commits what is open, and then a block of the kind *resign* with this body. From now on this replica follows.
+    /// Commits what is open, and then a control block of this `kind` with this body: a resignation, or the end of the log. From now on this
+    /// replica follows.
     ///
     /// # Errors
     /// [`EngineError`]. If the outcome is unknown, the replica has stepped down or will.
-    pub async fn resign(&self, body: Vec<u8>) -> Result<Box<LedgerEnd>, EngineError> {
-        let CommandReply::Resigned(end) = self.read(Command::Resign(body), None).await? else {
+    pub async fn stop_leading(&self, kind: BlockKind, body: Vec<u8>) -> Result<Box<LedgerEnd>, EngineError> {
+        let CommandReply::StoppedLeading(end) = self.read(Command::StopLeading(kind, body), None).await?
+        else {
             return Err(unexpected());
         };
         Ok(end)

@@ -118,6 +118,9 @@ error_kinds! {
     QUEUE_FULL: [ResourceExhausted], No, SameIdAfterDelay, "The queue is full.";
     MEMORY_LIMIT: [ResourceExhausted], No, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory.";
     SHUTTING_DOWN: [Unavailable], No, SameIdAfterDelay, "The service is shutting down. Another instance may take the call.";
+    NOT_LEADER: [Unavailable], No, SameIdAfterDelay, "This replica does not lead, and could not forward the call. The metadata has the address of the `leader`, if it is known.";
+    LEADER_LOST: [Unavailable], Unknown, SameIdAfterDelay, "The connection to the leader failed after the call was forwarded. Send the same transactions with the same ids again; a watch goes on where it was.";
+    NOT_REPLICATED: [FailedPrecondition], No, No, "The method needs a replicated store, and the store of this service is embedded.";
     EXPIRED_IN_QUEUE: [DeadlineExceeded], No, SameId, "The deadline passed before the execution.";
     EXPIRED_IN_EXECUTION: [DeadlineExceeded], Unknown, SameId, "The deadline passed during the execution.";
     STREAM_INTERRUPTED: [Aborted], No, SameId, "An earlier transaction of the stream has an unknown outcome, so this transaction was not executed.";

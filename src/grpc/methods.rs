@@ -72,7 +72,7 @@ const ADMIN: Option<Role> = Some(Role::Admin);
 
 /// All methods. A lookup searches in this order, so the most frequent method is first.
 #[rustfmt::skip] // One line for each method.
-static METHODS: [Method; 25] = [
+static METHODS: [Method; 27] = [
     method("/tally.v1.TransactionService/ProcessTransaction", WRITE, Handler::ProcessTransaction),
     method("/tally.v1.TransactionService/ProcessTransactions", WRITE, Handler::ProcessTransactions),
     method("/tally.v1.TransactionService/StreamTransactions", WRITE, Handler::StreamTransactions),
@@ -92,6 +92,8 @@ static METHODS: [Method; 25] = [
     method("/tally.v1.EngineService/GetTopology", READ, Handler::Unary),
     method("/tally.v1.EngineService/GetBatchStats", READ, Handler::Unary),
     method("/tally.v1.EngineService/GetClock", READ, Handler::Unary),
+    method("/tally.v1.EngineService/GetReplicaState", READ, Handler::Unary),
+    method("/tally.v1.EngineService/ResignLeadership", ADMIN, Handler::Unary),
     method("/tally.v1.EngineService/SetCircuitMode", ADMIN, Handler::Unary),
     method("/tally.v1.EngineService/ConfirmClock", ADMIN, Handler::Unary),
     // The health of the service is not a secret, and health checks have no token.
@@ -103,6 +105,19 @@ static METHODS: [Method; 25] = [
 ];
 
 impl Method {
+    /// Whether only the leader of a replicated store answers the method. The other methods concern this process.
+    pub(crate) const fn is_answered_by_leader(&self) -> bool {
+        !matches!(
+            self.handler,
+            Handler::Unary | Handler::Stream | Handler::HealthWatch
+        )
+    }
+
+    /// Whether the method only reads.
+    pub(crate) fn only_reads(&self) -> bool {
+        self.needed_role == READ
+    }
+
     /// Whether the method shows or changes the service as a whole, and not single accounts and transactions.
     pub(crate) fn concerns_whole_service(&self) -> bool {
         self.path.starts_with("/tally.v1.EngineService/")

@@ -16,6 +16,7 @@ mod check;
 mod error_counts;
 pub mod error_kind;
 mod fields;
+mod forwarding;
 #[doc(hidden)]
 pub mod fuzzing;
 mod history;
@@ -35,10 +36,11 @@ mod transport;
 pub use accounts::decode::is_never_updated;
 pub use check::{InvalidField, check_account, check_transaction, check_update};
 pub use error_counts::ErrorMetrics;
+pub use forwarding::{ForwardingConfig, ForwardingError, ForwardingMetrics};
 pub use history::{Described, Describer};
 pub use introspection::{
-    batch_stats::batch_stats_response, circuit::circuit_stats_response, topology::topology_response,
-    values::COMMENT_BYTES_MAX,
+    batch_stats::batch_stats_response, circuit::circuit_stats_response, replica::replica_state_response,
+    topology::topology_response, values::COMMENT_BYTES_MAX,
 };
 pub use limits::MESSAGE_BYTES_MAX;
 pub use rejection::Rejected;

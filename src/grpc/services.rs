@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::{
     access::{self, Authorised},
     accounts::service::AccountService,
+    forwarding::{Destination, Forwarder, ForwardingConfig, ForwardingError, ForwardingMetrics, OpenStream},
     introspection::service::EngineService,
     limits::QUERY_BYTES_MAX,
     methods::Handler,
@@ -31,6 +32,7 @@ use crate::{
     engine::TallyEngine,
     proto::{FILE_DESCRIPTOR_SET, engine_service_server::EngineServiceServer},
     security::Security,
+    store::replicated::Replica,
 };
 
 /// Maximum number of open calls of the health service's `Watch`. A usual client has one such call on each connection.
@@ -61,6 +63,8 @@ pub struct Services {
     health_watchers: Clients,
     connections: ConnectionMetrics,
     draining: CancellationToken,
+    /// `None` if the store is not replicated.
+    forwarder: Option<Forwarder>,
 }
 
 // ===== impl Services =====
@@ -70,6 +74,26 @@ impl Services {
     #[must_use]
     pub const fn connections(&self) -> &ConnectionMetrics {
         &self.connections
+    }
+
+    /// Returns the metrics of the forwarded calls.
+    #[must_use]
+    pub fn forwarding(&self) -> ForwardingMetrics {
+        let forwarder = self.forwarder.as_ref();
+        forwarder.map_or(ForwardingMetrics::none(), Forwarder::metrics)
+    }
+
+    /// Lets these services forward calls to the leader whenever `replica` does not lead.
+    ///
+    /// # Errors
+    /// [`ForwardingError`] if a file of `config` can't be used.
+    pub fn forward_calls(
+        &mut self,
+        replica: &Replica,
+        config: ForwardingConfig,
+    ) -> Result<(), ForwardingError> {
+        self.forwarder = Some(Forwarder::new(replica, config)?);
+        Ok(())
     }
 
     /// Answers a call from `peer`. `limits` are the limits of the call's connection.
@@ -89,6 +113,19 @@ impl Services {
             reservation,
             caller: authorised.grant.as_ref().map(|grant| grant.principal.clone()),
         };
+        if let Some(forwarder) = &self.forwarder
+            && authorised.method.is_answered_by_leader()
+        {
+            match forwarder.destination(call.request.headers(), authorised.method.only_reads()) {
+                Destination::Here => {}
+                Destination::Nowhere(status) => return refuse(status, call.reservation),
+                Destination::Leader(leader) => {
+                    let stream = self.open_stream(authorised);
+                    let forwarded = forwarder.clone().forward(call, leader, peer, stream);
+                    return forwarded.map(Ok).boxed();
+                }
+            }
+        }
         let transactions = &self.transactions;
         match authorised.method.handler {
             Handler::ProcessTransaction => transactions.process_transaction(call),
@@ -161,13 +198,30 @@ impl Services {
         Box::pin(answered.map(|response| response.map(|response| Answer::tonic(response, over, reservation))))
     }
 
+    /// Returns the stream that a forwarded call opens; `None` if the call has one answer.
+    fn open_stream(&self, authorised: Authorised) -> Option<OpenStream> {
+        match authorised.method.handler {
+            Handler::StreamTransactions => Some(OpenStream::OfClient(self.lifetime(authorised))),
+            Handler::WatchTransactions => Some(OpenStream::OfService(self.lifetime(authorised))),
+            Handler::ProcessTransaction
+            | Handler::ProcessTransactions
+            | Handler::GetTransaction
+            | Handler::ListTransactions
+            | Handler::GetChainHead
+            | Handler::Accounts(_)
+            | Handler::Unary
+            | Handler::Stream
+            | Handler::HealthWatch => None,
+        }
+    }
+
     /// Returns the lifetime of the stream that the call opens.
     fn lifetime(&self, authorised: Authorised) -> Lifetime {
         Lifetime::new(&self.security, authorised, &self.draining)
     }
 }
 
-/// Ends a call that tonic would serve with an error.
+/// Ends a call that was admitted, but that no handler answers, with an error.
 fn refuse(status: Status, reservation: Reservation) -> AnswerFuture {
     Box::pin(ready(Ok(Answer::status(status, reservation))))
 }
@@ -204,6 +258,7 @@ pub async fn services(
         health_watchers: Clients::new(HEALTH_WATCHERS_OF_CLIENT_MAX, HEALTH_WATCHERS_MAX),
         connections: ConnectionMetrics::default(),
         draining: draining.clone(),
+        forwarder: None,
     };
     Ok((services, reporter))
 }

@@ -4,6 +4,8 @@
 //! whether the call was `executed` (`false` or `unknown`) and what the client may do (`retry`: `no`, `same_id` or
 //! `new_id`). `error_kind.rs` lists the reasons.
 
+pub(crate) mod replica;
+
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use http::{HeaderMap, HeaderValue};
@@ -48,6 +50,9 @@ const REJECTION_RETRY: Duration = Duration::from_secs(1);
 
 /// Retry delay while the disk is full. The service looks for space at this interval.
 const DISK_FULL_RETRY: Duration = Duration::from_secs(1);
+
+/// Retry delay while no leader answers. An election takes about a second, and a client may find the new leader earlier.
+const LEADER_RETRY: Duration = Duration::from_millis(100);
 
 /// Collects the parts of an error.
 struct ErrorBuilder {
@@ -379,6 +384,17 @@ pub fn shutting_down() -> Status {
         .build()
 }
 
+/// This replica does not lead, and the call was not forwarded. `leader` is the address of the leader, if it is known.
+#[must_use]
+pub fn not_leader(leader: Option<&str>) -> Status {
+    let builder = ErrorBuilder::new(ErrorKind::NOT_LEADER, "this replica does not lead");
+    let builder = match leader {
+        Some(leader) => builder.with("leader", leader),
+        None => builder,
+    };
+    builder.retry_after(LEADER_RETRY).build()
+}
+
 /// The engine did not execute a command, or does not know its outcome.
 #[must_use]
 pub fn engine(error: &EngineError) -> Status {
@@ -402,6 +418,7 @@ pub fn engine(error: &EngineError) -> Status {
                 .with("offset", offset.to_string())
                 .build()
         }
+        EngineError::Store(StoreFault::NotLeader) => not_leader(None),
         EngineError::Store(StoreFault::DiskFull { .. }) => {
             ErrorBuilder::new(ErrorKind::DISK_FULL, error.to_string())
                 .executed(error.is_not_executed())
@@ -410,9 +427,10 @@ pub fn engine(error: &EngineError) -> Status {
         }
         EngineError::Store(fault) => {
             let code = match fault {
-                StoreFault::WriteFailed | StoreFault::Failed | StoreFault::DiskFull { .. } | StoreFault::NotLeader => {
-                    Code::Unavailable
-                }
+                StoreFault::WriteFailed
+                | StoreFault::Failed
+                | StoreFault::NotLeader
+                | StoreFault::DiskFull { .. } => Code::Unavailable,
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
             ErrorBuilder::new(ErrorKind::STORE_FAILED, fault.to_string())

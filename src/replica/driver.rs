@@ -72,6 +72,8 @@ pub struct Driver<L> {
     pub(super) applied: u64,
     /// The highest term that this process has claimed.
     pub(super) claimed_term: u64,
+    /// Whether the log was connected to.
+    pub(super) is_connected: bool,
     /// The beginning of the times that the election uses.
     started: Instant,
 }
@@ -88,6 +90,11 @@ pub enum End {
     },
     /// The log contradicts what this replica knows. Somebody must look at it.
     Halted(String),
+    /// The log has ended: one directory goes on as an embedded store.
+    LogEnded {
+        /// The address of the replica whose directory goes on.
+        address: Option<String>,
+    },
     /// The engine has failed.
     Failed(Condition),
     /// The engine does not answer as it should.
@@ -132,6 +139,7 @@ impl<L: PartitionLog> Driver<L> {
             order: durable.order(),
             applied: durable.chain().last_block_sequence(),
             claimed_term: 0,
+            is_connected: false,
             started,
         })
     }
@@ -158,8 +166,21 @@ impl<L: PartitionLog> Driver<L> {
                 self.engine.halt(Condition::SteppedDown);
                 Some(format!("another replica leads with term {term}"))
             }
+            End::LogEnded { address } => {
+                let address = address.as_deref().map_or("another replica", |address| address);
+                tracing::warn!(
+                    address,
+                    "the replicated log has ended, so this replica has stopped"
+                );
+                Some(format!(
+                    "the replicated log has ended; the directory of {address} goes on as an embedded store"
+                ))
+            }
             End::Halted(reason) => {
-                tracing::error!(reason, "this replica has stopped: the log contradicts what it knows");
+                tracing::error!(
+                    reason,
+                    "this replica has stopped: the log contradicts what it knows"
+                );
                 Some(reason.clone())
             }
             End::Engine(reason) => {
@@ -217,7 +238,10 @@ impl<L: PartitionLog> Driver<L> {
 
     /// The time that the next block of this replica gets.
     pub(super) fn next_time(&self) -> Timestamp {
-        let last = self.order.last_time.max(Timestamp::from_nanos(self.place.base_time_ns));
+        let last = self
+            .order
+            .last_time
+            .max(Timestamp::from_nanos(self.place.base_time_ns));
         self.engine.clock().ledger.max(last.plus_nanos(1))
     }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tally_batch::BatchError;
 use tally_journal::{BlockBuffer, BlockKind, BlockMeta, BlockStamp};
-use tally_replication::{Accepted, BlockHash, Claim, ClaimStep, Decision, Election, HaltReason, News, Outcome, RequestId};
+use tally_replication::{
+    Accepted, BlockHash, Claim, ClaimStep, Decision, Election, HaltReason, News, Outcome, RequestId,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -78,6 +80,10 @@ impl<L: PartitionLog> Driver<L> {
     /// Follows until an own claim was accepted.
     pub(super) async fn follow(&mut self) -> Result<Serve, End> {
         let mut following = Following::new();
+        if !self.is_connected {
+            self.is_connected = true;
+            following.connecting = Some(self.log.reconnect());
+        }
         self.election = Election::new(self.config.timing, self.config.jitter, self.now());
         self.place.reader.restart();
         self.publish(|view| {
@@ -86,6 +92,11 @@ impl<L: PartitionLog> Driver<L> {
             }
         });
         loop {
+            if self.place.reader.accepted().ended && following.is_idle() {
+                return Err(End::LogEnded {
+                    address: self.place.successor.clone(),
+                });
+            }
             self.begin_work(&mut following)?;
             self.follow_step(&mut following).await?;
             if let Some(serve) = self.decide(&mut following)? {
@@ -112,7 +123,8 @@ impl<L: PartitionLog> Driver<L> {
             following.applying = Some(Box::pin(async move { engine.follow(blocks).await }));
         }
         let is_idle = following.waiting.is_empty() && following.claiming.is_none();
-        if is_idle && self.may_claim(following) && self.election.should_claim(self.now(), self.clock_behind()) {
+        if is_idle && self.may_claim(following) && self.election.should_claim(self.now(), self.clock_behind())
+        {
             self.claim(following)?;
         }
         Ok(())
@@ -153,7 +165,10 @@ impl<L: PartitionLog> Driver<L> {
     /// Returns when to look again although nothing happens.
     fn wake_at(&self, following: &Following) -> Instant {
         let latest = Instant::now() + READ_WAIT;
-        let election = self.election.next_wake(self.clock_behind()).map(|time| self.instant(time));
+        let election = self
+            .election
+            .next_wake(self.clock_behind())
+            .map(|time| self.instant(time));
         let times = [election, following.apply_after, following.read_after];
         let future = times.into_iter().flatten().filter(|time| *time > Instant::now());
         future.min().map_or(latest, |time| time.min(latest))
@@ -226,7 +241,11 @@ impl<L: PartitionLog> Driver<L> {
         let caught_up = at_end && is_applied && self.place.reader.is_verified();
         let base = self.place.base_time_ns;
         let wall = self.engine.clock().wall.as_nanos();
-        let lag_ms = if caught_up { 0 } else { wall.saturating_sub(base) / 1_000_000 };
+        let lag_ms = if caught_up {
+            0
+        } else {
+            wall.saturating_sub(base) / 1_000_000
+        };
         self.publish_accepted(next_offset);
         self.publish(|view| {
             view.end_offset = following.end_offset.and_then(|end| i64::try_from(end).ok());
@@ -259,7 +278,8 @@ impl<L: PartitionLog> Driver<L> {
         if let Some(resume) = following.applied_through(end.block) {
             self.exchange.set_resume(resume);
         } else if !following.waiting.is_empty() {
-            self.reports.not_applied("the disk has no space for more of the journal");
+            self.reports
+                .not_applied("the disk has no space for more of the journal");
             following.apply_after = Some(Instant::now() + RETRY_DELAY);
         }
         self.publish_progress(following);
@@ -289,11 +309,13 @@ impl<L: PartitionLog> Driver<L> {
         let now = self.now();
         let leads = |driver: &Self, leader: &str| driver.place.leader.as_deref() == Some(leader);
         match command {
-            ReplicaCommand::Resign { answer, .. } => {
+            ReplicaCommand::Resign { answer, .. } | ReplicaCommand::EndLog { answer } => {
                 // Nobody waits any more if this fails.
                 drop(answer.send(Err(ResignError::NotLeader)));
             }
-            ReplicaCommand::ForwardFailed { leader } if leads(self, &leader) => self.election.forward_failed(now),
+            ReplicaCommand::ForwardFailed { leader } if leads(self, &leader) => {
+                self.election.forward_failed(now)
+            }
             ReplicaCommand::ForwardSucceeded { leader } if leads(self, &leader) => self.election.forwarded(),
             ReplicaCommand::LeaderClosed { leader } if leads(self, &leader) => self.election.closed(now),
             ReplicaCommand::ForwardFailed { .. }
@@ -336,7 +358,11 @@ impl<L: PartitionLog> Driver<L> {
             base_time_ns: self.next_time().as_nanos(),
             record_count: 0,
         };
-        let sealed = self.place.codec.sealer(self.place.chain).seal(&meta, stamp, &mut buffer);
+        let sealed = self
+            .place
+            .codec
+            .sealer(self.place.chain)
+            .seal(&meta, stamp, &mut buffer);
         sealed.map_err(|error| End::Engine(error.to_string()))?;
         let bytes = Bytes::copy_from_slice(buffer.sealed_bytes());
         let block = self.place.codec.own_facts(&bytes);
@@ -377,7 +403,12 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    fn note_claim(&mut self, following: &mut Following, request: RequestId, result: Result<Appended, AppendError>) {
+    fn note_claim(
+        &mut self,
+        following: &mut Following,
+        request: RequestId,
+        result: Result<Appended, AppendError>,
+    ) {
         let Some(claiming) = &mut following.claiming else {
             return;
         };
@@ -407,7 +438,13 @@ impl<L: PartitionLog> Driver<L> {
         let hash_of = |number| following.hash_of(number);
         match claiming.claim.decide(&self.place.reader, self.applied, hash_of) {
             Decision::Wait => Ok(None),
-            Decision::Serve { accepted, next_offset } => Ok(Some(Serve { accepted, next_offset })),
+            Decision::Serve {
+                accepted,
+                next_offset,
+            } => Ok(Some(Serve {
+                accepted,
+                next_offset,
+            })),
             Decision::Lost => {
                 tracing::info!("another replica has become the leader");
                 following.claiming = None;
@@ -434,7 +471,10 @@ impl<L: PartitionLog> Driver<L> {
                 body: self.config.own_address.clone().into_bytes(),
             };
             // The request is sent now. Whether it arrives changes nothing here.
-            drop(self.log.append(vec![Bytes::from(halt.encode(self.place.codec.data_id()))]));
+            drop(
+                self.log
+                    .append(vec![Bytes::from(halt.encode(self.place.codec.data_id()))]),
+            );
         }
     }
 }
@@ -457,6 +497,11 @@ impl Following {
         }
     }
 
+    /// Whether the engine has applied everything that was accepted.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.applying.is_none()
+    }
+
     fn push(&mut self, block: AcceptedBlock, resume: ResumePoint) {
         self.waiting_bytes += block.len();
         self.remember(resume.block, resume.hash);
@@ -475,18 +520,25 @@ impl Following {
     }
 
     fn hash_of(&self, number: u64) -> Option<BlockHash> {
-        let found = self.hashes.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        let found = self
+            .hashes
+            .binary_search_by_key(&number, |(number, _)| *number)
+            .ok()?;
         self.hashes.get(found).map(|(_, hash)| *hash)
     }
 
     /// Returns the next blocks for the engine. They stay in the queue until the engine has applied them.
     fn next_blocks(&self) -> VecDeque<AcceptedBlock> {
         let mut bytes = 0;
-        let blocks = self.waiting.iter().take(APPLY_BLOCKS_MAX).take_while(|(block, _)| {
-            let is_first = bytes == 0;
-            bytes += block.len();
-            is_first || bytes <= APPLY_BYTES_MAX
-        });
+        let blocks = self
+            .waiting
+            .iter()
+            .take(APPLY_BLOCKS_MAX)
+            .take_while(|(block, _)| {
+                let is_first = bytes == 0;
+                bytes += block.len();
+                is_first || bytes <= APPLY_BYTES_MAX
+            });
         blocks.map(|(block, _)| block.clone()).collect()
     }
 

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tally_journal::BlockKind;
 use tally_replication::{
     Accepted, Action, Appender, HaltReason, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
 };
@@ -18,8 +19,8 @@ use crate::{
     store::{
         embedded::LedgerEnd,
         replicated::{
-            AppendError, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog, ReadError, ReplicaCommand,
-            ReplicaFault, ReplicaRole, ResignBody, ResignError, Resigned, ResumePoint,
+            AppendError, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog, ReadError,
+            ReplicaCommand, ReplicaFault, ReplicaRole, ResignBody, ResignError, Resigned, ResumePoint,
         },
     },
 };
@@ -78,20 +79,30 @@ impl<L: PartitionLog> Driver<L> {
             writer: accepted.writer,
         };
         self.exchange.begin_leading(leadership, accepted.number);
-        self.engine.lead().await.map_err(|error| End::Engine(error.to_string()))?;
+        self.engine
+            .lead()
+            .await
+            .map_err(|error| End::Engine(error.to_string()))?;
         self.publish(|view| {
             view.role = ReplicaRole::Leader;
             view.caught_up = true;
             view.lag_ms = Some(0);
         });
-        tracing::info!(term = accepted.term, block = accepted.number, "this replica leads");
+        tracing::info!(
+            term = accepted.term,
+            block = accepted.number,
+            "this replica leads"
+        );
         let mut leading = Leading::new(&self.config.limits(), accepted, next_offset);
         loop {
             if let Some(end) = self.act(&mut leading) {
                 return end;
             }
             self.lead_step(&mut leading).await?;
-            if leading.resigning.is_none() && !leading.resign_answers.is_empty() && self.has_resigned(&leading) {
+            if leading.resigning.is_none()
+                && !leading.resign_answers.is_empty()
+                && self.has_resigned(&leading)
+            {
                 return self.end_leading(leading, leadership);
             }
         }
@@ -100,7 +111,8 @@ impl<L: PartitionLog> Driver<L> {
     /// Waits for one event, and reports it to the appender.
     async fn lead_step(&mut self, leading: &mut Leading) -> Result<(), End> {
         let heartbeat_at = leading.last_submit + self.config.heartbeat;
-        let beats = leading.heartbeat.is_none() && leading.resigning.is_none() && !leading.appender.is_suspended();
+        let beats =
+            leading.heartbeat.is_none() && leading.resigning.is_none() && !leading.appender.is_suspended();
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(End::Stopped),
@@ -139,13 +151,19 @@ impl<L: PartitionLog> Driver<L> {
                 Action::Send { request, first, last } => {
                     let appending = self.log.append(leading.bytes_of(first, last));
                     let sent = Sent { request, first, last };
-                    leading.appends.push(Box::pin(async move { (sent, outcome(appending.await)) }));
+                    leading
+                        .appends
+                        .push(Box::pin(async move { (sent, outcome(appending.await)) }));
                 }
                 Action::Reconnect => {
                     tracing::warn!("an append has no clear outcome; the leader connects to the log again");
                     self.start_reconnection(leading);
                 }
-                Action::Read { read, from, through: _ } => {
+                Action::Read {
+                    read,
+                    from,
+                    through: _,
+                } => {
                     let reading = self.log.read(from, Duration::ZERO);
                     leading.reads.push(Box::pin(async move { (read, reading.await) }));
                 }
@@ -163,7 +181,10 @@ impl<L: PartitionLog> Driver<L> {
 
     /// All blocks up to `through` are accepted for ever.
     fn durable(&mut self, leading: &mut Leading, through: u64, next_offset: u64) {
-        while let Some(block) = leading.blocks.pop_front_if(|block| block.header.block_sequence <= through) {
+        while let Some(block) = leading
+            .blocks
+            .pop_front_if(|block| block.header.block_sequence <= through)
+        {
             self.place.accepted_own(&block.header, block.hash, block.body());
             if let Some(offset) = leading.offset_of(block.header.block_sequence) {
                 leading.resume = Some(self.place.resume_point(&block.header, block.hash, offset, None));
@@ -202,7 +223,11 @@ impl<L: PartitionLog> Driver<L> {
     fn note_read(&mut self, leading: &mut Leading, read: ReadId, result: Result<LogRecords, ReadError>) {
         match result {
             Ok(records) => {
-                let judged: Vec<Record> = records.records.iter().map(|record| self.place.codec.record(record)).collect();
+                let judged: Vec<Record> = records
+                    .records
+                    .iter()
+                    .map(|record| self.place.codec.record(record))
+                    .collect();
                 leading.appender.read(read, &judged, records.next_offset);
                 leading.reconnect_delay = RECONNECT_DELAY_MIN;
             }
@@ -232,18 +257,34 @@ impl<L: PartitionLog> Driver<L> {
                     drop(answer.send(Err(unknown)));
                     return;
                 }
-                leading.resign_answers.push(answer);
-                if leading.resigning.is_none() {
-                    let successor = successor.or_else(|| self.peers.successor());
-                    tracing::info!(successor, "this replica gives up leadership");
-                    let body = ResignBody { successor }.encode();
-                    let engine = self.engine.clone();
-                    leading.resigning = Some(Box::pin(async move { engine.resign(body).await }));
-                }
+                let successor = successor.or_else(|| self.peers.successor());
+                tracing::info!(successor, "this replica gives up leadership");
+                self.stop_leading(leading, BlockKind::Resign, successor, answer);
+            }
+            ReplicaCommand::EndLog { answer } => {
+                tracing::info!("this replica ends the log");
+                let own = self.config.own_address.clone();
+                self.stop_leading(leading, BlockKind::End, Some(own), answer);
             }
             ReplicaCommand::ForwardFailed { .. }
             | ReplicaCommand::ForwardSucceeded { .. }
             | ReplicaCommand::LeaderClosed { .. } => {}
+        }
+    }
+
+    /// Begins to stop leading. If this has begun before, only the answer is added.
+    fn stop_leading(
+        &mut self,
+        leading: &mut Leading,
+        kind: BlockKind,
+        next: Option<String>,
+        answer: oneshot::Sender<Result<Resigned, ResignError>>,
+    ) {
+        leading.resign_answers.push(answer);
+        if leading.resigning.is_none() {
+            let body = ResignBody { successor: next }.encode();
+            let engine = self.engine.clone();
+            leading.resigning = Some(Box::pin(async move { engine.stop_leading(kind, body).await }));
         }
     }
 

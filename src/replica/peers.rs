@@ -46,7 +46,9 @@ impl Peers {
     #[must_use]
     pub fn successor(&self) -> Option<String> {
         let states = self.0.lock();
-        let candidates = states.iter().filter(|peer| peer.role == ReplicaRole::Standby && peer.caught_up);
+        let candidates = states
+            .iter()
+            .filter(|peer| peer.role == ReplicaRole::Standby && peer.caught_up);
         let best = candidates.max_by_key(|peer| peer.accepted_block);
         best.map(|peer| peer.address.clone())
     }

@@ -4,8 +4,8 @@ use tally_journal::{
     BlockHash, BlockHeader, BlockKind, BlockSealer, ChainPoint, DataId, Genesis, Geometry, HEADER_BYTES,
     HeaderDefect, RawBlockDefect, parse_block,
 };
-use thiserror::Error;
 use tally_replication::{Accepted, BlockFacts, HaltReason, LogReader, Record, Seen, Step, WrongField};
+use thiserror::Error;
 
 use crate::store::{
     embedded::AcceptedBlock,
@@ -76,11 +76,7 @@ pub enum PlaceError {
 
 impl Place {
     /// Continues at `resume`. The journal ends at `chain`.
-    pub(super) fn new(
-        codec: Codec,
-        resume: &ResumePoint,
-        chain: ChainPoint,
-    ) -> Result<Self, PlaceError> {
+    pub(super) fn new(codec: Codec, resume: &ResumePoint, chain: ChainPoint) -> Result<Self, PlaceError> {
         let journal_end = chain.last_block_sequence();
         if journal_end < resume.block {
             return Err(PlaceError::Shorter {
@@ -188,11 +184,11 @@ impl Place {
                 self.successor = None;
                 self.term_changes += 1;
             }
-            BlockKind::Resign => {
+            // The end of the log names the directory that goes on.
+            BlockKind::Resign | BlockKind::End => {
                 self.leader = None;
                 self.successor = ResignBody::decode(body).and_then(|resign| resign.successor);
             }
-            BlockKind::End => self.leader = None,
             BlockKind::Data | BlockKind::Level | BlockKind::Genesis | BlockKind::Halt => {}
         }
     }
@@ -265,7 +261,9 @@ impl Codec {
     fn facts_of(&self, value: &[u8]) -> (Option<BlockFacts>, Option<BlockHeader>) {
         match parse_block(value, self.data_id, self.geometry) {
             Ok((header, hash)) => (Some(facts(&header, hash)), Some(header)),
-            Err(RawBlockDefect::Header(HeaderDefect::Version(version))) => (Some(unknown(version.into())), None),
+            Err(RawBlockDefect::Header(HeaderDefect::Version(version))) => {
+                (Some(unknown(version.into())), None)
+            }
             Err(RawBlockDefect::Header(HeaderDefect::Kind(kind))) => (Some(unknown(kind)), None),
             Err(_) => (None, None),
         }

@@ -29,7 +29,9 @@ pub enum PrepareError {
     #[error(transparent)]
     Log(#[from] ReadError),
     /// The topic is empty.
-    #[error("the topic is empty: make the replicated ledger with `tally replica init` on one replica, and start this one again")]
+    #[error(
+        "the topic is empty: make the replicated ledger with `tally replica init` on one replica, and start this one again"
+    )]
     Empty,
     /// The first record of the topic is not that of a ledger.
     #[error("the first record of the topic is not the beginning of a replicated ledger: {0}")]

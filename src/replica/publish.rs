@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tally_journal::{ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader, StoreKind};
+use tally_journal::{
+    BlockKind, ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader, ScanError,
+    StoreKind,
+};
 use tally_replication::{HaltReason, LogReader, Step};
 use thiserror::Error;
 
@@ -11,7 +14,7 @@ use super::place::{Codec, genesis_point};
 use crate::store::{
     embedded::{OpenError, is_data_directory},
     replicated::{
-        AppendError, PartitionLog, ReadError, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
+        AppendError, PartitionLog, ReadError, ResignBody, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
         unsafe_properties,
     },
 };
@@ -41,7 +44,9 @@ pub enum PublishError {
     #[error("the topic is not safe: {}", join(.0))]
     Unsafe(Vec<UnsafeTopic>),
     /// The topic contains something else.
-    #[error("the topic is not empty, and it does not belong to this data directory; choose an empty topic (store.replicated.topic)")]
+    #[error(
+        "the topic is not empty, and it does not belong to this data directory; choose an empty topic (store.replicated.topic)"
+    )]
     OtherTopic,
     /// The topic contains blocks that the directory does not have, or replicas have used it.
     #[error("the topic already belongs to a replicated ledger: {0}")]
@@ -96,7 +101,9 @@ pub async fn publish<L: PartitionLog>(
     };
     publisher.first_record(&genesis).await?;
     publisher.find_end().await?;
-    publisher.blocks(&journal.reader(), journal.start(), &end, progress).await?;
+    publisher
+        .blocks(&journal.reader(), journal.start(), &end, progress)
+        .await?;
     publisher.find_end().await?;
     let resume = publisher.resume_point(&facts, &end)?;
     let files = ResumeFiles::open(journal.directory())?;
@@ -123,6 +130,34 @@ pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<()
     files.clear()?;
     files.write(&resume)?;
     Ok(())
+}
+
+/// Makes the directory at `path` one of an embedded store, if its last block is the end of the log and names `address`. Can be repeated.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), PublishError> {
+    let mut journal = Journal::open_existing(disk, path)?;
+    if journal.directory().store() == StoreKind::Embedded {
+        return Ok(());
+    }
+    let mut last = None;
+    let scanned = journal.scan(journal.start(), 0, |header, _, body| {
+        last = Some((header.kind, ResignBody::decode(body)));
+        Ok::<(), JournalError>(())
+    });
+    scanned.map_err(|error| match error {
+        ScanError::Store(error) | ScanError::Visitor(error) => error,
+    })?;
+    match last {
+        Some((BlockKind::End, Some(end))) if end.successor.as_deref() == Some(address) => {
+            Ok(journal.make_embedded()?)
+        }
+        Some((BlockKind::End, _)) => Err(PublishError::InUse(
+            "its end names another directory, which goes on",
+        )),
+        Some(_) | None => Err(PublishError::InUse("it has not ended")),
+    }
 }
 
 /// Checks that the topic keeps what it has acknowledged.
@@ -160,7 +195,7 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
 fn end_of(journal: &Journal) -> Result<ChainPoint, PublishError> {
     let scanned = journal.scan(journal.start(), 0, |_, _, _| Ok::<(), JournalError>(()));
     let tail = scanned.map_err(|error| match error {
-        tally_journal::ScanError::Store(error) | tally_journal::ScanError::Visitor(error) => error,
+        ScanError::Store(error) | ScanError::Visitor(error) => error,
     })?;
     Ok(tail.end)
 }
@@ -229,7 +264,9 @@ impl<L: PartitionLog> Publisher<'_, L> {
             (_, point) = journal.read_sealed(&point, &mut block)?;
             let number = point.last_block_sequence();
             if number == present.number && point.previous_hash.0 != present.hash {
-                return Err(PublishError::InUse("it has other blocks than this data directory"));
+                return Err(PublishError::InUse(
+                    "it has other blocks than this data directory",
+                ));
             }
             if number <= present.number {
                 continue;
@@ -250,7 +287,9 @@ impl<L: PartitionLog> Publisher<'_, L> {
     fn resume_point(&self, facts: &TopicFacts, end: &ChainPoint) -> Result<ResumePoint, PublishError> {
         let accepted = self.reader.accepted();
         if accepted.number != end.last_block_sequence() || accepted.hash != end.previous_hash.0 {
-            return Err(PublishError::InUse("its last block is not the last one of this data directory"));
+            return Err(PublishError::InUse(
+                "its last block is not the last one of this data directory",
+            ));
         }
         let (offset, epoch) = self.accepted_at;
         Ok(ResumePoint {

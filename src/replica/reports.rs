@@ -2,10 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::{
-    store::replicated::ReadError,
-    telemetry::LogLimit,
-};
+use crate::{store::replicated::ReadError, telemetry::LogLimit};
 
 /// Limits the log lines of the driver.
 #[derive(Debug, Default)]

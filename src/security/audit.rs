@@ -52,6 +52,17 @@ pub(super) fn tokens_changed(before: usize, after: usize) {
     );
 }
 
+/// A leader that gave up leadership, for the audit event.
+#[derive(Debug, Clone, Copy)]
+pub struct Resignation<'a> {
+    /// The term that has ended.
+    pub term: u64,
+    /// The address of the replica that should lead next, if the administrator named one.
+    pub successor: Option<&'a str>,
+    /// The reason that the administrator gave.
+    pub comment: &'a str,
+}
+
 // ===== impl Administrator =====
 
 impl Administrator {
@@ -94,6 +105,25 @@ impl Administrator {
             after,
             comment,
             "an administrator confirmed a step of the system clock"
+        );
+    }
+
+    /// Logs that the administrator let the leader of a replicated store give up leadership.
+    pub fn resigned_leadership(&self, resignation: &Resignation<'_>) {
+        let Resignation {
+            term,
+            successor,
+            comment,
+        } = *resignation;
+        tracing::warn!(
+            name: "tally.audit.resignation",
+            target: AUDIT_TARGET,
+            peer = self.peer.map(tracing::field::display),
+            token = self.token(),
+            term,
+            successor,
+            comment,
+            "an administrator let the leader give up leadership"
         );
     }
 

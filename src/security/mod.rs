@@ -15,7 +15,7 @@ mod tokens;
 mod watched;
 
 pub use self::{
-    audit::{Administrator, CircuitChange, ClockChange},
+    audit::{Administrator, CircuitChange, ClockChange, Resignation},
     auth_failures::AuthFailure,
     bearer::bearer_token,
     client::client_of,

@@ -27,7 +27,7 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 38] = [
+const TARGETS: [&str; 40] = [
     "tally::admin::ledger",
     "tally::admin::routes",
     "tally::admin::server",
@@ -43,6 +43,8 @@ const TARGETS: [&str; 38] = [
     "tally::engine::reads",
     "tally::engine::scrubbing",
     "tally::engine::start",
+    "tally::grpc::forwarding",
+    "tally::grpc::forwarding::leader",
     "tally::grpc::transport::connection",
     "tally::grpc::transport::lifetime",
     "tally::grpc::transport::net",

@@ -14,6 +14,7 @@ ALERTS = sorted(path.stem for path in (CHART / "alerts").glob("*.yaml"))
 # The failures for which the product must have an alert.
 FAILURES = ["BreakerOpen", "QueueSaturated", "FsyncSlow", "StoreFailed", "PinningLost", "CpuThrottled", "DiskFills"]
 FAILURES += ["ClockHeld", "HoldsNearLimit", "DataDamaged", "SecurityStale", "CertificateExpires", "Panicked", "VerifyFailed"]
+FAILURES += ["NoLeader", "StandbyLags", "ReplicaStopped"]
 
 
 def rule_object(values=None):

@@ -166,7 +166,7 @@ def everything():
         "pinning": {"cpus": {"exec": "1", "wal": "2", "net": "3", "aux": "0"}, "netThreadsMax": 1, "verifyInterval": "10s", "realtime": {"enabled": True}},
         "config": {
             "server": {"streams_per_connection_max": 1, "connections_per_thread_max": 1, "connections_per_client_max": 1, "idle_timeout": "5m", "connection_age_max": "1h", "connection_grace": "1h", "message_time_max": "30s", "memory_max": "256MiB"},
-            "store": {"segment_bytes": "8MiB", "block_bytes_max": "2MiB", "checkpoint_bytes": "1MiB", "scrub_bytes_per_second": "0B", "holds_max": 1000},
+            "store": {"segment_bytes": "8MiB", "block_bytes_max": "2MiB", "checkpoint_bytes": "1MiB", "scrub_bytes_per_second": "0B", "holds_max": 1000, "kind": "embedded", "replicated": {"topic": "tally", "heartbeat": "100ms", "requests_in_flight": 2}},
             "batch": {"queue_requests_max": 2, "queue_bytes_max": "1MiB", "max_linger": "1ms", "siblings": 4, "client_share_percent": 50, "latency_budget": "800us"},
             "breaker": {"preset": "seed", "slow_threshold": "1ms"},
             "telemetry": {"otlp_endpoint": "http://collector:4317", "trace_ratio": 0.5, "metrics_interval": "15s"},

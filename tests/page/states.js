@@ -50,6 +50,15 @@ const STATES = {
       "2 min ago", "1 min ago", "100 µs", "10 ms", "1 s", "/s"],
     hides: ["No block was written", "No commit.", "RUNBOOK"],
   },
+  standby: {
+    data: BUSY,
+    change(stats) {
+      stats.replica = { replica: { role: "REPLICA_ROLE_STANDBY", term: "7", leader: "http://tally-1:50051", address: "http://tally-0:50051", lag: "0.020s", caught_up: true } };
+    },
+    header: "SERVING · breaker closed",
+    shows: ["Replica", "standby", "term 7; http://tally-1:50051 leads; 20 ms behind the log, caught up"],
+    hides: ["RUNBOOK"],
+  },
   open: {
     data: BUSY,
     change: stats => set(stats, "OPEN", { next_probe: "4.2s", history: [change("CLOSED", "OPEN", "slow_rate")] }),

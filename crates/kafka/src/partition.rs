@@ -192,9 +192,56 @@ impl Partition {
 
     /// Finds the leader and connects to it.
     pub(crate) async fn connect_to_leader(&self) -> Result<(Ready, Location), Error> {
-        let location = self.locate().await?;
+        let location = self.locate_newest().await?;
         let ready = connect(self.settings(), &location.leader.endpoint).await?;
         Ok((ready, location))
+    }
+
+    /// Asks all brokers of [`Settings::bootstrap`] at the same time for the leader of the partition, and believes the one that knows of the
+    /// newest election. A broker that is cut off from the others does not know that it leads no longer, and would be found again and
+    /// again. Slow brokers are waited for no longer than 100 ms after the first answer.
+    async fn locate_newest(&self) -> Result<Location, Error> {
+        let mut tasks = JoinSet::new();
+        for index in 0..self.settings().bootstrap.len() {
+            let partition = self.clone();
+            tasks.spawn(async move {
+                let (_, metadata) = partition.ask_one(index).await?;
+                partition.location(&metadata)
+            });
+        }
+        let mut newest: Option<Location> = None;
+        let mut failure: Option<Error> = None;
+        loop {
+            let finished = if newest.is_none() {
+                tasks.join_next().await
+            } else {
+                match tokio::time::timeout(NEXT_BROKER_AFTER, tasks.join_next()).await {
+                    Ok(finished) => finished,
+                    Err(_) => None,
+                }
+            };
+            match finished {
+                Some(Ok(Ok(location))) => {
+                    if newest
+                        .as_ref()
+                        .is_none_or(|newest| newest.leader_epoch < location.leader_epoch)
+                    {
+                        newest = Some(location);
+                    }
+                }
+                Some(Ok(Err(error))) => {
+                    if failure.as_ref().is_none_or(is_about_the_network) {
+                        failure = Some(error);
+                    }
+                }
+                Some(Err(_)) => {}
+                None => break,
+            }
+        }
+        match newest {
+            Some(location) => Ok(location),
+            None => Err(failure.unwrap_or_else(|| self.unknown_topic())),
+        }
     }
 
     /// Asks the brokers for metadata until `judge` accepts an answer.

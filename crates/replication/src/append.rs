@@ -33,101 +33,8 @@ use crate::{
     halt::HaltReason,
     mutation::planted,
     reader::Record,
+    request::{Action, Limits, Outcome, ReadId, RequestId, Stopped},
 };
-
-/// Bounds of an [`Appender`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Limits {
-    /// Maximum number of requests in flight. At least 1.
-    pub requests_max: usize,
-    /// Maximum number of blocks of a request. At least 1.
-    pub request_blocks_max: usize,
-    /// Maximum number of bytes of a request. A larger block is sent alone.
-    pub request_bytes_max: usize,
-    /// Maximum number of blocks that are not durable yet. At least 1.
-    pub blocks_max: usize,
-}
-
-/// Names a request to append. Numbers of requests are never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// Names a read. Numbers of reads are never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ReadId(pub u64);
-
-/// The result of a request to append.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// All in-sync brokers hold the blocks, at consecutive offsets from `base_offset` on.
-    Appended {
-        /// The offset of the first block.
-        base_offset: u64,
-    },
-    /// The broker has appended nothing, and will not.
-    Refused,
-    /// Nobody knows: an error after the append, a timeout, or a lost connection. The blocks may still arrive later.
-    Unresolved,
-}
-
-/// What the caller must do, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Send the blocks as one record batch, on the connection of the last [`Reconnect`](Self::Reconnect), and report
-    /// the result: an answer, or [`Outcome::Unresolved`] after the timeout. The broker must get the requests of a
-    /// connection in order.
-    Send {
-        /// Names the request.
-        request: RequestId,
-        /// The number of the first block.
-        first: u64,
-        /// The number of the last block.
-        last: u64,
-    },
-    /// Drop the connection, find the leading broker, connect again after a suitable delay, and call
-    /// [`Appender::reconnected`].
-    Reconnect,
-    /// Read records and call [`Appender::read`]. The read must begin after this action was taken, and must go to the
-    /// broker that has answered the appends.
-    Read {
-        /// Names the read.
-        read: ReadId,
-        /// The first offset.
-        from: u64,
-        /// The last offset that is needed, or `None` for everything that the broker shows at once. A part is a valid
-        /// answer.
-        through: Option<u64>,
-    },
-    /// All blocks up to this number are accepted for ever: answer their calls.
-    Durable {
-        /// The number of the last durable block.
-        through: u64,
-        /// All records before this offset are known.
-        next_offset: u64,
-    },
-    /// Another process leads. What is not durable yet will never be accepted or was accepted without an answer. The
-    /// process must stop leading and must not use this term again. This is the last action.
-    Fenced {
-        /// The term of the new leader.
-        term: u64,
-        /// The offset of its claim.
-        offset: u64,
-    },
-    /// The process must stop for good. This is the last action.
-    Halted(HaltReason),
-}
-
-/// Why an appender takes no more blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stopped {
-    /// Another process leads.
-    Fenced {
-        /// The term of the new leader.
-        term: u64,
-    },
-    /// The process must stop for good.
-    Halted(HaltReason),
-}
 
 /// A request in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,7 +63,11 @@ enum Link {
     Down,
 }
 
-/// The append of one term. See the [module](self).
+/// The append of one term: which blocks are sent, and which may be acknowledged.
+///
+/// A leader that was replaced without noticing (a *zombie*) cannot acknowledge: a block is durable only if an append at
+/// or behind it was acknowledged, and if every record before this append is known: from appends that were acknowledged,
+/// and from reads after this acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Appender {
     limits: Limits,
@@ -180,20 +91,6 @@ pub struct Appender {
     next_read: u64,
     stopped: Option<Stopped>,
     actions: VecDeque<Action>,
-}
-
-// ===== impl Limits =====
-
-impl Default for Limits {
-    /// Two requests of at most 64 blocks and 1 MiB in flight, and 256 blocks in memory.
-    fn default() -> Self {
-        Self {
-            requests_max: 2,
-            request_blocks_max: 64,
-            request_bytes_max: 1 << 20,
-            blocks_max: 256,
-        }
-    }
 }
 
 // ===== impl Appender =====
@@ -341,21 +238,21 @@ impl Appender {
         if self.stopped.is_some() {
             return;
         }
-        let Some(at) = self.in_flight.iter().position(|one| one.id == request) else {
-            return;
-        };
-        if let Some(one) = self.in_flight.get_mut(at) {
+        let at = self.in_flight.iter().position(|one| one.id == request);
+        let found = at.and_then(|at| self.in_flight.get_mut(at));
+        if let Some(one) = found {
             assert_eq!(one.outcome, None, "a request has one result");
             one.outcome = Some(outcome);
-            if planted("complete_out_of_order") && matches!(outcome, Outcome::Appended { .. }) {
-                let through = one.last;
+            let through = one.last;
+            if planted("complete_out_of_order") && at > Some(0) && matches!(outcome, Outcome::Appended { .. })
+            {
                 self.actions.push_back(Action::Durable {
                     through,
                     next_offset: self.next_offset,
                 });
             }
+            self.complete();
         }
-        self.complete();
     }
 
     /// The connection that [`Action::Reconnect`] asked for is ready.
@@ -456,7 +353,7 @@ impl Appender {
                 None => break,
                 Some(Outcome::Refused | Outcome::Unresolved) => return self.fail(),
                 Some(Outcome::Appended { base_offset }) => {
-                    if base_offset < self.next_offset {
+                    if base_offset < self.next_offset && !planted("visible_records_are_known") {
                         return self.halt(HaltReason::LogLostData { offset: base_offset });
                     }
                     if base_offset > self.next_offset && !planted("acknowledge_at_any_offset") {
@@ -483,7 +380,9 @@ impl Appender {
             let accepted = self.accepted.accept(&block, Ok(()));
             assert_eq!(accepted, Ok(()), "own blocks have no wrong field");
         }
-        self.next_offset = base_offset + (request.last - request.first + 1);
+        self.next_offset = self
+            .next_offset
+            .max(base_offset + (request.last - request.first + 1));
         self.link = Link::Up;
         self.durable_after(before);
     }

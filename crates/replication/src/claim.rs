@@ -13,11 +13,11 @@
 
 use crate::{
     acceptance::{Accepted, Verdict},
-    append::{Outcome, RequestId},
     block::{BlockFacts, BlockHash, BlockKind},
     halt::HaltReason,
     mutation::planted,
     reader::LogReader,
+    request::{Outcome, RequestId},
 };
 
 /// Maximum number of replicas that a candidate compares itself with.
@@ -194,8 +194,14 @@ impl Claim {
         if accepted.number >= self.block.number && accepted.hash != self.block.hash {
             return Decision::Lost;
         }
-        let Append::Acknowledged(base_offset) = self.append else {
-            return Decision::Wait;
+        let base_offset = match self.append {
+            Append::Acknowledged(base_offset) => base_offset,
+            Append::InFlight(_) | Append::Reconnecting
+                if planted("serve_a_visible_claim") && accepted.hash == self.block.hash =>
+            {
+                reader.next_offset() - 1
+            }
+            Append::InFlight(_) | Append::Reconnecting => return Decision::Wait,
         };
         // The claim was appended after the peers were asked. So what they have read lies before the claim.
         if let Some(peer) = self.peers.iter().find(|peer| peer.next_offset > base_offset) {

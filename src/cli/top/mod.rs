@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     client::{ClientConfig, Fault},
-    proto::{GetBatchStatsRequest, GetCircuitStatsRequest, GetTopologyRequest},
+    proto::{GetBatchStatsRequest, GetCircuitStatsRequest, GetReplicaStateRequest, GetTopologyRequest},
     terminal::{outln, units::time},
 };
 
@@ -226,7 +226,17 @@ async fn answers(engine: &mut Engine) -> Result<Answers, tonic::Status> {
     let topology = client
         .get_topology(within(TIMEOUT, GetTopologyRequest {}))
         .await?;
+    let replica = match client
+        .get_replica_state(within(TIMEOUT, GetReplicaStateRequest {}))
+        .await
+    {
+        Ok(state) => state.into_inner().replica,
+        // A service of an earlier version has no replica.
+        Err(status) if status.code() == tonic::Code::Unimplemented => None,
+        Err(status) => return Err(status),
+    };
     Ok(Answers {
+        replica,
         circuits: circuits.into_inner().circuits,
         batches: batches.into_inner(),
         topology: topology.into_inner(),

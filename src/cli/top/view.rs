@@ -16,9 +16,10 @@ use crate::{
     cli::{
         circuit::text::state_text,
         output::{percentiles, rejected_calls, state_name},
+        replica::{lag_text, role_text},
     },
     proto::{
-        CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary,
+        CircuitState, CircuitStats, GetBatchStatsResponse, GetTopologyResponse, LatencySummary, ReplicaState,
         TopologyThread,
     },
     terminal::units::{number, percent, proto_time},
@@ -35,6 +36,8 @@ const FRAME_HEIGHT: u16 = 3;
 /// The answers of the service for one view.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
+    /// `None` if the store is embedded.
+    pub(super) replica: Option<ReplicaState>,
     pub(super) circuits: Vec<CircuitStats>,
     pub(super) batches: GetBatchStatsResponse,
     pub(super) topology: GetTopologyResponse,
@@ -108,9 +111,10 @@ impl Screen {
     }
 
     /// Returns the heights of the parts of the body.
-    fn heights(&self) -> [u16; 4] {
+    fn heights(&self) -> [u16; 5] {
         let rows = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         [
+            u16::from(self.answers.replica.is_some()),
             RATES_HEIGHT,
             LATENCY_HEIGHT,
             rows(circuit_lines(&self.answers.circuits).len()).saturating_add(FRAME_HEIGHT),
@@ -169,15 +173,38 @@ fn body(screen: &Screen, width: u16, height_min: u16) -> Buffer {
         .max(height_min);
     let area = Rect::new(0, 0, width, height);
     let mut buffer = Buffer::empty(area);
-    let [rates, latency, circuits, _] = heights.map(Constraint::Length);
+    let [replica, rates, latency, circuits, _] = heights.map(Constraint::Length);
     // The last part shows the threads, and gets all remaining lines.
-    let [top, middle, lower, bottom] =
-        Layout::vertical([rates, latency, circuits, Constraint::Min(0)]).areas(area);
+    let [first, top, middle, lower, bottom] =
+        Layout::vertical([replica, rates, latency, circuits, Constraint::Min(0)]).areas(area);
+    if let Some(replica) = &screen.answers.replica {
+        Paragraph::new(replica_line(replica).bold()).render(first, &mut buffer);
+    }
     draw_rates(&mut buffer, top, screen);
     draw_latency(&mut buffer, middle, &screen.answers.batches);
     draw_circuits(&mut buffer, lower, &screen.answers.circuits);
     draw_threads(&mut buffer, bottom, &screen.answers.topology);
     buffer
+}
+
+/// Returns the line about the replica of a replicated store.
+fn replica_line(replica: &ReplicaState) -> String {
+    let leader = match replica.leader.as_str() {
+        "" => "no leader is known".to_owned(),
+        leader if leader == replica.address => "this replica leads".to_owned(),
+        leader => format!("{leader} leads"),
+    };
+    let mut line = format!(
+        " {}, term {}: {leader}; lag {}",
+        role_text(replica),
+        replica.term,
+        lag_text(replica)
+    );
+    if !replica.fault.is_empty() {
+        line.push_str("; ");
+        line.push_str(&replica.fault);
+    }
+    line
 }
 
 fn draw_rates(buffer: &mut Buffer, area: Rect, screen: &Screen) {
@@ -372,6 +399,7 @@ mod tests {
             ..TopologyThread::default()
         };
         Answers {
+            replica: None,
             circuits: vec![circuit; 4],
             batches: batches(committed),
             topology: GetTopologyResponse {
@@ -392,6 +420,26 @@ mod tests {
         let later = begin + Duration::from_millis(500);
         screen.update(later, answers(3000, effect, pinned));
         screen
+    }
+
+    #[test]
+    fn the_first_line_shows_the_replica_of_a_replicated_store_only() {
+        let mut screen = screen("off", true);
+        assert!(!text(&screen, 80).contains("term"));
+        screen.answers.replica = Some(ReplicaState {
+            role: crate::proto::ReplicaRole::Standby.into(),
+            term: 3,
+            leader: "http://tally-1:50051".to_owned(),
+            address: "http://tally-0:50051".to_owned(),
+            lag: Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 5_000_000,
+            }),
+            caught_up: true,
+            ..ReplicaState::default()
+        });
+        let line = " standby, term 3: http://tally-1:50051 leads; lag 5 ms, caught up";
+        assert_eq!(text(&screen, 80).lines().next().unwrap().trim_end(), line);
     }
 
     /// Draws on a terminal of 80 columns and 24 lines.

@@ -62,13 +62,14 @@ impl Exec {
         );
         self.mode = Mode::Leading;
         self.book.set_following(false);
+        self.book.set_keeping_sent_blocks(true);
         Executed::Done(Ok(CommandReply::Leading))
     }
 
     /// Commits the open block, and then the block with which this replica stops to be the leader.
-    pub(super) fn resign(&mut self, body: Vec<u8>) -> Executed {
+    pub(super) fn stop_leading(&mut self, kind: BlockKind, body: Vec<u8>) -> Executed {
         if !self.flush(FlushReason::Drain) || !self.catch_up().has_room {
-            return Executed::Blocked(Rest::Whole(Command::Resign(body)), Until::Room);
+            return Executed::Blocked(Rest::Whole(Command::StopLeading(kind, body)), Until::Room);
         }
         if self.failed {
             return Executed::Done(Err(StoreFault::Failed));
@@ -77,12 +78,13 @@ impl Exec {
             return Executed::Done(Err(DISK_FULL));
         }
         let spare = self.open.take_spare();
-        let sealed = self.book.seal_control(BlockKind::Resign, &body, spare);
+        let sealed = self.book.seal_control(kind, &body, spare);
         self.hand_over(sealed);
         self.mode = Mode::Following;
         self.book.set_following(true);
+        self.book.set_keeping_sent_blocks(false);
         let end = Box::new(self.book.end());
-        Executed::Done(Ok(CommandReply::Resigned(end)))
+        Executed::Done(Ok(CommandReply::StoppedLeading(end)))
     }
 
     /// Hands a block over to the pipeline, with the answers that wait for earlier blocks. The pipeline must have room.
@@ -92,5 +94,4 @@ impl Exec {
         let spare = self.pipeline.commit(batch);
         self.open.reuse(spare);
     }
-
 }

@@ -12,6 +12,7 @@ use super::{
     circuit::{self, circuit_stats_response},
     circuit_change::{self, Change},
     clock::{self, clock_status},
+    replica::{self, replica_state_response},
     topology::topology_response,
     watch::{self, WATCHERS_MAX},
 };
@@ -20,7 +21,8 @@ use crate::{
     proto::{
         ConfirmClockRequest, ConfirmClockResponse, GetBatchStatsRequest, GetBatchStatsResponse,
         GetCircuitStatsRequest, GetCircuitStatsResponse, GetClockRequest, GetClockResponse,
-        GetTopologyRequest, GetTopologyResponse, SetCircuitModeRequest, SetCircuitModeResponse,
+        GetReplicaStateRequest, GetReplicaStateResponse, GetTopologyRequest, GetTopologyResponse,
+        ResignLeadershipRequest, ResignLeadershipResponse, SetCircuitModeRequest, SetCircuitModeResponse,
         WatchCircuitStatsRequest, WatchCircuitStatsResponse, engine_service_server,
     },
     security::{Administrator, Principal},
@@ -125,5 +127,21 @@ impl engine_service_server::EngineService for EngineService {
         let who = administrator(&request);
         let clock = clock::confirm(&self.engine, request.get_ref(), &who)?;
         Ok(Response::new(ConfirmClockResponse { clock: Some(clock) }))
+    }
+
+    async fn get_replica_state(
+        &self,
+        _: Request<GetReplicaStateRequest>,
+    ) -> Result<Response<GetReplicaStateResponse>, Status> {
+        Ok(Response::new(replica_state_response(&self.engine)))
+    }
+
+    async fn resign_leadership(
+        &self,
+        request: Request<ResignLeadershipRequest>,
+    ) -> Result<Response<ResignLeadershipResponse>, Status> {
+        let who = administrator(&request);
+        let term = replica::resign(&self.engine, request.into_inner(), &who).await?;
+        Ok(Response::new(ResignLeadershipResponse { term }))
     }
 }

@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::grpc::status;
 
 /// The header's name.
-const HEADER: &str = "grpc-timeout";
+pub(crate) const HEADER: &str = "grpc-timeout";
 /// Maximum number of digits of a timeout in the gRPC specification.
 const DIGITS_MAX: usize = 8;
 

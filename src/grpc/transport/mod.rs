@@ -4,7 +4,7 @@ pub(crate) mod budget;
 pub(crate) mod clients;
 mod connection;
 pub(crate) mod connection_limits;
-mod deadline;
+pub(crate) mod deadline;
 pub(crate) mod frame;
 pub(crate) mod framing;
 mod governor;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
+use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 use tracing::Span;
@@ -33,7 +34,10 @@ pub(crate) type AnswerResult = Result<(Vec<u8>, Reservation), Status>;
 /// A stream of framed messages.
 pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
-/// An answer of a call that tonic serves.
+/// Maximum number of messages of a forwarded call that the HTTP/2 library holds and has not sent yet.
+const RELAYED_FRAMES_MAX: usize = 2;
+
+/// An answer of a call that tonic serves, or that another replica answers.
 struct TonicAnswer {
     body: tonic::body::Body,
     /// For a stream: becomes ready when the service must end the stream, with the reason. The body may have more
@@ -86,6 +90,28 @@ impl Answer {
         over: Option<BoxFuture<'static, Status>>,
         reservation: Reservation,
     ) -> Response<Answer> {
+        let sending = Arc::clone(&reservation.memory.sending);
+        Answer::wrapped(response, over, reservation, sending)
+    }
+
+    /// Wraps the answer of another replica, as [`Answer::tonic`]. The answer has its own permits: a client that does not read it
+    /// does not delay its other calls.
+    #[must_use]
+    pub(crate) fn relayed(
+        response: Response<tonic::body::Body>,
+        over: Option<BoxFuture<'static, Status>>,
+        reservation: Reservation,
+    ) -> Response<Answer> {
+        let sending = Arc::new(Semaphore::new(RELAYED_FRAMES_MAX));
+        Answer::wrapped(response, over, reservation, sending)
+    }
+
+    fn wrapped(
+        response: Response<tonic::body::Body>,
+        over: Option<BoxFuture<'static, Status>>,
+        reservation: Reservation,
+        sending: Arc<Semaphore>,
+    ) -> Response<Answer> {
         let (mut head, body) = response.into_parts();
         let memory = Arc::clone(&reservation.memory);
         let mut reservation = Some(reservation);
@@ -94,7 +120,7 @@ impl Answer {
         let answer = TonicAnswer {
             body,
             over,
-            sending: PollSemaphore::new(Arc::clone(&memory.sending)),
+            sending: PollSemaphore::new(sending),
             reservation,
             memory,
         };

@@ -7,13 +7,13 @@ use tally_journal::{DataDirectory, Disk, JournalError, StoreKind};
 use super::{checkpoint, error::OpenError, id_files};
 use crate::store::replicated;
 
-/// Checks that a start of the embedded store would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
+/// Checks that a start of a store of this `kind` would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
 /// reads no block.
 ///
 /// # Errors
 /// [`OpenError::Store`].
-pub fn check_directory(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
-    Ok(DataDirectory::check(disk, dir, StoreKind::Embedded)?)
+pub fn check_directory(disk: &dyn Disk, dir: &Path, kind: StoreKind) -> Result<(), OpenError> {
+    Ok(DataDirectory::check(disk, dir, kind)?)
 }
 
 /// Returns whether `dir` is a data directory, of whichever kind. A missing directory is none.
@@ -29,5 +29,9 @@ pub fn is_data_directory(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError>
 /// # Errors
 /// [`JournalError::Disk`] if the disk fails.
 pub fn foreign_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, JournalError> {
-    tally_journal::foreign_files(disk, dir, &[checkpoint::FAMILY, id_files::FAMILY, replicated::FAMILY])
+    tally_journal::foreign_files(
+        disk,
+        dir,
+        &[checkpoint::FAMILY, id_files::FAMILY, replicated::FAMILY],
+    )
 }

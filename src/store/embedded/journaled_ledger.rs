@@ -23,6 +23,7 @@ use super::{
     recent_records::RecentRecords,
     record_log::{RecordLog, UnsealedBlock},
     record_reader::RecordReader,
+    sent_blocks::SentBlocks,
 };
 use crate::wall_clock::WallClock;
 
@@ -73,6 +74,7 @@ impl JournaledLedger {
             clock,
             settled: AtomicU64::new(0),
             recent: RecentRecords::default(),
+            sent: SentBlocks::default(),
             scratch: Vec::new(),
             read_buffer: Vec::new(),
         };
@@ -316,6 +318,12 @@ impl JournaledLedger {
         self.log.is_following = is_following;
     }
 
+    /// Sets whether the ledger keeps its blocks in memory until they are durable, so that their records can be read. A replica that leads
+    /// does so, because its blocks are durable only after a round trip. At first, the ledger does not.
+    pub const fn set_keeping_sent_blocks(&mut self, is_keeping: bool) {
+        self.log.sent.set_keeping(is_keeping);
+    }
+
     /// Returns who wrote the last block, and what it contains.
     #[must_use]
     pub const fn last_stamp(&self) -> BlockStamp {
@@ -414,6 +422,7 @@ impl JournaledLedger {
             self.log.durable
         );
         self.log.durable = position;
+        self.log.sent.forget_before(position);
     }
 
     /// Returns the number of transaction ids in the index, and the memory that the index takes, in bytes.

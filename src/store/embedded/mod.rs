@@ -24,6 +24,7 @@ mod record;
 mod record_log;
 mod record_reader;
 mod replay;
+mod sent_blocks;
 mod stopped;
 mod verify;
 

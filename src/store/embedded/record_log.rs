@@ -12,7 +12,7 @@ use tally_ledger::{
     Committed, Links, NewRecord, PlacedRecord, Record, RecordKey, RecordedTransaction, Timestamp,
     TransactionKey, TransactionLog,
     own_record::{own_committed, take_own_record},
-    record::put_record,
+    record::{RECORD_BYTES_MAX, put_record},
     tag_index::TagIndex,
 };
 
@@ -22,6 +22,7 @@ use super::{
     recent_records::{RecentPlace, RecentRecords},
     record::{body_position, has_key, not_a_transaction, parse_record, position_in},
     record_reader::{RecordReader, place_in_block},
+    sent_blocks::SentBlocks,
 };
 use crate::{mutation::planted, wall_clock::WallClock};
 
@@ -47,6 +48,8 @@ pub(super) struct RecordLog {
     pub(super) settled: AtomicU64,
     /// Records of outstanding holds that were written recently.
     pub(super) recent: RecentRecords,
+    /// The own blocks of a replica that leads, which are not durable yet; always empty in an embedded store.
+    pub(super) sent: SentBlocks,
     /// Memory to encode a record, reused for each record.
     pub(super) scratch: Vec<u8>,
     /// Memory to read a record, reused for each read.
@@ -175,6 +178,8 @@ impl RecordLog {
             );
         };
         self.placement.advance(body_bytes);
+        self.sent
+            .push(body_position(position), buffer.body(), &start, base_time);
         let meta = BlockMeta {
             position,
             first_entry: start.next_entry,
@@ -300,7 +305,15 @@ impl RecordLog {
     fn read<'a>(&'a self, position: Position, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], RecordError> {
         match self.open_bytes_at(position) {
             Some(bytes) => Ok(bytes),
-            None if position >= self.durable => Err(RecordError::NotYetDurable(position)),
+            None if position >= self.durable => {
+                let bytes = self
+                    .sent
+                    .bytes_at(position)
+                    .ok_or(RecordError::NotYetDurable(position))?;
+                buffer.clear();
+                buffer.extend(bytes.iter().take(RECORD_BYTES_MAX));
+                Ok(buffer)
+            }
             None => self.reader.read(position, buffer),
         }
     }
@@ -381,6 +394,8 @@ impl RecordLog {
                 sequence: self.block.start.next_sequence,
                 time: self.block.base_time,
             }
+        } else if let Some(start) = self.sent.start_of(position) {
+            start
         } else {
             self.reader.block_start(position, framed.back)?
         };

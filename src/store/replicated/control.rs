@@ -76,7 +76,9 @@ impl ResignBody {
 /// # Panics
 /// If the text is longer than [`TEXT_BYTES_MAX`]. The settings are checked before.
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
-    let length = u16::try_from(text.len()).ok().filter(|length| usize::from(*length) <= TEXT_BYTES_MAX);
+    let length = u16::try_from(text.len())
+        .ok()
+        .filter(|length| usize::from(*length) <= TEXT_BYTES_MAX);
     let Some(length) = length else {
         panic!("a text of {} bytes does not fit a control block", text.len());
     };

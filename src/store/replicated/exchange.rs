@@ -125,7 +125,11 @@ impl Exchange {
     /// Returns the newest resume point if its block is at most `durable_block`, and forgets it.
     #[must_use]
     pub fn take_resume(&self, durable_block: u64) -> Option<ResumePoint> {
-        self.0.state.lock().resume.take_if(|resume| resume.block <= durable_block)
+        self.0
+            .state
+            .lock()
+            .resume
+            .take_if(|resume| resume.block <= durable_block)
     }
 
     /// Takes the blocks that were put in since the last call.

@@ -3,15 +3,18 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tally_kafka::{
-    Appender, Description, Edge, Error, Fetched, Mechanism, NewTopic, Partition, Password, Reader, Sasl,
-    Settings, Tls, TopicConfig, rustls,
+    Appender, Description, Edge, Error, Fetched, Location, Mechanism, NewTopic, Partition, Password, Reader,
+    Sasl, Settings, Tls, TopicConfig, rustls,
 };
 use thiserror::Error as ThisError;
 
@@ -26,6 +29,8 @@ use crate::{
 
 /// Maximum size of one request, in bytes. The topic must allow it (`max.message.bytes`). A block has at most 4 MiB by default.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
+/// Less than every leader epoch.
+const NO_EPOCH: i32 = -1;
 /// Maximum size of the records of one read, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Longest password in a file, in bytes.
@@ -63,9 +68,6 @@ pub enum BrokerSettingsError {
     /// The password is empty or too long.
     #[error("store.replicated.sasl_password_file = {path}: the password must have 1 to {PASSWORD_BYTES_MAX} bytes", path = .0.display())]
     Password(PathBuf),
-    /// TLS without authorities.
-    #[error("store.replicated.tls_ca_file: must be the file of the authorities that signed the brokers' certificates")]
-    NoAuthorities,
     /// A setting is out of bounds.
     #[error(transparent)]
     Client(#[from] Error),
@@ -79,6 +81,9 @@ pub enum BrokerSettingsError {
 pub struct KafkaLog {
     partition: Partition,
     connections: Arc<Mutex<Connections>>,
+    /// The newest leader epoch of the partition that was seen. A broker that is cut off from the others answers with an older one: it does
+    /// not know the end of the log, and its answers count for nothing.
+    epoch: Arc<AtomicI32>,
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +118,17 @@ impl KafkaLog {
         Ok(KafkaLog {
             partition: Partition::new(settings)?,
             connections: Arc::default(),
+            epoch: Arc::new(AtomicI32::new(NO_EPOCH)),
         })
+    }
+
+    /// Makes the log distrust answers of brokers that do not know this leader epoch.
+    #[must_use]
+    pub fn since_epoch(self, epoch: Option<i32>) -> Self {
+        if let Some(epoch) = epoch {
+            self.epoch.fetch_max(epoch, Ordering::Relaxed);
+        }
+        self
     }
 
     /// Makes the topic with safe settings.
@@ -153,6 +168,7 @@ impl PartitionLog for KafkaLog {
 
     fn read(&mut self, from: u64, wait: Duration) -> Doing<Result<LogRecords, ReadError>> {
         let reader = self.connections.lock().reader.clone();
+        let newest = Arc::clone(&self.epoch);
         Box::pin(async move {
             let Some(reader) = reader else {
                 return Err(ReadError::Unavailable("no broker is connected".to_owned()));
@@ -161,7 +177,12 @@ impl PartitionLog for KafkaLog {
                 return Err(ReadError::Unusable(format!("offset {from} is beyond every log")));
             };
             let fetched = reader.fetch(from, wait, READ_BYTES_MAX).await;
-            fetched.map_err(read_error).and_then(records)
+            check_epoch(reader.location(), &newest)?;
+            let records = fetched.map_err(read_error).and_then(records)?;
+            if let Some(epoch) = records.records.iter().map(|record| record.epoch).max() {
+                newest.fetch_max(epoch, Ordering::Relaxed);
+            }
+            Ok(records)
         })
     }
 
@@ -169,8 +190,12 @@ impl PartitionLog for KafkaLog {
         // The old connections end now, so appends in flight are unresolved, and nothing arrives from them any more.
         *self.connections.lock() = Connections::default();
         let (partition, connections) = (self.partition.clone(), Arc::clone(&self.connections));
+        let newest = Arc::clone(&self.epoch);
         Box::pin(async move {
-            let (appender, reader) = tokio::try_join!(partition.appender(), partition.reader()).map_err(read_error)?;
+            let (appender, reader) =
+                tokio::try_join!(partition.appender(), partition.reader()).map_err(read_error)?;
+            check_epoch(appender.location(), &newest)?;
+            check_epoch(reader.location(), &newest)?;
             *connections.lock() = Connections {
                 appender: Some(appender),
                 reader: Some(Arc::new(reader)),
@@ -189,6 +214,18 @@ impl PartitionLog for KafkaLog {
             facts(&description, start, end)
         })
     }
+}
+
+/// Checks that a broker knows the newest election, and notes which one it knows.
+fn check_epoch(location: &Location, newest: &AtomicI32) -> Result<(), ReadError> {
+    let known = newest.fetch_max(location.leader_epoch, Ordering::Relaxed);
+    if location.leader_epoch >= known {
+        return Ok(());
+    }
+    let (broker, epoch) = (&location.leader.endpoint, location.leader_epoch);
+    Err(ReadError::Unavailable(format!(
+        "broker {broker} leads in epoch {epoch} only, but epoch {known} was seen: it is cut off from the other brokers"
+    )))
 }
 
 fn facts(description: &Description, start: i64, end: i64) -> Result<TopicFacts, ReadError> {
@@ -237,7 +274,9 @@ fn append_error(error: tally_kafka::AppendError) -> AppendError {
 
 fn read_error(error: Error) -> ReadError {
     match error {
-        Error::OffsetOutOfRange { log_start, log_end, .. } => match (offset(log_start), offset(log_end)) {
+        Error::OffsetOutOfRange {
+            log_start, log_end, ..
+        } => match (offset(log_start), offset(log_end)) {
             (Ok(start), Ok(end)) => ReadError::OutOfRange { start, end },
             (Err(error), _) | (_, Err(error)) => ReadError::Damaged(error),
         },
@@ -248,9 +287,7 @@ fn read_error(error: Error) -> ReadError {
 }
 
 fn tls(files: &BrokerTls) -> Result<Tls, BrokerSettingsError> {
-    let Some(ca) = &files.ca else {
-        return Err(BrokerSettingsError::NoAuthorities);
-    };
+    let ca = &files.ca;
     let roots = authorities(certificates(&read("tls_ca_file", ca)?, ca)?, ca)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)

@@ -73,7 +73,10 @@ impl ReplicatedLog {
     /// Seals an own block, and gives it to the driver.
     fn send(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
         let Some(leadership) = self.exchange.leadership() else {
-            panic!("block {} was made by a replica that does not lead", block.sequence);
+            panic!(
+                "block {} was made by a replica that does not lead",
+                block.sequence
+            );
         };
         assert_eq!(
             (block.stamp.term, block.stamp.writer),
@@ -144,7 +147,9 @@ impl BlockLog for ReplicatedLog {
         }
         match last {
             Some(commit) => Poll::Ready(Ok(commit)),
-            None => unreachable!("the log accepted blocks through {through}, which includes the first one in flight"),
+            None => unreachable!(
+                "the log accepted blocks through {through}, which includes the first one in flight"
+            ),
         }
     }
 

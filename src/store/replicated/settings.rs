@@ -23,13 +23,12 @@ pub struct ReplicatedSettings {
     pub peers: Option<String>,
     /// A file with the token for calls to the peers, if the peers ask for tokens. The role `read` is enough.
     pub peer_token_file: Option<PathBuf>,
-    /// The certificate authorities that signed the certificates of the peers, in PEM. Without the key, the authorities of the system
-    /// are used.
+    /// The certificate authorities that signed the certificates of the peers, in PEM. Needed if a URL in `peers` begins with
+    /// `https://`.
     pub peer_ca_file: Option<PathBuf>,
     /// How the replica connects to the brokers.
     pub security: SecurityProtocol,
-    /// The certificate authorities that signed the certificates of the brokers, in PEM. Needs a `security` with TLS. Without the key,
-    /// the authorities of the system are used.
+    /// The certificate authorities that signed the certificates of the brokers, in PEM. Needed if `security` has TLS.
     pub tls_ca_file: Option<PathBuf>,
     /// The certificate that the replica presents to the brokers, in PEM. Needs `tls_key_file`, and a `security` with TLS.
     pub tls_cert_file: Option<PathBuf>,
@@ -136,10 +135,10 @@ pub struct BrokerSecurity {
 }
 
 /// The files of TLS to the brokers, all in PEM.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerTls {
-    /// The certificate authorities. `None`: those of the system.
-    pub ca: Option<PathBuf>,
+    /// The file of the certificate authorities.
+    pub ca: PathBuf,
     /// The certificate of the replica, if the brokers ask for one.
     pub identity: Option<BrokerIdentity>,
 }
@@ -263,9 +262,15 @@ impl ReplicatedSettings {
             .peer_list()?
             .ok_or_else(|| missing("peers", "set to the URLs of all replicas"))?;
         let peers: Vec<String> = peers.into_iter().filter(|peer| *peer != advertise).collect();
-        if self.peer_ca_file.is_some() && !peers.iter().any(|peer| peer.starts_with("https://")) {
-            let bound = "unset, because no URL in store.replicated.peers begins with https://";
+        let has_tls = peers.iter().any(|peer| peer.starts_with("https://"));
+        if self.peer_ca_file.is_some() && !has_tls {
+            let bound =
+                "unset, because no URL of another replica in store.replicated.peers begins with https://";
             return Err(path_refused("peer_ca_file", self.peer_ca_file.as_ref(), bound));
+        }
+        if self.peer_ca_file.is_none() && has_tls {
+            let bound = "set, because a URL in store.replicated.peers begins with https://";
+            return Err(refused("peer_ca_file", "unset", bound));
         }
         Ok(ReplicatedConfig {
             brokers,
@@ -442,8 +447,15 @@ impl ReplicatedSettings {
             (Some(_), None) => return Err(together("tls_key_file", "tls_cert_file")),
             (None, Some(_)) => return Err(together("tls_cert_file", "tls_key_file")),
         };
+        let needed = || {
+            refused(
+                "tls_ca_file",
+                "unset",
+                "set, because store.replicated.security is tls or sasl_tls",
+            )
+        };
         Ok(Some(BrokerTls {
-            ca: self.tls_ca_file.clone(),
+            ca: self.tls_ca_file.clone().ok_or_else(needed)?,
             identity,
         }))
     }

@@ -185,45 +185,100 @@ fn security_needs_its_keys_and_refuses_the_keys_of_others() {
         ..good()
     };
     let security = sasl.config().unwrap().security;
-    assert_eq!(security.tls.as_ref().unwrap().ca, path());
+    assert_eq!(Some(security.tls.as_ref().unwrap().ca.clone()), path());
     let shown = format!("{security:?}");
     assert!(!shown.contains("tally-user"), "{shown}");
     let needed = "must be set, because store.replicated.security is sasl_plaintext or sasl_tls";
     let unneeded_sasl = "must be unset, unless store.replicated.security is sasl_plaintext or sasl_tls";
     let unneeded_tls = "must be unset, unless store.replicated.security is tls or sasl_tls";
     for (expected, settings) in [
-        (format!("sasl_mechanism = unset: {needed}"), ReplicatedSettings { sasl_mechanism: None, ..sasl.clone() }),
-        (format!("sasl_username = unset: {needed}"), ReplicatedSettings { sasl_username: None, ..sasl.clone() }),
-        (format!("sasl_password_file = unset: {needed}"), ReplicatedSettings { sasl_password_file: None, ..sasl.clone() }),
+        (
+            format!("sasl_mechanism = unset: {needed}"),
+            ReplicatedSettings {
+                sasl_mechanism: None,
+                ..sasl.clone()
+            },
+        ),
+        (
+            format!("sasl_username = unset: {needed}"),
+            ReplicatedSettings {
+                sasl_username: None,
+                ..sasl.clone()
+            },
+        ),
+        (
+            format!("sasl_password_file = unset: {needed}"),
+            ReplicatedSettings {
+                sasl_password_file: None,
+                ..sasl.clone()
+            },
+        ),
         (
             format!("sasl_mechanism = scram-sha-512: {unneeded_sasl}"),
-            ReplicatedSettings { security: SecurityProtocol::Tls, ..sasl.clone() },
+            ReplicatedSettings {
+                security: SecurityProtocol::Tls,
+                ..sasl.clone()
+            },
         ),
         (
             format!("tls_ca_file = /etc/tally/file: {unneeded_tls}"),
-            ReplicatedSettings { security: SecurityProtocol::SaslPlaintext, ..sasl.clone() },
+            ReplicatedSettings {
+                security: SecurityProtocol::SaslPlaintext,
+                ..sasl.clone()
+            },
         ),
         (
             "tls_key_file = unset: must be set together with store.replicated.tls_cert_file".to_owned(),
-            ReplicatedSettings { tls_cert_file: path(), ..sasl.clone() },
+            ReplicatedSettings {
+                tls_cert_file: path(),
+                ..sasl.clone()
+            },
         ),
         (
             "tls_cert_file = unset: must be set together with store.replicated.tls_key_file".to_owned(),
-            ReplicatedSettings { tls_key_file: path(), ..sasl.clone() },
+            ReplicatedSettings {
+                tls_key_file: path(),
+                ..sasl.clone()
+            },
         ),
         (
-            "peer_ca_file = /etc/tally/file: must be unset, because no URL in store.replicated.peers begins with \
-             https://"
+            "peer_ca_file = /etc/tally/file: must be unset, because no URL of another replica in \
+             store.replicated.peers begins with https://"
                 .to_owned(),
-            ReplicatedSettings { peer_ca_file: path(), ..sasl.clone() },
+            ReplicatedSettings {
+                peer_ca_file: path(),
+                ..sasl.clone()
+            },
+        ),
+        (
+            "peer_ca_file = unset: must be set, because a URL in store.replicated.peers begins with https://"
+                .to_owned(),
+            ReplicatedSettings {
+                peers: Some("https://b.example:50051".to_owned()),
+                ..sasl.clone()
+            },
+        ),
+        (
+            "tls_ca_file = unset: must be set, because store.replicated.security is tls or sasl_tls"
+                .to_owned(),
+            ReplicatedSettings {
+                tls_ca_file: None,
+                ..sasl.clone()
+            },
         ),
         (
             "sasl_password_file = \"\": must be the path of a file".to_owned(),
-            ReplicatedSettings { sasl_password_file: Some(PathBuf::new()), ..sasl.clone() },
+            ReplicatedSettings {
+                sasl_password_file: Some(PathBuf::new()),
+                ..sasl.clone()
+            },
         ),
         (
             "sasl_username = \"\": must be a name of 1 to 255 bytes without control characters".to_owned(),
-            ReplicatedSettings { sasl_username: Some(String::new()), ..sasl.clone() },
+            ReplicatedSettings {
+                sasl_username: Some(String::new()),
+                ..sasl.clone()
+            },
         ),
     ] {
         assert_eq!(refusal(&settings), format!("store.replicated.{expected}"));

@@ -20,7 +20,11 @@ pub struct UnsafeTopic {
 impl fmt::Display for UnsafeTopic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = self.value.as_deref().unwrap_or("unknown");
-        write!(f, "{} = {value}: must be {}, because {}", self.setting, self.bound, self.why)
+        write!(
+            f,
+            "{} = {value}: must be {}, because {}",
+            self.setting, self.bound, self.why
+        )
     }
 }
 
@@ -49,17 +53,18 @@ pub fn unsafe_properties(facts: &TopicFacts, message_bytes: u64) -> Vec<UnsafeTo
             why: "the loss of one broker must lose nothing, and must not stop the log",
         });
     }
-    let mut check = |setting: &'static str, bound: String, why: &'static str, is_safe: &dyn Fn(&str) -> bool| {
-        let value = facts.setting(setting);
-        if !value.is_some_and(is_safe) {
-            found.push(UnsafeTopic {
-                setting,
-                value: value.map(str::to_owned),
-                bound,
-                why,
-            });
-        }
-    };
+    let mut check =
+        |setting: &'static str, bound: String, why: &'static str, is_safe: &dyn Fn(&str) -> bool| {
+            let value = facts.setting(setting);
+            if !value.is_some_and(is_safe) {
+                found.push(UnsafeTopic {
+                    setting,
+                    value: value.map(str::to_owned),
+                    bound,
+                    why,
+                });
+            }
+        };
     let at_least = |minimum: u64| move |value: &str| value.parse::<u64>().is_ok_and(|value| value >= minimum);
     let equals = |wanted: &'static str| move |value: &str| value == wanted;
     check(
@@ -124,7 +129,9 @@ mod tests {
         TopicFacts {
             partitions: 1,
             replication_factor: 3,
-            settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
             ..TopicFacts::default()
         }
     }
@@ -132,9 +139,17 @@ mod tests {
     #[test]
     fn each_property_of_a_topic_is_checked_and_named() {
         assert_eq!(unsafe_properties(&safe(), 8 << 20), []);
-        for (index, other) in ["1", "true", "compact", "604800000", "1000", "9223372036854775807", "1048588"]
-            .into_iter()
-            .enumerate()
+        for (index, other) in [
+            "1",
+            "true",
+            "compact",
+            "604800000",
+            "1000",
+            "9223372036854775807",
+            "1048588",
+        ]
+        .into_iter()
+        .enumerate()
         {
             let mut facts = safe();
             other.clone_into(&mut facts.settings[index].1);
@@ -150,7 +165,10 @@ mod tests {
         let mut facts = safe();
         facts.partitions = 2;
         facts.replication_factor = 2;
-        let found: Vec<_> = unsafe_properties(&facts, 8 << 20).iter().map(|found| found.setting).collect();
+        let found: Vec<_> = unsafe_properties(&facts, 8 << 20)
+            .iter()
+            .map(|found| found.setting)
+            .collect();
         assert_eq!(found, ["partitions", "replication factor"]);
     }
 }

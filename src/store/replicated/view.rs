@@ -94,6 +94,11 @@ pub enum ReplicaCommand {
         /// Receives the result.
         answer: oneshot::Sender<Result<Resigned, ResignError>>,
     },
+    /// End the log: write its last block, after which only the directory of this replica goes on, as an embedded store.
+    EndLog {
+        /// Receives the result.
+        answer: oneshot::Sender<Result<Resigned, ResignError>>,
+    },
     /// A call could not be forwarded to the leader.
     ForwardFailed {
         /// The address of the leader.
@@ -238,6 +243,17 @@ impl Replica {
             .commands
             .send(ReplicaCommand::Resign { successor, answer })
             .await;
+        sent.map_err(|_| ResignError::Stopping)?;
+        answered.await.map_err(|_| ResignError::Stopping)?
+    }
+
+    /// Ends the log, so that the directory of this replica can go on as an embedded store.
+    ///
+    /// # Errors
+    /// [`ResignError`].
+    pub async fn end_log(&self) -> Result<Resigned, ResignError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(ReplicaCommand::EndLog { answer }).await;
         sent.map_err(|_| ResignError::Stopping)?;
         answered.await.map_err(|_| ResignError::Stopping)?
     }

@@ -1,16 +1,24 @@
 //! Tests that `docs/metrics.md` lists every metric family of the service.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tally::{
+    grpc::{self, ForwardingConfig},
     proto::{
         SetCircuitModeRequest, engine_service_client::EngineServiceClient, set_circuit_mode_request::Change,
     },
-    security::hash_hex,
+    security::{Security, hash_hex},
+    store::replicated::ReplicaView,
+    telemetry::{Families, MetricSource},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{check_page, path, sources};
 use crate::support::{
+    in_process::Service,
     operators::get,
     server::{ServerOptions, TestServer},
 };
@@ -51,6 +59,29 @@ fn parse(text: &str, families: &mut BTreeMap<String, Family>) {
                 family.labels.entry(key.to_owned()).or_default().insert(value);
             }
         }
+    }
+}
+
+/// Adds the families that only a replica of a replicated store shows.
+async fn add_replica(families: &mut BTreeMap<String, Family>) {
+    let security = Arc::new(Security::default());
+    let view = ReplicaView {
+        lag_ms: Some(0),
+        ..ReplicaView::default()
+    };
+    let (service, _driver) = Service::start_replica(view, Arc::clone(&security)).await;
+    let services = grpc::services(&service.engine, &security, &CancellationToken::new()).await;
+    let (mut services, _reporter) = services.unwrap();
+    let replica = service.engine.replica().unwrap();
+    services
+        .forward_calls(replica, ForwardingConfig::default())
+        .unwrap();
+    let sources: [Arc<dyn MetricSource>; 2] =
+        [Arc::new(service.engine.clone()), Arc::new(services.forwarding())];
+    let mut found = BTreeMap::new();
+    parse(&Families::collect(&sources).to_prometheus(), &mut found);
+    for (name, family) in found {
+        families.entry(name).or_insert(family);
     }
 }
 
@@ -162,6 +193,7 @@ async fn the_page_of_the_metrics_agrees_with_the_code() {
     };
     engine.set_circuit_mode(change).await.unwrap();
     parse(&get(&plain, "/metrics").await.2, &mut families);
+    add_replica(&mut families).await;
     add_from_source(&mut families);
     assert!(families.len() > 30, "{families:?}");
     for (name, family) in &families {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tally::{
     engine::{CallKind, CreatedAccounts, EngineConfig, EngineError, Existing, TallyEngine},
-    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, prepare, publish, reach},
+    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, detach, prepare, publish, reach},
     store::replicated::{Exchange, Replica, ReplicaRole, ReplicaView},
     wall_clock::SystemWallClock,
 };
@@ -148,6 +148,28 @@ impl Cluster {
         }
     }
 
+    /// Makes the directory of a replica one of an embedded store.
+    pub(super) fn go_on_alone(&self, index: usize) {
+        detach(Arc::new(RealDisk), &self.directory(index), &address(index)).unwrap();
+    }
+
+    /// Opens the directory of an embedded store, writes to it, and returns what was debited from `a`.
+    pub(super) async fn paid_alone(&self, index: usize) -> u128 {
+        let affinity = AffinityConfig {
+            mode: Mode::Off,
+            ..AffinityConfig::default()
+        };
+        let affinity = CpuAffinityManager::detect(affinity).unwrap();
+        let clock = Arc::new(SystemWallClock);
+        let disk = Arc::new(RealDisk);
+        let dir = self.directory(index);
+        let engine = TallyEngine::start(&self.config, disk, &dir, clock, &affinity).unwrap();
+        engine.heartbeat().await.unwrap();
+        let account = engine.account("a".to_owned(), None).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
+        account.balances.debits_posted.minor_units()
+    }
+
     /// Returns the bytes of the journal and of `FORMAT` of a replica that is stopped.
     pub(super) fn bytes(&self, index: usize) -> Vec<(String, Vec<u8>)> {
         let dir = self.directory(index);
@@ -169,7 +191,10 @@ impl Cluster {
 }
 
 fn without_zeros(bytes: &[u8]) -> Vec<u8> {
-    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let end = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
     bytes[..end].to_vec()
 }
 
@@ -179,7 +204,8 @@ impl Running {
     /// Waits until the view of the replica is as wanted.
     pub(super) async fn until(&self, what: &str, wanted: impl Fn(&ReplicaView) -> bool) -> ReplicaView {
         let mut changes = self.replica.changes();
-        let found = tokio::time::timeout(Duration::from_secs(30), changes.wait_for(|view| wanted(view))).await;
+        let found =
+            tokio::time::timeout(Duration::from_secs(30), changes.wait_for(|view| wanted(view))).await;
         match found {
             Ok(Ok(view)) => view.clone(),
             Ok(Err(_)) | Err(_) => panic!("{what}: {:?}", self.replica.view()),
@@ -187,7 +213,8 @@ impl Running {
     }
 
     pub(super) async fn until_leader(&self) -> ReplicaView {
-        self.until("leader", |view| view.role == ReplicaRole::Leader).await
+        self.until("leader", |view| view.role == ReplicaRole::Leader)
+            .await
     }
 
     /// Ends the process as a crash would: nothing is announced. Waits until the threads have ended.
@@ -197,6 +224,12 @@ impl Running {
         let engine = self.engine;
         tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
         end
+    }
+
+    /// Ends the engine of a replica whose driver has ended.
+    pub(super) async fn drain(&self) {
+        let engine = self.engine.clone();
+        tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
     }
 
     /// Waits until the driver has ended by itself.
@@ -215,7 +248,10 @@ impl Running {
             metadata: Metadata::default(),
             velocity_limits: Vec::new(),
         });
-        let created = self.engine.create_accounts(accounts.collect(), Existing::Compare, None).await;
+        let created = self
+            .engine
+            .create_accounts(accounts.collect(), Existing::Compare, None)
+            .await;
         assert!(matches!(created, Ok(CreatedAccounts::All(_))), "{created:?}");
     }
 
@@ -240,7 +276,10 @@ impl Running {
             rule: AmountRule::Exact,
         };
         batch.push(&heading, &[transfer], false);
-        let processed = self.engine.process(CallKind::Unary, &Arc::new(batch), None).await?;
+        let processed = self
+            .engine
+            .process(CallKind::Unary, &Arc::new(batch), None)
+            .await?;
         Ok(processed.outcomes.into_iter().next().unwrap())
     }
 

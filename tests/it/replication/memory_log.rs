@@ -1,11 +1,6 @@
 //! A replicated log in memory, for several replicas of one process. A test can cut a replica off, and lose answers.
 
-use std::{
-    collections::VecDeque,
-    future::ready,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, future::ready, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -188,7 +183,9 @@ impl PartitionLog for Link {
                 topic_id: [7; 16],
                 partitions: 1,
                 replication_factor: 3,
-                settings: SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+                settings: SETTINGS
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .to_vec(),
                 start_offset: 0,
                 end_offset: self.log.len() as u64,
             })

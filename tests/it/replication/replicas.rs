@@ -46,7 +46,9 @@ async fn a_follower_has_the_same_bytes_and_continues_when_the_leader_is_gone() {
     assert_eq!(second.paid().await.unwrap(), 12);
 
     let first = cluster.start(0).await;
-    first.until("caught up", |view| view.caught_up && view.term == 2).await;
+    first
+        .until("caught up", |view| view.caught_up && view.term == 2)
+        .await;
     assert_eq!(first.paid().await.unwrap(), 12);
     second.kill().await;
     first.kill().await;
@@ -68,7 +70,9 @@ async fn a_leader_that_resigns_follows_its_successor() {
     first.open_accounts(&["a", "b"]).await;
     let (second, third) = (cluster.start(1).await, cluster.start(2).await);
     for follower in [&second, &third] {
-        follower.until("caught up", |view| view.caught_up && view.leader.is_some()).await;
+        follower
+            .until("caught up", |view| view.caught_up && view.leader.is_some())
+            .await;
     }
     assert_eq!(second.replica.resign(None).await, Err(ResignError::NotLeader));
     assert_eq!(
@@ -81,7 +85,9 @@ async fn a_leader_that_resigns_follows_its_successor() {
         let resigned = leader.replica.resign(Some(address(index))).await.unwrap();
         let view = next.until_leader().await;
         assert!(view.term > resigned.term);
-        leader.until("follows", |view| view.leader == Some(address(index))).await;
+        leader
+            .until("follows", |view| view.leader == Some(address(index)))
+            .await;
         assert!(is_committed(&next.pay(&format!("by {index}"), 1).await, false));
     }
     for replica in [first, second, third] {
@@ -97,7 +103,9 @@ async fn a_leader_that_was_cut_off_steps_down() {
     first.until_leader().await;
     first.open_accounts(&["a", "b"]).await;
     let second = cluster.start(1).await;
-    second.until("caught up", |view| view.caught_up && view.leader.is_some()).await;
+    second
+        .until("caught up", |view| view.caught_up && view.leader.is_some())
+        .await;
     first.link.set_cut(true);
     let (lost, read) = (first.pay("lost", 3), first.paid());
     let replaced = async {
@@ -114,11 +122,44 @@ async fn a_leader_that_was_cut_off_steps_down() {
     tokio::task::spawn_blocking(move || engine.drain()).await.unwrap();
     drop(first);
     let first = cluster.start(0).await;
-    first.until("caught up", |view| view.caught_up && view.term == 2).await;
+    first
+        .until("caught up", |view| view.caught_up && view.term == 2)
+        .await;
     assert_eq!(first.paid().await.unwrap(), 4);
     assert!(is_committed(&second.pay("lost", 3).await, false));
     first.kill().await;
     second.kill().await;
+}
+
+/// After the end of the log nobody leads. Only the directory that it names can go on, as an embedded store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_ends_and_one_directory_goes_on_alone() {
+    let mut cluster = Cluster::new(2).await;
+    let mut first = cluster.start(0).await;
+    first.until_leader().await;
+    first.open_accounts(&["a", "b"]).await;
+    assert!(is_committed(&first.pay("one", 5).await, false));
+    let mut second = cluster.start(1).await;
+    second
+        .until("caught up", |view| view.caught_up && view.leader.is_some())
+        .await;
+    assert_eq!(second.replica.end_log().await, Err(ResignError::NotLeader));
+    first.replica.end_log().await.unwrap();
+    for replica in [&mut first, &mut second] {
+        let ended = replica.ended().await;
+        assert!(
+            matches!(&ended, End::LogEnded { address: Some(found) } if *found == address(0)),
+            "{ended:?}"
+        );
+        replica
+            .until("stopped", |view| view.role == ReplicaRole::Stopped)
+            .await;
+        assert_eq!(replica.paid().await.unwrap(), 5);
+        replica.drain().await;
+    }
+    assert!(cluster.bytes(0) == cluster.bytes(1));
+    cluster.go_on_alone(0);
+    assert_eq!(cluster.paid_alone(0).await, 5);
 }
 
 /// Lost requests, lost answers, refusals and records of others change nothing for the callers of the leader.
@@ -128,7 +169,11 @@ async fn faults_of_the_log_are_resolved_by_the_chain() {
     let leader = cluster.start(0).await;
     leader.until_leader().await;
     leader.open_accounts(&["a", "b"]).await;
-    let faults = [AppendFault::AnswerLost, AppendFault::RequestLost, AppendFault::Refused];
+    let faults = [
+        AppendFault::AnswerLost,
+        AppendFault::RequestLost,
+        AppendFault::Refused,
+    ];
     for (round, fault) in faults.into_iter().cycle().take(30).enumerate() {
         cluster.log.fail_next(fault);
         if round % 4 == 0 {

@@ -9,6 +9,7 @@ mod clock;
 mod deadlines;
 mod drain;
 mod durability;
+mod forwarding;
 mod full_disk;
 mod hangs;
 mod hash_collision;

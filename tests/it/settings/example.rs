@@ -34,7 +34,7 @@ const INTRODUCTION: &str = "\
 const WIDTH: usize = 108;
 
 /// Examples for the settings that have no default, by key.
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 22] = [
     ("affinity.cpus.aux", "\"0\""),
     ("affinity.cpus.exec", "\"1\""),
     ("affinity.cpus.net", "\"3-5\""),
@@ -48,6 +48,26 @@ const EXAMPLES: [(&str, &str); 11] = [
     ("security.tls_certificate", "\"/etc/tally/tls.crt\""),
     ("security.tls_key", "\"/etc/tally/tls.key\""),
     ("security.tokens_file", "\"/etc/tally/tokens\""),
+    ("store.replicated.advertise", "\"http://tally-0.tally:50051\""),
+    (
+        "store.replicated.brokers",
+        "\"kafka-0:9092,kafka-1:9092,kafka-2:9092\"",
+    ),
+    ("store.replicated.peer_ca_file", "\"/etc/tally/peers.crt\""),
+    ("store.replicated.peer_token_file", "\"/etc/tally/peer-token\""),
+    (
+        "store.replicated.peers",
+        "\"http://tally-0.tally:50051,http://tally-1.tally:50051,http://tally-2.tally:50051\"",
+    ),
+    ("store.replicated.sasl_mechanism", "\"scram-sha-512\""),
+    (
+        "store.replicated.sasl_password_file",
+        "\"/etc/tally/kafka-password\"",
+    ),
+    ("store.replicated.sasl_username", "\"tally\""),
+    ("store.replicated.tls_ca_file", "\"/etc/tally/kafka-ca.crt\""),
+    ("store.replicated.tls_cert_file", "\"/etc/tally/kafka.crt\""),
+    ("store.replicated.tls_key_file", "\"/etc/tally/kafka.key\""),
     ("telemetry.otlp_endpoint", "\"http://127.0.0.1:4317\""),
 ];
 /// The setting whose default depends on the machine.

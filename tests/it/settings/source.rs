@@ -96,8 +96,7 @@ impl Source {
             if let Some(name) = opened("pub struct ") {
                 self.structs.insert(name.to_owned(), fields(body));
             } else if let Some(name) = opened("pub enum ") {
-                let variants = body.filter_map(|line| line.strip_suffix(',').map(snake_case));
-                self.enums.insert(name.to_owned(), variants.collect());
+                self.enums.insert(name.to_owned(), variants(body));
             }
         }
     }
@@ -119,6 +118,19 @@ fn fields<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Field> {
         }
     }
     fields
+}
+
+/// Returns the names of the variants of an enumeration in the settings.
+fn variants<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let (mut variants, mut renamed) = (Vec::new(), None);
+    for line in lines {
+        if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
+            renamed = name.strip_suffix("\")]").map(str::to_owned);
+        } else if let Some(name) = line.strip_suffix(',') {
+            variants.push(renamed.take().unwrap_or_else(|| snake_case(name)));
+        }
+    }
+    variants
 }
 
 /// Returns the sentences of a doc comment without those that link to other items of the code.

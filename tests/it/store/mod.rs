@@ -4,6 +4,7 @@
 mod damage;
 mod expect;
 mod files;
+mod follow;
 mod invariants;
 pub(crate) mod process;
 mod verify;

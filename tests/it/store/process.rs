@@ -14,7 +14,7 @@ use tally::proto::{
     CreateAccountRequest, account_service_client::AccountServiceClient,
     transaction_service_client::TransactionServiceClient,
 };
-use tally_journal::{Disk, Journal, RealDisk};
+use tally_journal::{Disk, Journal, JournalConfig, RealDisk};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -620,4 +620,26 @@ fn a_start_with_a_limit_of_file_sizes_that_is_too_low_fails() {
         text.contains("File too large") || text.contains("os error 27"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_directory_of_a_replicated_ledger_is_refused_by_the_embedded_store_and_can_be_verified() {
+    let mut server = server_with_transactions().await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    Journal::open(disk, server.data(), &JournalConfig::default())
+        .unwrap()
+        .make_replicated()
+        .unwrap();
+    let before = files(server.data());
+    let expected = "is a directory of a replicated ledger (FORMAT: store = replicated). The embedded store would make it differ from \
+                    the other replicas: set store.kind to replicated, or detach the directory first (tally replica detach)";
+    for (code, text) in [serve(server.data()), serve_check(server.data())] {
+        assert!(code == Some(74) && text.contains(expected), "{code:?} {text}");
+    }
+    assert!(files(server.data()) == before, "the start changed the directory");
+    let (code, text) = verify_twice(server.data());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!text.contains("terms "), "{text}");
 }

@@ -6,14 +6,17 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tally::{
     engine::{EngineConfig, TallyEngine},
-    grpc::{self, NetConfig, NetHandle},
+    grpc::{self, ForwardingConfig, NetConfig, NetHandle},
     proto::{
         Account, CreateAccountRequest, ProcessTransactionRequest, Transfer,
         account_service_client::AccountServiceClient, engine_service_client::EngineServiceClient,
         transaction_service_client::TransactionServiceClient, transfer::Amount,
     },
     security::Security,
-    store::embedded::StoreConfig,
+    store::{
+        embedded::StoreConfig,
+        replicated::{Replica, ReplicaDriver, ReplicaView},
+    },
     wall_clock::{SystemWallClock, WallClock},
 };
 use tally_batch::BatchConfig;
@@ -107,7 +110,15 @@ impl Service {
         security: Arc<Security>,
         limits: NetConfig,
     ) -> Self {
-        Self::launch(disk, config, security, limits, Arc::new(SystemWallClock)).await
+        Self::launch(disk, config, security, limits, Arc::new(SystemWallClock), None).await
+    }
+
+    /// Starts a service that is a replica with this first view. The test is the driver of the replica.
+    pub(crate) async fn start_replica(view: ReplicaView, security: Arc<Security>) -> (Self, ReplicaDriver) {
+        let (replica, driver) = Replica::new(view);
+        let (disk, limits, clock) = (SimDisk::new(1), NetConfig::default(), Arc::new(SystemWallClock));
+        let service = Self::launch(disk, &patient_config(), security, limits, clock, Some(replica)).await;
+        (service, driver)
     }
 
     /// Starts a service with this wall clock.
@@ -117,7 +128,7 @@ impl Service {
         clock: Arc<dyn WallClock>,
     ) -> Self {
         let security = Arc::new(Security::default());
-        Self::launch(disk, config, security, NetConfig::default(), clock).await
+        Self::launch(disk, config, security, NetConfig::default(), clock, None).await
     }
 
     async fn launch(
@@ -126,6 +137,7 @@ impl Service {
         security: Arc<Security>,
         limits: NetConfig,
         clock: Arc<dyn WallClock>,
+        replica: Option<Replica>,
     ) -> Self {
         let affinity = AffinityConfig {
             mode: Mode::Off,
@@ -135,7 +147,13 @@ impl Service {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let engine = TallyEngine::start(config, shared, Path::new("/data"), clock, &affinity).unwrap();
         let draining = CancellationToken::new();
-        let (services, _reporter) = grpc::services(&engine, &security, &draining).await.unwrap();
+        let (mut services, _reporter) = grpc::services(&engine, &security, &draining).await.unwrap();
+        if let Some(replica) = replica {
+            services
+                .forward_calls(&replica, ForwardingConfig::default())
+                .unwrap();
+            engine.set_replica(replica);
+        }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let net = grpc::serve(
             grpc::Listener::bind(any).unwrap(),

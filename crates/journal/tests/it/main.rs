@@ -13,7 +13,9 @@ mod disk_model;
 mod faults;
 mod fixture;
 mod real_disk;
+mod replica;
 mod scrub;
+mod sealed;
 mod segment_note;
 mod segments;
 mod verify;
@@ -55,7 +57,7 @@ struct Running {
     /// The blocks that the scan at the start read, in order.
     seen: Vec<Seen>,
     tail: Tail,
-    _directory: Arc<tally_journal::DataDirectory>,
+    directory: Arc<tally_journal::DataDirectory>,
 }
 
 fn data() -> PathBuf {
@@ -108,7 +110,7 @@ impl Running {
             block,
             seen,
             tail: kept,
-            _directory: directory,
+            directory,
         })
     }
 

@@ -34,6 +34,7 @@ use crate::support::{
 /// - `role`: FORBIDDEN, because the role is too low.
 /// - `whole`: FORBIDDEN, because the method concerns the whole service.
 /// - `id`: FORBIDDEN, because a field names a foreign id; the same answer whether or not something has this id.
+/// - `embedded`: NOT_REPLICATED, because the service of the test has no replicas.
 /// - `none`: the answer that an own id gets that nothing has.
 /// - `-`: the request has no id.
 const TABLE: &str = "
@@ -58,6 +59,8 @@ METHOD                                                          NO TOKEN | ALL I
 /tally.v1.EngineService/GetTopology                             token | ok    ok   ok  | whole whole whole | -     -     -
 /tally.v1.EngineService/GetBatchStats                           token | ok    ok   ok  | whole whole whole | -     -     -
 /tally.v1.EngineService/GetClock                                token | ok    ok   ok  | whole whole whole | -     -     -
+/tally.v1.EngineService/GetReplicaState                         token | ok    ok   ok  | whole whole whole | -     -     -
+/tally.v1.EngineService/ResignLeadership                        token | role  role embedded | role  role  whole | -     -     -
 /tally.v1.EngineService/ConfirmClock                            token | role  role ok  | role  role  whole | -     -     -
 /grpc.health.v1.Health/Check                                    ok    | ok    ok   ok  | ok    ok    ok    | -     -     -
 /grpc.health.v1.Health/Watch                                    token | ok    ok   ok  | ok    ok    ok    | -     -     -
@@ -243,7 +246,9 @@ fn request_without_id(path: &str) -> Vec<u8> {
             ..ConfirmClockRequest::default()
         }
         .encode_to_vec(),
-        ("tally.v1.TransactionService", "GetChainHead") => Vec::new(),
+        ("tally.v1.TransactionService", "GetChainHead") | ("tally.v1.EngineService", "ResignLeadership") => {
+            Vec::new()
+        }
         ("tally.v1.EngineService", method) if method.contains("Get") || method.contains("Watch") => {
             Vec::new()
         }
@@ -266,6 +271,7 @@ fn with(id: String, message: &impl Message) -> (String, Vec<u8>) {
 fn word(seen: &Seen) -> &'static str {
     match (seen.code, seen.reason.as_str()) {
         (Code::Ok, _) => "ok",
+        (Code::FailedPrecondition, "NOT_REPLICATED") => "embedded",
         (Code::Unauthenticated, "UNAUTHENTICATED") => "token",
         (Code::PermissionDenied, "FORBIDDEN") => {
             match ["needed_role", "prefix", "field"].map(|key| seen.has(key)) {

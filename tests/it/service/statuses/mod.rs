@@ -69,11 +69,14 @@ const REASONS: &str = "tests/it/service/reasons/mod.rs";
 const ALL: &str = "Reason::ALL";
 /// Tests of errors that no client can cause over the network.
 const UNIT: &str = "src/grpc/status_tests.rs";
+/// Tests of the calls at replicas.
+const REPLICA: &str = "tests/it/service/forwarding/failures.rs";
+const REPLICA_STATE: &str = "tests/it/service/forwarding/state.rs";
 const TABLE: &str = "crates/ledger/src/table_tests.rs";
 
 /// Reasons that this test does not provoke, each with the file that does, and with text of this file: the reason, unless the file knows
 /// it by another name.
-const NOT_PROVOKED: [(&str, &str, &str); 24] = [
+const NOT_PROVOKED: [(&str, &str, &str); 27] = [
     (
         "CLOCK_NOT_CONFIRMED",
         "tests/it/service/clock.rs",
@@ -96,6 +99,9 @@ const NOT_PROVOKED: [(&str, &str, &str); 24] = [
     // The client has cancelled the call and sees no status.
     ("CALL_CANCELLED", UNIT, "CALL_CANCELLED"),
     ("MEMORY_LIMIT", "tests/it/security/slow.rs", "MEMORY_LIMIT"),
+    ("NOT_LEADER", REPLICA, "NOT_LEADER"),
+    ("LEADER_LOST", REPLICA, "LEADER_LOST"),
+    ("NOT_REPLICATED", REPLICA_STATE, "NOT_REPLICATED"),
     ("NOTHING_AVAILABLE", REASONS, ALL),
     ("VELOCITY_LIMIT", REASONS, ALL),
     ("PENDING_NOT_FOUND", REASONS, ALL),

@@ -1,0 +1,71 @@
+//! A client that does not read its answers can't block the forwarded calls of others.
+
+use tally::proto::transaction_service_client::TransactionServiceClient;
+use tonic::transport::Endpoint;
+
+use super::*;
+
+/// Number of calls with unread answers.
+const UNREAD: usize = 300;
+/// Number of transactions of a page. Its answer is longer than the window of a forwarded answer.
+const PAGE: usize = 1000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_forwarded_calls_with_unread_answers_do_not_block_another_client() {
+    let pair = Pair::start().await;
+    pair.standby.open_accounts(&["a", "b"]).await;
+    let mut honest = pair.standby.transactions().await;
+    let transactions = (0..PAGE).map(|number| pay(&format!("page-{number}"))).collect();
+    honest
+        .process_transactions(ProcessTransactionsRequest { transactions })
+        .await
+        .unwrap();
+
+    // All answers together have much more bytes than the windows of HTTP/2 by default, 64 KiB for a connection. Both clients have
+    // the same address, so they use the same connection to the leader.
+    let unread = Endpoint::from_shared(pair.standby.endpoint())
+        .unwrap()
+        .initial_stream_window_size(1);
+    let unread = TransactionServiceClient::new(unread.connect().await.unwrap());
+    let calls: Vec<_> = (0..UNREAD)
+        .map(|_| {
+            let mut client = unread.clone();
+            let page = ListTransactionsRequest {
+                page_size: 1000,
+                ..ListTransactionsRequest::default()
+            };
+            tokio::spawn(async move { client.list_transactions(page).await })
+        })
+        .collect();
+    for number in 0..20 {
+        let paid = tokio::time::timeout(
+            WAIT_MAX,
+            honest.process_transaction(pay(&format!("paid-{number}"))),
+        )
+        .await;
+        assert!(
+            !paid
+                .expect("the honest client is served")
+                .unwrap()
+                .into_inner()
+                .replayed
+        );
+    }
+    let page = ListTransactionsRequest {
+        page_size: 1000,
+        ..ListTransactionsRequest::default()
+    };
+    let page = tokio::time::timeout(WAIT_MAX, honest.list_transactions(page)).await;
+    assert_eq!(
+        page.expect("the honest client is served")
+            .unwrap()
+            .into_inner()
+            .transactions
+            .len(),
+        PAGE
+    );
+    for call in calls {
+        call.abort();
+    }
+    drop(pair.drivers);
+}
