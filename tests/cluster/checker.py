@@ -1,5 +1,6 @@
 """Compares what the clients were told (`load.py`) with what the directories of all replicas contain."""
 
+import functools
 import heapq
 import itertools
 import json
@@ -43,9 +44,7 @@ def check(history):
     sequences = [line["sequence"] for line in history.acknowledged]
     assert len(sequences) == len(set(sequences)), "two transactions have the same sequence"
     check_order(history.acknowledged)
-    import os
-    if not os.environ.get("NO_READS"):
-        check_reads(history)
+    check_reads(history)
 
 
 def check_order(acknowledged):
@@ -104,7 +103,7 @@ class Directory:
         assert done.returncode == 0, f"{self.name}: tally {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    @property
+    @functools.cached_property
     def transactions(self):
         return [line for line in self.lines if "committed" in line]
 
@@ -133,6 +132,8 @@ def check_directory(directory, *histories):
         for line in history.of("write", "hold", "reject"):
             if line["out"] in ("refused", "rejected"):
                 assert line["id"] not in found, f"{directory.name}: {line['id']} was {line['out']}, but is in the ledger: {line}"
+        for line in history.of("watch"):
+            check_watch(directory, line)
     sides = {"debit": 0, "credit": 0}
     for transaction in directory.transactions:
         for effect in transaction.get("effects", []):
@@ -140,6 +141,15 @@ def check_directory(directory, *histories):
                 if effect.get(f"{side}_account_id"):
                     sides[side] += int(effect.get("posted_amount", {}).get("minor_units", 0))
     assert sides["debit"] == sides["credit"]
+
+
+def check_watch(directory, line):
+    """A watcher has received the ledger as it is: without gap, without duplicate, and nothing that vanished later."""
+    sequences = [sequence for sequence, _ in line["found"]]
+    assert sequences == list(range(line["from"], line["from"] + len(sequences))), f"a watcher received {sequences} from {line['from']}"
+    kept = directory.transactions[sequences[0] - 1 : sequences[-1]]
+    kept = [[int(transaction["committed"]["sequence"]), transaction.get("transaction_id", "")] for transaction in kept]
+    assert kept == line["found"], f"{directory.name}: a watcher received {line['found']}, but the ledger has {kept}"
 
 
 def check_same(directories):
@@ -185,5 +195,6 @@ def check_all(tallys, histories, scratch):
         "refused": sum(len(history.of("write", "hold", "reject", out="refused")) for history in histories),
         "unknown": sum(len(history.of("write", "hold", "reject", out="unknown")) for history in histories),
         "reads": sum(len(history.of("read")) for history in histories),
+        "watched": sum(len(line["found"]) for history in histories for line in history.of("watch")),
         "repetitions": sum(len(history.of("again")) for history in histories),
     }

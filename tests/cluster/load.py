@@ -7,12 +7,13 @@ writes one line of JSON for each operation to the file HISTORY. All times are th
 all processes of a machine share. SIGTERM ends the load: the operations that have begun are finished.
 
 Kinds of operations (`kind`):
-- `write`: a transaction, or several in one call. It moves 1 from an account of the worker to the account `total`, so the balance
+- `write`: a transaction: alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so the balance
   of `total` is the number of those that were executed.
 - `hold`: reserves 1 for a short time. The expiry is a transaction of its own, which the leader makes.
 - `reject`: a transaction that the ledger must reject, because the account is empty.
 - `again`: repeats a finished operation. The answer must be the same, and say that it is a repetition.
 - `read`: the balance of `total`.
+- `watch`: a part of the ledger, as a watcher of all transactions has received it.
 """
 
 import collections
@@ -32,6 +33,8 @@ from messages import account_methods, accounts, transaction_methods, transaction
 ATTEMPT_TIMEOUT_S = 1.0
 # Delay before the next attempt.
 RETRY_DELAY_S = 0.02
+# A stream ends after this time, and the client opens another one.
+STREAM_TIMEOUT_S = 5.0
 # An operation that has no final answer for this time has failed.
 GIVE_UP_S = 90
 TOTAL, HELD, EMPTY = "total", "held", "empty"
@@ -154,8 +157,8 @@ class Worker(threading.Thread):
         self.finished = collections.deque(maxlen=500)
 
     def run(self):
-        kinds = ("write", "batch", "hold", "reject", "again", "read")
-        weights = (55, 10, 5, 3, 7, 20)
+        kinds = ("write", "batch", "stream", "hold", "reject", "again", "read")
+        weights = (50, 8, 7, 5, 3, 7, 20)
         while not self.load.stopped.is_set():
             [kind] = self.random.choices(kinds, weights)
             try:
@@ -203,34 +206,63 @@ class Worker(threading.Thread):
         self.send("reject", self.transaction(EMPTY, TOTAL))
 
     def batch(self):
-        """Sends several transactions in one call. Repeats those that have no final answer in a further call."""
+        """Sends several transactions in one call."""
+        self.send_many(lambda endpoint, left: self.load.client.attempt(
+            0, "ProcessTransactions", transactions.ProcessTransactionsRequest(transactions=left), endpoint
+        ).results)
+
+    def stream(self):
+        """Sends several transactions in a stream, whose answers arrive one by one. It can end after some of them."""
+
+        def attempt(endpoint, left):
+            method = self.load.client.services[endpoint][0].StreamTransactions
+            requests = (transactions.StreamTransactionsRequest(transaction=request) for request in left)
+            try:
+                for answer in method(requests, timeout=STREAM_TIMEOUT_S):
+                    yield answer.result
+            except grpc.RpcError as error:
+                raise Failure.of_call(error) from None
+
+        self.send_many(attempt)
+
+    def send_many(self, attempt):
+        """Repeats the transactions that have no final answer in a further call."""
         left = [self.transaction(f"source-{self.number}", TOTAL) for _ in range(self.random.randrange(2, 40))]
-        begun = time.monotonic_ns()
-        attempts = 0
+        call = self.call()
         while left:
-            call = self.call()
-            call.begun = begun
-            answer = call.run(0, "ProcessTransactions", transactions.ProcessTransactionsRequest(transactions=left))
-            attempts += call.attempts
-            repeated = []
-            for request, result in zip(left, answer.results, strict=True):
-                assert request.transaction_id == result.transaction_id
-                line = {"kind": "write", "id": request.transaction_id, "batch": True}
-                if result.HasField("committed"):
-                    committed = result.committed
-                    line |= {"out": "committed", "sequence": committed.sequence, "replayed": committed.replayed}
-                    self.load.note(line | call.facts())
-                    self.finished.append((request, "committed", committed.sequence))
-                    continue
-                status = status_pb2.Status.FromString(result.error.SerializeToString())
-                failure = Failure(str(status.code), status)
-                if failure.is_final:
-                    raise failure
-                repeated.append(request)
-            left = repeated
+            call.endpoint = self.load.client.current
+            call.attempts += 1
+            call.last_sent = time.monotonic_ns()
+            answered, repeated, failure = 0, [], None
+            try:
+                for request, result in zip(left, attempt(call.endpoint, left)):
+                    answered += 1
+                    call.done = time.monotonic_ns()
+                    assert request.transaction_id == result.transaction_id
+                    failure = self.note_result(call, request, result) or failure
+                    if failure:
+                        repeated.append(request)
+            except Failure as whole:
+                failure = whole
+            if failure:
+                call.failures[f"{failure.code} {failure.reason}"] += 1
+            left = repeated + left[answered:]
             if left:
-                self.load.client.failed(call.endpoint, failure)
+                if (failure and failure.is_final) or time.monotonic_ns() - call.begun > GIVE_UP_S * 1e9:
+                    raise failure
+                self.load.client.failed(call.endpoint, failure or Failure("INCOMPLETE", status_pb2.Status()))
                 time.sleep(RETRY_DELAY_S)
+
+    def note_result(self, call, request, result):
+        """Writes a line for a committed transaction of many. Returns the failure of another one."""
+        if not result.HasField("committed"):
+            status = status_pb2.Status.FromString(result.error.SerializeToString())
+            return Failure(str(status.code), status)
+        committed = result.committed
+        line = {"kind": "write", "id": request.transaction_id, "many": True, "out": "committed"}
+        self.load.note(line | {"sequence": committed.sequence, "replayed": committed.replayed} | call.facts())
+        self.finished.append((request, "committed", committed.sequence))
+        return None
 
     def again(self):
         if not self.finished:
@@ -253,6 +285,36 @@ class Worker(threading.Thread):
         self.load.note({"kind": "read", "value": answer.account.balances.credits_posted.minor_units} | call.facts())
 
 
+class Watcher(threading.Thread):
+    """Receives all transactions from now on. Goes on after a lost stream where that one has ended."""
+
+    def __init__(self, load):
+        super().__init__(name="watcher")
+        self.load = load
+        self.next = None
+
+    def run(self):
+        endpoint = 0
+        while not self.load.stopped.is_set():
+            try:
+                self.watch(self.load.client.services[endpoint][0])
+            except grpc.RpcError:
+                # Each replica has the whole ledger, or forwards the call.
+                endpoint = (endpoint + 1) % len(self.load.client.services)
+                time.sleep(RETRY_DELAY_S)
+
+    def watch(self, service):
+        if self.next is None:
+            head = service.GetChainHead(transactions.GetChainHeadRequest(), timeout=ATTEMPT_TIMEOUT_S)
+            self.next = head.sequence + 1
+        request = transactions.WatchTransactionsRequest(from_sequence=self.next)
+        for answer in service.WatchTransactions(request, timeout=STREAM_TIMEOUT_S):
+            found = [(transaction.committed.sequence, transaction.transaction_id) for transaction in answer.transactions]
+            if found:
+                self.load.note({"kind": "watch", "from": self.next, "found": found, "done": time.monotonic_ns()})
+            self.next = answer.durable_sequence + 1
+
+
 class Load:
     def __init__(self, history, seed, workers, pause_ms, endpoints):
         self.seed, self.pause_s, self.client = seed, int(pause_ms) / 1000, Client(endpoints)
@@ -260,6 +322,7 @@ class Load:
         self.stopped = threading.Event()
         self.file, self.lock = open(history, "w", buffering=1), threading.Lock()
         self.workers = [Worker(number, self) for number in range(int(workers))]
+        self.watcher = Watcher(self)
 
     def note(self, line):
         with self.lock:
@@ -281,10 +344,10 @@ class Load:
         # Other loads may have written before.
         read = Call(self.client, self.stopped).run(1, "GetAccount", accounts.GetAccountRequest(account_id=TOTAL))
         self.note({"kind": "begin", "value": read.account.balances.credits_posted.minor_units, "done": time.monotonic_ns()})
-        for worker in self.workers:
-            worker.start()
-        for worker in self.workers:
-            worker.join()
+        for thread in (*self.workers, self.watcher):
+            thread.start()
+        for thread in (*self.workers, self.watcher):
+            thread.join()
         self.note({"kind": "end", "done": time.monotonic_ns()})
 
 
