@@ -281,6 +281,11 @@ class Cluster:
 
         wait_until(create, f"the topic {topic} was not created", timeout_s)
 
+    def delete_topic(self, topic=TOPIC):
+        admin = self.admin()
+        admin.delete_topics([topic], operation_timeout=5)[topic].result()
+        wait_until(lambda: topic not in admin.list_topics(timeout=5).topics, f"{topic} was not deleted")
+
     def in_sync(self, topic=TOPIC):
         """Returns the numbers of the brokers in the in-sync set, and the number of the leader (None: there is no leader)."""
         # The client must live until the answer arrives.

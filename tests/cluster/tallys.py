@@ -97,7 +97,12 @@ class Tally(Node):
 
     def initialize(self):
         """Makes the ledger, once for each cluster: the first Tally does it with an empty topic."""
+        self.run("replica", "init")
+
+    def run(self, *arguments):
+        """Runs a subcommand with the settings of this Tally, which must be stopped."""
+        assert not self.running, f"{self.name} runs"
         _, environment = self.command()
         self.directory.mkdir(parents=True, exist_ok=True)
-        process = spawn([str(self.binary), "replica", "init"], self.output, environment, self.network, self.name)
-        assert process.wait(60) == 0, f"tally replica init failed:\n{self.last_output()}"
+        process = spawn([str(self.binary), *arguments], self.output, environment, self.network, self.name)
+        assert process.wait(60) == 0, f"tally {' '.join(arguments)} failed:\n{self.last_output()}"

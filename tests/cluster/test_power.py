@@ -71,7 +71,8 @@ def test_a_ledger_survives_a_power_loss(tmp_path, tally_binary):
 def test_a_log_that_lost_records_is_found(tmp_path, tally_binary):
     """The control experiment: the topic does not sync. The Tallys, which do, find that the log has lost blocks, and stop.
 
-    A Tally that makes its directory anew from this log has not what was acknowledged, and the check finds that.
+    A Tally that makes its directory anew from this log has not what was acknowledged, and the check finds that. Then the log is made
+    anew from a directory.
     """
     settings = SETTINGS | {"store.replicated.accept_unsafe_topic": "true"}
     with Cluster(
@@ -98,15 +99,28 @@ def test_a_log_that_lost_records_is_found(tmp_path, tally_binary):
         history = load.history()
         check(history)
         # The directories still have everything.
-        for tally in cluster.tallys:
-            check_directory(Directory(tally, tmp_path), history)
-        first = cluster.tally(1)
-        lose(first)
-        first.start()
-        wait_until(first.is_ready, f"{first.name} is not ready:\n{first.last_output()}")
-        cluster.stop()
+        directories = [Directory(tally, tmp_path) for tally in cluster.tallys]
+        blocks = {directory.name: int(directory.fact("blocks")) for directory in directories}
+        for directory in directories:
+            check_directory(directory, history)
+        lost, other, best = sorted(cluster.tallys, key=lambda tally: blocks[tally.name])
+        lose(lost)
+        lost.start()
+        wait_until(lost.is_ready, f"{lost.name} is not ready:\n{lost.last_output()}")
+        lost.stop()
         with pytest.raises(AssertionError, match="the acknowledged .* has sequence None"):
-            check_directory(Directory(first, tmp_path), history)
+            check_directory(Directory(lost, tmp_path), history)
+        # With a new topic, the replicas go on from the directory that has the most.
+        lose(lost)
+        cluster.delete_topic()
+        cluster.create_topic()
+        best.run("replica", "republish")
+        other.run("replica", "rejoin")
+        cluster.start_tallys()
+        with Load(cluster, "republished") as again:
+            again.wait_for_progress()
+        cluster.stop()
+        check_all(cluster.tallys, [history, again.history()], tmp_path)
 
 
 def lose(tally):
