@@ -110,8 +110,8 @@ class Chaos:
         """Returns the leader or a standby, and a name for its role. Most faults concern the leader."""
         leader = self.cluster.leading_tally()
         role = role or self.random.choices(("leader", "standby"), (7, 3))[0]
-        tally = leader if role == "leader" else self.random.choice([tally for tally in self.cluster.tallys if tally is not leader])
-        return tally, role
+        standbys = [tally for tally in self.cluster.tallys if tally is not leader]
+        return (leader if role == "leader" else self.random.choice(standbys)), role
 
     def some_broker(self):
         return self.random.choice(self.cluster.brokers)
@@ -122,7 +122,7 @@ class Chaos:
     # ----- the faults
 
     def fault(self, name, nodes, begin, end, low_s, high_s):
-        return Fault(name, [node if isinstance(node, str) else node.name for node in nodes], begin, end, self.random.uniform(low_s, high_s))
+        return Fault(name, [node.name for node in nodes], begin, end, self.random.uniform(low_s, high_s))
 
     @staticmethod
     def start(node):
@@ -243,7 +243,8 @@ class Chaos:
         tally, role = self.some_tally()
         step_s = self.random.choice((-1, 1)) * self.random.choice((0.05, 0.7, 2, 20))
         clock = self.clocks[tally.name]
-        return self.fault(f"step of the clock of the {role}", [tally], lambda: clock.set(step_s), lambda: clock.set(0), 1, 6)
+        name = f"step of the clock of the {role}"
+        return self.fault(name, [tally], lambda: clock.set(step_s), lambda: clock.set(0), 1, 6)
 
 
 def settle(cluster, timeout_s=90):

@@ -7,8 +7,8 @@ writes one line of JSON for each operation to the file HISTORY. All times are th
 all processes of a machine share. SIGTERM ends the load: the operations that have begun are finished.
 
 Kinds of operations (`kind`):
-- `write`: a transaction: alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so the balance
-  of `total` is the number of those that were executed.
+- `write`: a transaction: alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so the
+  balance of `total` is the number of those that were executed.
 - `hold`: reserves 1 for a short time. The expiry is a transaction of its own, which the leader makes.
 - `reject`: a transaction that the ledger must reject, because the account is empty.
 - `again`: repeats a finished operation. The answer must be the same, and say that it is a repetition.
@@ -207,9 +207,12 @@ class Worker(threading.Thread):
 
     def batch(self):
         """Sends several transactions in one call."""
-        self.send_many(lambda endpoint, left: self.load.client.attempt(
-            0, "ProcessTransactions", transactions.ProcessTransactionsRequest(transactions=left), endpoint
-        ).results)
+
+        def attempt(endpoint, left):
+            request = transactions.ProcessTransactionsRequest(transactions=left)
+            return self.load.client.attempt(0, "ProcessTransactions", request, endpoint).results
+
+        self.send_many(attempt)
 
     def stream(self):
         """Sends several transactions in a stream, whose answers arrive one by one. It can end after some of them."""

@@ -62,9 +62,8 @@ class Load:
 
     def first_acknowledged_after(self, time_ns):
         """Returns when the first transaction was acknowledged that was sent after this time; None if none was yet."""
-        self.acknowledged += [
-            (line["last_sent"], line["done"]) for line in self.new_lines() if line["kind"] == "write" and line["out"] == "committed"
-        ]
+        writes = [line for line in self.new_lines() if line["kind"] == "write" and line["out"] == "committed"]
+        self.acknowledged += [(line["last_sent"], line["done"]) for line in writes]
         return min((done for sent, done in self.acknowledged if sent > time_ns), default=None)
 
     def wait_for_progress(self, since_ns=None, timeout_s=60):

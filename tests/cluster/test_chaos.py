@@ -8,7 +8,12 @@ from conftest import need_network
 from loads import Load
 
 # Small files, so that there are many segments and checkpoints. On a busy machine, the circuit breaker would stop the load.
-SETTINGS = {"breaker.mode": "disabled", "store.segment_bytes": "8MiB", "store.block_bytes_max": "2MiB", "store.checkpoint_bytes": "1MiB"}
+SETTINGS = {
+    "breaker.mode": "disabled",
+    "store.segment_bytes": "8MiB",
+    "store.block_bytes_max": "2MiB",
+    "store.checkpoint_bytes": "1MiB",
+}
 
 
 def test_random_faults(tmp_path, tally_binary, options):

@@ -1,7 +1,7 @@
 """The leading Tally ends in several ways, under load. Prints how long the clients had no answer.
 
-`--kills N` repeats the first test N times, and `--bounds` compares the times with the bounds, which hold for a release binary on a
-machine that does nothing else.
+`--kills N` repeats the first test N times, and `--bounds` compares the times with the bounds, which hold for a release binary on
+a machine that does nothing else.
 """
 
 import statistics
