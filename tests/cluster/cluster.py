@@ -38,14 +38,28 @@ class Cluster:
     `network`: true gives each node a network namespace, so that `cluster.network` can cut and delay its links; needs root.
     `disks`: true gives each node a file system whose power `cut_power` cuts; needs root.
     `sasl`, `tls`: how clients authenticate (see `security.Access`).
+    `tally_settings`: further settings of the Tallys, by their keys.
+    `topic_settings`: settings of the ledger's topic that replace the right ones: `{"flush_messages": "1000"}`.
     A cluster that starts again in the same directory has the same data and addresses.
     """
 
     def __init__(
-        self, directory, brokers=3, tallys=0, network=False, sasl=None, tls=False, timeouts=None, binary=None, disks=False
+        self,
+        directory,
+        brokers=3,
+        tallys=0,
+        network=False,
+        sasl=None,
+        tls=False,
+        timeouts=None,
+        binary=None,
+        disks=False,
+        tally_settings=None,
+        topic_settings=None,
     ):
         self.directory = pathlib.Path(directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.topic_settings = topic_settings or {}
         self.names = [f"broker-{number + 1}" for number in range(brokers)] + [f"tally-{number + 1}" for number in range(tallys)]
         self.network = networks.Network([*self.names, "client"], self.directory) if network else None
         self.hosts = {name: networks.Network.address(name) if network else "127.0.0.1" for name in self.names}
@@ -66,6 +80,7 @@ class Cluster:
             for n, name in enumerate(self.names[:brokers])
         ]
         common = {"binary": binary, "brokers": [b.address for b in self.brokers], "topic": TOPIC, "access": self.access}
+        common["more"] = tally_settings
         common["peers"] = [f"{self.hosts[name]}:{self.ports(name)['grpc']}" for name in self.names[brokers:]]
         self.tallys = [
             Tally(n + 1, self.hosts[name], self.ports(name), self.directory / name, network=self.network, **common)
@@ -120,10 +135,15 @@ class Cluster:
     def start(self):
         """Starts the brokers, and waits until they acknowledge a record. Starts the Tallys, and waits until they are ready."""
         self.start_brokers()
-        if self.tallys and not self.tallys[0].data.exists():
+        self.start_tallys()
+
+    def start_tallys(self):
+        """Starts the Tallys that do not run, and waits until all are ready. Makes the ledger, if there is none."""
+        if self.tallys and not any((tally.data / "FORMAT").exists() for tally in self.tallys):
             self.tallys[0].initialize()
         for tally in self.tallys:
-            tally.start()
+            if not tally.running:
+                tally.start()
         for tally in self.tallys:
             wait_until(tally.is_ready, f"{tally.name} is not ready:\n{tally.last_output()}", START_TIMEOUT_S)
 
@@ -134,7 +154,7 @@ class Cluster:
         for broker in self.brokers:
             broker.start()
         self.create_topic(PROBE_TOPIC)
-        self.create_topic(TOPIC)
+        self.create_topic(TOPIC, **self.topic_settings)
         self.wait_writable()
 
     def close(self):
@@ -227,6 +247,18 @@ class Cluster:
         finally:
             consumer.close()
 
+    # ----- the Tallys
+
+    def leading_tally(self):
+        """Returns the Tally that became the leader last; None if none has led."""
+        last = max(self.tallys, key=Tally.last_term_led)
+        return last if last.led_term else None
+
+    def wait_new_leader(self, term, timeout_s=30):
+        """Waits until a Tally leads with a higher term, and returns it."""
+        wait_until(lambda: self.leading_tally().led_term > term, f"nobody leads after term {term}", timeout_s, every_s=0.01)
+        return self.leading_tally()
+
     # ----- the topic
 
     def create_topic(self, topic=TOPIC, timeout_s=START_TIMEOUT_S, **settings):
@@ -248,6 +280,11 @@ class Cluster:
                 return error.args[0].name() == "TOPIC_ALREADY_EXISTS"
 
         wait_until(create, f"the topic {topic} was not created", timeout_s)
+
+    def delete_topic(self, topic=TOPIC):
+        admin = self.admin()
+        admin.delete_topics([topic], operation_timeout=5)[topic].result()
+        wait_until(lambda: topic not in admin.list_topics(timeout=5).topics, f"{topic} was not deleted")
 
     def in_sync(self, topic=TOPIC):
         """Returns the numbers of the brokers in the in-sync set, and the number of the leader (None: there is no leader)."""

@@ -1,10 +1,50 @@
 """One cluster for most tests. Each test must leave it as it was: all nodes run, no link is cut, all replicas are in sync."""
 
+import dataclasses
 import os
+import random
 
 import network as networks
 import pytest
 from cluster import Cluster
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("tally")
+
+    def option(name, variable, default, text, kind=None):
+        """Adds an option. A variable of the environment can change its default, for scripts/test --soak."""
+        group.addoption(name, type=kind, default=os.environ.get(variable, default), help=f"{text}; default: %(default)s")
+
+    option("--kills", "TALLY_TEST_FAILOVERS", "10", "how often the leading Tally is killed", int)
+    option("--pauses", "TALLY_TEST_PAUSES", "5", "for how long the leading Tally is paused, in seconds")
+    option("--chaos-seconds", "TALLY_TEST_CHAOS_SECONDS", "60", "the length of the random faults", float)
+    group.addoption("--bounds", action="store_true", help="compares the times of failovers with their bounds")
+    group.addoption("--seed", type=int, default=None, help="the seed of the random faults; default: another one each time")
+
+
+@dataclasses.dataclass
+class Options:
+    kills: int
+    bounds: bool
+    pauses: list
+    chaos_seconds: float
+    seed: int
+
+
+@pytest.fixture(scope="session")
+def options(request):
+    given = request.config.getoption
+    pauses = [float(pause_s) for pause_s in given("--pauses").split(",")]
+    seed = random.randrange(1 << 32) if given("--seed") is None else given("--seed")
+    return Options(given("--kills"), given("--bounds"), pauses, given("--chaos-seconds"), seed)
+
+
+@pytest.fixture(scope="session")
+def tally_binary():
+    binary = os.environ.get("TALLY_BINARY", "")
+    assert binary, "the variable TALLY_BINARY must name the program: `source scripts/tools && tally_binary`"
+    return binary
 
 
 def need_network():
@@ -14,7 +54,7 @@ def need_network():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no network namespaces here: {why}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     with Cluster(tmp_path_factory.mktemp("cluster"), network=not networks.available()) as cluster:
         cluster.start()

@@ -47,6 +47,10 @@ class Disk:
         run("mount", "-o", "loop", str(self.image), str(self.directory))
         self.mounted = True
 
+    def sync(self):
+        """Writes everything to the disk, as the operating system does from time to time."""
+        run("sync", "--file-system", str(self.directory))
+
     def cut(self):
         """Cuts the power: from now on, each write and sync fails. `mount_again` follows when no process uses the disk."""
         directory = os.open(self.directory, os.O_RDONLY)

@@ -147,6 +147,12 @@ class Network:
         if not one_way:
             self._rule(sender, "-A", "INPUT", "-s", self.address(receiver), "-j", "DROP")
 
+    def join(self, sender, receiver, one_way=False):
+        """Ends a cut between two nodes."""
+        self._rule(receiver, "-D", "INPUT", "-s", self.address(sender), "-j", "DROP")
+        if not one_way:
+            self._rule(sender, "-D", "INPUT", "-s", self.address(receiver), "-j", "DROP")
+
     def isolate(self, *names):
         """Cuts the links between these nodes and all others. The links among these nodes stay."""
         for name in names:

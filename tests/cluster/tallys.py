@@ -1,16 +1,22 @@
 """The Tallys: `tally serve` with the replicated store. All have the same settings, except their addresses and directories."""
 
 import http.client
+import json
 
 from nodes import Node, spawn
 
 
 class Tally(Node):
-    """One Tally. Needs `binary`, the path of the program."""
+    """One Tally. Needs `binary`, the path of the program. `more` are further settings, by their keys.
 
-    def __init__(self, number, host, ports, directory, binary, brokers, peers, topic, access, network=None):
+    A test can add variables to `environment` before a start.
+    """
+
+    def __init__(self, number, host, ports, directory, binary, brokers, peers, topic, access, more=None, network=None):
         super().__init__(f"tally-{number}", host, directory, network)
-        self.number, self.ports, self.binary = number, ports, binary
+        self.number, self.ports, self.binary, self.more = number, ports, binary, more or {}
+        self.environment = {}
+        self.read_output, self.led_term = 0, 0
         self.brokers, self.peers, self.topic, self.access = brokers, peers, topic, access
 
     @property
@@ -49,12 +55,25 @@ class Tally(Node):
             found["store.replicated.sasl_password_file"] = self.access.password_file
         if self.access.tls:
             found["store.replicated.tls_ca_file"] = self.access.ca
-        return found
+        return found | self.more
 
     def command(self):
         """Returns the command, and the settings as environment variables."""
         environment = {f"TALLY__{key.upper().replace('.', '__')}": str(value) for key, value in self.settings().items()}
-        return [str(self.binary), "serve"], environment
+        return [str(self.binary), "serve"], environment | self.environment
+
+    def last_term_led(self):
+        """Returns the last term of which the log of this Tally says that it leads; 0 if it has not led yet."""
+        if not self.output.exists():
+            return 0
+        with open(self.output, "rb") as output:
+            output.seek(self.read_output)
+            *lines, rest = output.read().split(b"\n")
+            self.read_output = output.tell() - len(rest)
+        for line in lines:
+            if b'"this replica leads"' in line:
+                self.led_term = json.loads(line)["fields"]["term"]
+        return self.led_term
 
     def is_ready(self):
         """Returns whether /ready answers 200: the Tally has read the log up to its end."""
@@ -78,7 +97,12 @@ class Tally(Node):
 
     def initialize(self):
         """Makes the ledger, once for each cluster: the first Tally does it with an empty topic."""
+        self.run("replica", "init")
+
+    def run(self, *arguments):
+        """Runs a subcommand with the settings of this Tally, which must be stopped."""
+        assert not self.running, f"{self.name} runs"
         _, environment = self.command()
         self.directory.mkdir(parents=True, exist_ok=True)
-        process = spawn([str(self.binary), "replica", "init"], self.output, environment, self.network, self.name)
-        assert process.wait(60) == 0, f"tally replica init failed:\n{self.last_output()}"
+        process = spawn([str(self.binary), *arguments], self.output, environment, self.network, self.name)
+        assert process.wait(60) == 0, f"tally {' '.join(arguments)} failed:\n{self.last_output()}"

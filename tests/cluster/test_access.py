@@ -1,8 +1,10 @@
-"""Clients reach the brokers over TLS with each kind of password, and not without."""
+"""Clients and Tallys reach the brokers over TLS with each kind of password, and not without."""
 
 import security
+from checker import check_all
 from cluster import TOPIC, Cluster
 from confluent_kafka import Consumer, KafkaException
+from loads import Load
 from writer import Writer
 
 
@@ -17,9 +19,12 @@ def is_refused(cluster, **settings):
     return False
 
 
-def test_tls_and_passwords(tmp_path):
-    with Cluster(tmp_path, sasl="scram-512", tls=True) as cluster:
+def test_tls_and_passwords(tmp_path, tally_binary):
+    """The records of the writers are in the topic of the ledger, where Tally must pass over them."""
+    with Cluster(tmp_path, tallys=3, sasl="scram-512", tls=True, binary=tally_binary) as cluster:
         cluster.start()
+        with Load(cluster, "access") as load:
+            load.wait_for_progress()
         for sasl in security.MECHANISMS:
             cluster.access.sasl = sasl
             with Writer(cluster) as writer:
@@ -30,3 +35,7 @@ def test_tls_and_passwords(tmp_path):
         assert is_refused(cluster, **{"security.protocol": "PLAINTEXT"})
         other = security.Access(tmp_path / "other", cluster.hosts.values(), tls=True)
         assert is_refused(cluster, **{"ssl.ca.location": str(other.ca)})
+        with Load(cluster, "access-2") as again:
+            again.wait_for_progress()
+        cluster.stop()
+        check_all(cluster.tallys, [load.history(), again.history()], tmp_path)

@@ -51,8 +51,8 @@ def test_the_tallys_have_the_settings_of_the_tested_ones(tmp_path):
     for number in (1, 2, 3):
         found = variables(f"tally-{number}")
         assert found.keys() == expected.keys() | {"TALLY__SECURITY__ALLOW_INSECURE"}
-        own = found["TALLY__STORE__REPLICATED__ADVERTISED"]
+        own = found["TALLY__STORE__REPLICATED__ADVERTISE"]
         addresses.add(own)
-        assert own.startswith(f"tally-{number}:")
-        assert {own, *found["TALLY__STORE__REPLICATED__PEERS"].split(",")} == {f"tally-{n}:50051" for n in (1, 2, 3)}
+        assert own == f"http://tally-{number}:50051"
+        assert found["TALLY__STORE__REPLICATED__PEERS"].split(",") == [f"http://tally-{n}:50051" for n in (1, 2, 3)]
     assert len(addresses) == 3

@@ -1,6 +1,6 @@
 """The cluster starts Tallys with the right settings.
 
-A small program takes their place, because the replicated store does not exist yet.
+A small program takes their place, which prints its settings.
 """
 
 import sys
@@ -43,9 +43,10 @@ def test_the_tallys_have_the_same_settings_except_addresses_and_directories(tmp_
         for settings, tally in zip(found, cluster.tallys):
             assert settings["TALLY__STORE__REPLICATED__BROKERS"] == cluster.bootstrap
             assert settings["TALLY__STORE__DATA"] == str(tally.data)
-            others = {other.address for other in cluster.tallys} - {tally.address}
-            assert set(settings["TALLY__STORE__REPLICATED__PEERS"].split(",")) == others
-        own = {"SERVER__LISTEN", "ADMIN__LISTEN", "STORE__DATA", "STORE__REPLICATED__ADVERTISED", "STORE__REPLICATED__PEERS"}
+            assert settings["TALLY__STORE__REPLICATED__ADVERTISE"] == f"http://{tally.address}"
+            addresses = {f"http://{other.address}" for other in cluster.tallys}
+            assert set(settings["TALLY__STORE__REPLICATED__PEERS"].split(",")) == addresses
+        own = {"SERVER__LISTEN", "ADMIN__LISTEN", "STORE__DATA", "STORE__REPLICATED__ADVERTISE"}
         common = [{key: value for key, value in settings.items() if key.removeprefix("TALLY__") not in own} for settings in found]
         assert common[0] == common[1] == common[2]
 
