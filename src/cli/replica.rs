@@ -128,11 +128,11 @@ fn rows(replica: &ReplicaState) -> Vec<(&'static str, String)> {
         ("term", replica.term.to_string()),
         ("leader", or_unknown(&replica.leader)),
         ("address", or_unknown(&replica.address)),
-        ("accepted block", replica.accepted_block.to_string()),
+        ("last block", replica.accepted_block.to_string()),
         ("last sequence", replica.last_sequence.to_string()),
         ("offset", format!("{} of {end}", replica.next_offset)),
         ("lag", lag_text(replica)),
-        ("skipped records", replica.skipped_records.to_string()),
+        ("skipped", replica.skipped_records.to_string()),
         ("claims", replica.claims.to_string()),
         ("term changes", replica.term_changes.to_string()),
     ];

@@ -249,7 +249,7 @@ fn failure(error: PublishError) -> Failure {
     let code = match &error {
         PublishError::Journal(_) | PublishError::Open(_) => exit::IO,
         PublishError::Read(_) | PublishError::Append(_) => exit::UNAVAILABLE,
-        PublishError::Unsafe(_) => exit::CONFIG,
+        PublishError::Unsafe(_) | PublishError::LargeBlocks { .. } => exit::CONFIG,
         PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => {
             exit::FAILED
         }

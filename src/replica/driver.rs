@@ -224,13 +224,16 @@ impl<L: PartitionLog> Driver<L> {
         let (term, leader) = (accepted.term, self.place.leader.clone());
         let block = self.place.chain.last_block_sequence().max(accepted.number);
         let next_sequence = self.engine.durable().order().next_sequence;
+        let next_offset = i64::try_from(next_offset).map_or(i64::MAX, |offset| offset);
         self.publish(|view| {
             view.term = view.term.max(term);
             view.leader = leader;
             view.accepted_block = block;
             view.accepted_hash = self.place.chain.previous_hash.0;
             view.next_sequence = next_sequence;
-            view.next_offset = i64::try_from(next_offset).map_or(i64::MAX, |offset| offset);
+            view.next_offset = next_offset;
+            // Everything before the next offset is in the log.
+            view.end_offset = view.end_offset.map(|end| end.max(next_offset));
             view.skipped_records = self.place.skipped;
             view.term_changes = self.place.term_changes;
         });

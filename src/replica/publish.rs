@@ -17,6 +17,7 @@ use crate::store::{
         AppendError, PartitionLog, ReadError, ResignBody, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
         unsafe_properties,
     },
+    settings::REPLICATED_BLOCK_BYTES_MAX,
 };
 
 /// Maximum number of bytes of the blocks in one request. A request with one larger block is possible.
@@ -51,6 +52,14 @@ pub enum PublishError {
     /// The topic contains blocks that the directory does not have, or replicas have used it.
     #[error("the topic already belongs to a replicated ledger: {0}")]
     InUse(&'static str),
+    /// The blocks of the directory can be larger than a request to the brokers.
+    #[error(
+        "the data directory has blocks of up to {found} bytes, but a replicated store allows {REPLICATED_BLOCK_BYTES_MAX}: export it, and          import it into a new one with a smaller store.block_bytes_max"
+    )]
+    LargeBlocks {
+        /// The greatest length of a block.
+        found: u32,
+    },
     /// Another process writes to the topic.
     #[error("another process writes to the topic")]
     Raced,
@@ -185,6 +194,10 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
     } else {
         Journal::open(disk, path, config)?
     };
+    let found = journal.directory().geometry().block_bytes_max();
+    if u64::from(found) > REPLICATED_BLOCK_BYTES_MAX {
+        return Err(PublishError::LargeBlocks { found });
+    }
     if journal.directory().store() == StoreKind::Embedded {
         journal.make_replicated()?;
     }

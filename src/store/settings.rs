@@ -69,6 +69,8 @@ const CHECKPOINT_BYTES_BOUNDS: RangeInclusive<u64> = 1 << 20..=1 << 40;
 /// Allowed values of [`StoreSettings::segment_bytes`]. A segment of the smallest size has space for four blocks of the
 /// smallest size.
 const SEGMENT_BYTES_BOUNDS: RangeInclusive<u64> = 8 << 20..=1 << 30;
+/// Greatest value of [`StoreSettings::block_bytes_max`] in a replicated store. A request to the brokers has at most 8 MiB.
+pub const REPLICATED_BLOCK_BYTES_MAX: u64 = 7 << 20;
 /// Allowed values of [`StoreSettings::scrub_bytes_per_second`] other than 0, in bytes per second. With a lower rate, a
 /// pass over a large journal would take months. A disk cannot read much faster than the highest rate.
 const SCRUB_RATES: RangeInclusive<u64> = 64 << 10..=1 << 30;
@@ -153,7 +155,21 @@ impl StoreSettings {
     pub fn replicated(&self) -> Result<Option<ReplicatedConfig>, SettingError> {
         match self.kind {
             StoreKind::Embedded => self.replicated.check().map(|()| None),
-            StoreKind::Replicated => self.replicated.config().map(Some),
+            StoreKind::Replicated => {
+                let largest = self.block_bytes_max;
+                if largest.0 > REPLICATED_BLOCK_BYTES_MAX {
+                    let bound = format!(
+                        "at most {}, because store.kind is replicated and a block must fit a request to the brokers",
+                        bytes_text(REPLICATED_BLOCK_BYTES_MAX)
+                    );
+                    return Err(SettingError::new(
+                        "store.block_bytes_max",
+                        bytes_text(largest.0),
+                        bound,
+                    ));
+                }
+                self.replicated.config().map(Some)
+            }
         }
     }
 }
