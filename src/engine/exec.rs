@@ -16,7 +16,7 @@ use tally_journal::SegmentSpace;
 use tally_ledger::{Names, Outcome, Tags, TransactionView};
 
 use super::{
-    command::{Command, CommandReply, Outcomes, Processed, TransactionBatch},
+    command::{Command, CommandReply, Outcomes, Processed},
     counters::EngineCounters,
     details,
     fault::StoreFault,
@@ -26,6 +26,7 @@ use super::{
     pipeline::{CommitPipeline, Progress},
     prefetch, reads,
     suspended::{Executed, Halt, Rest, Suspended, Until},
+    transaction_batch::TransactionBatch,
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock};
 
