@@ -2,11 +2,11 @@
 
 use std::{
     borrow::Cow,
-    net::{IpAddr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use axum::{
-    http::{HeaderMap, StatusCode, header, uri::Authority},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
@@ -109,16 +109,31 @@ fn grant(security: &Security, headers: &HeaderMap) -> Result<Grant, Refusal> {
 /// Whether the host of the request is an IP address or `localhost`. The owner of any other name can let the name point to this machine
 /// after a browser on this machine has loaded a page from it. The page could then read the ledger.
 fn names_this_machine(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {
+    // With two of them, a proxy in front of the port and the port could choose different ones.
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return false;
     };
-    let name = authority.host();
-    let address = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'))
-        .unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+    let Ok(host) = host.to_str() else {
+        return false;
+    };
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => (None, port),
+            Some(_) | None => return false,
+        },
+        None => match host.find(':') {
+            Some(at) => {
+                let (name, port) = host.split_at(at);
+                (Some(name), port)
+            }
+            None => (Some(host), ""),
+        },
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let has_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    has_port
+        && name.is_none_or(|name| name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok())
 }
 
 #[cfg(test)]
@@ -159,6 +174,19 @@ mod tests {
             "localhost.evil.example",
             "127.0.0.1.evil.example",
             "user@evil.example",
+            "user@127.0.0.1",
+            "127.0.0.1:",
+            "127.0.0.1:+80",
+            "127.0.0.1:65536",
+            "127.0.0.1:80:80",
+            "localhost:port",
+            "localhost ",
+            "localhost/",
+            "127.0.0.1, evil.example",
+            "[::1",
+            "[::1]9090",
+            "[127.0.0.1]",
+            "::1",
             "",
         ] {
             assert_eq!(
@@ -168,6 +196,12 @@ mod tests {
             );
         }
         assert_eq!(read("127.0.0.1:5000", None), StatusCode::FORBIDDEN);
+        let mut twice = HeaderMap::new();
+        for _ in 0..2 {
+            twice.append(header::HOST, HeaderValue::from_static("localhost:9090"));
+        }
+        let refused = reader(&Security::default(), "127.0.0.1:5000".parse().unwrap(), &twice);
+        assert_eq!(refused.unwrap_err().status, StatusCode::FORBIDDEN);
         assert_eq!(
             read("10.0.0.7:5000", Some("localhost:9090")),
             StatusCode::FORBIDDEN

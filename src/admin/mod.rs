@@ -71,8 +71,8 @@ pub fn serve(listener: Listener, admin: Admin) -> Result<AdminHandle, AdminError
     let guard = admin.engine.panic_guard();
     let thread = affinity.spawn_async(Role::Aux, 3, "tally-admin", move || async move {
         let _guard = guard;
-        let places = admin.own_connections.places().clone();
-        server::run(listener.into_std(), routes::router(admin), places, stopped).await;
+        let connections = admin.own_connections.clone();
+        server::run(listener.into_std(), routes::router(admin), connections, stopped).await;
     })?;
     Ok(AdminHandle { thread, stop })
 }

@@ -1,5 +1,9 @@
 //! Limits the number of connections of the operators' port: every open connection occupies a place.
 //!
+//! There are three tables of places. A new connection is in the first one until its first bytes arrive. Then a health probe gets a place in
+//! the second one, and every other connection in the third one. So however many other requests a client makes, they never take the place
+//! of a probe, even if they come from the address of the probe.
+//!
 //! A new connection always gets a place, so that nobody can block health probes by holding connections open. If all places are
 //! occupied, the oldest connection of the client with the most connections is closed. The gRPC server does the opposite: it rejects
 //! the newest connection and keeps the open connections, which may have calls in flight. Therefore the two servers share only the
@@ -16,15 +20,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::{Families, MetricSource};
 
-/// Maximum number of connections at the same time. For a further connection, an older connection is closed.
+/// Maximum number of connections at the same time that have sent a request, without health probes. For a further connection, an older
+/// connection is closed.
 const CONNECTIONS_MAX: usize = 64;
-/// Maximum number of connections of one client at the same time. For a further connection, the client's oldest connection is
-/// closed.
+/// Maximum number of such connections of one client. For a further connection, the client's oldest connection is closed.
 const CONNECTIONS_OF_CLIENT_MAX: usize = 16;
+/// The same numbers for health probes, which take a place only for one request.
+const PROBES_MAX: usize = 64;
+const PROBES_OF_CLIENT_MAX: usize = 16;
+/// The same numbers for connections that have not sent anything yet.
+const ARRIVING_MAX: usize = 128;
+const ARRIVING_OF_CLIENT_MAX: usize = 64;
 
 /// The open connections of the operators' port. Clones share them.
 #[derive(Debug, Clone)]
-pub struct AdminConnections(Places);
+pub struct AdminConnections {
+    pub(super) arriving: Places,
+    pub(super) probes: Places,
+    pub(super) others: Places,
+}
 
 /// The open connections. Clones share them.
 #[derive(Debug, Clone)]
@@ -59,7 +73,11 @@ pub(super) struct Place {
 
 impl Default for AdminConnections {
     fn default() -> Self {
-        AdminConnections(Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_CLIENT_MAX))
+        AdminConnections {
+            arriving: Places::new(ARRIVING_MAX, ARRIVING_OF_CLIENT_MAX),
+            probes: Places::new(PROBES_MAX, PROBES_OF_CLIENT_MAX),
+            others: Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_CLIENT_MAX),
+        }
     }
 }
 
@@ -67,18 +85,22 @@ impl AdminConnections {
     /// Returns the number of open connections.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.0.table.lock().open.len()
+        let tables = [&self.arriving, &self.probes, &self.others];
+        tables.map(|places| places.table.lock().open.len()).iter().sum()
     }
 
-    /// Returns the places of the connections.
-    pub(super) const fn places(&self) -> &Places {
-        &self.0
+    /// Evicts one connection to free another resource, such as a file descriptor.
+    pub(super) fn evict_one(&self) {
+        // Health probes are short, so the end of a probe would free little.
+        if !self.arriving.evict_one() {
+            self.others.evict_one();
+        }
     }
 }
 
 impl MetricSource for AdminConnections {
     fn collect(&self, families: &mut Families) {
-        families.connections("admin", self.open(), self.0.all_max);
+        families.connections("admin", self.open(), CONNECTIONS_MAX + PROBES_MAX + ARRIVING_MAX);
     }
 }
 
@@ -118,9 +140,12 @@ impl Places {
         }
     }
 
-    /// Evicts one connection to free another resource, such as a file descriptor.
-    pub(super) fn evict_one(&self) {
-        self.table.lock().evict_from_largest();
+    /// Evicts one connection. Returns `false` if there is none.
+    fn evict_one(&self) -> bool {
+        let mut table = self.table.lock();
+        let is_empty = table.open.is_empty();
+        table.evict_from_largest();
+        !is_empty
     }
 }
 
@@ -199,10 +224,11 @@ mod tests {
         );
         assert!(!evicted(&probe) && !evicted(&third));
         // The client with the crowd has two connections, the other clients have one each.
-        places.evict_one();
+        assert!(places.evict_one());
         assert!(evicted(&crowd[2]) && !evicted(&crowd[3]) && !evicted(&probe));
         drop((probe, crowd, third));
         assert!(places.table.lock().open.is_empty());
+        assert!(!places.evict_one());
     }
 
     #[test]

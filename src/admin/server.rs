@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{places::Places, write_limit::WriteLimit};
+use super::{places::AdminConnections, write_limit::WriteLimit};
 use crate::{security::client_of, terminal::units};
 
 /// Time limit for the head of a request to arrive, and for a connection to be idle.
@@ -39,11 +39,16 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Pause after an error of `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves `router` until `stop`. Every connection takes one of `places`.
+/// The beginnings of the requests of health probes. The whole beginning arrives at once, because a probe sends its request with one write.
+const PROBES: [&[u8]; 4] = [b"GET /live", b"GET /ready", b"HEAD /live", b"HEAD /ready"];
+/// Length of the longest of [`PROBES`].
+const PROBE_BYTES_MAX: usize = 11;
+
+/// Serves `router` until `stop`. Every connection takes a place of `connections`.
 pub(super) async fn run(
     listener: std::net::TcpListener,
     router: Router,
-    places: Places,
+    connections: AdminConnections,
     stop: CancellationToken,
 ) {
     let listener = match TcpListener::from_std(listener) {
@@ -58,28 +63,57 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let place = places.admit(client_of(peer.ip()));
-                let served = connection(stream, peer, router.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = served => {}
-                        () = place.evicted() => tracing::debug!(%peer, "a connection was closed for a newer one"),
-                    }
-                });
+                tokio::spawn(admitted(stream, peer, router.clone(), connections.clone()));
                 // Answers a request that has already arrived before further connections can evict this one.
                 yield_now().await;
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 // A possible cause is the limit of open files. Closing a connection frees a file.
-                places.evict_one();
+                connections.evict_one();
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
+/// Serves a connection as long as it keeps its place.
+async fn admitted(stream: TcpStream, peer: SocketAddr, router: Router, connections: AdminConnections) {
+    let client = client_of(peer.ip());
+    let arriving = connections.arriving.admit(client);
+    // Each `select` looks first for progress, so that a connection whose request has arrived is not evicted before the answer.
+    let is_probe = tokio::select! {
+        biased;
+        first = timeout(HEAD_TIMEOUT, begins_as_probe(&stream)) => first.ok().flatten(),
+        () = arriving.evicted() => None,
+    };
+    let Some(is_probe) = is_probe else {
+        return tracing::debug!(%peer, "a connection was closed before its first request");
+    };
+    let places = if is_probe {
+        &connections.probes
+    } else {
+        &connections.others
+    };
+    let place = places.admit(client);
+    drop(arriving);
+    tokio::select! {
+        biased;
+        () = connection(stream, peer, router, is_probe) => {}
+        () = place.evicted() => tracing::debug!(%peer, "a connection was closed for a newer one"),
+    }
+}
+
+/// Waits for the first bytes of a connection, and returns whether they are those of a health probe. `None` if the client has closed the
+/// connection.
+async fn begins_as_probe(stream: &TcpStream) -> Option<bool> {
+    let mut first = [0; PROBE_BYTES_MAX];
+    let length = stream.peek(&mut first).await.ok()?;
+    let first = first.get(..length).filter(|first| !first.is_empty())?;
+    Some(PROBES.iter().any(|probe| first.starts_with(probe)))
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, is_probe: bool) {
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         in_time(router.clone().call(request))
@@ -89,6 +123,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
+        // The places of probes are only for probes, so a further request needs another connection.
+        .keep_alive(!is_probe)
         // No client needs the date. hyper formats the date even if it does not send it, and panics if the system clock is before
         // 1970. Therefore `tally serve` does not start with such a clock.
         .auto_date_header(false)

@@ -181,6 +181,9 @@ impl Generator {
 // ===== impl AccountNumber =====
 
 impl AccountNumber {
+    /// The account that no other one is used more often than.
+    pub(super) const MOST_USED: AccountNumber = AccountNumber(0);
+
     /// Writes the id of the account.
     pub(super) fn put(self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"acct-");

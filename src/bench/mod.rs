@@ -15,6 +15,7 @@ mod expiry;
 mod export;
 mod generator;
 mod growth;
+mod listings;
 mod load;
 mod message;
 mod pace;
@@ -30,8 +31,9 @@ use serde::Serialize;
 use self::{
     disk::DiskReport,
     expiry::ExpiryReport,
+    listings::Listings,
     load::Load,
-    report::{Figures, Report},
+    report::{Figures, ListingReport, Report},
     target::Target,
 };
 use crate::client::ClientConfig;
@@ -111,6 +113,10 @@ async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) ->
         export::write(settings, &rounds, &[])?;
         return Ok(Report::new(settings, Figures::from_rounds(&rounds), None, None).with_growth(growth));
     }
+    if let Some(listings) = settings.listings {
+        let report = measure_listings(settings, &load, &service, listings).await?;
+        return Ok(report);
+    }
     let echo = settings.baseline.then(Target::start_echo).transpose()?;
 
     let mut rounds = Vec::new();
@@ -137,4 +143,28 @@ async fn measure_load(settings: &BenchSettings, remote: Option<ClientConfig>) ->
         baseline,
         sync,
     ))
+}
+
+/// Measures rounds of the load without and with listings by turns.
+async fn measure_listings(
+    settings: &BenchSettings,
+    load: &Load,
+    service: &Target,
+    listings: u32,
+) -> Result<Report, BenchError> {
+    let (mut without, mut with, mut pages) = (Vec::new(), Vec::new(), 0);
+    // Round 0 warms up and is not counted.
+    for round in 0..=settings.rounds {
+        let alone = load.round(service, settings.duration).await?;
+        let readers = Listings::start(service, listings).await?;
+        let accompanied = load.round(service, settings.duration).await?;
+        let read = readers.stop()?;
+        if round > 0 {
+            without.push(alone);
+            with.push(accompanied);
+            pages += read;
+        }
+    }
+    let listed = ListingReport::new(listings, pages, &with);
+    Ok(Report::new(settings, Figures::from_rounds(&without), None, None).with_listings(listed))
 }

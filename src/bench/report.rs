@@ -58,6 +58,16 @@ struct Schedule {
     rejected: u64,
 }
 
+/// The results of the rounds in which connections paged through a statement.
+#[derive(Debug, Serialize)]
+pub(super) struct ListingReport {
+    /// Number of connections.
+    connections: u32,
+    pages_per_second: f64,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
 /// The whole result, with the settings that repeat the run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -73,6 +83,8 @@ pub struct Report {
     cpu_ratio_to_baseline: Option<f64>,
     /// Median time to write and sync a block, as measured by the service.
     sync_p50_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listings: Option<ListingReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     growth: Option<Growth>,
     /// Endpoint of the service that was loaded; `None` if the benchmark started the service.
@@ -151,6 +163,20 @@ fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
     (!ratios.is_empty()).then(|| rounded(median(ratios), 2))
 }
 
+// ===== impl ListingReport =====
+
+impl ListingReport {
+    /// `rounds` are those in which `connections` read `pages`.
+    pub(super) fn new(connections: u32, pages: u64, rounds: &[Round]) -> Self {
+        let elapsed: Duration = rounds.iter().map(|round| round.elapsed).sum();
+        ListingReport {
+            connections,
+            pages_per_second: rounded(pages as f64 / elapsed.as_secs_f64().max(f64::EPSILON), 0),
+            figures: Figures::from_rounds(rounds),
+        }
+    }
+}
+
 // ===== impl Report =====
 
 impl Report {
@@ -169,6 +195,7 @@ impl Report {
             ratio_to_baseline: ratio(|figures| &figures.rates),
             cpu_ratio_to_baseline: ratio(|figures| &figures.costs),
             sync_p50_us: sync.map(|sync| sync.as_secs_f64() * 1e6),
+            listings: None,
             growth: None,
             endpoint: None,
             mode: settings.mode.name(),
@@ -194,6 +221,12 @@ impl Report {
         self
     }
 
+    /// Adds the rounds with listings.
+    pub(super) fn with_listings(mut self, listings: ListingReport) -> Self {
+        self.listings = Some(listings);
+        self
+    }
+
     /// Adds the measurements of a run over growing data. Each step counts as a round.
     pub(super) fn with_growth(mut self, growth: Growth) -> Self {
         self.rounds = u32::try_from(growth.steps.len()).unwrap_or(u32::MAX);
@@ -207,6 +240,9 @@ impl Report {
         if let Some(baseline) = &self.baseline {
             table.add_row(row("echo", baseline));
         }
+        if let Some(listings) = &self.listings {
+            table.add_row(row("with listings", &listings.figures));
+        }
         crate::terminal::outln!("{table}");
         if let Some(ratio) = self.ratio_to_baseline {
             crate::terminal::outln!("ratio to echo    {ratio:.2} × calls/s");
@@ -216,6 +252,13 @@ impl Report {
         }
         if let Some(sync) = self.sync_p50_us {
             crate::terminal::outln!("write + sync     p50 {}", micros(sync));
+        }
+        if let Some(listings) = &self.listings {
+            crate::terminal::outln!(
+                "listings         {} connections, {} pages/s of 1000 rows",
+                listings.connections,
+                units::whole_number(listings.pages_per_second)
+            );
         }
         self.print_schedule();
         self.print_growth();
@@ -250,7 +293,13 @@ impl Report {
 
     fn print_schedule(&self) {
         let baseline = self.baseline.as_ref().map(|baseline| ("echo", baseline));
-        for (name, figures) in [("tally", &self.figures)].into_iter().chain(baseline) {
+        let listings = self.listings.as_ref();
+        let listings = listings.map(|listings| ("with listings", &listings.figures));
+        let all = [("tally", &self.figures)]
+            .into_iter()
+            .chain(baseline)
+            .chain(listings);
+        for (name, figures) in all {
             if let Some(schedule) = &figures.schedule {
                 crate::terminal::outln!(
                     "schedule         {name}: {} due, {} late, {} missed, {} rejected",

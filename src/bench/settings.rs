@@ -73,6 +73,13 @@ pub struct BenchSettings {
         ]
     )]
     pub(super) expiring_holds: Option<u64>,
+    /// Also measure while this many connections page through the statement of the most used account, in alternate rounds.
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u32).range(1..=1024),
+        conflicts_with_all = ["baseline", "transactions", "expiring_holds", "plot", "hdr"]
+    )]
+    pub(super) listings: Option<u32>,
     /// Seed of the random choice of accounts and ids. The same seed sends the same load.
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
@@ -85,7 +92,7 @@ pub struct BenchSettings {
         conflicts_with_all = [
             "endpoint", "self_contained", "baseline", "mode", "in_flight", "batch", "rate", "connections",
             "client_threads", "accounts", "hot", "zipf", "random_ids", "holds", "duration", "rounds", "transactions", "seed",
-            "expiring_holds", "plot", "hdr"
+            "expiring_holds", "listings", "plot", "hdr"
         ]
     )]
     pub(super) disk: bool,

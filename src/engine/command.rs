@@ -11,6 +11,7 @@ use tally_ledger::{
     UpdateOutcome, codec::Reader, tag_index::tag, transaction::put_transaction,
 };
 
+use super::fault::StoreFault;
 use crate::{
     store::embedded::{AcceptedBlock, Candidates, LedgerEnd, checkpoint::ChunkStart},
     telemetry::TraceLink,
@@ -161,9 +162,29 @@ pub struct Detail {
     pub place: usize,
     /// What each transfer has moved, if this does not follow from the request: with amount rules, for posts, and for reversals.
     pub moved: MovedAmounts,
-    /// The balances of the accounts that the transaction touched, after it; empty if the request does not ask for them, or if the
-    /// transaction was recorded before the request.
-    pub balances: Vec<(Box<str>, Balances)>,
+    /// The balances of the accounts that the transaction touched, after it.
+    pub balances: BalancesAfter,
+}
+
+/// The balances of the accounts that a transaction touched, each account once, after the transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BalancesAfter {
+    /// The balances; none if the request does not ask for them.
+    Known(Vec<(Box<str>, Balances)>),
+    /// The transaction was recorded before the request, so its balances must be read from the journal
+    /// ([`TallyEngine::read_past_balances`](super::TallyEngine::read_past_balances)).
+    Past(Box<PastBalances>),
+    /// The balances could not be read.
+    Unread(StoreFault),
+}
+
+/// Where the balances after a transaction of the past are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastBalances {
+    /// The positions where the record of the transaction may be.
+    pub candidates: Candidates,
+    /// The ids of the accounts, and where their histories begin.
+    pub accounts: Vec<(Box<str>, History)>,
 }
 
 /// A [`RecordKey`] that owns its text.
@@ -239,6 +260,50 @@ struct Entry {
     /// The hash of the id of the transaction that this one names.
     named_tag: Option<u64>,
     return_balances: bool,
+}
+
+// ===== impl BalancesAfter =====
+
+impl BalancesAfter {
+    /// The balances that are known.
+    #[must_use]
+    pub fn known(&self) -> &[(Box<str>, Balances)] {
+        match self {
+            BalancesAfter::Known(balances) => balances,
+            BalancesAfter::Past(_) | BalancesAfter::Unread(_) => &[],
+        }
+    }
+
+    /// Why the balances are not known.
+    #[must_use]
+    pub const fn fault(&self) -> Option<StoreFault> {
+        match self {
+            BalancesAfter::Known(_) => None,
+            // Whoever answers has to read them before, so this is a bug.
+            BalancesAfter::Past(_) => Some(StoreFault::ReadFailed),
+            BalancesAfter::Unread(fault) => Some(*fault),
+        }
+    }
+
+    /// Leaves out the accounts whose ids `keep` does not accept.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        match self {
+            BalancesAfter::Known(balances) => balances.retain(|(id, _)| keep(id)),
+            BalancesAfter::Past(past) => past.accounts.retain(|(id, _)| keep(id)),
+            BalancesAfter::Unread(_) => {}
+        }
+    }
+
+    /// Whether nothing is to be shown.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, BalancesAfter::Known(balances) if balances.is_empty())
+    }
+}
+
+impl Default for BalancesAfter {
+    fn default() -> Self {
+        BalancesAfter::Known(Vec::new())
+    }
 }
 
 // ===== impl OwnedKey =====

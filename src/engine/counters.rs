@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tally_ledger::{Outcome, Reason, Timestamp};
 
-use super::command::Outcomes;
 use crate::{store::embedded::JournaledLedger, telemetry::LogLimit};
 
 /// The counters. EXEC writes every counter whose comment names no other thread.
@@ -110,7 +109,7 @@ impl FoundBy {
 
 impl EngineCounters {
     /// Counts the outcomes of a request.
-    pub(super) fn outcomes(&self, outcomes: &Outcomes) {
+    pub(super) fn outcomes(&self, outcomes: &[Outcome]) {
         let (mut committed, mut rejected, mut replayed) = (0, 0, 0);
         for outcome in outcomes {
             match outcome {

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use tally_ledger::{AccountIndex, Balances, Outcome, Phase, Reason, TRANSFERS_MAX, TransactionView};
+use tally_ledger::{AccountIndex, Outcome, Phase, Reason, RecordKey, TRANSFERS_MAX, TransactionView};
 
-use super::command::{Detail, LEGS_CHARGED, MovedAmounts, TransactionBatch};
+use super::command::{BalancesAfter, Detail, LEGS_CHARGED, MovedAmounts, PastBalances, TransactionBatch};
 use crate::store::embedded::JournaledLedger;
 
 /// Whether the response may say more about a transaction than its outcome.
@@ -54,10 +54,17 @@ pub(super) fn of(
     if shows_moved(transaction) {
         moved.extend(book.ledger().last_legs().iter().map(|leg| leg.moved));
     }
-    let balances = if batch.returns_balances(place) && !replayed {
-        balances(book)
-    } else {
-        Vec::new()
+    let ledger = book.ledger();
+    let balances = match (batch.returns_balances(place), replayed) {
+        (false, _) => BalancesAfter::default(),
+        (true, false) => BalancesAfter::Known(of_touched(book, |index| {
+            Some(ledger.accounts().get(index)?.balances)
+        })),
+        // To read them here would delay the other calls.
+        (true, true) => BalancesAfter::Past(Box::new(PastBalances {
+            candidates: book.candidates(RecordKey::Transaction(transaction.id_bytes())),
+            accounts: of_touched(book, |index| ledger.history(index)),
+        })),
     };
     (!moved.is_empty() || !balances.is_empty()).then_some(Detail {
         place,
@@ -66,16 +73,16 @@ pub(super) fn of(
     })
 }
 
-/// Returns the balances of the accounts of the last transaction, each account once, in the order in which the transfers name them.
-fn balances(book: &JournaledLedger) -> Vec<(Box<str>, Balances)> {
+/// Returns what `of` says about the accounts of the last transaction, each account once, in the order in which the transfers name them.
+fn of_touched<T>(book: &JournaledLedger, of: impl Fn(AccountIndex) -> Option<T>) -> Vec<(Box<str>, T)> {
     let accounts = book.ledger().accounts();
     let mut seen = HashSet::new();
     let touched = book.ledger().last_accounts().filter(|index| seen.insert(*index));
-    let balances = |index: AccountIndex| {
-        let (Some(id), Some(account)) = (accounts.id(index), accounts.get(index)) else {
+    let described = |index: AccountIndex| {
+        let (Some(id), Some(found)) = (accounts.id(index), of(index)) else {
             panic!("account number {} was changed, but is not in the table", index.0);
         };
-        (Box::from(id), account.balances)
+        (Box::from(id), found)
     };
-    touched.map(balances).collect()
+    touched.map(described).collect()
 }

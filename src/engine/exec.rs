@@ -440,7 +440,7 @@ impl Exec {
             // in flight. EXEC can read its record only when the block is durable. The wait costs other transactions
             // little, because blocks become durable in order.
             Err(RecordError::NotYetDurable(_)) => Err(Halt::Blocked(Until::Empty)),
-            Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. })) => {
+            Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. } | RecordError::Cancelled)) => {
                 Err(Halt::Fault(StoreFault::from_read_error(&error, &self.counters)))
             }
         }
@@ -458,7 +458,7 @@ impl Exec {
             }
             // The hold expires with a later block.
             Err(RecordError::NotYetDurable(_)) => 0,
-            Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. })) => {
+            Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. } | RecordError::Cancelled)) => {
                 let fault = StoreFault::from_read_error(&error, &self.counters);
                 let hold = self.book.suspend_next_expiry().map(tracing::field::display);
                 tracing::error!(%fault, hold, "a hold can't expire, because its record can't be read");

@@ -8,10 +8,7 @@ use tally_ledger::Outcome;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{
-    command::Outcomes,
-    counters::{EngineCounters, FoundBy},
-};
+use super::counters::{EngineCounters, FoundBy};
 use crate::{mutation::planted, store::embedded::RecordError};
 
 /// Why a command has no result.
@@ -98,7 +95,7 @@ impl StoreFault {
 
     /// Returns the fault of a command whose earlier transactions have these `outcomes`. A transaction whose id was known
     /// was not executed by this command.
-    pub(super) fn after(self, outcomes: &Outcomes) -> Self {
+    pub(super) fn after(self, outcomes: &[Outcome]) -> Self {
         let is_executed = |outcome: &Outcome| {
             matches!(
                 outcome,

@@ -3,8 +3,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use tally_batch::BatchError;
 use tally_journal::Position;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     command::{AccountHistory, Command, CommandReply},
@@ -12,7 +16,7 @@ use super::{
     history_reads::HistoryReads,
     tally_engine::{TallyEngine, unexpected},
 };
-use crate::store::embedded::{DurablePoint, HistoryReader, RecordError};
+use crate::store::embedded::{DurablePoint, HistoryReader, RecordError, history::Cancellation};
 
 // ===== impl TallyEngine =====
 
@@ -45,6 +49,12 @@ impl TallyEngine {
         (reads.load(Ordering::Relaxed), reader.records_read())
     }
 
+    /// The number of bytes of blocks that lists and watches have read since the start.
+    #[must_use]
+    pub fn history_bytes_scanned(&self) -> u64 {
+        self.shared.history.reader.bytes_scanned()
+    }
+
     /// Waits until the record with this sequence is durable. Returns the point up to which everything is durable.
     ///
     /// # Errors
@@ -71,16 +81,17 @@ impl TallyEngine {
     }
 
     /// Reads the history on a thread for blocking calls. `read` gets the reader, and the end of the durable blocks. At most
-    /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time.
+    /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time. The others wait, but not longer than until `deadline`.
     ///
     /// # Errors
-    /// [`EngineError`] if the journal can't be read.
+    /// [`EngineError`] if the journal can't be read, or if the deadline has passed before the read could begin.
     pub async fn read_history<T: Send + 'static>(
         &self,
+        deadline: Option<Instant>,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let permits = Arc::clone(&self.shared.history.permits);
-        self.read_with(permits, read).await
+        self.read_with(permits, deadline, read).await
     }
 
     /// The same for a page of a watch. Such reads can go on without end, so they have a permit of their own, and the other reads do not
@@ -93,24 +104,48 @@ impl TallyEngine {
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let permits = Arc::clone(&self.shared.history.watch_permits);
-        self.read_with(permits, read).await
+        self.read_with(permits, None, read).await
     }
 
     async fn read_with<T: Send + 'static>(
         &self,
         permits: Arc<Semaphore>,
+        deadline: Option<Instant>,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let HistoryReads { reader, reads, .. } = self.shared.history.clone();
         reads.fetch_add(1, Ordering::Relaxed);
         let end = self.durable().chain().position;
-        let Ok(permit) = permits.acquire_owned().await else {
-            return Err(EngineError::Store(StoreFault::ReadFailed));
-        };
+        let permit = permit(permits, deadline).await?;
+        // The thread goes on after this call has been cancelled. Then the read ends at its next step, so that its permit is free.
+        let cancellation = Cancellation::default();
+        let _guard = cancellation.cancel_on_drop();
+        let reader = reader.until(&cancellation);
         self.read_blocking(move || {
             let _permit = permit;
             read(&reader, end)
         })
         .await
     }
+}
+
+/// Waits for a permit until `deadline`.
+async fn permit(
+    permits: Arc<Semaphore>,
+    deadline: Option<Instant>,
+) -> Result<OwnedSemaphorePermit, EngineError> {
+    // Without a timer, because most reads need not wait.
+    if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+        return Ok(permit);
+    }
+    let waiting = permits.acquire_owned();
+    let permit = match deadline {
+        Some(deadline) => match timeout_at(deadline, waiting).await {
+            Ok(permit) => permit,
+            Err(_elapsed) => return Err(BatchError::ExpiredInQueue.into()),
+        },
+        None => waiting.await,
+    };
+    // The semaphore is never closed.
+    permit.map_err(|_| StoreFault::ReadFailed.into())
 }

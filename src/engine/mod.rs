@@ -31,6 +31,7 @@ mod history_reads;
 mod maintenance;
 mod metrics;
 mod open_batch;
+mod past_balances;
 mod pending;
 mod pipeline;
 #[cfg(test)]
@@ -56,9 +57,9 @@ pub use self::{
         ThresholdSource, TransitionKind, auto_threshold,
     },
     command::{
-        AccountHistory, CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail, Existing,
-        LEGS_CHARGED, MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS,
-        Processed, TRANSACTIONS_MAX, TransactionBatch,
+        AccountHistory, BalancesAfter, CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail,
+        Existing, LEGS_CHARGED, MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX,
+        PAGE_HOLD_SLOTS, PastBalances, Processed, TRANSACTIONS_MAX, TransactionBatch,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},

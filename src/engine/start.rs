@@ -9,7 +9,7 @@ use std::{
 
 use crossbeam_utils::sync::Parker;
 use parking_lot::Mutex;
-use tally_batch::{BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
+use tally_batch::{Answerer, BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
 use tally_breaker::{CircuitBreakerLayer, ConfigError};
 use tally_journal::{
     CommitTimes, DataId, Disk, DiskError, Geometry, Journal, Position, SegmentSpace, time_commits,
@@ -41,7 +41,7 @@ use crate::{
     ledger_clock::{ClockError, LedgerClock, date},
     store::{
         block_log::{BlockLog, EmbeddedLog},
-        embedded::{self, HistoryReader, OpenError, OpenStore},
+        embedded::{self, DurablePoint, HistoryReader, OpenError, OpenStore},
         replicated::{Exchange, ReplicatedLog, ResumePoint},
     },
     telemetry::{LogLimit, millis},
@@ -223,6 +223,31 @@ struct Parts<'a> {
     is_threadless: bool,
 }
 
+// ===== impl Vitals =====
+
+impl Vitals {
+    /// Makes the commit pipeline over `log`, and what it reports to.
+    fn new(log: Box<dyn BlockLog>, durable: DurablePoint, answerer: Answerer, space: SegmentSpace) -> Self {
+        let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
+        let sync_times = Arc::new(Distribution::new());
+        let pipeline = CommitPipeline::new(
+            log,
+            durable,
+            answerer,
+            Arc::clone(&health),
+            Arc::clone(&counters),
+            Arc::clone(&sync_times),
+        );
+        Vitals {
+            space,
+            pipeline: Arc::new(pipeline),
+            health,
+            counters,
+            sync_times,
+        }
+    }
+}
+
 /// Opens the store, and makes the engine and its cores. Starts no thread.
 fn assemble(
     parts: Parts<'_>,
@@ -320,42 +345,41 @@ fn cores(
     wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
     exchange: Option<Exchange>,
 ) -> (Cores, Vitals) {
-    let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
     store.ledger.set_holds_max(config.holds_max.0);
+    let log = wrap(EmbeddedLog::new(store.writer, Arc::clone(&store.directory)));
+    let vitals = Vitals::new(log, store.durable, intake.answerer(), store.space.clone());
+    let Vitals {
+        pipeline,
+        health,
+        counters,
+        ..
+    } = &vitals;
     counters.set_holds_max(config.holds_max.0);
     counters.publish(&store.ledger);
-    let sync_times = Arc::new(Distribution::new());
-    let pipeline = Arc::new(CommitPipeline::new(
-        wrap(EmbeddedLog::new(store.writer, Arc::clone(&store.directory))),
-        store.durable,
-        intake.answerer(),
-        Arc::clone(&health),
-        Arc::clone(&counters),
-        Arc::clone(&sync_times),
-    ));
+    let mode = exchange.as_ref().map_or(Mode::Alone, |_| Mode::Following);
+    let files = store.resume.map(|(files, _newest)| files);
+    let resume = files
+        .zip(exchange)
+        .map(|(files, exchange)| ResumeWriter::new(files, exchange));
     let cores = Cores {
         wal: Wal {
-            pipeline: Arc::clone(&pipeline),
+            pipeline: Arc::clone(pipeline),
             exec: processor.notifier(),
-            health: Arc::clone(&health),
+            health: Arc::clone(health),
         },
         exec: Exec::new(
             store.ledger,
             intake,
-            Arc::clone(&pipeline),
-            Arc::clone(&health),
-            Arc::clone(&counters),
+            Arc::clone(pipeline),
+            Arc::clone(health),
+            Arc::clone(counters),
             store.space.clone(),
-            if exchange.is_some() {
-                Mode::Following
-            } else {
-                Mode::Alone
-            },
+            mode,
         ),
         maintenance: Maintenance {
             batch: processor.clone(),
-            pipeline: Arc::clone(&pipeline),
-            health: Arc::clone(&health),
+            pipeline: Arc::clone(pipeline),
+            health: Arc::clone(health),
             clock: ClockWatch::new(Arc::clone(clock)),
             preparer: store.preparer,
             space: store.space.clone(),
@@ -367,24 +391,14 @@ fn cores(
             last_checkpoint_bytes: 0,
             last_checkpoint: store.report.checkpoint_position.unwrap_or(Position::START),
             next_id_file: 0,
-            scrubber: Scrubber::new(store.scrub, config.scrub, Arc::clone(&counters)),
+            scrubber: Scrubber::new(store.scrub, config.scrub, Arc::clone(counters)),
             checkpoint: None,
             segment_paused_until: None,
             paused_until: None,
             checkpoint_rest: CheckpointRest::default(),
             failure_lines: LogLimit::default(),
-            resume: exchange.and_then(|exchange| {
-                let (files, _newest) = store.resume?;
-                Some(ResumeWriter::new(files, exchange))
-            }),
+            resume,
         },
-    };
-    let vitals = Vitals {
-        space: store.space,
-        pipeline,
-        health,
-        counters,
-        sync_times,
     };
     (cores, vitals)
 }

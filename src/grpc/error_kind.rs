@@ -116,7 +116,7 @@ error_kinds! {
     ASSETS_FULL: [ResourceExhausted], No, No, "The ledger has reached its maximum number of assets.";
     CIRCUIT_OPEN: [Unavailable], No, SameIdAfterDelay, "The circuit breaker rejects the call.";
     QUEUE_FULL: [ResourceExhausted], No, SameIdAfterDelay, "The queue is full.";
-    MEMORY_LIMIT: [ResourceExhausted], No, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory.";
+    MEMORY_LIMIT: [ResourceExhausted], Either, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory. `unknown` if the id was committed before, and only the memory for what the answer says about its transfers is missing.";
     SHUTTING_DOWN: [Unavailable], No, SameIdAfterDelay, "The service is shutting down. Another instance may take the call.";
     NOT_LEADER: [Unavailable], No, SameIdAfterDelay, "This replica does not lead, and could not forward the call. The metadata has the address of the `leader`, if it is known.";
     LEADER_LOST: [Unavailable], Unknown, SameIdAfterDelay, "The connection to the leader failed after the call was forwarded. Send the same transactions with the same ids again; a watch goes on where it was.";
@@ -131,6 +131,7 @@ error_kinds! {
     CIRCUIT_NOT_FOUND: [NotFound], No, No, "No circuit has this key.";
     CLOCK_NOT_CONFIRMED: [FailedPrecondition], No, No, "The step of the system clock is not the one that the call confirms, or its time is too late for the ledger.";
     TOO_MANY_WATCHERS: [ResourceExhausted], No, SameId, "The number of open watches is at its limit.";
+    WATCH_TOO_SLOW: [Unavailable], No, SameId, "The client took nothing of the watch for `server.message_time_max`. `from_sequence` in the metadata says where another watch goes on.";
     NOT_FOUND: [NotFound], No, No, "The health service or the reflection service does not know the name.";
     LIBRARY_ERROR: [Unknown], No, No, "Another error of the health service or the reflection service, with any code.";
 }

@@ -167,7 +167,15 @@ pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> 
     if kind.retry == Retry::NewId {
         message.push_str(". This is final for the id: retry with a new id");
     }
-    let mut builder = ErrorBuilder::new(kind, message).with("replayed", replayed.to_string());
+    let is_recorded = rejection.reason.is_recorded();
+    // The ledger has found the id, but this rejection is not what it has recorded.
+    let hides_outcome = replayed && !is_recorded;
+    if hides_outcome {
+        message.push_str(". The transaction was committed before");
+    }
+    let mut builder = ErrorBuilder::new(kind, message)
+        .with("replayed", (replayed && is_recorded).to_string())
+        .executed(!hides_outcome);
     for (key, value) in metadata {
         builder = builder.with(key, value);
     }
@@ -271,6 +279,7 @@ pub fn request_too_slow(limit: Duration) -> Status {
 pub fn memory_limit() -> Status {
     let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
     ErrorBuilder::new(ErrorKind::MEMORY_LIMIT, message)
+        .executed(true)
         .retry_after(MEMORY_RETRY)
         .build()
 }
@@ -361,6 +370,16 @@ pub fn too_many_transaction_watchers(of_client: usize, all: usize) -> Status {
         "the limit of {of_client} calls of WatchTransactions of one client, or of {all} of all clients, is reached"
     );
     plain_error(ErrorKind::TOO_MANY_WATCHERS, message)
+}
+
+/// The client of `WatchTransactions` does not read.
+#[must_use]
+pub(crate) fn watch_too_slow(stall: Duration) -> Status {
+    let message = format!(
+        "the client took nothing of the watch for {}; another watch from from_sequence goes on without a gap",
+        units::time(stall)
+    );
+    plain_error(ErrorKind::WATCH_TOO_SLOW, message)
 }
 
 /// Adds to the error that ends a watch the sequence with which another watch goes on.

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::store::{
     embedded::{DurablePoint, SealedBlock},
-    replicated::ReplicaFault,
+    replicated::fault::ReplicaFault,
 };
 
 /// A log of blocks. Its blocks become durable in the order in which they were submitted.

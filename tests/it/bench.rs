@@ -151,6 +151,16 @@ fn a_rate_that_the_client_cannot_reach_counts_missed_transactions() {
 }
 
 #[test]
+fn rounds_with_listings_are_in_the_same_report() {
+    let report = short(&["--hot", "--in-flight", "8", "--listings", "2"]);
+    assert_sound(&report);
+    assert_eq!(count(&report, "/listings/connections"), 2);
+    assert!(number(&report, "/listings/pages_per_second") > 0.0, "{report:#}");
+    assert!(number(&report, "/listings/transactions_per_second") > 0.0);
+    assert!(number(&report, "/listings/latency_us/p99") >= number(&report, "/listings/latency_us/p50"));
+}
+
+#[test]
 fn the_baseline_is_in_the_same_report() {
     let home = tempfile::tempdir().unwrap();
     let (plot, hdr) = (home.path().join("out.svg"), home.path().join("out.hgrm"));
@@ -390,6 +400,10 @@ fn contradicting_options_are_rejected() {
         (
             vec!["--expiring-holds", "9", "--disk"],
             vec!["--expiring-holds", "--disk"],
+        ),
+        (
+            vec!["--listings", "9", "--baseline"],
+            vec!["--listings", "--baseline"],
         ),
         (vec!["--disk", "--mode", "batch"], vec!["--disk", "--mode"]),
         (

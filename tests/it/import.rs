@@ -1,6 +1,7 @@
 //! Tests of `tally import` as a process: it loses no row of a file, names the values that it does not accept, says why
 //! it waits, and can be stopped and continued.
 
+mod closing;
 mod generated;
 mod history;
 mod holds;

@@ -12,7 +12,7 @@ use text::{blanked, functions, location, paths, without_inline_tests, words};
 
 /// The modules of the service, lowest first. A module imports only from modules before it in this list, without
 /// exceptions.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 21] = [
     "proto",
     "version",
     "terminal",
@@ -28,6 +28,7 @@ const MODULES: [&str; 20] = [
     "client",
     "security",
     "engine",
+    "replica",
     "grpc",
     "admin",
     "config",

@@ -13,7 +13,9 @@ use std::{
 };
 
 use tally::{
-    engine::{CallKind, CreatedAccounts, EngineError, Existing, OwnedKey, Processed, TallyEngine},
+    engine::{
+        CallKind, CreatedAccounts, EngineError, Existing, OwnedKey, Processed, TallyEngine, TransactionBatch,
+    },
     store::embedded::FoundRecord,
 };
 use tally_batch::{BatchError, Caller, Sequence};
@@ -255,7 +257,7 @@ impl Client {
             let batch = encode(&engine, transactions);
             // The message is submitted now, before the future is polled.
             let outcomes = engine.process_next(&mut stream.sequence, CallKind::Stream, &batch, deadline);
-            return Box::pin(async { Ok(processed(outcomes.await?)) });
+            return Box::pin(async move { processed(&engine, &batch, outcomes.await?, deadline).await });
         }
         let request = call.request.clone();
         let kind = call.kind;
@@ -303,7 +305,8 @@ async fn answer(
     Ok(match request {
         Request::Transactions(transactions) => {
             let batch = encode(engine, &transactions);
-            processed(engine.process(kind.unwrap(), &batch, deadline).await?)
+            let outcomes = engine.process(kind.unwrap(), &batch, deadline).await?;
+            processed(engine, &batch, outcomes, deadline).await?
         }
         Request::CreateAccounts(accounts) => created(
             engine
@@ -333,8 +336,14 @@ async fn answer(
     })
 }
 
-fn processed(processed: Processed) -> Answer {
-    Answer::Outcomes(processed.outcomes.into_vec(), processed.details)
+async fn processed(
+    engine: &TallyEngine,
+    batch: &Arc<TransactionBatch>,
+    mut processed: Processed,
+    deadline: Option<Instant>,
+) -> Reply {
+    engine.read_past_balances(batch, &mut processed, deadline).await?;
+    Ok(Answer::Outcomes(processed.outcomes.into_vec(), processed.details))
 }
 
 /// Reads all outstanding holds. A run has so few that one page contains all.

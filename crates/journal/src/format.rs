@@ -38,7 +38,7 @@ pub(super) enum FormatTextDefect {
 
 /// Version of the layout of a data directory.
 ///
-/// Version 7 has directories of the replicated store, and blocks with a term, a writer and a kind.
+/// Version 6 has the links of records. In version 7, a waypoint states the account's last update. It also has directories of the replicated store, and blocks with a term, a writer and a kind.
 pub const DIRECTORY_FORMAT_VERSION: u32 = 7;
 
 /// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.

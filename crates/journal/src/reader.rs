@@ -123,8 +123,12 @@ impl JournalReader {
         Ok(header)
     }
 
-    /// Reads and checks the body of the block with this `header`. Replaces the content of `body` by the block's body.
-    fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), JournalError> {
+    /// Reads and checks the body of the block with this `header`, which was read before. Replaces the content of `body` by the block's
+    /// body.
+    ///
+    /// # Errors
+    /// Those of [`JournalReader::read_header`].
+    pub fn read_body(&self, header: &BlockHeader, body: &mut Vec<u8>) -> Result<(), JournalError> {
         let position = header.position;
         body.clear();
         body.resize(header.body_bytes as usize, 0);

@@ -16,7 +16,8 @@ use crate::{
     handshake::Ready,
     messages::{
         PRODUCE,
-        produce::{self, TOPIC_IDS_FROM, Target},
+        produce::{self, TOPIC_IDS_FROM},
+        target::Target,
     },
     partition::{Location, Partition, milliseconds},
 };
@@ -49,8 +50,23 @@ pub struct Receipt {
     pub log_start_offset: i64,
 }
 
+// ===== impl Partition =====
+
+impl Partition {
+    /// Connects to the leader to append.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::locate`].
+    pub async fn appender(&self) -> Result<Appender, Error> {
+        Appender::connect(self.clone()).await
+    }
+}
+
+// ===== impl Appender =====
+
 impl Appender {
-    pub(crate) async fn connect(partition: Partition) -> Result<Self, Error> {
+    async fn connect(partition: Partition) -> Result<Self, Error> {
         let (ready, location) = partition.connect_to_leader().await?;
         let version = version(&ready, &location)?;
         Ok(Self {

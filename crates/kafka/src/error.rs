@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use crate::settings::TopicId;
+use crate::topic_id::TopicId;
 
 /// A message, or a batch of records, that does not have the form that the protocol prescribes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

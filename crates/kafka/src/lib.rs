@@ -55,8 +55,10 @@ mod handshake;
 mod messages;
 mod partition;
 mod reader;
+mod record;
 mod scram;
 mod settings;
+mod topic_id;
 mod wire;
 
 pub use tokio_rustls::rustls;
@@ -69,9 +71,11 @@ pub use crate::{
         topic::{Broker, ConfigSource, NewTopic, TopicConfig},
     },
     partition::{Description, Location, Partition},
-    reader::{Fetched, Reader, Record},
+    reader::{Fetched, Reader},
+    record::Record,
     settings::{
         BYTES_MAX, ENDPOINTS_MAX, Endpoint, IN_FLIGHT_MAX, Mechanism, Password, Sasl, Settings, TIMEOUT_MAX,
-        Tls, TopicId,
+        Tls,
     },
+    topic_id::TopicId,
 };

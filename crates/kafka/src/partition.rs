@@ -11,7 +11,6 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
-    appender::Appender,
     connection::Connection,
     error::{Error, ErrorCode, Malformed},
     handshake::{Ready, connect},
@@ -19,8 +18,8 @@ use crate::{
         CREATE_TOPICS, DESCRIBE_CONFIGS, METADATA,
         topic::{self, Broker, Metadata, NewTopic, Outcome, TopicConfig},
     },
-    reader::Reader,
-    settings::{Endpoint, Settings, TopicId},
+    settings::{Endpoint, Settings},
+    topic_id::TopicId,
 };
 
 /// How long a broker may take to answer before the next one is asked, too.
@@ -169,25 +168,6 @@ impl Partition {
         let outcome = topic::create_topics_answer(version, answer)
             .map_err(|Malformed(what)| connection.ending().malformed(CREATE_TOPICS.name, what))?;
         successful(connection, CREATE_TOPICS.name, outcome)
-    }
-
-    /// Connects to the leader to append.
-    ///
-    /// # Errors
-    ///
-    /// As [`Partition::locate`].
-    pub async fn appender(&self) -> Result<Appender, Error> {
-        Appender::connect(self.clone()).await
-    }
-
-    /// Connects to the leader to read. An [`Appender`] has another connection, because a broker does not answer the next
-    /// request on a connection while a fetch waits for records.
-    ///
-    /// # Errors
-    ///
-    /// As [`Partition::locate`].
-    pub async fn reader(&self) -> Result<Reader, Error> {
-        Reader::connect(self.clone()).await
     }
 
     /// Finds the leader and connects to it.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
@@ -12,9 +11,10 @@ use crate::{
     messages::{
         Api, FETCH, LIST_OFFSETS,
         fetch::{self, Edge, Fetch, TOPIC_IDS_FROM},
-        produce::Target,
+        target::Target,
     },
     partition::{Location, Partition, milliseconds},
+    record::Record,
     settings::TIMEOUT_MAX,
 };
 
@@ -27,20 +27,6 @@ pub struct Reader {
     partition: Partition,
     location: Location,
     ready: Ready,
-}
-
-/// A record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The offset.
-    pub offset: i64,
-    /// The time in ms since 1970: the writer's, or the leader's if the topic has
-    /// `message.timestamp.type=LogAppendTime`.
-    pub timestamp_ms: i64,
-    /// The leader epoch of the batch, which the broker set when it took the batch. -1: unknown. The CRC does not cover it.
-    pub leader_epoch: i32,
-    /// The value. An absent value is empty. It shares its memory with the other records of the same fetch.
-    pub value: Bytes,
 }
 
 /// The outcome of a fetch.
@@ -58,8 +44,24 @@ pub struct Fetched {
     pub log_start_offset: i64,
 }
 
+// ===== impl Partition =====
+
+impl Partition {
+    /// Connects to the leader to read. An [`Appender`] has another connection, because a broker does not answer the next
+    /// request on a connection while a fetch waits for records.
+    ///
+    /// # Errors
+    ///
+    /// As [`Partition::locate`].
+    pub async fn reader(&self) -> Result<Reader, Error> {
+        Reader::connect(self.clone()).await
+    }
+}
+
+// ===== impl Reader =====
+
 impl Reader {
-    pub(crate) async fn connect(partition: Partition) -> Result<Self, Error> {
+    async fn connect(partition: Partition) -> Result<Self, Error> {
         let (ready, location) = partition.connect_to_leader().await?;
         Ok(Self {
             partition,

@@ -6,7 +6,8 @@
 //!
 //! A walk of single steps would be too long for accounts with many records. So about every [`WAYPOINT_SPACING`]th link of an
 //! account is a *waypoint*: it also states the balances after its record, and the distances to earlier waypoints. The
-//! waypoints of an account are numbered from 1. Each one points to the previous one; one whose number is a multiple of
+//! waypoints of an account are numbered from 1. A waypoint also says where the account was last updated before its record, because the
+//! updates of an account can be any number of records apart. Each one points to the previous one; one whose number is a multiple of
 //! [`WAYPOINT_FANOUT`] also points that many waypoints back; and so on for each power of [`WAYPOINT_FANOUT`]. This is a skip list
 //! (W. Pugh, 1990), with fixed instead of random heights. A reader that starts from the newest waypoint of each height finds any
 //! record of an account with n records with O(log n) reads.
@@ -15,6 +16,7 @@
 //! links:  for each account of the record, in the order in which its legs first name it:
 //!         2 * distance + is_waypoint: varint
 //!         if is_waypoint:  number: varint | the four balances: varints
+//!                          | the distance to the account's last update, or 0: varint
 //!                          | the distance to the previous waypoint of each height, or 0: varints
 //! ```
 
@@ -30,15 +32,15 @@ use super::{
 };
 
 /// Number of links of an account from one waypoint to the next. It can be more if a record has more than
-/// [`WAYPOINTS_OF_RECORD_MAX`] accounts that are due.
+/// [`WAYPOINTS_OF_RECORD_MAX`] accounts that are due: then those whose last waypoint is the most links ago get one.
 pub const WAYPOINT_SPACING: u8 = 32;
 /// Number of waypoints of one height from one waypoint of the next height to the next.
 pub const WAYPOINT_FANOUT: u64 = 16;
 /// Maximum number of waypoints in the links of a record. This bounds the length of a record.
 pub const WAYPOINTS_OF_RECORD_MAX: usize = 16;
-/// Maximum length of the links of a record, in bytes: a record has up to 512 accounts. A waypoint has a number, four balances, and
-/// one distance per height.
-pub const LINKS_BYTES_MAX: usize = 2 * 256 * 10 + WAYPOINTS_OF_RECORD_MAX * (10 + 4 * 19 + 16 * 10);
+/// Maximum length of the links of a record, in bytes: a record has up to 512 accounts. A waypoint has a number, four balances, the
+/// distance to an update, and one distance per height.
+pub const LINKS_BYTES_MAX: usize = 2 * 256 * 10 + WAYPOINTS_OF_RECORD_MAX * (10 + 4 * 19 + 10 + 16 * 10);
 
 /// Number of accounts of a page.
 const PAGE_ACCOUNTS: usize = 1024;
@@ -68,6 +70,8 @@ pub struct Waypoint {
     pub number: u64,
     /// The balances of the account after the record.
     pub balances: Balances,
+    /// The distance to the record of the account's last update before this record; 0 if there is none.
+    pub update: u64,
     /// The distances to the previous waypoints of the heights 0, 1, and so on. It is 0 if there is no such waypoint.
     pub pointers: Pointers,
 }
@@ -76,7 +80,16 @@ pub struct Waypoint {
 #[derive(Debug, Default)]
 pub(crate) struct LinkBuffer {
     bytes: Vec<u8>,
-    waypoints: usize,
+    due: Due,
+}
+
+/// Which accounts of a record get a waypoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Those whose last waypoint is more links ago than this, including the link of the record.
+    above: u8,
+    /// And this many of those whose last waypoint is exactly that many links ago.
+    exactly: usize,
 }
 
 /// The newest waypoints of all accounts that have one: 16 bytes for an account, and more for an account with at least
@@ -105,22 +118,59 @@ struct Newest {
     number: u64,
 }
 
+// ===== impl Due =====
+
+impl Default for Due {
+    /// All accounts that are due. A record with at most [`WAYPOINTS_OF_RECORD_MAX`] accounts has room for all of them.
+    fn default() -> Self {
+        Due {
+            above: WAYPOINT_SPACING - 1,
+            exactly: 0,
+        }
+    }
+}
+
+impl Due {
+    /// Chooses among the accounts of a record that are due: those whose last waypoint is the most links ago. `since` has these numbers of
+    /// links. A choice by the order of the accounts could leave out the last accounts of each record for ever.
+    pub(crate) fn most_overdue(mut since: Vec<u8>) -> Self {
+        since.sort_unstable_by(|one, other| other.cmp(one));
+        let Some(least) = since.get(WAYPOINTS_OF_RECORD_MAX - 1).copied() else {
+            return Due::default();
+        };
+        let above = since.partition_point(|links| *links > least);
+        Due {
+            above: least,
+            exactly: WAYPOINTS_OF_RECORD_MAX - above,
+        }
+    }
+}
+
 // ===== impl LinkBuffer =====
 
 impl LinkBuffer {
     pub(crate) fn clear(&mut self) {
+        self.begin(Due::default());
+    }
+
+    /// Begins the links of a record in which these accounts get a waypoint.
+    pub(crate) fn begin(&mut self, due: Due) {
         self.bytes.clear();
-        self.waypoints = 0;
+        self.due = due;
     }
 
     pub(crate) fn links(&self) -> Links<'_> {
         Links(&self.bytes)
     }
 
-    /// Whether the record can have another waypoint.
+    /// Whether an account gets a waypoint whose last waypoint is this many links ago, including the link of this record.
     #[inline]
-    pub(crate) const fn has_room(&self) -> bool {
-        self.waypoints < WAYPOINTS_OF_RECORD_MAX
+    pub(crate) const fn takes_waypoint(&mut self, since: u8) -> bool {
+        if since == self.due.above && self.due.exactly > 0 {
+            self.due.exactly -= 1;
+            return true;
+        }
+        since > self.due.above
     }
 
     /// Appends a link that is no waypoint. Places are less than 2^63, so twice a distance fits 64 bits.
@@ -132,11 +182,11 @@ impl LinkBuffer {
     /// Appends a link that is a waypoint.
     #[cold]
     pub(crate) fn push_waypoint(&mut self, distance: u64, waypoint: &Waypoint) {
-        self.waypoints += 1;
         let out = &mut self.bytes;
         put_varint_u64(out, distance << 1 | 1);
         put_varint_u64(out, waypoint.number);
         put_balances(out, &waypoint.balances);
+        put_varint_u64(out, waypoint.update);
         for distance in &waypoint.pointers {
             put_varint_u64(out, *distance);
         }
@@ -207,6 +257,7 @@ impl Waypoint {
             });
         }
         let balances = take_balances(reader)?;
+        let update = reader.varint_u64()?;
         let mut pointers = Pointers::new();
         for _ in 0..=height(number) {
             pointers.push(reader.varint_u64()?);
@@ -214,6 +265,7 @@ impl Waypoint {
         Ok(Waypoint {
             number,
             balances,
+            update,
             pointers,
         })
     }
@@ -245,19 +297,26 @@ pub fn linked_accounts(legs: &[Leg]) -> SmallVec<[AccountIndex; 2]> {
 // ===== impl NewestWaypoints =====
 
 impl NewestWaypoints {
-    /// Makes the next waypoint of an account, at `place`.
-    pub(crate) fn next(&mut self, index: AccountIndex, place: u64, balances: Balances) -> Waypoint {
+    /// Makes the next waypoint of an account, at `place`. `last_update` is the place of the account's last update before it.
+    pub(crate) fn next(
+        &mut self,
+        index: AccountIndex,
+        place: u64,
+        balances: Balances,
+        last_update: Option<u64>,
+    ) -> Waypoint {
         let number = self.newest_of(index).number + 1;
         let heads = self.heads(index);
         let pointer = |head: Option<&u64>| {
             let Some(distance) = place.checked_sub(head.map_or(place, |head| *head)) else {
                 panic!(
-                    "account number {} has a waypoint after its newest record, at place {place}",
+                    "account number {} has a waypoint or an update after its newest record, at place {place}",
                     index.0
                 );
             };
             distance
         };
+        let update = pointer(last_update.as_ref());
         let pointers = (0..=height(number))
             .map(|height| pointer(heads.get(height)))
             .collect();
@@ -265,6 +324,7 @@ impl NewestWaypoints {
         Waypoint {
             number,
             balances,
+            update,
             pointers,
         }
     }

@@ -2,11 +2,21 @@
 
 use super::{
     account::{Balances, Column},
-    effects::Leg,
+    codec::Malformed,
+    effects::{Leg, Legs, legs},
     money::Amount,
+    record::Record,
     side::Side,
     transaction::Phase,
 };
+
+/// What a record with a sequence does to accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    legs: Legs,
+    /// The phase of the transaction; `None` for an expiry.
+    phase: Option<Phase>,
+}
 
 /// What a leg does to the columns of one of its accounts, on the side of the account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +31,50 @@ pub struct Change {
     pub released: Amount,
 }
 
+// ===== impl Changes =====
+
+impl Changes {
+    /// Decodes what `record` does. `None` if the record has no sequence.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the transfers or the effects can't be decoded, or do not belong together.
+    pub fn of(record: &Record<'_>) -> Result<Option<Self>, Malformed> {
+        let mut decoded = Legs::new();
+        let phase = match record {
+            Record::Committed { transaction, effects } => {
+                legs(transaction, *effects, &mut decoded)?;
+                Some(transaction.phase())
+            }
+            Record::HoldExpired { legs, .. } => {
+                decoded.clone_from(legs);
+                None
+            }
+            Record::Rejected { .. } | Record::AccountCreated { .. } | Record::AccountUpdated { .. } => {
+                return Ok(None);
+            }
+        };
+        Ok(Some(Changes { legs: decoded, phase }))
+    }
+
+    /// The legs of the record.
+    #[must_use]
+    pub fn legs(&self) -> &[Leg] {
+        &self.legs
+    }
+
+    /// The legs of the record, and what each of them does.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Leg, Change)> {
+        self.legs.iter().map(|leg| (leg, self.change(leg)))
+    }
+
+    const fn change(&self, leg: &Leg) -> Change {
+        match self.phase {
+            Some(phase) => Change::of_transaction(phase, leg),
+            None => Change::of_expiry(leg),
+        }
+    }
+}
+
 // ===== impl Change =====
 
 impl Change {
@@ -30,6 +84,12 @@ impl Change {
         unreserved: Amount::ZERO,
         released: Amount::ZERO,
     };
+
+    /// Whether nothing is changed.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Change::NONE
+    }
 
     /// What a leg of a committed transaction of this phase does.
     #[must_use]

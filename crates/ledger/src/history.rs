@@ -8,9 +8,8 @@ use smallvec::SmallVec;
 use super::{
     account::{AccountIndex, Balances},
     chain::{Link, linked_accounts},
-    change::Change,
+    change::{Change, Changes},
     codec::Malformed,
-    effects::{Leg, Legs, legs},
     machine::Ledger,
     record::{FramedRecord, Record},
     side::Side,
@@ -46,11 +45,23 @@ pub struct Entry {
     pub place: u64,
     /// The balances of the account after the record.
     pub balances: Balances,
-    /// The parts of the record that change the account, in order.
+    /// The parts of the record that change the account, in order. A leg that changes nothing is no row.
     pub rows: Rows,
     /// The account's previous record. `None` if this record created the account.
     previous: Option<Step>,
     link: Option<Link>,
+    is_update: bool,
+}
+
+/// What a record says about the account's last update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastUpdate {
+    /// It is at this place.
+    At(u64),
+    /// The account was not updated before this record, and not by it.
+    Never,
+    /// The account's previous record says more.
+    AskPrevious,
 }
 
 /// One side of a leg that changes an account.
@@ -118,37 +129,30 @@ impl History {
     /// # Errors
     /// [`Malformed`] if the record is not part of the account's chain, or contradicts the balances.
     pub fn entry(&self, step: Step, framed: &FramedRecord<'_>) -> Result<Entry, Malformed> {
-        let mut decoded = Legs::new();
-        let phase = match &framed.record {
-            Record::AccountCreated { index, .. } if *index == self.account => {
-                return Ok(Entry {
-                    place: step.place,
-                    balances: Balances::default(),
-                    rows: Rows::new(),
-                    previous: None,
-                    link: None,
-                });
-            }
+        match &framed.record {
+            Record::AccountCreated { index, .. } if *index == self.account => Ok(Entry {
+                place: step.place,
+                balances: Balances::default(),
+                rows: Rows::new(),
+                previous: None,
+                link: None,
+                is_update: false,
+            }),
             Record::AccountUpdated { index, .. } => {
                 let link = self.link(&[*index], framed)?;
-                return self.with_link(step, Rows::new(), link);
+                let mut entry = self.with_link(step, Rows::new(), link)?;
+                entry.is_update = true;
+                Ok(entry)
             }
-            Record::Committed { transaction, effects } => {
-                legs(transaction, *effects, &mut decoded)?;
-                Some(transaction.phase())
+            Record::Committed { .. }
+            | Record::HoldExpired { .. }
+            | Record::AccountCreated { .. }
+            | Record::Rejected { .. } => {
+                let changes = Changes::of(&framed.record)?.ok_or(NOT_LINKED)?;
+                let link = self.link(&linked_accounts(changes.legs()), framed)?;
+                self.with_link(step, self.rows(&changes), link)
             }
-            Record::HoldExpired { legs, .. } => {
-                decoded.clone_from(legs);
-                None
-            }
-            Record::AccountCreated { .. } | Record::Rejected { .. } => return Err(NOT_LINKED),
-        };
-        let link = self.link(&linked_accounts(&decoded), framed)?;
-        let rows = self.rows(&decoded, |leg| match phase {
-            Some(phase) => Change::of_transaction(phase, leg),
-            None => Change::of_expiry(leg),
-        });
-        self.with_link(step, rows, link)
+        }
     }
 
     fn link(&self, accounts: &[AccountIndex], framed: &FramedRecord<'_>) -> Result<Link, Malformed> {
@@ -158,9 +162,10 @@ impl History {
     }
 
     /// The rows of a record, whose balances are not known yet.
-    fn rows(&self, legs: &[Leg], change: impl Fn(&Leg) -> Change) -> Rows {
+    fn rows(&self, changes: &Changes) -> Rows {
         let mut rows = Rows::new();
-        for (number, leg) in legs.iter().enumerate() {
+        let changes = changes.iter().enumerate();
+        for (number, (leg, change)) in changes.filter(|(_, (_, change))| !change.is_nothing()) {
             let sides = [
                 (leg.debit, Side::Debit, leg.credit),
                 (leg.credit, Side::Credit, leg.debit),
@@ -171,7 +176,7 @@ impl History {
                         leg: number,
                         side,
                         counterparty,
-                        change: change(leg),
+                        change,
                         balances: Balances::default(),
                     });
                 }
@@ -208,6 +213,7 @@ impl History {
                 balances: Some(before),
             }),
             link: Some(link),
+            is_update: false,
         })
     }
 }
@@ -219,6 +225,24 @@ impl Entry {
     #[must_use]
     pub const fn previous(&self) -> Option<Step> {
         self.previous
+    }
+
+    /// Where the account was last updated, up to this record. Only updates, waypoints and the account's creation know it. So a walk back
+    /// finds it after about [`WAYPOINT_SPACING`](super::chain::WAYPOINT_SPACING) records, however many updates the account has.
+    #[must_use]
+    pub fn last_update(&self) -> LastUpdate {
+        if self.is_update {
+            return LastUpdate::At(self.place);
+        }
+        let Some(link) = &self.link else {
+            return LastUpdate::Never;
+        };
+        match link.waypoint.as_ref().map(|waypoint| waypoint.update) {
+            None => LastUpdate::AskPrevious,
+            Some(0) => LastUpdate::Never,
+            // A place before the journal is no place of an update, so the caller finds the damage.
+            Some(distance) => LastUpdate::At(self.place.saturating_sub(distance)),
+        }
     }
 
     /// Whether the record is a waypoint.

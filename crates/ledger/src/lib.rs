@@ -59,7 +59,7 @@ pub use account::{
 };
 pub use assets::ASSETS_MAX;
 pub use chain::{Link, Links, Waypoint, linked_accounts};
-pub use change::Change;
+pub use change::{Change, Changes};
 pub use codec::Malformed;
 pub use difference::{AccountField, ContentField};
 pub use effects::{Effects, Leg, Legs};

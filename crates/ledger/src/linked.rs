@@ -183,12 +183,9 @@ impl Ledger {
                 *pending = rest;
             }
         }
-        self.links.clear();
-        for leg in &self.legs {
-            for index in [leg.debit, leg.credit] {
-                self.accounts.link(index, place, &mut self.links);
-            }
-        }
+        let sides = self.legs.iter().flat_map(|leg| [leg.debit, leg.credit]);
+        let count = 2 * self.legs.len();
+        self.accounts.link_all((sides, count), place, &mut self.links);
     }
 
     /// Ends holds whose time has come by the time of the open block, the earliest deadline first; at most `limit`, and as long as

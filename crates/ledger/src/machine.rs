@@ -129,8 +129,7 @@ impl Ledger {
         &self.legs
     }
 
-    /// The accounts of the last processed transaction, in the order of its transfers, if its outcome was [`Outcome::Committed`] and
-    /// it was not a replay.
+    /// The accounts of the last processed transaction, in the order of its transfers, if its outcome was [`Outcome::Committed`].
     pub fn last_accounts(&self) -> impl Iterator<Item = AccountIndex> {
         let of_transfers = self
             .transfers
@@ -187,7 +186,8 @@ impl Ledger {
 
     /// Processes a transaction whose ids the caller has hashed. `principal` is the name of the client that sent it, if it has
     /// one. If the transaction has no transfers and would have more than `legs_max` [legs](Ledger::last_legs), it is rejected with
-    /// [`Reason::MemoryLimit`], which is not recorded, also if the transaction was recorded before. See [`Ledger::process`].
+    /// [`Reason::MemoryLimit`], which is not recorded. If the transaction was committed before, this rejection is `replayed`: it hides
+    /// an outcome that is recorded. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -303,11 +303,12 @@ impl Ledger {
     /// Links the next record, at `place`, to the chains of the accounts of `transfers`.
     #[inline]
     pub(super) fn link_transfers(&mut self, place: u64) {
-        self.links.clear();
-        for transfer in &self.transfers {
-            self.accounts.link(transfer.debit, place, &mut self.links);
-            self.accounts.link(transfer.credit, place, &mut self.links);
-        }
+        let sides = self
+            .transfers
+            .iter()
+            .flat_map(|transfer| [transfer.debit, transfer.credit]);
+        let count = 2 * self.transfers.len();
+        self.accounts.link_all((sides, count), place, &mut self.links);
     }
 
     /// Appends the record of a transaction with its effects, which are in `legs`.
@@ -399,7 +400,7 @@ impl Ledger {
                         self.legs.clear();
                         return Outcome::Rejected {
                             rejection,
-                            replayed: false,
+                            replayed: true,
                         };
                     }
                     Outcome::Committed {

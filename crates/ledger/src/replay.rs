@@ -168,10 +168,13 @@ impl Ledger {
                 accounts,
             });
         };
-        if account.head < at.place {
+        let is_new = account.head < at.place;
+        // The links state the last update before this one.
+        self.replay_links(&[index], links, at)?;
+        if is_new {
             self.accounts.update(index, terms, (at.entry, at.place));
         }
-        self.replay_links(&[index], links, at)
+        Ok(())
     }
 
     fn replay_transaction(

@@ -27,7 +27,7 @@ pub(super) struct EffectRow<'a> {
     pub(super) code: i32,
 }
 
-/// Returns the rows of a committed transaction. `asset` finds the asset of an account.
+/// Returns the rows of a committed transaction. A transfer that has changed nothing has none. `asset` finds the asset of an account.
 pub(super) fn rows<'a>(
     transaction: &'a Transaction,
     asset: impl Fn(&str) -> Option<&'a str>,
@@ -37,20 +37,37 @@ pub(super) fn rows<'a>(
         Some(Outcome::Error(_)) | None => None,
     };
     let effects = transaction.effects.iter().enumerate();
-    effects.map(move |(index, effect)| EffectRow {
-        transaction,
-        sequence: committed.map_or(0, |committed| committed.sequence),
-        commit_time: committed.and_then(|committed| committed.commit_time.as_ref()),
-        index,
-        effect,
-        asset: asset(&effect.debit_account_id)
-            .or_else(|| asset(&effect.credit_account_id))
-            .unwrap_or(""),
-        code: transaction
-            .transfers
-            .get(index)
-            .map_or(0, |transfer| transfer.code),
-    })
+    effects
+        .filter(|(_, effect)| changes_something(effect))
+        .map(move |(index, effect)| EffectRow {
+            transaction,
+            sequence: committed.map_or(0, |committed| committed.sequence),
+            commit_time: committed.and_then(|committed| committed.commit_time.as_ref()),
+            index,
+            effect,
+            asset: asset(&effect.debit_account_id)
+                .or_else(|| asset(&effect.credit_account_id))
+                .unwrap_or(""),
+            code: transaction
+                .transfers
+                .get(index)
+                .map_or(0, |transfer| transfer.code),
+        })
+}
+
+/// The service does not send amounts that are 0.
+const fn changes_something(effect: &TransferEffect) -> bool {
+    let TransferEffect {
+        posted_amount,
+        reserved_amount,
+        unreserved_amount,
+        released_amount,
+        ..
+    } = effect;
+    posted_amount.is_some()
+        || reserved_amount.is_some()
+        || unreserved_amount.is_some()
+        || released_amount.is_some()
 }
 
 // ===== impl EffectRow =====
@@ -119,7 +136,7 @@ mod tests {
     use crate::proto::{Amount, ProcessTransactionResponse, TransactionPhase, Transfer, amount};
 
     #[test]
-    fn a_transaction_has_a_line_for_each_transfer() {
+    fn a_transaction_has_a_line_for_each_transfer_that_has_changed_something() {
         let effect = |debit: &str, posted: i64| TransferEffect {
             debit_account_id: debit.to_owned(),
             credit_account_id: "shop".to_owned(),
@@ -135,7 +152,8 @@ mod tests {
                 code: 7,
                 ..Transfer::default()
             }],
-            effects: vec![effect("alice", 5), effect("bob", 6)],
+            // The second transfer has changed nothing, so it has no line.
+            effects: vec![effect("alice", 5), TransferEffect::default(), effect("bob", 6)],
             principal: "a, \"b\"".to_owned(),
             outcome: Some(Outcome::Committed(ProcessTransactionResponse {
                 sequence: 3,
@@ -150,7 +168,7 @@ mod tests {
         assert_eq!(
             lines,
             "3,,t1,POSTED,0,alice,shop,EUR,5,0,0,0,7,,,,\"a, \"\"b\"\"\"\n\
-             3,,t1,POSTED,1,bob,shop,,6,0,0,0,0,,,,\"a, \"\"b\"\"\"\n"
+             3,,t1,POSTED,2,bob,shop,,6,0,0,0,0,,,,\"a, \"\"b\"\"\"\n"
         );
         assert_eq!(HEADER.matches(',').count(), 16);
     }

@@ -10,6 +10,7 @@
 mod accounts;
 mod bank;
 mod cells;
+mod closed;
 mod csv;
 mod encoding;
 mod error;

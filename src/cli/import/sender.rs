@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 
 use super::{
     accounts::AccountCreator,
+    closed::ClosedAccounts,
     error::ImportError,
     rejects::Rejects,
     resumption::{Parts, Resumption, has_values},
@@ -22,6 +23,8 @@ use crate::{
 
 /// The reason of the service for an update whose `etag` is not that of the account.
 const ACCOUNT_CHANGED: &str = "ACCOUNT_CHANGED";
+/// The reason of the service for an update of an account that is closed.
+const ACCOUNT_CLOSED: &str = "ACCOUNT_CLOSED";
 
 /// Sends the parts of an import: each one after the previous one was answered.
 pub(super) struct Sender<'a> {
@@ -34,6 +37,7 @@ pub(super) struct Sender<'a> {
     rejects: Option<(&'a Path, Rejects)>,
     unrecorded: Unrecorded,
     resumption: Resumption,
+    closed: ClosedAccounts,
 }
 
 // ===== impl Sender =====
@@ -49,6 +53,7 @@ impl<'a> Sender<'a> {
             rejects: None,
             unrecorded: Unrecorded::default(),
             resumption: Resumption::default(),
+            closed: ClosedAccounts::default(),
         }
     }
 
@@ -78,7 +83,10 @@ impl<'a> Sender<'a> {
         while let Some(part) = parts.next().await {
             let part = part?;
             match part.content {
-                Content::Batch(batch) => self.send_batch(&batch, summary).await?,
+                Content::Batch(batch) => {
+                    self.closed.finish()?;
+                    self.send_batch(&batch, summary).await?;
+                }
                 Content::Update(update) => self.send_update(*update, &mut parts, summary).await?,
                 Content::Accounts(accounts) => self.send_accounts(accounts, summary).await?,
             }
@@ -89,6 +97,7 @@ impl<'a> Sender<'a> {
                 summary.committed, summary.replayed, summary.rejected
             ));
         }
+        self.closed.finish()?;
         reader.await.map_err(|_| ImportError::Reader)
     }
 
@@ -208,7 +217,15 @@ impl<'a> Sender<'a> {
         let call = self.client.update_account(row.request);
         let updated: Result<_, CallError> = self.waits.answer(self.give_up_after, call).await;
         match updated {
-            Ok(_) => summary.count_update(&file, line, true),
+            Ok(account) => {
+                let skipped = self.closed.accepted(&account, wanted)?;
+                summary.count_skipped_updates(skipped);
+                summary.count_update(&file, line, true);
+            }
+            // An earlier import of a file that closes the account later may have applied the update.
+            Err(error) if error.reason().as_deref() == Some(ACCOUNT_CLOSED) => {
+                self.closed.refused(&id, wanted, failed(error))?;
+            }
             // An earlier import, or an attempt whose answer was lost, may have applied the update. That changed the etag.
             Err(error) if has_etag && error.reason().as_deref() == Some(ACCOUNT_CHANGED) => {
                 let call = self.client.get_account(&id);

@@ -167,6 +167,11 @@ impl Summary {
         self.answered_through = Some(Place::new(file, line));
     }
 
+    /// Counts updates that an earlier import has applied.
+    pub(super) const fn count_skipped_updates(&mut self, count: u64) {
+        self.updates_skipped += count;
+    }
+
     /// Counts accounts of a file, which exist now. `line` is that of the last one.
     pub(super) fn count_accounts(&mut self, file: &Path, line: u64, count: u64) {
         self.accounts += count;

@@ -80,7 +80,7 @@ pub(crate) async fn entries_page(
     let history = found.history;
     let order = order_of(request.newest_first);
     let head = request.with_blocks.then(|| engine.durable().chain());
-    let read = engine.read_history(move |reader, end| {
+    let read = engine.read_history(call.deadline(), move |reader, end| {
         let (from, to) = match token {
             Some(Token { from, to, .. }) => (from, to),
             None => rows_of(reader, range, history.newest.place, end)?,

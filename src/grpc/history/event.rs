@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tally_ledger::{AccountIndex, Change, Leg, Legs, Record, effects::legs};
+use tally_ledger::{AccountIndex, Changes, Record};
 use tonic::Status;
 
 use super::head::damaged;
@@ -62,16 +62,14 @@ impl Event {
 
     /// The memory of the description, in bytes.
     pub(super) fn memory_bytes(&self) -> Result<usize, Status> {
-        Ok(EVENT_BYTES + self.changes()?.len() * EFFECT_BYTES)
+        Ok(EVENT_BYTES + self.changes()?.legs().len() * EFFECT_BYTES)
     }
 
     /// The accounts that the event changes.
     pub(super) fn accounts(&self) -> Result<HashSet<AccountIndex>, Status> {
         let changes = self.changes()?;
-        Ok(changes
-            .iter()
-            .flat_map(|(leg, _)| [leg.debit, leg.credit])
-            .collect())
+        let legs = changes.legs().iter();
+        Ok(legs.flat_map(|leg| [leg.debit, leg.credit]).collect())
     }
 
     /// Describes the event. `ids` has the ids of its accounts. Ids outside of `scope` are left out.
@@ -80,7 +78,8 @@ impl Event {
             Event::Transaction(found) => found.describe(ids, &Scope::ALL)?,
             Event::Expiry(record) => describe_expiry(record)?,
         };
-        let effects = self.changes()?.into_iter().map(|(leg, change)| {
+        let changes = self.changes()?;
+        let effects = changes.iter().map(|(leg, change)| {
             let amount = |amount: tally_ledger::Amount| (!amount.is_zero()).then(|| from_amount(amount));
             TransferEffect {
                 debit_account_id: ids.get(leg.debit).to_owned(),
@@ -98,29 +97,16 @@ impl Event {
 
     /// An upper bound of the memory that the event and its encoded description take, with the ids of the accounts.
     pub(super) fn encoded_bytes_max(&self) -> Result<usize, Status> {
-        let changes = self.changes()?.len();
+        let changes = self.changes()?.legs().len();
         Ok(ENCODED_BYTES + 2 * self.record().memory_bytes() + changes * ENCODED_EFFECT_BYTES)
     }
 
-    /// What the event does, by leg.
-    fn changes(&self) -> Result<Vec<(Leg, Change)>, Status> {
+    /// What the event does.
+    fn changes(&self) -> Result<Changes, Status> {
         let record = self.record();
         let framed = record.framed().map_err(|_| damaged(record))?;
-        match &framed.record {
-            Record::Committed { transaction, effects } => {
-                let mut found = Legs::new();
-                legs(transaction, *effects, &mut found).map_err(|_| damaged(record))?;
-                let phase = transaction.phase();
-                let change = |leg: Leg| (leg, Change::of_transaction(phase, &leg));
-                Ok(found.into_iter().map(change).collect())
-            }
-            Record::HoldExpired { legs, .. } => {
-                Ok(legs.iter().map(|leg| (*leg, Change::of_expiry(leg))).collect())
-            }
-            Record::Rejected { .. } | Record::AccountCreated { .. } | Record::AccountUpdated { .. } => {
-                Err(damaged(record))
-            }
-        }
+        let changes = Changes::of(&framed.record).map_err(|_| damaged(record))?;
+        changes.ok_or_else(|| damaged(record))
     }
 }
 

@@ -4,11 +4,11 @@
 //! *window*. A watcher whose next sequence is in the window takes the batch from there. A watcher that is behind the window reads from
 //! the journal itself, until it has caught up. So a slow watcher delays nobody, and loses nothing.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tally_journal::Position;
-use tokio::sync::{Notify, Semaphore, futures::Notified};
+use tokio::sync::{Notify, futures::Notified};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -20,7 +20,7 @@ use crate::{
     engine::TallyEngine,
     grpc::{
         status,
-        transport::clients::{ClientPlace, Clients},
+        transport::clients::{Client, ClientPlace, Clients},
     },
     store::embedded::DurablePoint,
 };
@@ -35,13 +35,16 @@ const WINDOW_BYTES_MAX: usize = 16 << 20;
 const READ_BYTES: u64 = 256 << 10;
 /// The reader encodes transactions of at most about this many bytes at a time.
 const ENCODE_BYTES_MAX: usize = 1 << 20;
-/// Pause of the reader after each read, and the part of the pause for each watcher. Under load, one read then gets many blocks, and the
-/// watchers wake up once for all of them. So the watchers together wake up at most 50,000 times a second.
+/// Pause of the reader after it has read everything that was durable, and the part of the pause for each watcher. Under load, one read
+/// then gets many blocks, and the watchers wake up once for all of them. So watchers that wait for new transactions wake up at most
+/// 50,000 times a second together.
 const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_OF_WATCHER: Duration = Duration::from_micros(20);
-/// Maximum number of watchers that hold a large page. A watcher that does not read keeps its page, and the memory of the page counts for
-/// its client. With this limit, the pages leave the client enough memory for its other calls.
+/// Maximum number of watchers that hold a large page. The memory of the page counts for the client. With this limit, the pages leave the
+/// client enough memory for its other calls.
 const LARGE_PAGES_MAX: usize = 32;
+/// Maximum number of watchers of one client that hold a large page, so that one client can't keep the large pages from the others.
+const LARGE_PAGES_OF_CLIENT_MAX: usize = 16;
 
 /// Feeds all watchers of the service.
 #[derive(Debug)]
@@ -49,8 +52,7 @@ pub(crate) struct Feed {
     pub(super) engine: TallyEngine,
     pub(super) ids: IdCache,
     places: Clients,
-    /// [`LARGE_PAGES_MAX`] permits.
-    pub(super) large_pages: Arc<Semaphore>,
+    large_pages: Clients,
     state: Mutex<State>,
     /// Signalled when the window has changed.
     changed: Notify,
@@ -96,7 +98,19 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) feed: Arc<Feed>,
+    client: Client,
     _place: ClientPlace,
+}
+
+/// How far the reader has read.
+#[derive(Debug, Clone, Copy)]
+struct ReadUpTo {
+    /// The next block.
+    at: Position,
+    /// The next sequence.
+    next: u64,
+    /// The end of the blocks that were durable when the read began.
+    end: Position,
 }
 
 // ===== impl Feed =====
@@ -107,18 +121,18 @@ impl Feed {
             engine,
             ids: IdCache::default(),
             places: Clients::new(WATCHERS_OF_CLIENT_MAX, WATCHERS_MAX),
-            large_pages: Arc::new(Semaphore::new(LARGE_PAGES_MAX)),
+            large_pages: Clients::new(LARGE_PAGES_OF_CLIENT_MAX, LARGE_PAGES_MAX),
             state: Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    /// Adds a watcher of the client with this address. Call this function in a runtime, because the first watcher starts the reader.
+    /// Adds a watcher of this client. Call this function in a runtime, because the first watcher starts the reader.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED with too many watchers.
-    pub(super) fn subscribe(self: &Arc<Self>, client: IpAddr) -> Result<Subscription, Status> {
-        let Some(place) = self.places.admit(client) else {
+    pub(super) fn subscribe(self: &Arc<Self>, client: Client) -> Result<Subscription, Status> {
+        let Some(place) = self.places.admit(client.clone()) else {
             return Err(status::too_many_transaction_watchers(
                 WATCHERS_OF_CLIENT_MAX,
                 WATCHERS_MAX,
@@ -138,6 +152,7 @@ impl Feed {
         }
         Ok(Subscription {
             feed: Arc::clone(self),
+            client,
             _place: place,
         })
     }
@@ -163,14 +178,8 @@ impl Feed {
         self.changed.notify_waiters();
     }
 
-    fn pause(&self) -> Duration {
-        let watchers = u32::try_from(self.state.lock().watchers).unwrap_or(u32::MAX);
-        PAUSE.saturating_add(PAUSE_OF_WATCHER.saturating_mul(watchers))
-    }
-
-    /// Reads the next blocks, and adds their records to the window. Waits if there are none. Returns the next block and the next
-    /// sequence.
-    async fn read_on(&self, at: Position, next: u64, generation: u64) -> Result<(Position, u64), Status> {
+    /// Reads the next blocks, and adds their records to the window. Waits if there are none.
+    async fn read_on(&self, at: Position, next: u64, generation: u64) -> Result<ReadUpTo, Status> {
         let end = self.engine.durable_from(next).await?.chain().position;
         let read = self
             .engine
@@ -186,7 +195,7 @@ impl Feed {
             self.push(encode(events, ids, first, upper).await?, generation);
             next = upper;
         }
-        Ok((after, next))
+        Ok(ReadUpTo { at: after, next, end })
     }
 }
 
@@ -197,10 +206,29 @@ async fn read(feed: Arc<Feed>, start: DurablePoint, generation: u64) {
     let (mut at, mut next) = (start.chain().position, start.order().next_sequence);
     loop {
         match feed.read_on(at, next, generation).await {
-            Ok(after) => (at, next) = after,
+            Ok(read) => {
+                (at, next) = (read.at, read.next);
+                let watchers = feed.state.lock().watchers;
+                if let Some(pause) = read.pause(watchers) {
+                    tokio::time::sleep(pause).await;
+                }
+            }
             Err(why) => return feed.fail(why, generation),
         }
-        tokio::time::sleep(feed.pause()).await;
+    }
+}
+
+// ===== impl ReadUpTo =====
+
+impl ReadUpTo {
+    /// How long the reader pauses after this read. It does not pause if the read has left durable blocks: a read takes a bounded number of
+    /// bytes, so with pauses the reader, and all watchers with it, would fall further and further behind a fast writer.
+    fn pause(&self, watchers: usize) -> Option<Duration> {
+        if self.at < self.end {
+            return None;
+        }
+        let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
+        Some(PAUSE.saturating_add(PAUSE_OF_WATCHER.saturating_mul(watchers)))
     }
 }
 
@@ -210,6 +238,11 @@ impl Subscription {
     /// Returns a future that is ready after the next change of the window. Make it before you look into the window.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.feed.changed.notified()
+    }
+
+    /// Takes a place for a large page of the journal, if one is free for this client.
+    pub(super) fn large_page(&self) -> Option<ClientPlace> {
+        self.feed.large_pages.admit(self.client.clone())
     }
 
     /// Looks for the sequence `next` in the window.
@@ -296,6 +329,21 @@ mod tests {
         }
         window.fault = Some(status::shutting_down());
         assert!(matches!(window.step(next), Step::Failed(_)));
+    }
+
+    #[test]
+    fn the_reader_pauses_only_if_it_has_read_everything_that_was_durable() {
+        let read = |at, end| ReadUpTo {
+            at: Position::new(0, at),
+            next: 1,
+            end: Position::new(0, end),
+        };
+        assert_eq!(read(4096, 4096).pause(0), Some(PAUSE));
+        assert_eq!(read(4096, 4096).pause(10), Some(PAUSE + 10 * PAUSE_OF_WATCHER));
+        // Durable blocks are left, however many watchers there are.
+        for watchers in [0, 1, WATCHERS_MAX] {
+            assert_eq!(read(4096, 4224).pause(watchers), None);
+        }
     }
 
     #[test]

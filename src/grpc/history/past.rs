@@ -33,7 +33,7 @@ pub(crate) async fn account_as_of(
         as_of_max,
     } = *found.ok_or_else(not_found)?;
     check_past(bound, next_sequence, as_of_max)?;
-    let past = engine.read_history(move |reader, end| {
+    let past = engine.read_history(deadline, move |reader, end| {
         let place = reader.place_after(bound, end)?;
         let Some(balances) = reader.balances_before(&history, place)? else {
             return Ok(None);

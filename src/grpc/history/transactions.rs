@@ -126,7 +126,7 @@ pub(crate) async fn transactions_page(
     let head = request.with_blocks.then(|| durable.chain());
     call.hold(TRANSACTIONS_BYTES_MAX)?;
     let scanned = filter.clone();
-    let read = engine.read_history(move |reader, _| {
+    let read = engine.read_history(call.deadline(), move |reader, _| {
         let end = durable.chain().position;
         let (from, to) = match token {
             Some(Token { from, to, .. }) => (from, to.min(next)),

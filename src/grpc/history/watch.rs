@@ -3,13 +3,13 @@
 //! A watcher knows only the next sequence that it must send. It takes the batch with this sequence from the window of the feed, or reads
 //! a page of the journal. So there is no gap and no duplicate, whichever of the two it reads.
 
-use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{future::BoxFuture, stream};
+use futures_util::stream;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -26,6 +26,7 @@ use crate::{
         status,
         transport::{
             budget::{Reservation, until_sent},
+            clients::{Client, ClientPlace},
             connection_limits::ConnectionLimits,
             framing::{AdmittedCall, Inbound},
             lifetime::Lifetime,
@@ -59,26 +60,14 @@ struct PageBytes {
     encoded: usize,
 }
 
-/// The memory of a page, and the permit of a large one.
-type PageHeld = (Reservation, Option<OwnedSemaphorePermit>);
+/// The memory of a page beyond that of [`WATCH_BYTES`], and the place of a large page.
+type PageHeld = (Reservation, Option<ClientPlace>);
 
-/// A page of the journal.
-#[derive(Debug)]
-struct Page {
-    batches: Vec<Batch>,
-    /// The first sequence after the page.
-    next: u64,
-    /// Maximum memory that the page has taken, in bytes.
-    bytes: usize,
-}
+/// The frames of a watch, and the error that ends it.
+type FrameSender = mpsc::Sender<Result<Bytes, Status>>;
 
-/// A watch. `over` is ready when the service must end it.
-struct Watch {
-    over: BoxFuture<'static, Status>,
-    watcher: Watcher,
-}
-
-/// Sends the ledger to one client.
+/// Sends the ledger to one client. It runs in a task of its own, because the stream of an answer is not polled while the client does not
+/// read, and a watcher must also end then.
 struct Watcher {
     subscription: Subscription,
     filter: Filter,
@@ -111,6 +100,7 @@ pub(crate) async fn watch(
     let filter = Filter::of(&request.id_prefix, inbound.scope())?;
     let next = first_sequence(feed, request.from_sequence)?;
     inbound.hold(WATCH_BYTES)?;
+    let client = Client::of_call(client, inbound.principal());
     let watcher = Watcher {
         subscription: feed.subscribe(client)?,
         filter,
@@ -122,18 +112,21 @@ pub(crate) async fn watch(
         page_held: None,
         has_begun: false,
     };
-    let watch = Watch {
-        over: Box::pin(lifetime.ended()),
-        watcher,
-    };
-    // After an error the watch is dropped at once, so that its place is free although the client may read the error late.
-    Ok(Box::pin(stream::unfold(Some(watch), |watch| async {
-        let mut watch = watch?;
-        Some(match watch.next_frame().await {
-            Ok(frame) => (Ok(frame), Some(watch)),
-            Err(why) => (Err(status::resumable(&why, watch.watcher.next)), None),
-        })
-    })))
+    // The frames, and the error at the end, which has a place although no frame is taken.
+    let (sender, receiver) = mpsc::channel(FRAMES_MAX + 1);
+    let watching = AbortOnDropHandle::new(tokio::spawn(watcher.run(lifetime, sender)));
+    Ok(Box::pin(stream::unfold(
+        Some((receiver, watching)),
+        |watch| async {
+            let (mut receiver, watching) = watch?;
+            Some(match receiver.recv().await {
+                Some(Ok(frame)) => (Ok(frame), Some((receiver, watching))),
+                Some(Err(why)) => (Err(why), None),
+                // The task has panicked, which is a bug, or the runtime ends.
+                None => (Err(status::engine(&StoreFault::ReadFailed.into())), None),
+            })
+        },
+    )))
 }
 
 /// Checks `from_sequence`.
@@ -156,25 +149,36 @@ fn first_sequence(feed: &Feed, from_sequence: i64) -> Result<u64, Status> {
     }
 }
 
-// ===== impl Watch =====
-
-impl Watch {
-    async fn next_frame(&mut self) -> Result<Bytes, Status> {
-        tokio::select! {
-            biased;
-            why = &mut self.over => Err(why),
-            frame = self.watcher.next_frame() => frame,
-        }
-    }
-}
-
 // ===== impl Watcher =====
 
 impl Watcher {
+    /// Sends frames until the watch must end. Then the watcher is dropped at once, so that its memory and its place are free although the
+    /// client may read the error late.
+    async fn run(mut self, lifetime: Lifetime, sender: FrameSender) {
+        let mut over = pin!(lifetime.ended());
+        loop {
+            let frame = tokio::select! {
+                biased;
+                why = &mut over => Err(why),
+                frame = self.next_frame() => frame,
+            };
+            let frame = frame.map_err(|why| status::resumable(&why, self.next));
+            let is_over = frame.is_err();
+            // The channel has room, because a frame in the channel has one of the permits of `sending`. So an error means that the client
+            // has ended the call.
+            if sender.try_send(frame).is_err() || is_over {
+                return;
+            }
+        }
+    }
+
     /// Waits for the next frame.
     async fn next_frame(&mut self) -> Result<Bytes, Status> {
         // The frame is made only when it can be sent, so that an unread watch takes no more memory.
-        let Ok(permit) = Arc::clone(&self.sending).acquire_owned().await else {
+        // Without a limit, a client that does not read could keep the memory and the place of the watch for ever.
+        let stall = self.limits.time_max;
+        let permit = timeout(stall, Arc::clone(&self.sending).acquire_owned()).await;
+        let Ok(permit) = permit.map_err(|_| status::watch_too_slow(stall))? else {
             // The semaphore is never closed.
             return Err(status::shutting_down());
         };
@@ -252,54 +256,44 @@ impl Watcher {
         reservation.ok_or_else(|| self.limits.memory_limit_reached())
     }
 
-    /// Reads the next page of the journal.
+    /// Reads the page of the journal that begins with the next sequence. Every byte of the page is reserved before it is kept.
     async fn read_page(&mut self) -> Result<(), Status> {
-        let place = Arc::clone(&self.subscription.feed.large_pages).try_acquire_owned();
-        let large = place.ok().and_then(|place| {
-            let memory = self
-                .limits
-                .memory
-                .reserve(LARGE_PAGE.records + LARGE_PAGE.encoded);
-            memory.map(|memory| (memory, place))
+        let large = self.subscription.large_page().and_then(|place| {
+            let bytes = LARGE_PAGE.records + LARGE_PAGE.encoded;
+            self.limits.memory.reserve(bytes).map(|memory| (memory, place))
         });
-        let most = if large.is_some() { LARGE_PAGE } else { SMALL_PAGE };
-        // A task, because the read waits for a permit that all calls share: this future is not polled while the client can't receive.
-        let feed = Arc::clone(&self.subscription.feed);
-        let reading = tokio::spawn(read_page(feed, self.filter.clone(), self.next, most));
-        let Ok(page) = AbortOnDropHandle::new(reading).await else {
-            // The task has panicked, which is a bug, or the runtime ends.
-            return Err(status::engine(&StoreFault::ReadFailed.into()));
+        let (most, (mut memory, place)) = match large {
+            Some((memory, place)) => (LARGE_PAGE, (memory, Some(place))),
+            // The memory of a small page is part of `WATCH_BYTES`.
+            None => (SMALL_PAGE, (self.reserve(0)?, None)),
         };
-        let Page { batches, next, bytes } = page?;
+        let Subscription { feed, .. } = &self.subscription;
+        let durable = feed.engine.durable();
+        let (first, to, end) = (self.next, durable.order().next_sequence, durable.chain().position);
+        let filter = self.filter.clone();
+        let read = feed.engine.read_history_for_watch(move |reader, _| {
+            reader.transactions_within((first, to), most.records, end, &|record| filter.accepts(record))
+        });
+        let page = read.await?;
+        let mut records = page.records.into_iter().peekable();
+        let (events, bytes, rest) = take_events(&mut records, most.encoded)?;
+        drop(records);
+        let next = rest.or(page.next).unwrap_or(to);
+        // The last transaction can exceed the bound of the page.
+        let included = if place.is_some() { 0 } else { SMALL_PAGE.encoded };
+        if !memory.grow_to(bytes.saturating_sub(included)) {
+            return Err(self.limits.memory_limit_reached());
+        }
+        let ids = feed.ids.ids(&feed.engine, accounts_of(&events)?).await?;
+        let batches = encode(events, ids, first, next).await?;
         if batches.is_empty() {
             self.next = next;
             return Ok(());
         }
-        self.page_held = match large {
-            Some((mut memory, place)) => {
-                memory.resize(batches.iter().map(Batch::memory_bytes).sum());
-                Some((memory, Some(place)))
-            }
-            None if bytes > SMALL_PAGE.encoded => Some((self.reserve(bytes - SMALL_PAGE.encoded)?, None)),
-            None => None,
-        };
+        let kept: usize = batches.iter().map(Batch::memory_bytes).sum();
+        memory.resize(kept.saturating_sub(included));
+        self.page_held = Some((memory, place));
         self.page = batches.into();
         Ok(())
     }
-}
-
-/// Reads a page of the journal that begins with the sequence `first`.
-async fn read_page(feed: Arc<Feed>, filter: Filter, first: u64, most: PageBytes) -> Result<Page, Status> {
-    let durable = feed.engine.durable();
-    let (to, end) = (durable.order().next_sequence, durable.chain().position);
-    let read = feed.engine.read_history_for_watch(move |reader, _| {
-        reader.transactions_within((first, to), most.records, end, &|record| filter.accepts(record))
-    });
-    let page = read.await?;
-    let mut records = page.records.into_iter().peekable();
-    let (events, bytes, rest) = take_events(&mut records, most.encoded)?;
-    let next = rest.or(page.next).unwrap_or(to);
-    let ids = feed.ids.ids(&feed.engine, accounts_of(&events)?).await?;
-    let batches = encode(events, ids, first, next).await?;
-    Ok(Page { batches, next, bytes })
 }

@@ -11,7 +11,7 @@ use super::{
     wire::{self, ReadTransaction, WireTransaction},
 };
 use crate::{
-    engine::{Processed, TRANSACTIONS_MAX, TransactionBatch},
+    engine::{BalancesAfter, Processed, TRANSACTIONS_MAX, TransactionBatch},
     grpc::{
         limits::TRANSACTION_BYTES_MAX,
         protobuf::WireError,
@@ -230,9 +230,15 @@ impl BulkReader {
 pub(crate) fn leave_out_foreign(processed: &mut Processed, scope: &Scope) {
     if scope.prefix().is_some() {
         for detail in &mut processed.details {
-            detail.balances.retain(|(id, _)| scope.contains(id.as_bytes()));
+            detail.balances.retain(|id| scope.contains(id.as_bytes()));
         }
     }
+}
+
+/// Whether the balances after a transaction of the past must be read.
+pub(crate) fn has_past_balances(processed: &Processed) -> bool {
+    let mut details = processed.details.iter();
+    details.any(|detail| matches!(detail.balances, BalancesAfter::Past(_)))
 }
 
 fn transaction_count(count: &str) -> Status {

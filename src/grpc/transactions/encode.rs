@@ -84,7 +84,7 @@ impl<'a> CommittedAnswer<'a> {
 /// Returns the bytes of the balances and of the moved amounts in a `ProcessTransactionResponse`.
 fn detail_bytes(detail: &Detail) -> usize {
     let mut bytes = 0;
-    for (id, balances) in &detail.balances {
+    for (id, balances) in detail.balances.known() {
         bytes += message_bytes(account_balances_bytes(id, balances));
     }
     for amount in &detail.moved {
@@ -94,7 +94,7 @@ fn detail_bytes(detail: &Detail) -> usize {
 }
 
 fn put_detail(out: &mut Vec<u8>, detail: &Detail) {
-    for (id, balances) in &detail.balances {
+    for (id, balances) in detail.balances.known() {
         put_head(out, 5, account_balances_bytes(id, balances));
         put_text(out, 1, id.as_bytes());
         put_head(out, 2, balances_bytes(balances));
@@ -222,7 +222,7 @@ pub(crate) fn single(
     let (Some(transaction), Some(outcome)) = (batch.get(0), processed.outcomes.first()) else {
         return Err(status::outcome_missing());
     };
-    let detail = processed.details.first();
+    let detail = shown(processed.details.first())?;
     let answer = committed_or_error(&transaction, *outcome, detail, scope)?;
     let room = transaction.id_bytes().len() + RESULT_BYTES + detail.map_or(0, detail_bytes);
     let mut out = Vec::with_capacity(room);
@@ -302,12 +302,11 @@ impl<'a> Results<'a> {
         // A committed transaction need not be decoded: the answer contains only its id.
         if let Ok(Some(&Outcome::Committed { committed, replayed })) = outcome {
             let id = self.batch.id_bytes(executed).ok_or_else(missing)?;
-            return Ok(CommittedAnswer::new(
-                id,
-                committed,
-                replayed,
-                cursor.detail(executed),
-            ));
+            let detail = shown(cursor.detail(executed)).map_err(|status| {
+                let transaction = self.batch.get(executed);
+                (transaction.map_or("", |transaction| transaction.id()), status)
+            })?;
+            return Ok(CommittedAnswer::new(id, committed, replayed, detail));
         }
         let transaction = self.batch.get(executed).ok_or_else(missing)?;
         let failed = |status| (transaction.id(), status);
@@ -337,6 +336,17 @@ impl<'a> Cursor<'a> {
         }
         self.details = rest;
         Some(first)
+    }
+}
+
+/// Returns the detail if it can be shown.
+///
+/// # Errors
+/// That of the engine if the balances of a transaction of the past could not be read.
+fn shown(detail: Option<&Detail>) -> Result<Option<&Detail>, Status> {
+    match detail.and_then(|detail| detail.balances.fault()) {
+        Some(fault) => Err(status::engine(&fault.into())),
+        None => Ok(detail),
     }
 }
 
@@ -411,7 +421,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::LEGS_CHARGED,
+        engine::{BalancesAfter, LEGS_CHARGED},
         grpc::{
             fields::{from_amount, from_balances},
             transactions::{
@@ -423,7 +433,7 @@ mod tests {
         proto::ProcessTransactionResponse,
     };
     use tally_ledger::{
-        ContentField, Names, Reason, TRANSFERS_MAX, Timestamp,
+        ContentField, History, Names, Reason, TRANSFERS_MAX, Timestamp,
         velocity::{Exceeded, Maximum},
     };
 
@@ -486,13 +496,16 @@ mod tests {
             credits_posted: most,
         };
         for (transfers, legs) in [(1, 1), (TRANSFERS_MAX, TRANSFERS_MAX), (0, 1), (0, LEGS_CHARGED)] {
+            let known = vec![("i".repeat(64).into_boxed_str(), balances); 2 * legs];
+            // A heap block has at most 16 bytes of its own.
+            let of_balances = size_of_val(known.as_slice()) + 2 * legs * (64 + 16);
+            // While balances of the past are read, the answer has the histories too: each can have 16 waypoints.
+            let of_histories = 2 * legs * (size_of::<(Box<str>, History)>() + 16 * 8 + 16);
             let detail = Detail {
                 place: 0,
                 moved: vec![most; legs].into(),
-                balances: vec![("i".repeat(64).into_boxed_str(), balances); 2 * legs],
+                balances: BalancesAfter::Known(known),
             };
-            // A heap block has at most 16 bytes of its own.
-            let of_balances = size_of_val(detail.balances.as_slice()) + 2 * legs * (64 + 16);
             let held = size_of::<Detail>() + size_of_val(detail.moved.as_slice()) + of_balances;
             let request = WireTransaction {
                 pending_transaction_id: Text::Id(b"h"),
@@ -501,7 +514,7 @@ mod tests {
                 ..WireTransaction::default()
             };
             let bound = answer_memory::detail_bytes(&request);
-            let bytes = held + detail_bytes(&detail);
+            let bytes = held + of_histories.max(detail_bytes(&detail));
             assert!(
                 bytes <= bound,
                 "{transfers} transfers, {legs} legs: {bytes} bytes, {bound} are reserved"
@@ -535,7 +548,7 @@ mod tests {
         (balances, moved).prop_map(|(balances, moved)| Detail {
             place: 0,
             moved: moved.into(),
-            balances,
+            balances: BalancesAfter::Known(balances),
         })
     }
 
@@ -552,7 +565,7 @@ mod tests {
             let answer = CommittedAnswer::new(id.as_bytes(), committed, replayed, detail.as_ref());
             let shown = |detail: &Detail| {
                 let moved = detail.moved.iter().map(|amount| from_amount(*amount)).collect::<Vec<_>>();
-                let balances = detail.balances.iter().map(|(id, balances)| proto::AccountBalances {
+                let balances = detail.balances.known().iter().map(|(id, balances)| proto::AccountBalances {
                     account_id: id.to_string(),
                     balances: Some(from_balances(balances)),
                 });

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::{
     answer_memory::{self, AnswerMemory},
-    collect::{BulkReader, Transactions, leave_out_foreign},
+    collect::{BulkReader, Transactions, has_past_balances, leave_out_foreign},
     decode,
     encode::{self, Results},
     lookup::Lookup,
@@ -150,7 +150,7 @@ pub(crate) async fn read_transaction(
     let mut transaction = found.describe(&ids, &scope)?;
     if request.with_block {
         let head = engine.durable().chain();
-        let read = engine.read_history(move |reader, _| {
+        let read = engine.read_history(call.deadline(), move |reader, _| {
             let blocks = Blocks::of(reader, std::iter::once(found.record()), Some(&head))?;
             Ok(blocks.get(found.record()))
         });
@@ -250,5 +250,9 @@ async fn execute(
     }
     let mut processed = engine.process(kind, batch, inbound.deadline).await?;
     leave_out_foreign(&mut processed, &inbound.scope());
+    if has_past_balances(&processed) {
+        // Boxed, because few calls need this large future.
+        Box::pin(engine.read_past_balances(batch, &mut processed, inbound.deadline)).await?;
+    }
     Ok(processed)
 }

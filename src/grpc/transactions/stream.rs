@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
-    collect::{Places, Transactions, leave_out_foreign},
+    collect::{Places, Transactions, has_past_balances, leave_out_foreign},
     encode::Results,
     wire,
 };
@@ -32,6 +32,7 @@ use crate::{
             lifetime::Lifetime,
         },
     },
+    security::Scope,
 };
 
 /// The outcomes of the transactions of a chunk, or the error of the chunk.
@@ -182,15 +183,16 @@ impl StreamAnswers {
         // The engine's call runs in a separate task, because the stream is polled only while its client reads. Without
         // the task, the chunk of a client that stops reading would stay in flight, and the circuit would open for all
         // clients.
-        let called = called.map(|called| AbortOnDropHandle::new(tokio::spawn(called)));
+        let called = called.map(|called| {
+            let (engine, batch) = (Arc::clone(engine), Arc::clone(&batch));
+            let answered = answered(called, engine, batch, places.scope.clone(), deadline);
+            AbortOnDropHandle::new(tokio::spawn(answered))
+        });
         Box::pin(async move {
-            let mut outcomes = match called {
+            let outcomes = match called {
                 Some(task) => executed(task).await,
                 None => Ok(Processed::default()),
             };
-            if let Ok(processed) = &mut outcomes {
-                leave_out_foreign(processed, &places.scope);
-            }
             ChunkDone {
                 batch,
                 places,
@@ -282,6 +284,22 @@ impl Stream for StreamAnswers {
             }
         }
     }
+}
+
+/// Waits for the outcomes of a chunk, and reads what the journal must say about them. The chunks after this one are executed meanwhile.
+async fn answered(
+    called: impl Future<Output = ChunkOutcomes>,
+    engine: Arc<TallyEngine>,
+    batch: Arc<TransactionBatch>,
+    scope: Scope,
+    deadline: Option<Instant>,
+) -> ChunkOutcomes {
+    let mut processed = called.await?;
+    leave_out_foreign(&mut processed, &scope);
+    if has_past_balances(&processed) {
+        Box::pin(engine.read_past_balances(&batch, &mut processed, deadline)).await?;
+    }
+    Ok(processed)
 }
 
 /// Waits for the task of a chunk. If this future is dropped while the chunk is queued, the chunk is not executed.

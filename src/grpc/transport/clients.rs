@@ -14,6 +14,15 @@ use crate::{
     telemetry::{Families, MetricSource},
 };
 
+/// Whose places are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Client {
+    /// All callers with this address, or from this network (see [`client_of`]).
+    Address(IpAddr),
+    /// All callers with a token of this name.
+    Principal(Arc<str>),
+}
+
 /// Counts the places in use, in total and for each client. All clones share the same counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
@@ -28,19 +37,35 @@ struct Counts {
     /// Calls of [`Clients::admit`] that found no free place.
     rejected: u64,
     /// The places of each client that has a place. So this map has at most `all` entries.
-    each: HashMap<IpAddr, usize>,
+    each: HashMap<Client, usize>,
 }
 
 /// One place in use. Dropping this value frees the place.
 #[derive(Debug)]
 pub(crate) struct ClientPlace {
     clients: Clients,
-    client: IpAddr,
+    client: Client,
 }
 
 /// The metrics of the connections to the gRPC port. All values are 0 until the port is served. Clones share the values.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionMetrics(Arc<OnceLock<Clients>>);
+
+// ===== impl Client =====
+
+impl Client {
+    /// Returns the client of a call. With a token, the address does not matter: many tenants can come through one proxy, and one tenant can
+    /// have many addresses.
+    pub(crate) fn of_call(address: IpAddr, principal: Option<Arc<str>>) -> Self {
+        principal.map_or_else(|| address.into(), Client::Principal)
+    }
+}
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Self {
+        Client::Address(client_of(address))
+    }
+}
 
 // ===== impl Clients =====
 
@@ -54,9 +79,9 @@ impl Clients {
         }
     }
 
-    /// Takes a place for the client with this `address`, if one is free.
-    pub(crate) fn admit(&self, address: IpAddr) -> Option<ClientPlace> {
-        let client = client_of(address);
+    /// Takes a place for `client`, if one is free.
+    pub(crate) fn admit(&self, client: impl Into<Client>) -> Option<ClientPlace> {
+        let client = client.into();
         let mut counts = self.counts.lock();
         let own = counts.each.get(&client).copied().unwrap_or_default();
         if own >= self.each_max || counts.all >= self.all_max {
@@ -64,7 +89,7 @@ impl Clients {
             return None;
         }
         counts.all += 1;
-        counts.each.insert(client, own + 1);
+        counts.each.insert(client.clone(), own + 1);
         Some(ClientPlace {
             clients: self.clone(),
             client,
@@ -133,7 +158,7 @@ mod tests {
     #[test]
     fn an_ipv6_network_is_one_client_and_an_ipv4_address_is_one_client() {
         let clients = Clients::new(2, 100);
-        let admit = |address: &str| clients.admit(address.parse().unwrap());
+        let admit = |address: &str| clients.admit(address.parse::<IpAddr>().unwrap());
         let _places = [admit("2001:db8:1:2::1"), admit("2001:db8:1:2:ffff::9")].map(Option::unwrap);
         assert!(
             admit("2001:db8:1:2:a:b:c:d").is_none(),
@@ -144,6 +169,21 @@ mod tests {
         let _both = [admit("192.0.2.1"), admit("::ffff:192.0.2.1")].map(Option::unwrap);
         assert!(admit("192.0.2.1").is_none());
         assert!(admit("192.0.2.2").is_some());
+    }
+
+    #[test]
+    fn callers_with_tokens_count_by_the_name_of_the_token() {
+        let clients = Clients::new(1, 100);
+        let admit = |last: u8, name: Option<&str>| {
+            let address = IpAddr::from([127, 0, 0, last]);
+            clients.admit(Client::of_call(address, name.map(Arc::from)))
+        };
+        let _places = [admit(1, Some("a")), admit(1, Some("b")), admit(1, None)].map(Option::unwrap);
+        assert!(
+            admit(2, Some("a")).is_none(),
+            "the same token from another address"
+        );
+        assert!(admit(1, None).is_none());
     }
 
     #[test]

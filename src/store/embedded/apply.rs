@@ -1,7 +1,7 @@
 //! Applies a block that was written before to a ledger: for the replay at a start, and for a ledger that follows a replicated log.
 
-use tally_journal::{BlockHeader, BlockStamp};
-use tally_ledger::{Ledger, Record, RecordPlace, Timestamp, tag_index::TagIndex};
+use tally_journal::{BlockHeader, BlockStamp, Position};
+use tally_ledger::{Ledger, Record, RecordPlace, Timestamp, record::FramedRecord, tag_index::TagIndex};
 
 use super::{error::FollowError, point::OrderPoint, record::BlockRecords};
 use crate::mutation::planted;
@@ -27,7 +27,7 @@ impl Target<'_> {
     ///
     /// # Errors
     /// [`FollowError`]. Some records of the block may have been applied.
-    pub(super) fn apply(self, header: &BlockHeader, body: &[u8]) -> Result<u64, FollowError> {
+    pub(super) fn apply(mut self, header: &BlockHeader, body: &[u8]) -> Result<u64, FollowError> {
         let block_sequence = header.block_sequence;
         let error = |field, found, expected| FollowError::Order {
             block_sequence,
@@ -69,38 +69,58 @@ impl Target<'_> {
                 return Ok(records);
             }
             let (position, framed) = record?;
-            let committed = self.order.next_sequence - header.first_sequence;
-            expect("ordinal", u64::from(framed.ordinal), committed)?;
-            let time = base
-                .checked_add_nanos(committed)
-                .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
-            let is_rejection = matches!(framed.record, Record::Rejected { .. });
-            if !(is_rejection && planted("forget_rejection_at_start")) {
-                for key in framed.record.keys().iter().flatten() {
-                    self.ids.insert(key.tag(self.seed), position.as_u64());
-                }
-            }
-            if framed.record.has_sequence() {
-                self.order.next_sequence += 1;
-                self.order.last_time = time;
-            }
-            let entry = self.order.next_entry;
-            let at = RecordPlace {
-                entry,
-                place: position.as_u64(),
-                time,
-            };
-            self.ledger
-                .replay(framed.record, framed.links, at)
-                .map_err(|source| FollowError::Replay {
-                    block_sequence,
-                    entry,
-                    source,
-                })?;
-            self.order.next_entry += 1;
+            self.record(header, position, framed)?;
             records += 1;
         }
         expect("record_count", u64::from(header.record_count), records)?;
         Ok(records)
+    }
+
+    /// Applies a record of the block with this `header`.
+    fn record(
+        &mut self,
+        header: &BlockHeader,
+        position: Position,
+        framed: FramedRecord<'_>,
+    ) -> Result<(), FollowError> {
+        let block_sequence = header.block_sequence;
+        let error = |field, found, expected| FollowError::Order {
+            block_sequence,
+            field,
+            found,
+            expected,
+        };
+        let committed = self.order.next_sequence - header.first_sequence;
+        if u64::from(framed.ordinal) != committed {
+            return Err(error("ordinal", framed.ordinal.into(), committed));
+        }
+        let time = Timestamp::from_nanos(header.base_time_ns)
+            .checked_add_nanos(committed)
+            .ok_or_else(|| error("base_time", header.base_time_ns, u64::MAX - committed))?;
+        let is_rejection = matches!(framed.record, Record::Rejected { .. });
+        if !(is_rejection && planted("forget_rejection_at_start")) {
+            for key in framed.record.keys().iter().flatten() {
+                self.ids.insert(key.tag(self.seed), position.as_u64());
+            }
+        }
+        if framed.record.has_sequence() {
+            self.order.next_sequence += 1;
+            self.order.last_time = time;
+        }
+        let entry = self.order.next_entry;
+        let at = RecordPlace {
+            entry,
+            place: position.as_u64(),
+            time,
+        };
+        self.ledger
+            .replay(framed.record, framed.links, at)
+            .map_err(|source| FollowError::Replay {
+                block_sequence,
+                entry,
+                source,
+            })?;
+        self.order.next_entry += 1;
+        Ok(())
     }
 }

@@ -12,6 +12,9 @@ pub enum RecordError {
     /// The record is in a block that is not durable yet. Retry when the block is durable.
     #[error("the block at {0} is not durable yet")]
     NotYetDurable(Position),
+    /// The read was ended early, because nobody waits for it any more.
+    #[error("nobody waits for the read any more")]
+    Cancelled,
     /// The journal could not be read.
     #[error(transparent)]
     Store(#[from] JournalError),
@@ -36,7 +39,7 @@ impl RecordError {
             RecordError::Malformed { position, .. }
             | RecordError::Store(JournalError::ReadPastEnd { position, .. }) => Some(*position),
             RecordError::Store(JournalError::Corrupt(corruption)) => Some(corruption.position),
-            RecordError::Store(_) | RecordError::NotYetDurable(_) => None,
+            RecordError::Store(_) | RecordError::NotYetDurable(_) | RecordError::Cancelled => None,
         }
     }
 }

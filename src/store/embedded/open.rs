@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     mutation::planted,
-    store::replicated::{ResumeFiles, ResumePoint},
+    store::replicated::resume::{ResumeFiles, ResumePoint},
     wall_clock::WallClock,
 };
 
@@ -127,14 +127,7 @@ pub fn open_journal(journal: Journal, clock: Arc<dyn WallClock>) -> Result<OpenS
     }
     let checkpoints = checkpoint::files(directory)?;
     let id_files = id_files::files(directory)?;
-    let resume = match directory.store() {
-        StoreKind::Embedded => None,
-        StoreKind::Replicated => {
-            let files = ResumeFiles::open(directory)?;
-            let newest = files.newest()?;
-            Some((files, newest))
-        }
-    };
+    let resume = resume_points(directory)?;
     let walk = BlockWalk::new(journal.reader(), seed);
 
     let loaded = checkpoint::load(&checkpoints, seed)?;
@@ -185,6 +178,18 @@ pub fn open_journal(journal: Journal, clock: Arc<dyn WallClock>) -> Result<OpenS
         report,
         resume,
     })
+}
+
+/// Opens the resume points of a replica's directory, and reads the newest one; `None` for an embedded store.
+fn resume_points(directory: &DataDirectory) -> Result<Option<(ResumeFiles, Option<ResumePoint>)>, OpenError> {
+    match directory.store() {
+        StoreKind::Embedded => Ok(None),
+        StoreKind::Replicated => {
+            let files = ResumeFiles::open(directory)?;
+            let newest = files.newest()?;
+            Ok(Some((files, newest)))
+        }
+    }
 }
 
 /// Returns the index of the ids of all transactions before `start`. Reads the ids of a full segment from its id file,

@@ -11,11 +11,11 @@
 
 mod control;
 mod exchange;
-mod fault;
+pub mod fault;
 mod kafka_log;
 mod log;
 mod port;
-mod resume;
+pub mod resume;
 pub mod settings;
 mod topic_check;
 pub mod view;

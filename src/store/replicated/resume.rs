@@ -119,7 +119,11 @@ impl ResumePoint {
         let mut bytes = Vec::with_capacity(RESUME_BYTES);
         bytes.extend(self.topic_id);
         bytes.extend(self.offset.to_le_bytes());
-        bytes.extend(self.epoch.unwrap_or(NO_EPOCH).to_le_bytes());
+        let epoch = match self.epoch {
+            Some(epoch) => epoch,
+            None => NO_EPOCH,
+        };
+        bytes.extend(epoch.to_le_bytes());
         bytes.extend(self.block.to_le_bytes());
         bytes.extend(self.hash);
         bytes.extend(self.term.to_le_bytes());

@@ -117,6 +117,10 @@ fn addresses_are_checked_one_by_one() {
             );
         }
     }
+}
+
+#[test]
+fn addresses_must_be_reachable_and_different() {
     for url in ["http://0.0.0.0:50051", "https://[::]:50051"] {
         let settings = ReplicatedSettings {
             advertise: Some(url.to_owned()),
@@ -173,116 +177,96 @@ fn a_password_in_a_url_is_never_shown() {
     assert_eq!(settings.advertise.as_deref(), Some("http://***@a:1"));
 }
 
-#[test]
-fn security_needs_its_keys_and_refuses_the_keys_of_others() {
+/// Settings with TLS and SASL to the brokers.
+fn with_sasl() -> ReplicatedSettings {
     let path = || Some(PathBuf::from("/etc/tally/file"));
-    let sasl = ReplicatedSettings {
+    ReplicatedSettings {
         security: SecurityProtocol::SaslTls,
         tls_ca_file: path(),
         sasl_mechanism: Some(SaslMechanism::ScramSha512),
         sasl_username: Some("tally-user".to_owned()),
         sasl_password_file: path(),
         ..good()
-    };
-    let security = sasl.config().unwrap().security;
-    assert_eq!(Some(security.tls.as_ref().unwrap().ca.clone()), path());
+    }
+}
+
+/// Changes the settings with TLS and SASL, and checks the error.
+fn check_refusal(expected: &str, change: impl FnOnce(&mut ReplicatedSettings)) {
+    let mut settings = with_sasl();
+    change(&mut settings);
+    assert_eq!(refusal(&settings), format!("store.replicated.{expected}"));
+}
+
+#[test]
+fn the_account_at_the_brokers_is_not_shown() {
+    let security = with_sasl().config().unwrap().security;
+    assert_eq!(
+        security.tls.as_ref().unwrap().ca,
+        PathBuf::from("/etc/tally/file")
+    );
     let shown = format!("{security:?}");
     assert!(!shown.contains("tally-user"), "{shown}");
+}
+
+#[test]
+fn sasl_needs_its_keys_and_refuses_them_elsewhere() {
     let needed = "must be set, because store.replicated.security is sasl_plaintext or sasl_tls";
-    let unneeded_sasl = "must be unset, unless store.replicated.security is sasl_plaintext or sasl_tls";
-    let unneeded_tls = "must be unset, unless store.replicated.security is tls or sasl_tls";
-    for (expected, settings) in [
-        (
-            format!("sasl_mechanism = unset: {needed}"),
-            ReplicatedSettings {
-                sasl_mechanism: None,
-                ..sasl.clone()
-            },
-        ),
-        (
-            format!("sasl_username = unset: {needed}"),
-            ReplicatedSettings {
-                sasl_username: None,
-                ..sasl.clone()
-            },
-        ),
-        (
-            format!("sasl_password_file = unset: {needed}"),
-            ReplicatedSettings {
-                sasl_password_file: None,
-                ..sasl.clone()
-            },
-        ),
-        (
-            format!("sasl_mechanism = scram-sha-512: {unneeded_sasl}"),
-            ReplicatedSettings {
-                security: SecurityProtocol::Tls,
-                ..sasl.clone()
-            },
-        ),
-        (
-            format!("tls_ca_file = /etc/tally/file: {unneeded_tls}"),
-            ReplicatedSettings {
-                security: SecurityProtocol::SaslPlaintext,
-                ..sasl.clone()
-            },
-        ),
-        (
-            "tls_key_file = unset: must be set together with store.replicated.tls_cert_file".to_owned(),
-            ReplicatedSettings {
-                tls_cert_file: path(),
-                ..sasl.clone()
-            },
-        ),
-        (
-            "tls_cert_file = unset: must be set together with store.replicated.tls_key_file".to_owned(),
-            ReplicatedSettings {
-                tls_key_file: path(),
-                ..sasl.clone()
-            },
-        ),
-        (
-            "peer_ca_file = /etc/tally/file: must be unset, because no URL of another replica in \
-             store.replicated.peers begins with https://"
-                .to_owned(),
-            ReplicatedSettings {
-                peer_ca_file: path(),
-                ..sasl.clone()
-            },
-        ),
-        (
-            "peer_ca_file = unset: must be set, because a URL in store.replicated.peers begins with https://"
-                .to_owned(),
-            ReplicatedSettings {
-                peers: Some("https://b.example:50051".to_owned()),
-                ..sasl.clone()
-            },
-        ),
-        (
-            "tls_ca_file = unset: must be set, because store.replicated.security is tls or sasl_tls"
-                .to_owned(),
-            ReplicatedSettings {
-                tls_ca_file: None,
-                ..sasl.clone()
-            },
-        ),
-        (
-            "sasl_password_file = \"\": must be the path of a file".to_owned(),
-            ReplicatedSettings {
-                sasl_password_file: Some(PathBuf::new()),
-                ..sasl.clone()
-            },
-        ),
-        (
-            "sasl_username = \"\": must be a name of 1 to 255 bytes without control characters".to_owned(),
-            ReplicatedSettings {
-                sasl_username: Some(String::new()),
-                ..sasl.clone()
-            },
-        ),
-    ] {
-        assert_eq!(refusal(&settings), format!("store.replicated.{expected}"));
-    }
+    let unneeded = "must be unset, unless store.replicated.security is sasl_plaintext or sasl_tls";
+    check_refusal(&format!("sasl_mechanism = unset: {needed}"), |settings| {
+        settings.sasl_mechanism = None;
+    });
+    check_refusal(&format!("sasl_username = unset: {needed}"), |settings| {
+        settings.sasl_username = None;
+    });
+    check_refusal(&format!("sasl_password_file = unset: {needed}"), |settings| {
+        settings.sasl_password_file = None;
+    });
+    check_refusal(
+        &format!("sasl_mechanism = scram-sha-512: {unneeded}"),
+        |settings| {
+            settings.security = SecurityProtocol::Tls;
+        },
+    );
+    check_refusal(
+        "sasl_password_file = \"\": must be the path of a file",
+        |settings| {
+            settings.sasl_password_file = Some(PathBuf::new());
+        },
+    );
+    check_refusal(
+        "sasl_username = \"\": must be a name of 1 to 255 bytes without control characters",
+        |settings| settings.sasl_username = Some(String::new()),
+    );
+}
+
+#[test]
+fn tls_needs_its_keys_and_refuses_them_elsewhere() {
+    let path = || Some(PathBuf::from("/etc/tally/file"));
+    check_refusal(
+        "tls_ca_file = /etc/tally/file: must be unset, unless store.replicated.security is tls or sasl_tls",
+        |settings| settings.security = SecurityProtocol::SaslPlaintext,
+    );
+    check_refusal(
+        "tls_ca_file = unset: must be set, because store.replicated.security is tls or sasl_tls",
+        |settings| settings.tls_ca_file = None,
+    );
+    check_refusal(
+        "tls_key_file = unset: must be set together with store.replicated.tls_cert_file",
+        |settings| settings.tls_cert_file = path(),
+    );
+    check_refusal(
+        "tls_cert_file = unset: must be set together with store.replicated.tls_key_file",
+        |settings| settings.tls_key_file = path(),
+    );
+    check_refusal(
+        "peer_ca_file = /etc/tally/file: must be unset, because no URL of another replica in store.replicated.peers begins with \
+         https://",
+        |settings| settings.peer_ca_file = path(),
+    );
+    check_refusal(
+        "peer_ca_file = unset: must be set, because a URL in store.replicated.peers begins with https://",
+        |settings| settings.peers = Some("https://b.example:50051".to_owned()),
+    );
 }
 
 #[test]

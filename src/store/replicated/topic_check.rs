@@ -19,7 +19,10 @@ pub struct UnsafeTopic {
 
 impl fmt::Display for UnsafeTopic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.value.as_deref().unwrap_or("unknown");
+        let value = match &self.value {
+            Some(value) => value,
+            None => "unknown",
+        };
         write!(
             f,
             "{} = {value}: must be {}, because {}",
@@ -32,6 +35,81 @@ impl fmt::Display for UnsafeTopic {
 const REPLICATION_FACTOR_MIN: usize = 3;
 /// Smallest number of brokers that must have a block before it is acknowledged.
 const IN_SYNC_MIN: u64 = 2;
+
+/// A check of a setting: its name, what it must be, and what could happen otherwise.
+struct Check {
+    setting: &'static str,
+    wanted: Wanted,
+    why: &'static str,
+}
+
+/// What a setting must be.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// This value.
+    Value(&'static str),
+    /// A number of at least this much.
+    AtLeast(u64),
+}
+
+/// The checks, except for that of the size of a request.
+const CHECKS: [Check; 6] = [
+    Check {
+        setting: "min.insync.replicas",
+        wanted: Wanted::AtLeast(IN_SYNC_MIN),
+        why: "a block must be on two disks before it is acknowledged",
+    },
+    Check {
+        setting: "unclean.leader.election.enable",
+        wanted: Wanted::Value("false"),
+        why: "a broker without the newest blocks must not lead",
+    },
+    Check {
+        setting: "cleanup.policy",
+        wanted: Wanted::Value("delete"),
+        why: "compaction would remove blocks",
+    },
+    Check {
+        setting: "retention.ms",
+        wanted: Wanted::Value("-1"),
+        why: "blocks must not be removed by their age",
+    },
+    Check {
+        setting: "retention.bytes",
+        wanted: Wanted::Value("-1"),
+        why: "blocks must not be removed by their number",
+    },
+    Check {
+        setting: "flush.messages",
+        wanted: Wanted::Value("1"),
+        why: "a block must be on the disk, and not only in the memory of a broker, before it is acknowledged",
+    },
+];
+
+// ===== impl Check =====
+
+impl Check {
+    /// Returns what is wrong with the setting of a topic; `None` if nothing is.
+    fn fault(&self, facts: &TopicFacts) -> Option<UnsafeTopic> {
+        let value = facts.setting(self.setting);
+        let is_safe = |value: &str| match self.wanted {
+            Wanted::Value(wanted) => value == wanted,
+            Wanted::AtLeast(least) => value.parse::<u64>().is_ok_and(|value| value >= least),
+        };
+        if value.is_some_and(is_safe) {
+            return None;
+        }
+        Some(UnsafeTopic {
+            setting: self.setting,
+            value: value.map(str::to_owned),
+            bound: match self.wanted {
+                Wanted::Value(wanted) => wanted.to_owned(),
+                Wanted::AtLeast(least) => format!("{least} or more"),
+            },
+            why: self.why,
+        })
+    }
+}
 
 /// Returns everything for which the topic is not safe. `message_bytes` is the size of the largest request.
 #[must_use]
@@ -53,61 +131,16 @@ pub fn unsafe_properties(facts: &TopicFacts, message_bytes: u64) -> Vec<UnsafeTo
             why: "the loss of one broker must lose nothing, and must not stop the log",
         });
     }
-    let mut check =
-        |setting: &'static str, bound: String, why: &'static str, is_safe: &dyn Fn(&str) -> bool| {
-            let value = facts.setting(setting);
-            if !value.is_some_and(is_safe) {
-                found.push(UnsafeTopic {
-                    setting,
-                    value: value.map(str::to_owned),
-                    bound,
-                    why,
-                });
-            }
-        };
-    let at_least = |minimum: u64| move |value: &str| value.parse::<u64>().is_ok_and(|value| value >= minimum);
-    let equals = |wanted: &'static str| move |value: &str| value == wanted;
-    check(
-        "min.insync.replicas",
-        format!("{IN_SYNC_MIN} or more"),
-        "a block must be on two disks before it is acknowledged",
-        &at_least(IN_SYNC_MIN),
-    );
-    check(
-        "unclean.leader.election.enable",
-        "false".to_owned(),
-        "a broker without the newest blocks must not lead",
-        &equals("false"),
-    );
-    check(
-        "cleanup.policy",
-        "delete".to_owned(),
-        "compaction would remove blocks",
-        &equals("delete"),
-    );
-    check(
-        "retention.ms",
-        "-1".to_owned(),
-        "blocks must not be removed by their age",
-        &equals("-1"),
-    );
-    check(
-        "retention.bytes",
-        "-1".to_owned(),
-        "blocks must not be removed by their number",
-        &equals("-1"),
-    );
-    check(
-        "flush.messages",
-        "1".to_owned(),
-        "a block must be on the disk, and not only in the memory of a broker, before it is acknowledged",
-        &equals("1"),
-    );
-    check(
-        "max.message.bytes",
-        format!("{message_bytes} or more"),
-        "the largest block must fit",
-        &at_least(message_bytes),
+    let largest = Check {
+        setting: "max.message.bytes",
+        wanted: Wanted::AtLeast(message_bytes),
+        why: "the largest block must fit",
+    };
+    found.extend(
+        CHECKS
+            .iter()
+            .chain([&largest])
+            .filter_map(|check| check.fault(facts)),
     );
     found
 }

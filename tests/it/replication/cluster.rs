@@ -27,7 +27,6 @@ pub(super) struct Running {
     pub(super) engine: TallyEngine,
     pub(super) replica: Replica,
     pub(super) link: Link,
-    pub(super) peers: Peers,
     stop: CancellationToken,
     driver: JoinHandle<End>,
 }
@@ -110,7 +109,7 @@ impl Cluster {
         };
         let (replica, side) = Replica::new(view);
         engine.set_replica(replica.clone());
-        let (stop, peers) = (CancellationToken::new(), Peers::default());
+        let stop = CancellationToken::new();
         let others = (0..self.directories.len()).filter(|other| *other != index);
         let driver = Driver::new(DriverParts {
             config: DriverConfig {
@@ -131,7 +130,7 @@ impl Cluster {
             engine: engine.clone(),
             exchange,
             replica: side,
-            peers: peers.clone(),
+            peers: Peers::default(),
             data_id: origin.data_id,
             geometry: origin.geometry,
             resume: check_resume(origin.resume, &facts).unwrap(),
@@ -142,7 +141,6 @@ impl Cluster {
             engine,
             replica,
             link,
-            peers,
             stop,
             driver: tokio::spawn(driver.run()),
         }

@@ -93,6 +93,46 @@ async fn a_probe_is_answered_while_its_own_address_uses_all_connections() {
     assert_eq!(answer.expect("a probe is answered").0, StatusCode::OK);
 }
 
+/// The crowd replaces its connections all the time, so each new one evicts another one of the same address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_keep_their_places_while_their_own_address_floods_the_port() {
+    const PROBES: usize = 200;
+    let server = TestServer::start();
+    let address = server.admin();
+    let crowd: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn(async move {
+                let mut open = std::collections::VecDeque::new();
+                loop {
+                    let Ok(mut stream) = TcpStream::connect(address).await else {
+                        continue;
+                    };
+                    let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost").await;
+                    open.push_back(stream);
+                    if open.len() > usize::from(CONNECTIONS_MAX) {
+                        open.pop_front();
+                    }
+                }
+            })
+        })
+        .collect();
+    for number in 0..PROBES {
+        let path = ["/live", "/ready"][number % 2];
+        // The request follows the connection after the crowd has had time for many others.
+        let mut probe = TcpStream::connect(address).await.unwrap();
+        tokio::task::yield_now().await;
+        probe
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let answer = read_to_end(&mut probe).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "probe {number}: {answer:?}");
+    }
+    for task in crowd {
+        task.abort();
+    }
+}
+
 #[tokio::test]
 async fn an_incomplete_body_and_an_unread_answer_end_the_connection() {
     let server = ServerOptions::default().start();

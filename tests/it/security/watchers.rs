@@ -1,14 +1,20 @@
-//! A test of the limit of `Watch` calls of the health service. The number of these calls is limited, because each call
-//! uses memory for as long as the client wants.
+//! Tests of the limits of watches. Their number is limited, because each watch uses memory for as long as the client wants.
 
+use tally::proto::{WatchTransactionsRequest, transaction_service_client::TransactionServiceClient};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::tokens::code_and_reason;
+use super::{
+    READ, WRITE,
+    tokens::{code_and_reason, with_token},
+    with_tokens,
+};
 use crate::support::server::TestServer;
 
 /// Maximum number of watchers of one client address.
 const OF_CLIENT_MAX: usize = 256;
+/// Maximum number of watchers of the ledger with tokens of one name.
+const OF_PRINCIPAL_MAX: usize = 1024;
 
 #[tokio::test]
 async fn the_number_of_health_watchers_is_limited_and_ended_calls_do_not_count() {
@@ -51,4 +57,30 @@ async fn the_number_of_health_watchers_is_limited_and_ended_calls_do_not_count()
         assert_eq!(status.code(), Code::ResourceExhausted);
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn watches_of_the_ledger_are_limited_by_token_and_not_by_address() {
+    let (server, _home, _file) = with_tokens();
+    let mut channels = Vec::new();
+    for _ in 0..4 {
+        let channel = Channel::from_shared(server.endpoint()).unwrap();
+        channels.push(channel.connect().await.unwrap());
+    }
+    let watch = |number: usize, token| {
+        let mut client = TransactionServiceClient::new(channels[number % channels.len()].clone());
+        let request = with_token(WatchTransactionsRequest::default(), Some(token));
+        async move { client.watch_transactions(request).await }
+    };
+    let mut watching = Vec::new();
+    for number in 0..OF_PRINCIPAL_MAX {
+        watching.push(watch(number, READ).await.unwrap());
+    }
+    let rejected = (Code::ResourceExhausted, "TOO_MANY_WATCHERS".to_owned());
+    assert_eq!(code_and_reason(watch(0, READ).await), rejected);
+    // Another token from the same address has places of its own.
+    for number in 0..8 {
+        watching.push(watch(number, WRITE).await.unwrap());
+    }
+    assert_eq!(code_and_reason(watch(1, READ).await), rejected);
 }

@@ -1,18 +1,26 @@
 //! Tests of the past over the wire: statements, accounts as of a moment, the ledger in its order, and the chain of blocks.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
+use tally::engine::HISTORY_READS_MAX;
 use tally::proto::{
     Account, AccountEntry, Balances, GetAccountRequest, GetChainHeadRequest, GetTransactionRequest,
     ListAccountEntriesRequest, ListTransactionsRequest, ProcessTransactionRequest,
     ProcessTransactionsRequest, Side, Transaction, TransactionPhase, TransferEffect, amount,
     get_account_request::AsOf, transaction,
 };
+use tally::store::embedded::{HistoryReader, RecordError, history::CHUNK_BYTES};
 use tonic::Code;
 
 use super::{
     expected,
-    ledger_client::{hold, post, post_part, reversal, void},
+    ledger_client::{hold, post, post_part, reversal, update, void},
     summary,
 };
 use crate::support::in_process::{Service, account, config, transaction, transfer};
@@ -20,7 +28,7 @@ use crate::support::in_process::{Service, account, config, transaction, transfer
 const ACCOUNTS: [&str; 4] = ["hot", "b", "c", "cold"];
 
 /// The columns: debits pending and posted, credits pending and posted.
-type Columns = [i64; 4];
+pub(super) type Columns = [i64; 4];
 
 /// A row of a statement, as the ledger in its order says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +47,7 @@ fn units(amount: Option<&tally::proto::Amount>) -> i64 {
     }
 }
 
-fn columns(balances: Option<&Balances>) -> Columns {
+pub(super) fn columns(balances: Option<&Balances>) -> Columns {
     let balances = balances.unwrap();
     [
         units(balances.debits_pending.as_ref()),
@@ -135,14 +143,14 @@ async fn statement(service: &Service, request: &ListAccountEntriesRequest) -> Ve
     }
 }
 
-fn place(transaction: &Transaction) -> (i64, prost_types::Timestamp) {
+pub(super) fn place(transaction: &Transaction) -> (i64, prost_types::Timestamp) {
     match transaction.outcome.as_ref().unwrap() {
         transaction::Outcome::Committed(committed) => (committed.sequence, committed.commit_time.unwrap()),
         transaction::Outcome::Error(error) => panic!("{error:?}"),
     }
 }
 
-fn apply(columns: &mut Columns, effect: &TransferEffect, is_debit: bool) {
+pub(super) fn apply(columns: &mut Columns, effect: &TransferEffect, is_debit: bool) {
     let [pending, posted] = if is_debit { [0, 1] } else { [2, 3] };
     columns[posted] += units(effect.posted_amount.as_ref());
     columns[pending] += units(effect.reserved_amount.as_ref())
@@ -161,6 +169,16 @@ fn rows(ledger: &[Transaction]) -> BTreeMap<String, Vec<ExpectedRow>> {
             ] {
                 let of_account = rows.entry(id.clone()).or_default();
                 let mut columns = of_account.last().map_or([0; 4], |row| row.columns);
+                // What changes nothing is no row.
+                let amounts = [
+                    &effect.posted_amount,
+                    &effect.reserved_amount,
+                    &effect.unreserved_amount,
+                    &effect.released_amount,
+                ];
+                if amounts.iter().all(|amount| amount.is_none()) {
+                    continue;
+                }
                 apply(&mut columns, effect, is_debit);
                 of_account.push(ExpectedRow {
                     sequence: place(transaction).0,
@@ -183,7 +201,7 @@ fn found(entry: &AccountEntry) -> ExpectedRow {
     }
 }
 
-async fn as_of(service: &Service, id: &str, moment: AsOf) -> Result<Account, tonic::Status> {
+pub(super) async fn as_of(service: &Service, id: &str, moment: AsOf) -> Result<Account, tonic::Status> {
     let request = GetAccountRequest {
         account_id: id.to_owned(),
         as_of: Some(moment),
@@ -589,4 +607,130 @@ async fn the_chain_head_is_the_hash_of_the_last_block_and_rows_name_their_blocks
             .iter()
             .all(|entry| entry.phase() != TransactionPhase::Unspecified)
     );
+}
+
+#[tokio::test]
+async fn the_terms_of_an_account_with_many_updates_are_found_with_few_reads() {
+    const UPDATES: i64 = 600;
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let mut accounts = service.accounts().await;
+    let mut client = service.transactions().await;
+    for number in 1..=UPDATES {
+        let mut changed = account("a");
+        changed.metadata.insert("number".to_owned(), number.to_string());
+        accounts
+            .update_account(update(changed, &["metadata"]))
+            .await
+            .unwrap();
+        if number % 100 == 0 {
+            let pay = transaction(&format!("t{number}"), vec![transfer("a", "b", 1)]);
+            client.process_transaction(pay).await.unwrap();
+        }
+    }
+    for sequence in 1..=UPDATES / 100 {
+        let (_, before) = service.engine.history_figures();
+        let account = as_of(&service, "a", AsOf::AsOfSequence(sequence)).await.unwrap();
+        let (_, after) = service.engine.history_figures();
+        assert_eq!(account.metadata["number"], (sequence * 100).to_string());
+        assert!(after - before <= 150, "{} records for {sequence}", after - before);
+    }
+}
+
+#[tokio::test]
+async fn a_page_reads_little_of_a_large_block() {
+    const TRANSACTIONS: i64 = 2000;
+    let service = Service::start(&config()).await;
+    service.open_accounts(&["a", "b"]).await;
+    let pays = (1..=TRANSACTIONS).map(|number| {
+        let mut pay = transaction(&format!("t{number}"), vec![transfer("a", "b", 1)]);
+        pay.metadata.insert("text".to_owned(), "x".repeat(1000));
+        pay
+    });
+    let transactions = pays.collect();
+    let mut client = service.transactions().await;
+    let request = ProcessTransactionsRequest { transactions };
+    client.process_transactions(request).await.unwrap();
+    let all = list(
+        &service,
+        &ListTransactionsRequest {
+            with_blocks: true,
+            page_size: 1000,
+            ..ListTransactionsRequest::default()
+        },
+    )
+    .await;
+    let block = |found: &Transaction| found.block.as_ref().unwrap().block_sequence;
+    let largest = all
+        .iter()
+        .filter(|found| block(found) == block(&all[1000]))
+        .count();
+    assert!(
+        largest >= 500,
+        "{largest} transactions in the block of the middle"
+    );
+    // The whole ledger was read before, so all marks exist.
+    let limit = 3 * u64::from(CHUNK_BYTES);
+    for from in [1, 500, 1000, 1990] {
+        for newest_first in [false, true] {
+            let request = ListTransactionsRequest {
+                from_sequence: from,
+                to_sequence: from + 5,
+                newest_first,
+                ..ListTransactionsRequest::default()
+            };
+            let before = service.engine.history_bytes_scanned();
+            let page = list(&service, &request).await;
+            let bytes = service.engine.history_bytes_scanned() - before;
+            let mut sequences: Vec<i64> = page.iter().map(|found| place(found).0).collect();
+            if newest_first {
+                sequences.reverse();
+            }
+            assert_eq!(sequences, (from..from + 5).collect::<Vec<_>>());
+            assert!(
+                bytes <= limit,
+                "{bytes} bytes from {from}, newest first: {newest_first}"
+            );
+        }
+        let before = service.engine.history_bytes_scanned();
+        let account = as_of(&service, "a", AsOf::AsOfSequence(from)).await.unwrap();
+        let bytes = service.engine.history_bytes_scanned() - before;
+        assert_eq!(columns(account.balances.as_ref())[1], from);
+        assert!(bytes <= limit, "{bytes} bytes as of {from}");
+    }
+}
+
+/// Reads until nobody waits for the read any more.
+fn endless(reader: &HistoryReader) -> Result<(), RecordError> {
+    loop {
+        reader.check()?;
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_read_ends_and_gives_back_its_permit() {
+    let service = Service::start(&config()).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let reads: Vec<_> = (0..HISTORY_READS_MAX)
+        .map(|_| {
+            let (engine, begun) = (service.engine.clone(), Arc::clone(&begun));
+            tokio::spawn(async move {
+                let read = engine.read_history(None, move |reader, _| {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    endless(reader)
+                });
+                read.await
+            })
+        })
+        .collect();
+    while begun.load(Ordering::Relaxed) < HISTORY_READS_MAX {
+        tokio::task::yield_now().await;
+    }
+    for read in reads {
+        read.abort();
+    }
+    // Without a free permit, this read would wait for ever.
+    let read = service.engine.read_history(None, |_, _| Ok(7)).await;
+    assert_eq!(read.unwrap(), 7);
 }

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tally::{
     client::Client,
+    grpc::NetConfig,
     proto::{
         CreateAccountRequest, ListTransactionsRequest, ProcessTransactionRequest, ProcessTransactionsRequest,
         Transaction, TransactionPhase, WatchTransactionsRequest, WatchTransactionsResponse,
@@ -96,6 +97,17 @@ impl Watched {
         }
     }
 
+    /// Receives everything up to a sequence. If the service ends the watch because it was not read, goes on with another one.
+    async fn up_to_with_resumes(&mut self, sequence: i64, channel: &Channel) {
+        while self.durable < sequence {
+            if let Err(status) = self.receive().await {
+                assert_eq!(summary(&status), too_slow());
+                let resumed = Self::begin(channel, self.durable + 1, "").await;
+                self.responses = resumed.responses;
+            }
+        }
+    }
+
     /// Waits for the error that ends the watch.
     async fn end(mut self) -> (Status, i64) {
         loop {
@@ -111,6 +123,25 @@ fn sequence_of(transaction: &Transaction) -> i64 {
         Some(Outcome::Committed(committed)) => committed.sequence,
         other => panic!("{other:?}"),
     }
+}
+
+fn too_slow() -> (Code, String, String) {
+    expected(Code::Unavailable, "WATCH_TOO_SLOW", "false")
+}
+
+/// Connects with a window that has no room for a frame with many transactions. So a watch that is not read holds memory of the service.
+async fn small_windows(service: &Service) -> Channel {
+    let endpoint = Endpoint::from_shared(service.endpoint()).unwrap();
+    endpoint.initial_stream_window_size(4096).connect().await.unwrap()
+}
+
+/// Transactions that take 1 KiB each.
+fn large_pays(name: &str, count: usize) -> Vec<ProcessTransactionRequest> {
+    let mut transactions = pays(name, count);
+    for transaction in &mut transactions {
+        transaction.metadata.insert("text".to_owned(), "x".repeat(1000));
+    }
+    transactions
 }
 
 fn with_token<T>(token: &str, message: T) -> Request<T> {
@@ -161,7 +192,12 @@ async fn write(channel: &Channel, transactions: Vec<ProcessTransactionRequest>) 
 }
 
 async fn start() -> (Service, Channel) {
-    let service = Service::start(&patient_config()).await;
+    start_with(NetConfig::default()).await
+}
+
+async fn start_with(limits: NetConfig) -> (Service, Channel) {
+    let security = Arc::new(Security::default());
+    let service = Service::start_limited(SimDisk::new(1), &patient_config(), security, limits).await;
     service.open_accounts(&["a", "b"]).await;
     let channel = service.channel().await;
     (service, channel)
@@ -286,19 +322,13 @@ async fn a_watcher_that_does_not_read_delays_nobody_and_gets_everything_later() 
     const BATCH: usize = 400;
     let last = (BATCHES * BATCH) as i64;
     let (service, channel) = start().await;
-    let slow = Endpoint::from_shared(service.endpoint()).unwrap();
-    let slow = slow.initial_stream_window_size(4096).connect().await.unwrap();
-    let mut slow = Watched::begin(&slow, 0, "").await;
+    let mut slow = Watched::begin(&small_windows(&service).await, 0, "").await;
     let mut live = Watched::begin(&channel, 0, "").await;
     let writing = tokio::spawn({
         let channel = service.channel().await;
         async move {
             for batch in 0..BATCHES {
-                let mut transactions = pays(&format!("{batch}"), BATCH);
-                for transaction in &mut transactions {
-                    transaction.metadata.insert("text".to_owned(), "x".repeat(1000));
-                }
-                write(&channel, transactions).await;
+                write(&channel, large_pays(&format!("{batch}"), BATCH)).await;
             }
         }
     });
@@ -307,8 +337,55 @@ async fn a_watcher_that_does_not_read_delays_nobody_and_gets_everything_later() 
     assert_eq!(live.received.len() as i64, last);
     assert!(slow.received.is_empty());
     drop(live.responses);
-    slow.up_to(last).await;
+    slow.up_to_with_resumes(last, &channel).await;
     assert_eq!(slow.received, live.received);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_that_are_not_read_end_give_back_their_places_and_can_go_on() {
+    const CHANNELS: usize = 8;
+    // More than a large page of the journal.
+    const BATCHES: usize = 4;
+    const BATCH: usize = 400;
+    let last = (BATCHES * BATCH) as i64;
+    let (service, channel) = start_with(NetConfig {
+        message_time_max: Duration::from_secs(2),
+        ..NetConfig::default()
+    })
+    .await;
+    for batch in 0..BATCHES {
+        write(&channel, large_pays(&format!("{batch}"), BATCH)).await;
+    }
+    let mut live = Watched::begin(&channel, last + 1, "").await;
+    let mut channels = Vec::new();
+    for _ in 0..CHANNELS {
+        channels.push(small_windows(&service).await);
+    }
+    let mut unread = Vec::new();
+    for number in 1..OF_CLIENT_MAX {
+        unread.push(Watched::begin(&channels[number % CHANNELS], 0, "").await);
+    }
+    // All places of the client are in use. They all become free, although nobody reads.
+    let mut others = Vec::new();
+    while others.len() < unread.len() {
+        match Watched::try_begin(&channel, 0, "none", "").await {
+            Ok(watched) => others.push(watched),
+            Err(status) => {
+                let full = expected(Code::ResourceExhausted, "TOO_MANY_WATCHERS", "false");
+                assert_eq!(summary(&status), full);
+                live.receive().await.unwrap();
+            }
+        }
+    }
+    drop(others);
+    for watched in unread.drain(1..) {
+        let (status, next) = watched.end().await;
+        assert_eq!(summary(&status), too_slow());
+        assert_eq!(info(&status).metadata["from_sequence"], next.to_string());
+    }
+    let mut first = unread.pop().unwrap();
+    first.up_to_with_resumes(last, &channel).await;
+    assert_eq!(first.received, ledger(&channel, "", "").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

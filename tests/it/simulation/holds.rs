@@ -1,6 +1,6 @@
 //! Holds, reversals, clamped transfers, velocity limits and updates: histories that the oracle must accept and refuse.
 
-use tally::engine::Detail;
+use tally::engine::{BalancesAfter, Detail};
 use tally_ledger::velocity::{Exceeded, Maximum};
 
 use super::*;
@@ -54,7 +54,7 @@ impl Story {
             Kind::Post { .. } | Kind::Reverse { .. } => vec![Detail {
                 place: 0,
                 moved: amounts.into(),
-                balances: Vec::new(),
+                balances: BalancesAfter::default(),
             }],
             Kind::Move | Kind::Hold { .. } | Kind::Void { .. } => Vec::new(),
         };
@@ -309,7 +309,7 @@ fn a_clamped_transfer_moves_what_is_available() {
         let detail = Detail {
             place: 0,
             moved: vec![Amount::from(shown)].into(),
-            balances: balances.to_vec(),
+            balances: BalancesAfter::Known(balances.to_vec()),
         };
         story.answer(3, Ok(Answer::Outcomes(vec![first(place)], vec![detail])));
         story.examine()

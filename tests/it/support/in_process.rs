@@ -246,6 +246,7 @@ impl Drop for Service {
     /// Ends the hang of the disk, so that a test that fails while the disk hangs can end.
     fn drop(&mut self) {
         self.disk.release_syncs();
+        self.disk.release_reads();
         self.draining.cancel();
     }
 }

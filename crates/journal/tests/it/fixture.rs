@@ -1,7 +1,8 @@
 //! Tests that this build opens a data directory that an earlier build wrote in the current format, and changes none of
 //! its bytes.
 //!
-//! A build with format version 7 wrote `tests/fixtures/journal-v7`. A change of the format needs a new version number
+//! A build with format version 6 wrote `tests/fixtures/journal-v7`, whose `FORMAT` was then changed: version 7 differs only in
+//! `FORMAT` and in the records of the ledger, which the journal does not know. A change of the format needs a new version number
 //! and a new fixture, which replaces this fixture. No version has been released yet, so no older version must stay
 //! readable.
 

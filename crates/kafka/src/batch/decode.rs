@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{CRC_START, HEADER_BYTES, MAGIC, PREFIX_BYTES, RECORD_BYTES_MIN};
+use super::layout::{CRC_START, HEADER_BYTES, MAGIC, PREFIX_BYTES, RECORD_BYTES_MIN};
 use crate::{
     error::{Error, Malformed},
-    reader::Record,
+    record::Record,
     wire::Decoder,
 };
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{CRC_START, HEADER_BYTES, MAGIC, NO_PRODUCER, PREFIX_BYTES};
+use super::layout::{CRC_START, HEADER_BYTES, MAGIC, NO_PRODUCER, PREFIX_BYTES};
 use crate::wire::put_signed_varint;
 
 /// Values up to this size are copied. A larger one is sent from where it is, because a separate piece costs less then.

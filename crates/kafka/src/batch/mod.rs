@@ -16,22 +16,10 @@
 
 mod decode;
 mod encode;
+mod layout;
 
 pub(crate) use decode::decode;
 pub(crate) use encode::{Encoded, encode};
-
-/// Bytes before and including the length of a batch.
-const PREFIX_BYTES: usize = 12;
-/// Bytes of a batch without records.
-const HEADER_BYTES: usize = 61;
-/// Bytes before the part that the CRC covers.
-const CRC_START: usize = 21;
-/// The format version.
-const MAGIC: i8 = 2;
-/// The smallest record: seven fields of one byte each.
-const RECORD_BYTES_MIN: usize = 7;
-/// What a batch has as producer id, epoch and sequence if its producer is not idempotent.
-const NO_PRODUCER: i8 = -1;
 
 #[cfg(test)]
 mod tests;

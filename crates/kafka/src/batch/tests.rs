@@ -1,7 +1,7 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
-use super::*;
+use super::{layout::*, *};
 use crate::error::Error;
 
 const TIME: i64 = 1_700_000_000_123;

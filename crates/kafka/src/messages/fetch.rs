@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{FETCH, LIST_OFFSETS, only, produce::Target};
+use super::{FETCH, LIST_OFFSETS, only, target::Target};
 use crate::{
     error::{ErrorCode, Malformed},
-    settings::TopicId,
+    topic_id::TopicId,
 };
 
 /// The first version of `Fetch` that names the topic by id.

@@ -6,6 +6,7 @@
 pub(crate) mod connect;
 pub(crate) mod fetch;
 pub(crate) mod produce;
+pub(crate) mod target;
 pub(crate) mod topic;
 
 use bytes::Bytes;

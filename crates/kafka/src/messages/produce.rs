@@ -2,25 +2,16 @@
 
 use bytes::Bytes;
 
-use super::{PRODUCE, only};
+use super::{PRODUCE, only, target::Target};
 use crate::{
     batch::Encoded,
     error::{ErrorCode, Malformed},
-    settings::TopicId,
 };
 
 /// The first version that names the topic by id.
 pub(crate) const TOPIC_IDS_FROM: i16 = 13;
 /// Waits for all in-sync replicas.
 const ACKS_ALL: i16 = -1;
-
-/// What an append names.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Target<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) topic_id: TopicId,
-    pub(crate) partition: i32,
-}
 
 /// Returns the body in pieces, so that the records are not copied.
 pub(crate) fn request(version: i16, target: Target<'_>, batch: Encoded, limit_ms: i32) -> Vec<Bytes> {

@@ -3,14 +3,15 @@ use bytes::Bytes;
 use super::{
     connect::{Versions, api_versions_answer},
     fetch::{Edge, Fetch, fetch_answer, fetch_request, list_offsets_answer, list_offsets_request},
-    produce::{self, Target},
+    produce,
+    target::Target,
     topic::{
         ConfigSource, NewTopic, create_topics_request, describe_configs_answer, describe_configs_request,
         metadata_answer, metadata_request,
     },
     *,
 };
-use crate::{batch::Encoded, error::ErrorCode, settings::TopicId};
+use crate::{batch::Encoded, error::ErrorCode, topic_id::TopicId};
 
 const ID: TopicId = TopicId([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
 const TARGET: Target<'static> = Target {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::{CREATE_TOPICS, DESCRIBE_CONFIGS, METADATA, only};
 use crate::{
     error::{ErrorCode, Malformed},
-    settings::{Endpoint, TopicId},
+    settings::Endpoint,
+    topic_id::TopicId,
     wire::Decoder,
 };
 

@@ -780,7 +780,14 @@ fn what_has_more_legs_than_the_caller_can_answer_for_changes_nothing() {
     ] {
         let entries = world.log.entries;
         let refused = process_with_legs(&mut world, &content, 2);
-        assert_eq!(figures(refused), (Reason::MemoryLimit, 0, Side::Debit, 3));
+        let Outcome::Rejected { rejection, replayed } = refused else {
+            panic!("{content:?}: {refused:?}");
+        };
+        assert_eq!(
+            (rejection.reason, rejection.available().minor_units(), replayed),
+            (Reason::MemoryLimit, 3, recorded),
+            "{content:?}"
+        );
         assert_eq!(world.log.entries, entries);
         let outcome = world.send(content.clone());
         assert!(

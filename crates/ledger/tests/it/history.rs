@@ -1,10 +1,10 @@
 //! The histories of accounts, compared with a naive pass over all records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tally_ledger::{
     effects::legs,
-    history::{Row, Step},
+    history::{LastUpdate, Row, Step},
     record::Record,
     *,
 };
@@ -62,13 +62,22 @@ fn moments(log: &MemoryLog) -> BTreeMap<AccountIndex, Vec<Moment>> {
                 }
                 let moment = of_account.last_mut().unwrap();
                 moment.1 = balances;
-                moment.2.push(Row {
-                    leg: number,
-                    side,
-                    counterparty,
-                    change,
-                    balances,
-                });
+                let Change {
+                    posted,
+                    reserved,
+                    unreserved,
+                    released,
+                } = change;
+                // What changes nothing is no row.
+                if [posted, reserved, unreserved, released] != [Amount::ZERO; 4] {
+                    moment.2.push(Row {
+                        leg: number,
+                        side,
+                        counterparty,
+                        change,
+                        balances,
+                    });
+                }
             }
         }
     }
@@ -155,4 +164,142 @@ fn a_search_in_a_long_history_reads_few_records() {
     }
     // A search reads at most 32 records near its end, and at most 16 waypoints of each height.
     assert!(most[3] <= 32 + 16 * 4, "{most:?}");
+}
+
+/// Returns the greatest number of links of an account from one waypoint to the next, and to the end.
+fn greatest_distance(log: &MemoryLog) -> usize {
+    let (mut since, mut greatest) = (HashMap::<AccountIndex, usize>::new(), 0);
+    for (_, framed) in log.records() {
+        let Record::Committed { transaction, effects } = &framed.record else {
+            continue;
+        };
+        let mut decoded = Legs::new();
+        legs(transaction, *effects, &mut decoded).unwrap();
+        for (account, link) in linked_accounts(&decoded).iter().zip(framed.links.iter()) {
+            let links = since.entry(*account).or_default();
+            *links += 1;
+            greatest = greatest.max(*links);
+            if link.unwrap().waypoint.is_some() {
+                *links = 0;
+            }
+        }
+    }
+    greatest
+}
+
+/// Each record has 512 accounts, far more than it can have waypoints. One of them is the last one of every record.
+#[test]
+fn every_account_that_keeps_moving_gets_its_waypoints() {
+    const RECORDS: usize = 700;
+    for pool in [600, 2048, 4096] {
+        for is_random in [false, true] {
+            let mut world = World::new();
+            let names: Vec<String> = (0..pool).map(|number| format!("p{number}")).collect();
+            let all = names.iter().map(String::as_str).chain(["last"]);
+            world
+                .ledger
+                .create_accounts(all.map(super::broken_logs::open).collect(), &mut world.log);
+            let mut random = 1_u64;
+            for record in 0..RECORDS {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let start = if is_random {
+                    (random >> 33) as usize
+                } else {
+                    record * 511
+                };
+                let name = |number: usize| names[(start + number) % pool].as_str();
+                let mut transfers: Vec<_> = (0..255)
+                    .map(|number| transfer(name(2 * number), name(2 * number + 1), 1))
+                    .collect();
+                transfers.push(transfer(name(510), "last", 1));
+                let outcome = world.process(&Content::posted(&format!("t{record}"), &transfers));
+                assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+            }
+            let greatest = greatest_distance(&world.log);
+            assert!(
+                greatest <= 96,
+                "{greatest} links, pool of {pool}, random: {is_random}"
+            );
+        }
+    }
+}
+
+/// Searches for the last update before `bound` as a reader does. Returns its place, and the number of records that were read.
+fn search_update(history: &History, log: &MemoryLog, bound: u64) -> (Option<u64>, usize) {
+    let (mut step, mut read) = (history.search(bound), 0);
+    loop {
+        let entry = entry(history, log, step);
+        read += 1;
+        let next = if entry.place >= bound {
+            entry.towards(bound)
+        } else {
+            match entry.last_update() {
+                LastUpdate::At(place) => return (Some(place), read),
+                LastUpdate::Never => return (None, read),
+                LastUpdate::AskPrevious => entry.previous(),
+            }
+        };
+        match next {
+            Some(next) => step = next,
+            None => return (None, read),
+        }
+    }
+}
+
+#[test]
+fn the_last_update_before_a_moment_is_found_with_few_reads() {
+    // From the beginning: none for a while, then only updates, then few, then only updates again.
+    let updates_of = |number: usize| match number {
+        0..200 => 0,
+        200..2000 => 1,
+        2000..6000 => usize::from(number % 97 == 0),
+        _ => 1,
+    };
+    let mut world = World::new();
+    world.create(["hot", "b"].map(super::broken_logs::open).to_vec());
+    for number in 0..8000 {
+        for update in 0..updates_of(number) {
+            let mut metadata = Metadata::new();
+            metadata.insert("number".to_owned(), format!("{number}-{update}"));
+            let outcome = world.ledger.update_account(
+                AccountUpdate {
+                    id: "hot".to_owned(),
+                    expected_revision: None,
+                    status: None,
+                    overdraft_limit: None,
+                    metadata: Some(metadata),
+                    velocity_limits: None,
+                },
+                &mut world.log,
+            );
+            assert!(matches!(outcome, UpdateOutcome::Updated(_)), "{outcome:?}");
+        }
+        if number % 3 != 0 || updates_of(number) == 0 {
+            world.process(&Content::posted(
+                &format!("t{number}"),
+                &[transfer("b", "hot", 1)],
+            ));
+        }
+    }
+    let hot = world.ledger.accounts().find("hot").unwrap();
+    let history = world.ledger.history(hot).unwrap();
+    let (mut last, mut most) = (None, 0);
+    let records: Vec<_> = world
+        .log
+        .records()
+        .map(|(place, framed)| {
+            let is_update = matches!(&framed.record, Record::AccountUpdated { index, .. } if *index == hot);
+            (place, is_update)
+        })
+        .collect();
+    for (place, is_update) in records.into_iter().skip(2) {
+        let (found, read) = search_update(&history, &world.log, place);
+        assert_eq!(found, last, "before {place}");
+        most = most.max(read);
+        if is_update {
+            last = Some(place);
+        }
+    }
+    // A search reads at most 32 records near its end, at most 16 waypoints of each height, and 32 records back to a waypoint.
+    assert!(most <= 2 * 32 + 16 * 3, "{most} records");
 }

@@ -8,6 +8,9 @@
 use parking_lot::Mutex;
 use tally_journal::{BlockHeader, JournalError, JournalReader, Position};
 
+use super::cancellation::Cancellation;
+use crate::store::embedded::error::RecordError;
+
 /// Distance between the marks of a segment, in bytes.
 const MARK_BYTES: u32 = 256 << 10;
 /// Maximum number of segments whose marks are kept. The marks of a segment of 64 MiB take about 6 KiB.
@@ -82,8 +85,13 @@ impl BlockIndex {
     /// or there are no blocks. All blocks before `end` must be durable.
     ///
     /// # Errors
-    /// [`JournalError`] if a header can't be read.
-    pub(super) fn find(&self, target: Target, end: Position) -> Result<Option<BlockHeader>, JournalError> {
+    /// [`RecordError`] if a header can't be read, or after the `cancellation`.
+    pub(super) fn find(
+        &self,
+        target: Target,
+        end: Position,
+        cancellation: &Cancellation,
+    ) -> Result<Option<BlockHeader>, RecordError> {
         if end == Position::new(0, 0) {
             return Ok(None);
         }
@@ -105,13 +113,14 @@ impl BlockIndex {
                 low = middle;
             }
         }
-        let nearest = self.nearest(low, end, |mark| target.is_before(mark))?;
+        let nearest = self.nearest(low, end, cancellation, |mark| target.is_before(mark))?;
         let mut found = self.reader.read_header(nearest)?;
         loop {
             let next = self.reader.position_after(&found);
             if next >= end || next.segment() != low {
                 return Ok(Some(found));
             }
+            cancellation.check()?;
             let header = self.reader.read_header(next)?;
             if target.is_before(&Mark::of(&header)) {
                 return Ok(Some(found));
@@ -124,16 +133,21 @@ impl BlockIndex {
     /// block is before `position`.
     ///
     /// # Errors
-    /// [`JournalError`] if a header can't be read.
-    pub(super) fn before(&self, position: Position) -> Result<Vec<Position>, JournalError> {
+    /// [`RecordError`] if a header can't be read, or after the `cancellation`.
+    pub(super) fn before(
+        &self,
+        position: Position,
+        cancellation: &Cancellation,
+    ) -> Result<Vec<Position>, RecordError> {
         let segment = match (position.segment(), position.offset()) {
             (0, 0) => return Ok(Vec::new()),
             (segment, 0) => segment - 1,
             (segment, _) => segment,
         };
-        let mut next = self.nearest(segment, position, |mark| mark.position >= position)?;
+        let mut next = self.nearest(segment, position, cancellation, |mark| mark.position >= position)?;
         let mut found = Vec::new();
         while next < position {
+            cancellation.check()?;
             found.push(next);
             next = self.reader.position_after(&self.reader.read_header(next)?);
         }
@@ -163,11 +177,35 @@ impl BlockIndex {
         &self,
         segment: u32,
         end: Position,
+        cancellation: &Cancellation,
         after: impl Fn(&Mark) -> bool,
-    ) -> Result<Position, JournalError> {
+    ) -> Result<Position, RecordError> {
         let mut marks = self.marks_of(segment)?;
-        let known = marks.marks.len();
-        while marks.next < end && marks.next.segment() == segment && !marks.marks.last().is_some_and(&after) {
+        let known = marks.next;
+        let walked = self.walk_on(&mut marks, end, cancellation, &after);
+        // Also after a cancellation, and also without a new mark: otherwise the next search would read the same headers again.
+        if marks.next > known {
+            self.keep(marks.clone());
+        }
+        walked?;
+        let count = marks.marks.partition_point(|mark| !after(mark));
+        let nearest = count.checked_sub(1).and_then(|last| marks.marks.get(last));
+        Ok(nearest.map_or(Position::new(segment, 0), |mark| mark.position))
+    }
+
+    /// Reads headers and makes marks, up to the first mark that is `after`, or up to `end`.
+    fn walk_on(
+        &self,
+        marks: &mut SegmentMarks,
+        end: Position,
+        cancellation: &Cancellation,
+        after: impl Fn(&Mark) -> bool,
+    ) -> Result<(), RecordError> {
+        while marks.next < end
+            && marks.next.segment() == marks.segment
+            && !marks.marks.last().is_some_and(&after)
+        {
+            cancellation.check()?;
             let header = self.reader.read_header(marks.next)?;
             let last = marks.marks.last().map_or(0, |mark| mark.position.offset());
             if header.position.offset() - last >= MARK_BYTES {
@@ -175,13 +213,7 @@ impl BlockIndex {
             }
             marks.next = self.reader.position_after(&header);
         }
-        let count = marks.marks.partition_point(|mark| !after(mark));
-        let nearest = count.checked_sub(1).and_then(|last| marks.marks.get(last));
-        let position = nearest.map_or(Position::new(segment, 0), |mark| mark.position);
-        if marks.marks.len() > known {
-            self.keep(marks);
-        }
-        Ok(position)
+        Ok(())
     }
 
     fn marks_of(&self, segment: u32) -> Result<SegmentMarks, JournalError> {

@@ -2,10 +2,14 @@
 //! their order. No read needs EXEC, except for the place where the chain of an account begins.
 
 mod block_index;
+mod block_walk;
+mod cancellation;
 mod reader;
 mod statement;
 mod transactions;
 
+pub use block_walk::CHUNK_BYTES;
+pub use cancellation::{CancelOnDrop, Cancellation};
 pub use reader::{Bound, HistoryReader};
 pub use statement::{Order, Page, RowPlace, STATEMENT_BYTES_MAX, StatementRow};
 pub use transactions::{TRANSACTIONS_BYTES_MAX, TransactionPage};

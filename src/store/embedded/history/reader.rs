@@ -7,14 +7,18 @@ use std::sync::{
 
 use tally_journal::{BlockHash, ChainPoint, JournalReader, Position};
 use tally_ledger::{
-    AccountTerms, Balances, History, Malformed, Record, Timestamp,
-    history::{Entry, Step},
+    AccountTerms, Balances, History, Malformed, Record, RecordKey, Timestamp,
+    history::{Entry, LastUpdate, Step},
 };
 
-use super::block_index::{BlockIndex, Target};
+use super::{
+    block_index::{BlockIndex, Target},
+    block_walk::{BlockSource, BlockWalk},
+    cancellation::Cancellation,
+};
 use crate::store::embedded::{
     error::RecordError,
-    record::{BlockRecords, parse_record},
+    record::parse_record,
     record_reader::{FoundRecord, RecordReader},
 };
 
@@ -24,6 +28,7 @@ pub struct HistoryReader {
     pub(super) records: RecordReader,
     pub(super) journal: JournalReader,
     pub(super) blocks: Arc<BlockIndex>,
+    pub(super) source: BlockSource,
     records_read: Arc<AtomicU64>,
 }
 
@@ -46,15 +51,38 @@ impl HistoryReader {
         HistoryReader {
             records,
             blocks: Arc::new(BlockIndex::new(journal.clone())),
+            source: BlockSource::new(journal.clone()),
             journal,
             records_read: Arc::default(),
         }
+    }
+
+    /// Returns a reader for one read, which ends with [`RecordError::Cancelled`] after `cancellation`.
+    #[must_use]
+    pub fn until(&self, cancellation: &Cancellation) -> Self {
+        let mut reader = self.clone();
+        reader.source.cancellation = cancellation.clone();
+        reader
+    }
+
+    /// Checks that the read may go on.
+    ///
+    /// # Errors
+    /// [`RecordError::Cancelled`] if nobody waits for the read any more.
+    pub fn check(&self) -> Result<(), RecordError> {
+        self.source.cancellation.check()
     }
 
     /// The number of records of chains that were read so far.
     #[must_use]
     pub fn records_read(&self) -> u64 {
         self.records_read.load(Ordering::Relaxed)
+    }
+
+    /// The number of bytes of blocks that were read so far to look at all of their records.
+    #[must_use]
+    pub fn bytes_scanned(&self) -> u64 {
+        self.source.bytes_read()
     }
 
     /// Returns the place that separates the records up to `bound` from the later ones: the place after the last record that belongs to
@@ -68,23 +96,18 @@ impl HistoryReader {
             Bound::Sequence(sequence) => Target::Sequence(sequence),
             Bound::Time(time) => Target::Time(time.as_nanos()),
         };
-        let Some(header) = self.blocks.find(target, end)? else {
+        let Some(header) = self.blocks.find(target, end, &self.source.cancellation)? else {
             return Ok(0);
         };
         // A record without a sequence has the ordinal of the next one that has a sequence, so it comes just before it.
-        let is_within = |ordinal: u32| match bound {
-            Bound::Sequence(last) => header.first_sequence + u64::from(ordinal) <= last,
-            Bound::Time(last) => header.base_time_ns + u64::from(ordinal) <= last.as_nanos(),
+        let last = match bound {
+            Bound::Sequence(last) => last.saturating_sub(header.first_sequence),
+            Bound::Time(last) => last.as_nanos().saturating_sub(header.base_time_ns),
         };
-        let mut body = Vec::new();
-        let header = self.journal.read_block(header.position, &mut body)?;
-        if !header.kind.is_data() {
-            body.clear();
-        }
-        for record in BlockRecords::new(header.position, &body) {
-            let (position, framed) = record?;
-            if !is_within(framed.ordinal) {
-                return Ok(position.as_u64());
+        let mut walk = BlockWalk::begin(&self.source, header.position, |_| last)?;
+        while let Some(record) = walk.next()? {
+            if u64::from(record.framed.ordinal) > last {
+                return Ok(record.position.as_u64());
             }
         }
         Ok(self.journal.position_after(&header).as_u64())
@@ -111,29 +134,85 @@ impl HistoryReader {
         }
     }
 
+    /// Returns the balances that accounts had directly after the record with this key. `candidates` are the positions where the record may
+    /// be. The record must exist, and have changed all of the accounts.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read, or is not the one from which the histories come.
+    pub fn balances_after<T>(
+        &self,
+        key: RecordKey<'_>,
+        candidates: &[Position],
+        accounts: Vec<(T, History)>,
+    ) -> Result<Vec<(T, Balances)>, RecordError> {
+        let mut record = None;
+        for position in candidates {
+            record = self.records.find(*position, key)?;
+            if record.is_some() {
+                break;
+            }
+        }
+        let first = candidates.first().copied();
+        let position = match record {
+            Some(record) => record.position(),
+            None => return Err(unexpected(first.unwrap_or_else(|| Position::new(0, 0)))),
+        };
+        let balances = |(account, history): (T, History)| {
+            let balances = self.balances_before(&history, position.as_u64() + 1)?;
+            Ok((account, balances.ok_or_else(|| unexpected(position))?))
+        };
+        accounts.into_iter().map(balances).collect()
+    }
+
     /// Returns the terms that an account had just before `bound`, or `None` if it had those with which it was created. It must have
     /// existed.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
     pub fn terms_before(&self, history: &History, bound: u64) -> Result<Option<AccountTerms>, RecordError> {
-        let mut update = history.last_update;
         let mut buffer = Vec::new();
-        while let Some(place) = update {
-            let position = Position::from_u64(place);
-            let bytes = self.records.read(position, &mut buffer)?;
-            let Record::AccountUpdated { previous, terms, .. } = parse_record(position, bytes)?.record else {
-                return Err(unexpected(position));
+        let mut step = match history.last_update {
+            None => return Ok(None),
+            Some(place) if place < bound => return self.terms(history, place, &mut buffer).map(Some),
+            // The updates are linked, too, but an account can have any number of them after the bound.
+            Some(_) => history.search(bound),
+        };
+        loop {
+            let entry = self.entry(history, step, &mut buffer)?;
+            let next = if entry.place >= bound {
+                entry.towards(bound)
+            } else {
+                match entry.last_update() {
+                    LastUpdate::At(place) => return self.terms(history, place, &mut buffer).map(Some),
+                    LastUpdate::Never => return Ok(None),
+                    LastUpdate::AskPrevious => entry.previous(),
+                }
             };
-            if place < bound {
-                return Ok(Some(terms));
+            match next {
+                Some(next) => step = next,
+                None => return Ok(None),
             }
-            if previous.is_some_and(|previous| previous >= place) {
-                return Err(unexpected(position));
-            }
-            update = previous;
         }
-        Ok(None)
+    }
+
+    /// Reads the terms that the account has got by the update at `place`.
+    fn terms(
+        &self,
+        history: &History,
+        place: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<AccountTerms, RecordError> {
+        let position = Position::from_u64(place);
+        self.records_read.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.records.read(position, buffer)?;
+        match parse_record(position, bytes)?.record {
+            Record::AccountUpdated { index, terms, .. } if index == history.account => Ok(terms),
+            Record::AccountUpdated { .. }
+            | Record::AccountCreated { .. }
+            | Record::Committed { .. }
+            | Record::HoldExpired { .. }
+            | Record::Rejected { .. } => Err(unexpected(position)),
+        }
     }
 
     /// Reads and decodes a record of an account's chain.
@@ -143,6 +222,7 @@ impl HistoryReader {
         step: Step,
         buffer: &mut Vec<u8>,
     ) -> Result<Entry, RecordError> {
+        self.check()?;
         let position = Position::from_u64(step.place);
         self.records_read.fetch_add(1, Ordering::Relaxed);
         let bytes = self.records.read(position, buffer)?;
@@ -183,7 +263,10 @@ impl HistoryReader {
             Bound::Sequence(sequence) => return Ok(next.min(sequence.saturating_add(1))),
             Bound::Time(time) => time.as_nanos(),
         };
-        let Some(block) = self.blocks.find(Target::Time(time), end)? else {
+        let Some(block) = self
+            .blocks
+            .find(Target::Time(time), end, &self.source.cancellation)?
+        else {
             return Ok(next.min(1));
         };
         let after = self.journal.position_after(&block);

@@ -1,9 +1,14 @@
 //! All records with a sequence, in their order.
 
-use tally_journal::{BlockHeader, Position};
+use tally_journal::Position;
 
-use super::{block_index::Target, reader::HistoryReader, statement::Order};
-use crate::store::embedded::{error::RecordError, record::BlockRecords, record_reader::FoundRecord};
+use super::{
+    block_index::Target,
+    block_walk::{BlockWalk, walk_back},
+    reader::HistoryReader,
+    statement::Order,
+};
+use crate::store::embedded::{error::RecordError, record_reader::FoundRecord};
 
 /// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
 pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 20;
@@ -102,10 +107,14 @@ impl HistoryReader {
         let (mut next, mut bytes) = (position, 0);
         let mut records = Vec::new();
         while next < end && bytes < bytes_max {
-            let (block, found) = self.sequenced(next)?;
-            bytes += u64::from(block.body_bytes);
-            records.extend(found);
-            next = self.journal.position_after(&block);
+            let mut walk = BlockWalk::begin(&self.source, next, |_| 0)?;
+            while let Some(record) = walk.next()? {
+                if record.framed.record.has_sequence() {
+                    records.push(record.to_found()?);
+                }
+            }
+            bytes += u64::from(walk.header().body_bytes);
+            next = self.journal.position_after(walk.header());
         }
         Ok((records, next))
     }
@@ -117,12 +126,16 @@ impl HistoryReader {
         end: Position,
         page: &mut Collector<'_, F>,
     ) -> Result<(), RecordError> {
-        let first = self.blocks.find(Target::Sequence(from), end)?;
+        let first = self
+            .blocks
+            .find(Target::Sequence(from), end, &self.source.cancellation)?;
         let mut next = first.map_or(Position::new(0, 0), |header| header.position);
         let mut scanned = 0;
         while next < end {
-            let (block, records) = self.sequenced(next)?;
-            let (first_sequence, body_bytes) = (block.first_sequence, block.body_bytes);
+            let mut walk = BlockWalk::begin(&self.source, next, |block| {
+                from.saturating_sub(block.first_sequence)
+            })?;
+            let first_sequence = walk.header().first_sequence;
             if first_sequence >= to {
                 return Ok(());
             }
@@ -130,13 +143,20 @@ impl HistoryReader {
                 page.page.next = Some(first_sequence.max(from));
                 return Ok(());
             }
-            for record in records {
-                if !page.add(record, from, to) {
+            while let Some(record) = walk.next()? {
+                let sequence = first_sequence.saturating_add(u64::from(record.framed.ordinal));
+                if sequence >= to {
+                    return Ok(());
+                }
+                if record.framed.record.has_sequence()
+                    && sequence >= from
+                    && !page.add(record.to_found()?, from, to)
+                {
                     return Ok(());
                 }
             }
-            scanned += u64::from(body_bytes) + SCAN_BYTES_OF_BLOCK;
-            next = self.journal.position_after(&block);
+            scanned += u64::from(walk.header().body_bytes) + SCAN_BYTES_OF_BLOCK;
+            next = self.journal.position_after(walk.header());
         }
         Ok(())
     }
@@ -148,25 +168,25 @@ impl HistoryReader {
         end: Position,
         page: &mut Collector<'_, F>,
     ) -> Result<(), RecordError> {
-        let Some(last) = self.blocks.find(Target::Sequence(to - 1), end)? else {
+        let last = self
+            .blocks
+            .find(Target::Sequence(to - 1), end, &self.source.cancellation)?;
+        let Some(last) = last else {
             return Ok(());
         };
         let mut upper = self.journal.position_after(&last);
         let mut scanned = 0;
         loop {
-            let blocks = self.blocks.before(upper)?;
+            let blocks = self.blocks.before(upper, &self.source.cancellation)?;
             let Some(lowest) = blocks.first().copied() else {
                 return Ok(());
             };
             for position in blocks.into_iter().rev() {
-                let (block, records) = self.sequenced(position)?;
-                for record in records.into_iter().rev() {
-                    if !page.add(record, from, to) {
-                        return Ok(());
-                    }
-                }
+                let (block, is_complete) = walk_back(&self.source, position, to, |record| {
+                    record.place().sequence >= from && page.add(record, from, to)
+                })?;
                 scanned += u64::from(block.body_bytes) + SCAN_BYTES_OF_BLOCK;
-                if block.first_sequence <= from {
+                if !is_complete || block.first_sequence <= from {
                     return Ok(());
                 }
                 if scanned >= SCAN_BYTES_MAX {
@@ -175,30 +195,6 @@ impl HistoryReader {
                 }
             }
             upper = lowest;
-        }
-    }
-
-    /// Reads the records with a sequence of the block at `position`.
-    fn sequenced(&self, position: Position) -> Result<(BlockHeader, Vec<FoundRecord>), RecordError> {
-        let mut body = Vec::new();
-        let header = self.journal.read_block(position, &mut body)?;
-        let mut records = Vec::new();
-        if !header.kind.is_data() {
-            return Ok((header, records));
-        }
-        let mut reader = BlockRecords::new(position, &body);
-        loop {
-            let before = reader.rest_bytes();
-            let Some(record) = reader.next() else {
-                return Ok((header, records));
-            };
-            let (position, framed) = record?;
-            if framed.record.has_sequence() {
-                let start = body.len() - before;
-                let bytes = body.get(start..body.len() - reader.rest_bytes());
-                let bytes = bytes.map_or_else(Vec::new, <[u8]>::to_vec);
-                records.push(FoundRecord::of_block(bytes, position, &header, framed.ordinal)?);
-            }
         }
     }
 }

@@ -341,6 +341,15 @@ async fn foreign_accounts_of_an_own_transaction_are_blank() {
         .collect();
     assert_eq!(shown, ["acme/a"]);
     assert_eq!(posted.moved_amounts.len(), 1);
+    // A repetition shows the same.
+    let again = tenants.commits("acme-write", &post).await;
+    assert_eq!(
+        again,
+        tally::proto::ProcessTransactionResponse {
+            replayed: true,
+            ..posted
+        }
+    );
     // What ended a hold, and what reversed a transaction, may be foreign.
     tenants
         .commits("all-write", &hold("acme/h2", "acme/a", "acme/b"))

@@ -76,7 +76,7 @@ const TABLE: &str = "crates/ledger/src/table_tests.rs";
 
 /// Reasons that this test does not provoke, each with the file that does, and with text of this file: the reason, unless the file knows
 /// it by another name.
-const NOT_PROVOKED: [(&str, &str, &str); 27] = [
+const NOT_PROVOKED: [(&str, &str, &str); 28] = [
     (
         "CLOCK_NOT_CONFIRMED",
         "tests/it/service/clock.rs",
@@ -96,6 +96,7 @@ const NOT_PROVOKED: [(&str, &str, &str); 27] = [
         "STREAM_INTERRUPTED",
     ),
     ("QUEUE_FULL", "tests/it/service/overload.rs", "QUEUE_FULL"),
+    ("WATCH_TOO_SLOW", "tests/it/service/watch.rs", "WATCH_TOO_SLOW"),
     // The client has cancelled the call and sees no status.
     ("CALL_CANCELLED", UNIT, "CALL_CANCELLED"),
     ("MEMORY_LIMIT", "tests/it/security/slow.rs", "MEMORY_LIMIT"),

@@ -208,6 +208,13 @@ impl DiskFile for SimFile {
         let mut state = self.begin(Operation::Read, Work::Transfer(bytes.len()))?;
         state.digest.add(offset);
         state.digest.add(bytes.len() as u64);
+        if state.faults.stalls_reads {
+            state.faults.waiting_reads += 1;
+            self.disk.shared.changed.notify_all();
+            let changed = &self.disk.shared.changed;
+            changed.wait_while(&mut state, |state| state.faults.stalls_reads);
+            state.faults.waiting_reads = state.faults.waiting_reads.saturating_sub(1);
+        }
         state.draw_fault(Operation::Read, self.path_id)?;
         let view = state.file(self.file).view();
         let start = usize::try_from(offset).unwrap().min(view.len());

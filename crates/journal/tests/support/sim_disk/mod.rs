@@ -221,6 +221,28 @@ impl SimDisk {
         assert!(!waiting.timed_out(), "no sync stalled");
     }
 
+    /// Stalls every read of a file until [`SimDisk::release_reads`].
+    pub(crate) fn stall_reads(&self) {
+        self.shared.state.lock().faults.stalls_reads = true;
+    }
+
+    /// Lets all stalled reads continue.
+    pub(crate) fn release_reads(&self) {
+        self.shared.state.lock().faults.stalls_reads = false;
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until this many reads are stalled.
+    pub(crate) fn wait_for_stalled_reads(&self, count: usize) {
+        let mut state = self.shared.state.lock();
+        let waiting = self.shared.changed.wait_while_for(
+            &mut state,
+            |state| state.faults.waiting_reads < count,
+            STALL_PATIENCE,
+        );
+        assert!(!waiting.timed_out(), "{count} reads have not stalled");
+    }
+
     /// Flips bit `bit` of a file, counted from its start.
     pub(crate) fn flip_bit(&self, path: &Path, bit: u64) {
         self.change(path, |contents| {

@@ -62,6 +62,9 @@ pub(super) struct Faults {
     pub(super) waiting_syncs: usize,
     /// Number of stalled syncs that may continue while the others stay stalled.
     pub(super) released_syncs: usize,
+    /// Whether every read of a file stalls.
+    pub(super) stalls_reads: bool,
+    pub(super) waiting_reads: usize,
 }
 
 /// The syncs that stall.
