@@ -66,10 +66,13 @@ impl Drop for ReplicaThread {
 
 /// Starts the program again in this process, with the same arguments. Returns only if this fails.
 pub(super) fn restart() -> ExitCode {
-    let error = match std::env::current_exe() {
-        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
-        Err(error) => error,
-    };
+    // This name stays right when the file of the program was replaced.
+    let mut arguments = std::env::args_os();
+    let mut program = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        program.arg0(name);
+    }
+    let error = program.args(arguments).exec();
     let error = without_error_numbers(error.to_string());
     errln!("tally: the program can't be started again: {error}");
     ExitCode::from(exit::SOFTWARE)
@@ -115,7 +118,7 @@ pub(super) fn open(
     let (stop, peers) = (CancellationToken::new(), Peers::default());
     let parts = DriverParts {
         config: DriverConfig::new(config, LONG_VERSION, random()?),
-        log: KafkaLog::new(config)?.since_epoch(resume.epoch),
+        log: KafkaLog::of_topic(config, Some(resume.topic_id))?.since_epoch(resume.epoch),
         engine: engine.clone(),
         exchange,
         replica: driver,

@@ -15,7 +15,7 @@ use super::{
 use crate::store::embedded::{HistoryReader, RecordError};
 
 /// One read is for this many accounts, and for those of one transaction more. Then the other reads of the history get their turn.
-const ACCOUNTS_TOGETHER: usize = 64;
+const ACCOUNTS_TOGETHER: usize = 4;
 
 // ===== impl TallyEngine =====
 

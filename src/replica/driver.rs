@@ -225,7 +225,13 @@ impl<L: PartitionLog> Driver<L> {
     /// Publishes which block was accepted last, and where the log is read next.
     pub(super) fn publish_accepted(&self, next_offset: u64) {
         let accepted = self.place.reader.accepted();
-        let (term, leader) = (accepted.term, self.place.leader.clone());
+        let term = accepted.term;
+        // A replica that starts in the middle of a term learns from the others who leads.
+        let leader = if self.place.has_read_term {
+            self.place.leader.clone()
+        } else {
+            self.peers.leader()
+        };
         let block = self.place.chain.last_block_sequence().max(accepted.number);
         let next_sequence = self.engine.durable().order().next_sequence;
         let next_offset = i64::try_from(next_offset).map_or(i64::MAX, |offset| offset);

@@ -157,8 +157,7 @@ impl<L: PartitionLog> Driver<L> {
             }
             result = optional(&mut following.connecting) => {
                 following.connecting = None;
-                self.note_connection(following, result);
-                Ok(())
+                self.note_connection(following, result)
             }
             (request, result) = appended(&mut following.claiming) => {
                 self.note_claim(following, request, result);
@@ -294,7 +293,11 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    fn note_connection(&mut self, following: &mut Following, result: Result<(), ReadError>) {
+    fn note_connection(
+        &mut self,
+        following: &mut Following,
+        result: Result<(), ReadError>,
+    ) -> Result<(), End> {
         match result {
             Ok(()) => {
                 self.place.reader.restart();
@@ -305,11 +308,13 @@ impl<L: PartitionLog> Driver<L> {
                     self.claim_step(following, step);
                 }
             }
+            Err(error @ ReadError::Replaced(_)) => return Err(End::Halted(error.to_string())),
             Err(error) => {
                 self.reports.log_unavailable(&error);
                 following.read_after = Some(Instant::now() + RETRY_DELAY);
             }
         }
+        Ok(())
     }
 
     fn command_while_following(&mut self, command: ReplicaCommand) {
@@ -346,7 +351,12 @@ impl<L: PartitionLog> Driver<L> {
 
     /// Sends a claim.
     fn claim(&mut self, following: &mut Following) -> Result<(), End> {
-        let term = self.place.reader.accepted().term.max(self.claimed_term) + 1;
+        let newest = self.place.reader.accepted().term.max(self.claimed_term);
+        let Some(term) = newest.checked_add(1) else {
+            return Err(End::Halted(format!(
+                "term {newest} is the last one that a block can state"
+            )));
+        };
         let stamp = BlockStamp {
             term,
             writer: self.config.writer,

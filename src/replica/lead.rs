@@ -147,7 +147,7 @@ impl<L: PartitionLog> Driver<L> {
             () = self.exchange.submitted() => leading.submit(self.exchange.take()),
             result = optional(&mut leading.reconnecting) => {
                 leading.reconnecting = None;
-                self.note_reconnection(leading, result);
+                self.note_reconnection(leading, result)?;
             }
             beat = optional(&mut leading.heartbeat) => {
                 leading.heartbeat = None;
@@ -177,6 +177,7 @@ impl<L: PartitionLog> Driver<L> {
                 }
                 Action::Reconnect => {
                     leading.owes_connection = true;
+                    leading.placed.clear();
                     // The appender has given up all its reads.
                     leading.failed_reads.clear();
                     leading.reads.clear();
@@ -209,14 +210,18 @@ impl<L: PartitionLog> Driver<L> {
             .pop_front_if(|block| block.header.block_sequence <= through)
         {
             self.place.accepted_own(&block.header, block.hash, block.body());
-            if let Some(offset) = leading.offset_of(block.header.block_sequence) {
-                leading.resume = Some(self.place.resume_point(&block.header, block.hash, offset, None));
+            // The log can have several copies of a block. Only the copy directly before the first record that is not known yet is a
+            // place to continue from: everything before it is known.
+            if block.header.block_sequence == through && leading.is_placed(through, next_offset) {
+                let resume = self
+                    .place
+                    .resume_point(&block.header, block.hash, next_offset - 1, None);
+                leading.resume = Some(resume);
+                self.exchange.set_resume(resume);
             }
         }
+        leading.placed.retain(|placed| placed.last > through);
         self.exchange.accept(through);
-        if let Some(resume) = leading.resume {
-            self.exchange.set_resume(resume);
-        }
         self.publish_accepted(next_offset);
     }
 
@@ -230,7 +235,7 @@ impl<L: PartitionLog> Driver<L> {
         }));
     }
 
-    fn note_reconnection(&mut self, leading: &mut Leading, result: Result<(), ReadError>) {
+    fn note_reconnection(&mut self, leading: &mut Leading, result: Result<(), ReadError>) -> Result<(), End> {
         match result {
             Ok(()) => {
                 for read in std::mem::take(&mut leading.failed_reads) {
@@ -241,11 +246,17 @@ impl<L: PartitionLog> Driver<L> {
                     leading.appender.reconnected();
                 }
             }
+            Err(error @ ReadError::Replaced(_)) => {
+                let reason = error.to_string();
+                self.exchange.fail(ReplicaFault::Halted(reason.clone()));
+                return Err(End::Halted(reason));
+            }
             Err(error) => {
                 self.reports.log_unavailable(&error);
                 self.start_reconnection(leading);
             }
         }
+        Ok(())
     }
 
     fn note_read(&mut self, leading: &mut Leading, read: ReadId, result: Result<LogRecords, ReadError>) {
@@ -322,12 +333,21 @@ impl<L: PartitionLog> Driver<L> {
     }
 
     fn note_resignation(&mut self, leading: &mut Leading, resigned: Result<Box<LedgerEnd>, EngineError>) {
-        if let Err(error) = resigned {
-            tracing::warn!(%error, "this replica could not give up leadership");
-            self.publish(|view| view.role = ReplicaRole::Leader);
-            for answer in leading.resign_answers.drain(..) {
-                drop(answer.send(Err(ResignError::Unresolved)));
+        match resigned {
+            // A later claim of this replica follows this block.
+            Ok(end) => {
+                self.applied = end.block;
+                self.order = end.order;
             }
+            Err(error) => self.note_failed_resignation(leading, &error),
+        }
+    }
+
+    fn note_failed_resignation(&self, leading: &mut Leading, error: &EngineError) {
+        tracing::warn!(%error, "this replica could not give up leadership");
+        self.publish(|view| view.role = ReplicaRole::Leader);
+        for answer in leading.resign_answers.drain(..) {
+            drop(answer.send(Err(ResignError::Unresolved)));
         }
     }
 
@@ -412,11 +432,13 @@ impl Leading {
         self.appender.result(request, outcome);
     }
 
-    /// Returns the offset of a record with the durable block `number`, if it is known. There can be other records with this block.
-    fn offset_of(&mut self, number: u64) -> Option<u64> {
-        self.placed.retain(|placed| placed.last >= number);
-        let placed = self.placed.iter().find(|placed| placed.first <= number)?;
-        Some(placed.base_offset + (number - placed.first))
+    /// Returns whether an acknowledged request has put the block `number` directly before the offset `next_offset`.
+    fn is_placed(&self, number: u64, next_offset: u64) -> bool {
+        let is_there = |placed: &Placed| {
+            (placed.first..=placed.last).contains(&number)
+                && placed.base_offset + (number - placed.first) + 1 == next_offset
+        };
+        self.placed.iter().any(is_there)
     }
 
     /// Returns the bytes of the blocks with the numbers `first` to `last`.

@@ -53,6 +53,14 @@ impl Peers {
         best.map(|peer| peer.address.clone())
     }
 
+    /// Returns the address of a replica that says that it leads.
+    #[must_use]
+    pub(super) fn leader(&self) -> Option<String> {
+        let states = self.0.lock();
+        let found = states.iter().find(|peer| peer.role == ReplicaRole::Leader)?;
+        Some(found.address.clone())
+    }
+
     /// Returns the points with which a candidate compares itself.
     #[must_use]
     pub(super) fn points(&self) -> Vec<PeerPoint> {

@@ -35,6 +35,8 @@ pub(super) struct Place {
     pub(super) base_time_ns: u64,
     /// Who leads, according to the accepted blocks.
     pub(super) leader: Option<String>,
+    /// Whether a claim, a resignation or the end of the log was read since the start. Before, the log has not said who leads.
+    pub(super) has_read_term: bool,
     /// Who should lead next, according to a resignation.
     pub(super) successor: Option<String>,
     pub(super) skipped: u64,
@@ -108,6 +110,7 @@ impl Place {
             next_entry: None,
             base_time_ns: 0,
             leader: None,
+            has_read_term: false,
             successor: None,
             skipped: 0,
             term_changes: 0,
@@ -177,6 +180,7 @@ impl Place {
     /// Notes what an accepted block says about who leads.
     fn note(&mut self, header: &BlockHeader, body: &[u8]) {
         self.base_time_ns = header.base_time_ns;
+        self.has_read_term |= !header.kind.is_data();
         self.next_entry = Some(header.first_entry + u64::from(header.record_count));
         match header.kind {
             BlockKind::Claim => {

@@ -81,7 +81,9 @@ pub async fn prepare<L: PartitionLog>(
                 Some(first) => break Genesis::decode(&first.value)?,
                 None => return Err(PrepareError::Empty),
             },
-            Err(error @ (ReadError::Unusable(_) | ReadError::OutOfRange { .. })) => return Err(error.into()),
+            Err(error @ (ReadError::Unusable(_) | ReadError::Replaced(_) | ReadError::OutOfRange { .. })) => {
+                return Err(error.into());
+            }
             Err(ReadError::Unavailable(_) | ReadError::Damaged(_)) => {
                 reach(log).await?;
             }
@@ -120,7 +122,7 @@ pub async fn reach<L: PartitionLog>(log: &mut L) -> Result<TopicFacts, ReadError
         };
         match asked {
             Ok(facts) => return Ok(facts),
-            Err(error @ ReadError::Unusable(_)) => return Err(error),
+            Err(error @ (ReadError::Unusable(_) | ReadError::Replaced(_))) => return Err(error),
             Err(error) => {
                 if let Some(omitted) = lines.admit(Instant::now()) {
                     tracing::warn!(%error, omitted, "waiting for the brokers of the replicated log");

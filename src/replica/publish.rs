@@ -97,8 +97,17 @@ pub async fn publish<L: PartitionLog>(
     log.reconnect().await?;
     let facts = log.inspect().await?;
     check_topic(&facts, accept_unsafe)?;
-    let journal = open(disk, path, config)?;
+    if facts.end_offset > 0 && !is_data_directory(&*disk, path)? {
+        return Err(PublishError::OtherTopic);
+    }
+    let mut journal = open(disk, path, config)?;
     let genesis = journal.directory().genesis();
+    if facts.end_offset > 0 {
+        check_first_record(log, &genesis).await?;
+    }
+    if journal.directory().store() == StoreKind::Embedded {
+        journal.make_replicated()?;
+    }
     let end = end_of(&journal)?;
     let mut publisher = Publisher {
         log,
@@ -187,9 +196,9 @@ pub fn check_topic(facts: &TopicFacts, accept_unsafe: bool) -> Result<(), Publis
     Ok(())
 }
 
-/// Opens the directory as one of a replica.
+/// Opens the directory, or makes it.
 fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Journal, PublishError> {
-    let mut journal = if is_data_directory(&*disk, path)? {
+    let journal = if is_data_directory(&*disk, path)? {
         Journal::open_existing(disk, path)?
     } else {
         Journal::open(disk, path, config)?
@@ -197,9 +206,6 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
     let found = journal.directory().geometry().block_bytes_max();
     if u64::from(found) > REPLICATED_BLOCK_BYTES_MAX {
         return Err(PublishError::LargeBlocks { found });
-    }
-    if journal.directory().store() == StoreKind::Embedded {
-        journal.make_replicated()?;
     }
     Ok(journal)
 }
@@ -211,6 +217,15 @@ fn end_of(journal: &Journal) -> Result<ChainPoint, PublishError> {
         ScanError::Store(error) | ScanError::Visitor(error) => error,
     })?;
     Ok(tail.end)
+}
+
+/// Checks that the first record of the log belongs to the ledger.
+async fn check_first_record<L: PartitionLog>(log: &mut L, genesis: &Genesis) -> Result<(), PublishError> {
+    let found = log.read(0, Duration::ZERO).await?;
+    match found.records.first().filter(|record| record.offset == 0) {
+        Some(first) if first.value == genesis.encode() => Ok(()),
+        Some(_) | None => Err(PublishError::OtherTopic),
+    }
 }
 
 /// The state of a publication.
@@ -238,11 +253,7 @@ impl<L: PartitionLog> Publisher<'_, L> {
                 Err(PublishError::Raced)
             };
         }
-        let found = self.log.read(0, Duration::ZERO).await?;
-        match found.records.first().filter(|record| record.offset == 0) {
-            Some(first) if first.value == genesis.encode() => Ok(()),
-            Some(_) | None => Err(PublishError::OtherTopic),
-        }
+        check_first_record(self.log, genesis).await
     }
 
     /// Reads the log to its end.

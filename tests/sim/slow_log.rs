@@ -211,6 +211,7 @@ impl BlockLog for SlowLog {
                 stamp: block.stamp,
                 buffer,
                 end: block.end,
+                is_accepted: block.is_accepted,
             },
             submitted,
             due,

@@ -19,7 +19,9 @@ use tally_kafka::{
 use thiserror::Error as ThisError;
 
 use super::{
-    port::{AppendError, Appended, Doing, LogRecord, LogRecords, PartitionLog, ReadError, TopicFacts},
+    port::{
+        AppendError, Appended, Doing, LogRecord, LogRecords, PartitionLog, ReadError, TopicFacts, TopicId,
+    },
     settings::{BrokerSasl, BrokerTls, ReplicatedConfig, SaslMechanism},
 };
 use crate::{
@@ -36,7 +38,8 @@ const READ_BYTES_MAX: usize = 4 << 20;
 /// Longest password in a file, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
 /// The settings with which a topic is made.
-const TOPIC_SETTINGS: [(&str, &str); 7] = [
+const TOPIC_SETTINGS: [(&str, &str); 8] = [
+    ("compression.type", "producer"),
     ("min.insync.replicas", "2"),
     ("unclean.leader.election.enable", "false"),
     ("cleanup.policy", "delete"),
@@ -100,12 +103,25 @@ impl KafkaLog {
     /// # Errors
     /// [`BrokerSettingsError`].
     pub fn new(config: &ReplicatedConfig) -> Result<Self, BrokerSettingsError> {
+        Self::of_topic(config, None)
+    }
+
+    /// Does the same as [`KafkaLog::new`], for the topic with this identity. Another topic with the same name is an error of each
+    /// connection.
+    ///
+    /// # Errors
+    /// [`BrokerSettingsError`].
+    pub fn of_topic(
+        config: &ReplicatedConfig,
+        topic_id: Option<TopicId>,
+    ) -> Result<Self, BrokerSettingsError> {
         let mut bootstrap = Vec::with_capacity(config.brokers.len());
         for broker in &config.brokers {
             bootstrap.push(broker.parse()?);
         }
         let settings = Settings {
             client_id: "tally".to_owned(),
+            topic_id: topic_id.map(tally_kafka::TopicId),
             connect_timeout: config.request_timeout,
             request_timeout: config.request_timeout,
             in_flight_max: config.requests_in_flight.max(2),
@@ -284,6 +300,7 @@ fn read_error(error: Error) -> ReadError {
             (Err(error), _) | (_, Err(error)) => ReadError::Damaged(error),
         },
         error @ (Error::Corrupt { .. } | Error::Compressed { .. }) => ReadError::Damaged(error.to_string()),
+        error @ Error::TopicReplaced { .. } => ReadError::Replaced(error.to_string()),
         error if error.is_fatal() => ReadError::Unusable(error.to_string()),
         error => ReadError::Unavailable(error.to_string()),
     }

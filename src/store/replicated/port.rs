@@ -89,7 +89,10 @@ pub enum ReadError {
         /// The offset after the last record.
         end: u64,
     },
-    /// The topic is not the one to which the replica belongs, does not exist, or the replica may not read it.
+    /// The topic was deleted and made again, so the blocks of the replica are not in it.
+    #[error("the topic of the log was deleted and made again: {0}")]
+    Replaced(String),
+    /// The topic does not exist, or the replica may not read it.
     #[error("the log can't be used: {0}")]
     Unusable(String),
 }

@@ -48,12 +48,19 @@ struct Check {
 enum Wanted {
     /// This value.
     Value(&'static str),
+    /// One of these values.
+    OneOf([&'static str; 2]),
     /// A number of at least this much.
     AtLeast(u64),
 }
 
 /// The checks, except for that of the size of a request.
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
+    Check {
+        setting: "compression.type",
+        wanted: Wanted::OneOf(["producer", "uncompressed"]),
+        why: "replicas read only records without compression",
+    },
     Check {
         setting: "min.insync.replicas",
         wanted: Wanted::AtLeast(IN_SYNC_MIN),
@@ -94,6 +101,7 @@ impl Check {
         let value = facts.setting(self.setting);
         let is_safe = |value: &str| match self.wanted {
             Wanted::Value(wanted) => value == wanted,
+            Wanted::OneOf(wanted) => wanted.contains(&value),
             Wanted::AtLeast(least) => value.parse::<u64>().is_ok_and(|value| value >= least),
         };
         if value.is_some_and(is_safe) {
@@ -104,6 +112,7 @@ impl Check {
             value: value.map(str::to_owned),
             bound: match self.wanted {
                 Wanted::Value(wanted) => wanted.to_owned(),
+                Wanted::OneOf(wanted) => wanted.join(" or "),
                 Wanted::AtLeast(least) => format!("{least} or more"),
             },
             why: self.why,
@@ -151,6 +160,7 @@ mod tests {
 
     fn safe() -> TopicFacts {
         let settings = [
+            ("compression.type", "producer"),
             ("min.insync.replicas", "2"),
             ("unclean.leader.election.enable", "false"),
             ("cleanup.policy", "delete"),
@@ -173,6 +183,7 @@ mod tests {
     fn each_property_of_a_topic_is_checked_and_named() {
         assert_eq!(unsafe_properties(&safe(), 8 << 20), []);
         for (index, other) in [
+            "gzip",
             "1",
             "true",
             "compact",

@@ -46,7 +46,8 @@ pub(crate) struct Link {
     is_broken: Arc<Mutex<bool>>,
 }
 
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
+    ("compression.type", "producer"),
     ("min.insync.replicas", "2"),
     ("unclean.leader.election.enable", "false"),
     ("cleanup.policy", "delete"),
