@@ -293,8 +293,10 @@ impl Load {
                     let (mut client, numbers, codec) = (client.clone(), numbers.clone(), codec.clone());
                     async move { method.call(&mut client, numbers, codec).await }
                 };
-                let called = RetryPolicy::default().run_over(true, &RetryObserver::default(), call);
-                called.await.map_err(|error| error.status().clone())
+                RetryPolicy::default()
+                    .run_over(true, &RetryObserver::default(), call)
+                    .await
+                    .map_err(|error| error.status().clone())
             } else {
                 method.call(&mut client, numbers, codec.clone()).await
             };

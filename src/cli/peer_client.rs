@@ -48,7 +48,7 @@ impl PeerClient {
             None => {
                 let secure = address.starts_with("https://");
                 let mut config = ClientConfig {
-                    endpoint: address.clone(),
+                    endpoints: vec![address.clone()],
                     ..self.config.clone()
                 };
                 if !secure {

@@ -60,16 +60,17 @@ pub(super) fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'sta
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
+    use std::{collections::HashMap, io, sync::Arc};
 
     use tonic_types::ErrorDetails;
 
     use super::*;
 
     fn tally(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
-        let metadata = metadata
+        let metadata: HashMap<String, String> = metadata
             .iter()
-            .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
         Status::with_error_details(code, "no", details)
     }

@@ -2,6 +2,7 @@
 //! own, so that a test can stop it as SIGSTOP would: its connections stay open, and it answers nothing.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -260,7 +261,6 @@ impl State {
                 let responses = responses.into_iter().map(|(sequence, transaction_id)| {
                     let transaction = Transaction {
                         transaction_id,
-                        sequence,
                         ..Transaction::default()
                     };
                     let response = WatchTransactionsResponse {
@@ -296,10 +296,10 @@ fn state_of(conduct: &Conduct) -> GetReplicaStateResponse {
 
 /// The status of a replica that does not lead.
 pub(super) fn not_leader(leader: Option<&str>) -> Status {
-    let mut metadata = vec![
+    let mut metadata = HashMap::from([
         ("executed".to_owned(), "false".to_owned()),
         ("retry".to_owned(), "same_id".to_owned()),
-    ];
+    ]);
     metadata.extend(leader.map(|leader| ("leader".to_owned(), leader.to_owned())));
     let details = ErrorDetails::with_error_info("NOT_LEADER", "tally.v1", metadata);
     let mut status = Status::with_error_details(Code::Unavailable, "this replica does not lead", details);
