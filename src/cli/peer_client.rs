@@ -90,9 +90,10 @@ impl AskPeer for PeerClient {
 
 /// What the failure of a connection says: a process that has ended refuses connections.
 fn unreachable(error: &ConnectError) -> PeerAnswer {
-    match error {
-        ConnectError::Unreachable { fault, .. } => gone(fault),
-        _ => PeerAnswer::Unknown,
+    if let ConnectError::Unreachable { fault, .. } = error {
+        gone(fault)
+    } else {
+        PeerAnswer::Unknown
     }
 }
 
