@@ -24,7 +24,7 @@ as-of  One account is debited in every transaction, so it has as many records as
        measurement sends the missing transactions, and reads all of them again (tally export), in their order: that is the naive replay.
        Then it calls GetAccount as of random sequences and of random times, and compares each answer with the replay. A different answer
        ends the run with exit code 1.
-cold   Transactions between so many accounts, chosen uniformly, that each account gets about --entries records, far apart in the journal.
+cold   Transactions between N accounts, chosen uniformly, with N such that each account gets about --entries records, far apart in the journal.
        Then it reads statements in pages of 100 rows: with the files of the journal in the page cache; page after page of one account, with
        nothing of the journal in the page cache at the beginning; and at random places, with nothing of it in the cache before each page.
        posix_fadvise takes the files out of the cache, so no privileges are needed. The rows of a whole statement must add up to the

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use tally_ledger::{AccountIndex, Outcome, Phase, Reason, RecordKey, TRANSFERS_MAX, TransactionView};
 
-use super::command::{BalancesAfter, Detail, LEGS_CHARGED, MovedAmounts, PastBalances, TransactionBatch};
+use super::{
+    command::{BalancesAfter, Detail, LEGS_CHARGED, MovedAmounts, PastBalances},
+    transaction_batch::TransactionBatch,
+};
 use crate::store::embedded::JournaledLedger;
 
 /// Whether the response may say more about a transaction than its outcome.

@@ -16,7 +16,7 @@ use tally_journal::SegmentSpace;
 use tally_ledger::{Names, Outcome, Tags, TransactionView};
 
 use super::{
-    command::{Command, CommandReply, Outcomes, Processed, TransactionBatch},
+    command::{Command, CommandReply, Outcomes, Processed},
     counters::EngineCounters,
     details,
     fault::StoreFault,
@@ -26,6 +26,7 @@ use super::{
     pipeline::{CommitPipeline, Progress},
     prefetch, reads,
     suspended::{Executed, Halt, Rest, Suspended, Until},
+    transaction_batch::TransactionBatch,
 };
 use crate::store::embedded::{JournaledLedger, RecordError, SealedBlock};
 
@@ -271,7 +272,7 @@ impl Exec {
         reply: Reply<EngineReply>,
         turn: Option<Turn>,
     ) -> Result<(), Until> {
-        let result = match executed {
+        let mut result = match executed {
             Executed::Done(result) => result,
             Executed::Blocked(rest, until) => {
                 self.suspended = Some(Suspended {
@@ -289,7 +290,15 @@ impl Exec {
             turn.executed();
         }
         if self.mode == Mode::Leading && result.as_ref().is_ok_and(CommandReply::shows_ledger) {
-            self.open.set_probe();
+            // The command may have begun a block for which the disk has no space. This block has no record, and must not be written.
+            if self.has_space() {
+                self.open.set_probe();
+            } else {
+                result = Err(match &result {
+                    Ok(CommandReply::Transactions(processed)) => DISK_FULL.after(&processed.outcomes),
+                    Ok(_) | Err(_) => DISK_FULL,
+                });
+            }
         }
         let answer = PendingAnswer::new(reply, result, self.last_block());
         #[cfg(feature = "mutations")]

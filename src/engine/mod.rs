@@ -48,6 +48,7 @@ mod start;
 mod suspended;
 mod tally_engine;
 mod throttle;
+mod transaction_batch;
 mod wal;
 
 pub use self::{
@@ -58,8 +59,8 @@ pub use self::{
     },
     command::{
         AccountHistory, BalancesAfter, CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail,
-        Existing, LEGS_CHARGED, MemoryCharge, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX,
-        PAGE_HOLD_SLOTS, PastBalances, Processed, TRANSACTIONS_MAX, TransactionBatch,
+        Existing, LEGS_CHARGED, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS,
+        PastBalances, Processed,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},
@@ -73,4 +74,5 @@ pub use self::{
     start::{Cores, ReplicaOrigin, StartError},
     suspended::Until,
     tally_engine::{EngineStats, TallyEngine},
+    transaction_batch::{MemoryCharge, TRANSACTIONS_MAX, TransactionBatch},
 };

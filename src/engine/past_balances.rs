@@ -7,9 +7,10 @@ use tally_ledger::{Balances, RecordKey};
 use tokio::time::Instant;
 
 use super::{
-    command::{BalancesAfter, Detail, PastBalances, Processed, TransactionBatch},
+    command::{BalancesAfter, Detail, PastBalances, Processed},
     fault::{EngineError, StoreFault},
     tally_engine::TallyEngine,
+    transaction_batch::TransactionBatch,
 };
 use crate::store::embedded::{HistoryReader, RecordError};
 

@@ -383,6 +383,11 @@ impl CommitPipeline {
                 self.health.fail(Condition::SteppedDown);
                 Some(Err(()))
             }
+            // The driver has reported why it has ended.
+            Some(Err(LogFault::Replica(fault @ ReplicaFault::Ended))) => {
+                tracing::warn!(%fault, "the leader has stopped with blocks in flight");
+                Some(Err(()))
+            }
             Some(Err(error)) => {
                 tracing::error!(%error, "the journal could not be written; nothing is executed until the next start");
                 self.health.fail(Condition::StoreFailed);

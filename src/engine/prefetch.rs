@@ -3,10 +3,7 @@
 use tally_batch::Claimed;
 use tally_ledger::Tags;
 
-use super::{
-    command::{Command, TransactionBatch},
-    pending::EngineReply,
-};
+use super::{command::Command, pending::EngineReply, transaction_batch::TransactionBatch};
 use crate::store::embedded::JournaledLedger;
 
 /// EXEC prefetches the accounts of a transaction while it executes the transaction that is this many places earlier. It

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tally_batch::{Reply, Turn};
 
 use super::{
-    command::{Command, CommandReply, Processed, TransactionBatch},
+    command::{Command, CommandReply, Processed},
     fault::StoreFault,
     pending::EngineReply,
+    transaction_batch::TransactionBatch,
 };
 
 /// What EXEC waits for in the commit pipeline.

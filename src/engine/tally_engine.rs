@@ -21,7 +21,7 @@ use super::{
     call_kind::CallKind,
     circuits::{CircuitReport, Circuits, TransitionKind},
     classify::EngineClassifier,
-    command::{Command, CommandReply, CreatedAccounts, Existing, OwnedKey, Processed, TransactionBatch},
+    command::{Command, CommandReply, CreatedAccounts, Existing, OwnedKey, Processed},
     counters::{EngineCounters, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
@@ -30,6 +30,7 @@ use super::{
     pending::EngineReply,
     pipeline::CommitPipeline,
     self_probe::SelfProbes,
+    transaction_batch::TransactionBatch,
 };
 use crate::{
     ledger_clock::{ClockError, ClockReading, ClockStep, LedgerClock},

@@ -4,6 +4,7 @@
 //! whether the call was `executed` (`false` or `unknown`) and what the client may do (`retry`: `no`, `same_id` or
 //! `new_id`). `error_kind.rs` lists the reasons.
 
+mod library;
 pub(crate) mod replica;
 
 use std::{collections::HashMap, fmt::Display, time::Duration};
@@ -559,24 +560,11 @@ pub(crate) fn complete(headers: &mut HeaderMap) {
     if status.code() == Code::Ok || !status.details().is_empty() {
         return;
     }
-    let complete = ErrorBuilder::new(library_kind(status.code()), status.message())
+    let complete = ErrorBuilder::new(library::kind(status.code()), status.message())
         .code(status.code())
         .build();
     // This can fail only if the text is not a valid header, but the text comes from a header.
     let _valid_text = complete.add_header(headers);
-}
-
-/// Returns the kind of an error of tonic or of its services.
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other codes have one kind")]
-const fn library_kind(code: Code) -> ErrorKind {
-    match code {
-        Code::Internal => ErrorKind::MALFORMED_MESSAGE,
-        Code::OutOfRange => ErrorKind::MESSAGE_TOO_LARGE,
-        Code::Unimplemented => ErrorKind::COMPRESSION_NOT_SUPPORTED,
-        Code::Cancelled => ErrorKind::CALL_CANCELLED,
-        Code::NotFound => ErrorKind::NOT_FOUND,
-        _ => ErrorKind::LIBRARY_ERROR,
-    }
 }
 
 /// Returns the trailers that end an answer with `status`.

@@ -9,6 +9,10 @@ use crate::store::replicated::{LOG_DEPTH, ReplicatedConfig};
 /// Longest wait of a read of the log for a record. The election counts silence only while reads succeed, so this must be shorter than
 /// the gap that the election allows between two reads.
 pub(super) const READ_WAIT: Duration = Duration::from_millis(150);
+/// The delay before the second connection of several that bring no success. It doubles with each further one.
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
+/// The longest delay before a connection. When the brokers work again, calls wait at most this much longer.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(320);
 /// Maximum number of bytes of blocks in one request. A request with one larger block is possible.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 
@@ -69,6 +73,12 @@ impl DriverConfig {
     }
 }
 
+/// Returns the delay before the next connection, if the connection before it was made after `delay` and has brought no success. The first
+/// connection is made at once, because most failures are short.
+pub(super) fn next_delay(delay: Duration) -> Duration {
+    (delay * 2).clamp(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX)
+}
+
 /// Returns the part `share` / 2^32 of a time.
 fn part(time: Duration, share: u64) -> Duration {
     let share = f64::from(u32::try_from(share).map_or(u32::MAX, |share| share)) / f64::from(u32::MAX);
@@ -78,6 +88,13 @@ fn part(time: Duration, share: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_delay_of_connections_without_success_grows_to_a_limit() {
+        let delays = std::iter::successors(Some(Duration::ZERO), |delay| Some(next_delay(*delay)));
+        let delays: Vec<u128> = delays.take(8).map(|delay| delay.as_millis()).collect();
+        assert_eq!(delays, [0, 20, 40, 80, 160, 320, 320, 320]);
+    }
 
     #[test]
     fn a_part_is_between_nothing_and_the_whole() {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use tally_batch::BatchError;
 use tally_journal::{DataId, Geometry};
 use tally_ledger::Timestamp;
-use tally_replication::{Election, HaltReason};
+use tally_replication::{Election, HaltReason, Outcome};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -18,11 +19,12 @@ use super::{
     reports::Reports,
 };
 use crate::{
-    engine::{Condition, TallyEngine},
+    engine::{Condition, EngineError, TallyEngine},
     store::{
         embedded::OrderPoint,
         replicated::{
-            Exchange, PartitionLog, ReplicaCommand, ReplicaDriver, ReplicaRole, ReplicaView, ResumePoint,
+            AppendError, Appended, Exchange, PartitionLog, ReplicaCommand, ReplicaDriver, ReplicaFault,
+            ReplicaRole, ReplicaView, ResumePoint,
         },
     },
 };
@@ -156,6 +158,8 @@ impl<L: PartitionLog> Driver<L> {
             }
         };
         self.report(&end);
+        // The engine must not wait for blocks that nobody sends any more.
+        self.exchange.fail(ReplicaFault::Ended);
         end
     }
 
@@ -252,6 +256,33 @@ impl<L: PartitionLog> Driver<L> {
     pub(super) fn clock_behind(&self) -> Duration {
         let (last, wall) = (self.place.base_time_ns, self.engine.clock().wall.as_nanos());
         Duration::from_nanos(last.saturating_sub(wall))
+    }
+
+    /// Returns what the protocol knows of the result of an append.
+    pub(super) fn outcome(&mut self, result: &Result<Appended, AppendError>) -> Outcome {
+        match result {
+            Ok(appended) => Outcome::Appended {
+                base_offset: appended.first_offset,
+            },
+            Err(error) => {
+                self.reports.append_failed(error);
+                match error {
+                    AppendError::Refused(_) => Outcome::Refused,
+                    AppendError::Unresolved(_) => Outcome::Unresolved,
+                }
+            }
+        }
+    }
+
+    /// Makes the end of a driver whose engine has refused a command that it must execute.
+    pub(super) fn refused(error: &EngineError) -> End {
+        match error {
+            // The service stops, and the engine ends before the driver.
+            EngineError::Batch(BatchError::Closed) => End::Stopped,
+            EngineError::Batch(_) | EngineError::CircuitOpen(_) | EngineError::Store(_) => {
+                End::Engine(error.to_string())
+            }
+        }
     }
 
     /// Makes the end of a replica that must stop for good.

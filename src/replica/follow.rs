@@ -7,12 +7,12 @@ use futures_util::future::BoxFuture;
 use tally_batch::BatchError;
 use tally_journal::{BlockBuffer, BlockKind, BlockMeta, BlockStamp};
 use tally_replication::{
-    Accepted, BlockHash, Claim, ClaimStep, Decision, Election, HaltReason, News, Outcome, RequestId,
+    Accepted, BlockHash, Claim, ClaimStep, Decision, Election, HaltReason, News, RequestId,
 };
 use tokio::time::Instant;
 
 use super::{
-    config::READ_WAIT,
+    config::{READ_WAIT, next_delay},
     driver::{Driver, End},
     place::Judged,
 };
@@ -36,6 +36,8 @@ const APPLY_BLOCKS_MAX: usize = 256;
 const APPLY_BYTES_MAX: usize = 8 << 20;
 /// Delay before the engine gets blocks again that it could not apply, and before the log is read again after a failure.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Longest wait until the log has a halt record.
+const HALT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Number of accepted blocks whose hashes are kept, to compare them with what other replicas have.
 const HASHES_MAX: usize = 4096;
 
@@ -51,6 +53,8 @@ struct Claiming {
     claim: Claim,
     bytes: Bytes,
     appending: Option<BoxFuture<'static, (RequestId, Result<Appended, AppendError>)>>,
+    /// The delay before the next connection that the claim needs.
+    reconnect_delay: Duration,
 }
 
 type Applying = BoxFuture<'static, Result<Result<Box<LedgerEnd>, String>, EngineError>>;
@@ -68,6 +72,8 @@ struct Following {
     apply_after: Option<Instant>,
     /// The log is not read before this time.
     read_after: Option<Instant>,
+    /// Whether the last read failed.
+    has_failed: bool,
     /// The end of the log, when it was read last.
     end_offset: Option<u64>,
     /// The hashes of the last accepted blocks, by number.
@@ -99,7 +105,7 @@ impl<L: PartitionLog> Driver<L> {
             }
             self.begin_work(&mut following)?;
             self.follow_step(&mut following).await?;
-            if let Some(serve) = self.decide(&mut following)? {
+            if let Some(serve) = self.decide(&mut following).await? {
                 return Ok(serve);
             }
         }
@@ -193,9 +199,11 @@ impl<L: PartitionLog> Driver<L> {
                     view.lag_ms = None;
                 });
                 following.connecting = Some(self.log.reconnect());
+                following.note_failure();
                 return Ok(());
             }
         };
+        following.has_failed = false;
         self.election.read(self.now());
         for record in &records.records {
             match self.place.judge(record).map_err(|reason| self.halt(reason))? {
@@ -270,7 +278,7 @@ impl<L: PartitionLog> Driver<L> {
                 following.apply_after = Some(Instant::now() + RETRY_DELAY);
                 return Ok(());
             }
-            Err(error) => return Err(End::Engine(error.to_string())),
+            Err(error) => return Err(Self::refused(&error)),
         };
         self.order = end.order;
         self.applied = end.block;
@@ -290,7 +298,6 @@ impl<L: PartitionLog> Driver<L> {
         match result {
             Ok(()) => {
                 self.place.reader.restart();
-                following.read_after = None;
                 if let Some(claiming) = &mut following.claiming
                     && claiming.claim.waits_for_connection()
                 {
@@ -375,6 +382,7 @@ impl<L: PartitionLog> Driver<L> {
             claim,
             bytes,
             appending: None,
+            reconnect_delay: Duration::ZERO,
         });
         self.publish(|view| {
             view.role = ReplicaRole::Candidate;
@@ -395,7 +403,13 @@ impl<L: PartitionLog> Driver<L> {
             }
             ClaimStep::Reconnect => {
                 following.reading = None;
-                following.connecting = Some(self.log.reconnect());
+                let delay = claiming.reconnect_delay;
+                claiming.reconnect_delay = next_delay(delay);
+                let connecting = self.log.reconnect();
+                following.connecting = Some(Box::pin(async move {
+                    tokio::time::sleep(delay).await;
+                    connecting.await
+                }));
             }
             // What is still arriving was read before.
             ClaimStep::ReadFrom(_) => following.reading = None,
@@ -413,25 +427,13 @@ impl<L: PartitionLog> Driver<L> {
             return;
         };
         claiming.appending = None;
-        let outcome = match result {
-            Ok(appended) => Outcome::Appended {
-                base_offset: appended.first_offset,
-            },
-            Err(AppendError::Refused(error)) => {
-                tracing::warn!(error, "the log refused a claim");
-                Outcome::Refused
-            }
-            Err(AppendError::Unresolved(error)) => {
-                tracing::warn!(error, "the outcome of a claim is unknown");
-                Outcome::Unresolved
-            }
-        };
+        let outcome = self.outcome(&result);
         let step = claiming.claim.result(&mut self.place.reader, request, outcome);
         self.claim_step(following, step);
     }
 
     /// Returns the claim if this replica may serve now.
-    fn decide(&mut self, following: &mut Following) -> Result<Option<Serve>, End> {
+    async fn decide(&mut self, following: &mut Following) -> Result<Option<Serve>, End> {
         let Some(claiming) = &following.claiming else {
             return Ok(None);
         };
@@ -453,14 +455,14 @@ impl<L: PartitionLog> Driver<L> {
                 Ok(None)
             }
             Decision::Halt(reason) => {
-                self.send_halt(reason);
+                self.send_halt(reason).await;
                 Err(self.halt(reason))
             }
         }
     }
 
     /// Tells the other replicas through the log that it has lost blocks.
-    fn send_halt(&mut self, reason: HaltReason) {
+    async fn send_halt(&mut self, reason: HaltReason) {
         if let HaltReason::ReplicaAheadOfLog { .. } | HaltReason::LogLostData { .. } = reason {
             let accepted = self.place.reader.accepted();
             let halt = tally_journal::Halt {
@@ -470,11 +472,9 @@ impl<L: PartitionLog> Driver<L> {
                 last_hash: tally_journal::BlockHash(accepted.hash),
                 body: self.config.own_address.clone().into_bytes(),
             };
-            // The request is sent now. Whether it arrives changes nothing here.
-            drop(
-                self.log
-                    .append(vec![Bytes::from(halt.encode(self.place.codec.data_id()))]),
-            );
+            let halt = Bytes::from(halt.encode(self.place.codec.data_id()));
+            // The request is lost if the driver ends before its connection has sent it. The result changes nothing here.
+            drop(tokio::time::timeout(HALT_TIMEOUT, self.log.append(vec![halt])).await);
         }
     }
 }
@@ -492,6 +492,7 @@ impl Following {
             claiming: None,
             apply_after: None,
             read_after: None,
+            has_failed: false,
             end_offset: None,
             hashes: VecDeque::new(),
         }
@@ -525,6 +526,13 @@ impl Following {
             .binary_search_by_key(&number, |(number, _)| *number)
             .ok()?;
         self.hashes.get(found).map(|(_, hash)| *hash)
+    }
+
+    /// Notes that a read failed. After the first failure, the log is read again as soon as it is connected to.
+    fn note_failure(&mut self) {
+        if std::mem::replace(&mut self.has_failed, true) {
+            self.read_after = Some(Instant::now() + RETRY_DELAY);
+        }
     }
 
     /// Returns the next blocks for the engine. They stay in the queue until the engine has applied them.

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tally_batch::BatchError;
 use tally_journal::BlockKind;
 use tally_replication::{
     Accepted, Action, Appender, HaltReason, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
@@ -11,6 +12,7 @@ use tally_replication::{
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    config::next_delay,
     driver::{Driver, End},
     place::facts,
 };
@@ -19,19 +21,17 @@ use crate::{
     store::{
         embedded::LedgerEnd,
         replicated::{
-            AppendError, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog, ReadError,
+            AppendError, Appended, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog, ReadError,
             ReplicaCommand, ReplicaFault, ReplicaRole, ResignBody, ResignError, Resigned, ResumePoint,
         },
     },
 };
 
-/// The first delay before the leader connects to the log again. It doubles with each failure.
-const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
-/// The longest delay before the leader connects to the log again.
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(1);
+/// Delay before the engine is asked again whose queue was full.
+const FULL_DELAY: Duration = Duration::from_millis(20);
 
 /// The result of a request to append.
-type Appending = BoxFuture<'static, (Sent, Outcome)>;
+type Appending = BoxFuture<'static, (Sent, Result<Appended, AppendError>)>;
 /// The result of a read.
 type Reading = BoxFuture<'static, (ReadId, Result<LogRecords, ReadError>)>;
 
@@ -60,7 +60,11 @@ struct Leading {
     placed: VecDeque<Placed>,
     appends: FuturesUnordered<Appending>,
     reads: FuturesUnordered<Reading>,
+    /// Reads that have failed, and that are repeated on the next connection.
+    failed_reads: Vec<ReadId>,
     reconnecting: Option<BoxFuture<'static, Result<(), ReadError>>>,
+    /// Whether the appender has asked for the next connection.
+    owes_connection: bool,
     reconnect_delay: Duration,
     heartbeat: Option<BoxFuture<'static, Result<(), EngineError>>>,
     resigning: Option<BoxFuture<'static, Result<Box<LedgerEnd>, EngineError>>>,
@@ -79,10 +83,7 @@ impl<L: PartitionLog> Driver<L> {
             writer: accepted.writer,
         };
         self.exchange.begin_leading(leadership, accepted.number);
-        self.engine
-            .lead()
-            .await
-            .map_err(|error| End::Engine(error.to_string()))?;
+        self.begin_leading().await?;
         self.publish(|view| {
             view.role = ReplicaRole::Leader;
             view.caught_up = true;
@@ -108,6 +109,22 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
+    /// Makes the engine lead. Its queue can be full of reads.
+    async fn begin_leading(&mut self) -> Result<(), End> {
+        loop {
+            let why = match self.engine.lead().await {
+                Ok(()) => return Ok(()),
+                Err(error @ EngineError::Batch(BatchError::Full { .. })) => error.to_string(),
+                Err(error) => return Err(Self::refused(&error)),
+            };
+            self.reports.not_applied(&why);
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(End::Stopped),
+                () = tokio::time::sleep(FULL_DELAY) => {}
+            }
+        }
+    }
+
     /// Waits for one event, and reports it to the appender.
     async fn lead_step(&mut self, leading: &mut Leading) -> Result<(), End> {
         let heartbeat_at = leading.last_submit + self.config.heartbeat;
@@ -122,7 +139,10 @@ impl<L: PartitionLog> Driver<L> {
                 leading.resigning = None;
                 self.note_resignation(leading, resigned);
             }
-            Some((sent, outcome)) = leading.appends.next() => leading.appended(sent, outcome),
+            Some((sent, result)) = leading.appends.next() => {
+                let outcome = self.outcome(&result);
+                leading.appended(sent, outcome);
+            }
             Some((read, result)) = leading.reads.next() => self.note_read(leading, read, result),
             () = self.exchange.submitted() => leading.submit(self.exchange.take()),
             result = optional(&mut leading.reconnecting) => {
@@ -153,10 +173,13 @@ impl<L: PartitionLog> Driver<L> {
                     let sent = Sent { request, first, last };
                     leading
                         .appends
-                        .push(Box::pin(async move { (sent, outcome(appending.await)) }));
+                        .push(Box::pin(async move { (sent, appending.await) }));
                 }
                 Action::Reconnect => {
-                    tracing::warn!("an append has no clear outcome; the leader connects to the log again");
+                    leading.owes_connection = true;
+                    // The appender has given up all its reads.
+                    leading.failed_reads.clear();
+                    leading.reads.clear();
                     self.start_reconnection(leading);
                 }
                 Action::Read {
@@ -199,20 +222,25 @@ impl<L: PartitionLog> Driver<L> {
 
     fn start_reconnection(&mut self, leading: &mut Leading) {
         let delay = leading.reconnect_delay;
-        leading.reconnect_delay = (delay * 2).min(RECONNECT_DELAY_MAX);
+        leading.reconnect_delay = next_delay(delay);
         let connecting = self.log.reconnect();
         leading.reconnecting = Some(Box::pin(async move {
-            let result = connecting.await;
-            if result.is_err() {
-                tokio::time::sleep(delay).await;
-            }
-            result
+            tokio::time::sleep(delay).await;
+            connecting.await
         }));
     }
 
     fn note_reconnection(&mut self, leading: &mut Leading, result: Result<(), ReadError>) {
         match result {
-            Ok(()) => leading.appender.reconnected(),
+            Ok(()) => {
+                for read in std::mem::take(&mut leading.failed_reads) {
+                    let reading = self.log.read(leading.appender.next_offset(), Duration::ZERO);
+                    leading.reads.push(Box::pin(async move { (read, reading.await) }));
+                }
+                if std::mem::take(&mut leading.owes_connection) {
+                    leading.appender.reconnected();
+                }
+            }
             Err(error) => {
                 self.reports.log_unavailable(&error);
                 self.start_reconnection(leading);
@@ -229,18 +257,16 @@ impl<L: PartitionLog> Driver<L> {
                     .map(|record| self.place.codec.record(record))
                     .collect();
                 leading.appender.read(read, &judged, records.next_offset);
-                leading.reconnect_delay = RECONNECT_DELAY_MIN;
             }
             Err(ReadError::OutOfRange { .. }) => leading.appender.out_of_range(),
             Err(error) => {
-                // The appender waits for this read, so it is repeated.
+                // The appender waits for this read, so it is repeated, on a new connection: on the old one every read may fail. The
+                // outcome of the appends in flight becomes unknown.
                 self.reports.log_unavailable(&error);
-                let from = leading.appender.next_offset();
-                let reading = self.log.read(from, Duration::ZERO);
-                leading.reads.push(Box::pin(async move {
-                    tokio::time::sleep(RECONNECT_DELAY_MIN).await;
-                    (read, reading.await)
-                }));
+                leading.failed_reads.push(read);
+                if leading.reconnecting.is_none() {
+                    self.start_reconnection(leading);
+                }
             }
         }
     }
@@ -260,6 +286,10 @@ impl<L: PartitionLog> Driver<L> {
                 let successor = successor.or_else(|| self.peers.successor());
                 tracing::info!(successor, "this replica gives up leadership");
                 self.stop_leading(leading, BlockKind::Resign, successor, answer);
+            }
+            ReplicaCommand::EndLog { answer } if leading.resigning.is_some() => {
+                // The block that ends this leadership does not end the log.
+                drop(answer.send(Err(ResignError::NotLeader)));
             }
             ReplicaCommand::EndLog { answer } => {
                 tracing::info!("this replica ends the log");
@@ -282,6 +312,9 @@ impl<L: PartitionLog> Driver<L> {
     ) {
         leading.resign_answers.push(answer);
         if leading.resigning.is_none() {
+            // This replica must take no reads any more when it sends its last block. The log may accept this block long before this
+            // replica learns it, and a read that arrives in between would not show what the next leader has executed.
+            self.publish(|view| view.role = ReplicaRole::Standby);
             let body = ResignBody { successor: next }.encode();
             let engine = self.engine.clone();
             leading.resigning = Some(Box::pin(async move { engine.stop_leading(kind, body).await }));
@@ -291,6 +324,7 @@ impl<L: PartitionLog> Driver<L> {
     fn note_resignation(&mut self, leading: &mut Leading, resigned: Result<Box<LedgerEnd>, EngineError>) {
         if let Err(error) = resigned {
             tracing::warn!(%error, "this replica could not give up leadership");
+            self.publish(|view| view.role = ReplicaRole::Leader);
             for answer in leading.resign_answers.drain(..) {
                 drop(answer.send(Err(ResignError::Unresolved)));
             }
@@ -340,8 +374,10 @@ impl Leading {
             placed: VecDeque::new(),
             appends: FuturesUnordered::new(),
             reads: FuturesUnordered::new(),
+            failed_reads: Vec::new(),
             reconnecting: None,
-            reconnect_delay: RECONNECT_DELAY_MIN,
+            owes_connection: false,
+            reconnect_delay: Duration::ZERO,
             heartbeat: None,
             resigning: None,
             resign_answers: Vec::new(),
@@ -366,6 +402,7 @@ impl Leading {
     fn appended(&mut self, sent: Sent, outcome: Outcome) {
         let Sent { request, first, last } = sent;
         if let Outcome::Appended { base_offset } = outcome {
+            self.reconnect_delay = Duration::ZERO;
             self.placed.push_back(Placed {
                 first,
                 last,
@@ -393,22 +430,6 @@ impl Leading {
             "the blocks {first} to {last} are held until they are durable"
         );
         bytes
-    }
-}
-
-fn outcome(result: Result<crate::store::replicated::Appended, AppendError>) -> Outcome {
-    match result {
-        Ok(appended) => Outcome::Appended {
-            base_offset: appended.first_offset,
-        },
-        Err(AppendError::Refused(error)) => {
-            tracing::warn!(error, "the log refused an append");
-            Outcome::Refused
-        }
-        Err(AppendError::Unresolved(error)) => {
-            tracing::warn!(error, "the outcome of an append is unknown");
-            Outcome::Unresolved
-        }
     }
 }
 

@@ -2,12 +2,16 @@
 
 use tokio::time::Instant;
 
-use crate::{store::replicated::ReadError, telemetry::LogLimit};
+use crate::{
+    store::replicated::{AppendError, ReadError},
+    telemetry::LogLimit,
+};
 
 /// Limits the log lines of the driver.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     unavailable: LogLimit,
+    append: LogLimit,
     busy: LogLimit,
 }
 
@@ -18,6 +22,13 @@ impl Reports {
     pub(super) fn log_unavailable(&mut self, error: &ReadError) {
         if let Some(omitted) = self.unavailable.admit(Instant::now()) {
             tracing::warn!(%error, omitted, "the replicated log can't be used at the moment");
+        }
+    }
+
+    /// Reports that an append failed, or that its outcome is unknown.
+    pub(super) fn append_failed(&mut self, error: &AppendError) {
+        if let Some(omitted) = self.append.admit(Instant::now()) {
+            tracing::warn!(%error, omitted, "an append to the replicated log has failed and is repeated");
         }
     }
 

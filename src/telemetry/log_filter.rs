@@ -27,12 +27,13 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 40] = [
+const TARGETS: [&str; 47] = [
     "tally::admin::ledger",
     "tally::admin::routes",
     "tally::admin::server",
     AUDIT_TARGET,
     "tally::cli::serve",
+    "tally::cli::serve_replica",
     "tally::cli::serve_store",
     "tally::engine::circuits",
     "tally::engine::clock_watch",
@@ -48,6 +49,12 @@ const TARGETS: [&str; 40] = [
     "tally::grpc::transport::connection",
     "tally::grpc::transport::lifetime",
     "tally::grpc::transport::net",
+    "tally::replica::driver",
+    "tally::replica::follow",
+    "tally::replica::lead",
+    "tally::replica::prepare",
+    "tally::replica::publish",
+    "tally::replica::reports",
     RPC_TARGET,
     "tally::security::state",
     "tally::store::embedded::id_files",

@@ -215,7 +215,10 @@ class Chaos:
         def begin():
             self.network.delay(tally.name, other, milliseconds, jitter_ms=milliseconds / 2, loss_percent=loss)
 
-        return self.fault(f"delay of a link of the {role}", [tally], begin, lambda: self.network.delay(tally.name, other, 0), 1, 5)
+        def end():
+            self.network.delay(tally.name, other, 0)
+
+        return self.fault(f"delay of a link of the {role}", [tally], begin, end, 1, 5)
 
     def kill_all_tallys(self):
         def begin():

@@ -19,6 +19,8 @@ def pytest_addoption(parser):
     option("--kills", "TALLY_TEST_FAILOVERS", "10", "how often the leading Tally is killed", int)
     option("--pauses", "TALLY_TEST_PAUSES", "5", "for how long the leading Tally is paused, in seconds")
     option("--chaos-seconds", "TALLY_TEST_CHAOS_SECONDS", "60", "the length of the random faults", float)
+    # Brokers on a machine that builds beside the test take each other for dead after a second, which makes a failover longer.
+    group.addoption("--session-ms", type=int, default=1000, help="broker.session.timeout.ms; default: %(default)s")
     group.addoption("--bounds", action="store_true", help="compares the times of failovers with their bounds")
     group.addoption("--seed", type=int, default=None, help="the seed of the random faults; default: another one each time")
 
@@ -30,6 +32,7 @@ class Options:
     pauses: list
     chaos_seconds: float
     seed: int
+    session_ms: int
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +40,7 @@ def options(request):
     given = request.config.getoption
     pauses = [float(pause_s) for pause_s in given("--pauses").split(",")]
     seed = random.randrange(1 << 32) if given("--seed") is None else given("--seed")
-    return Options(given("--kills"), given("--bounds"), pauses, given("--chaos-seconds"), seed)
+    return Options(given("--kills"), given("--bounds"), pauses, given("--chaos-seconds"), seed, given("--session-ms"))
 
 
 @pytest.fixture(scope="session")

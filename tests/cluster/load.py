@@ -7,8 +7,8 @@ writes one line of JSON for each operation to the file HISTORY. All times are th
 all processes of a machine share. SIGTERM ends the load: the operations that have begun are finished.
 
 Kinds of operations (`kind`):
-- `write`: a transaction: alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so the
-  balance of `total` is the number of those that were executed.
+- `write`: a transaction: alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so
+  the balance of `total` is the number of those that were executed.
 - `hold`: reserves 1 for a short time. The expiry is a transaction of its own, which the leader makes.
 - `reject`: a transaction that the ledger must reject, because the account is empty.
 - `again`: repeats a finished operation. The answer must be the same, and say that it is a repetition.

@@ -3,7 +3,7 @@
 import http.client
 import json
 
-from nodes import Node, spawn
+from nodes import Node, spawn, wait_until
 
 
 class Tally(Node):
@@ -97,12 +97,16 @@ class Tally(Node):
 
     def initialize(self):
         """Makes the ledger, once for each cluster: the first Tally does it with an empty topic."""
-        self.run("replica", "init")
+        wait_until(lambda: self.try_run("replica", "init"), f"tally replica init failed:\n{self.last_output()}", every_s=0.5)
 
     def run(self, *arguments):
         """Runs a subcommand with the settings of this Tally, which must be stopped."""
+        assert self.try_run(*arguments), f"tally {' '.join(arguments)} failed:\n{self.last_output()}"
+
+    def try_run(self, *arguments):
+        """Runs a subcommand, and returns whether it succeeded. A broker can fail meanwhile, and then some must be repeated."""
         assert not self.running, f"{self.name} runs"
         _, environment = self.command()
         self.directory.mkdir(parents=True, exist_ok=True)
         process = spawn([str(self.binary), *arguments], self.output, environment, self.network, self.name)
-        assert process.wait(60) == 0, f"tally {' '.join(arguments)} failed:\n{self.last_output()}"
+        return process.wait(60) == 0

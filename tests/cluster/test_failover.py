@@ -21,11 +21,14 @@ KILL_MEDIAN_S, KILL_MAX_S, STOP_MAX_S = 0.9, 2.0, 0.3
 
 
 @pytest.fixture(scope="module")
-def ledger(tmp_path_factory, tally_binary):
+def ledger(tmp_path_factory, tally_binary, options):
     """A cluster with three Tallys. After all tests of this file, everything that any load was told is compared with it."""
     need_network()
     directory = tmp_path_factory.mktemp("ledger")
-    with Cluster(directory, tallys=3, network=True, binary=tally_binary, tally_settings=SETTINGS) as cluster:
+    timeouts = {"session_ms": options.session_ms}
+    with Cluster(
+        directory, tallys=3, network=True, binary=tally_binary, tally_settings=SETTINGS, timeouts=timeouts
+    ) as cluster:
         cluster.start()
         cluster.histories = []
         yield cluster

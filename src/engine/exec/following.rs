@@ -10,6 +10,7 @@ use crate::{
     engine::{
         command::{Command, CommandReply},
         fault::StoreFault,
+        health::Condition,
         suspended::{Executed, Rest, Until},
     },
     store::embedded::{AcceptedBlock, SealedBlock},
@@ -44,6 +45,10 @@ impl Exec {
             match self.book.follow(&block.header, block.body(), spare) {
                 Ok(sealed) => self.hand_over(sealed),
                 Err(error) => {
+                    // A part of the block may be applied. Nobody may see this state, not even a checkpoint.
+                    tracing::error!(%error, "an accepted block does not fit the ledger; nothing is executed until the next start");
+                    self.failed = true;
+                    self.health.fail(Condition::StoreFailed);
                     return Executed::Done(Ok(CommandReply::Followed(Err(error.to_string()))));
                 }
             }

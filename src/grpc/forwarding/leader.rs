@@ -294,19 +294,24 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks 
     }
 }
 
-/// Waits until another replica than `leader` leads, and for [`SUPERSEDED_GRACE`].
+/// Waits until another replica than `leader` leads, and for [`SUPERSEDED_GRACE`]. If `leader` leads again by then, waits on.
 async fn superseded(replica: &Replica, leader: &str) {
     let mut changes = replica.changes();
     let is_other = |known: Option<&str>| known.is_some_and(|known| known != leader);
-    let waited = changes
-        .wait_for(|view| is_other(view.leader.as_deref()))
-        .await
-        .is_ok();
-    if !waited {
-        // The driver has ended, so the view does not change any more.
-        std::future::pending::<()>().await;
+    loop {
+        let waited = changes
+            .wait_for(|view| is_other(view.leader.as_deref()))
+            .await
+            .is_ok();
+        if !waited {
+            // The driver has ended, so the view does not change any more.
+            std::future::pending::<()>().await;
+        }
+        sleep(SUPERSEDED_GRACE).await;
+        if changes.borrow_and_update().leader.as_deref() != Some(leader) {
+            return;
+        }
     }
-    sleep(SUPERSEDED_GRACE).await;
 }
 
 /// Reads the files for TLS.
@@ -344,4 +349,33 @@ fn tls(config: &ForwardingConfig) -> Result<ClientConfig, ForwardingError> {
     };
     tls.alpn_protocols = vec![b"h2".to_vec()];
     Ok(tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::replicated::ReplicaView;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_leads_again_in_time_is_not_superseded() {
+        const ALMOST: Duration = Duration::from_millis(900);
+        let (replica, driver) = Replica::new(ReplicaView {
+            leader: Some("a".to_owned()),
+            ..ReplicaView::default()
+        });
+        let lead = |leader: Option<&str>| {
+            driver
+                .view
+                .send_modify(|view| view.leader = leader.map(str::to_owned));
+        };
+        let mut waiting = Box::pin(superseded(&replica, "a"));
+        for leader in [None, Some("b"), Some("a")] {
+            lead(leader);
+            assert!(timeout(ALMOST, &mut waiting).await.is_err(), "{leader:?}");
+        }
+        assert!(timeout(SUPERSEDED_GRACE * 2, &mut waiting).await.is_err());
+        lead(Some("b"));
+        assert!(timeout(ALMOST, &mut waiting).await.is_err());
+        assert!(timeout(SUPERSEDED_GRACE, &mut waiting).await.is_ok());
+    }
 }

@@ -23,7 +23,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, uri::PathAndQuery};
 use hyper::body::Incoming;
 use tally_batch::BatchError;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 
 use self::{
@@ -202,7 +202,8 @@ impl Forwarder {
                 let (head, incoming) = response.into_parts();
                 let has_status = head.headers.contains_key(Status::GRPC_STATUS);
                 let body = tonic::body::Body::new(body.of(incoming, has_status));
-                Answer::relayed(Response::from_parts(head, body), of_answer, reservation)
+                let over = answer_is_over(of_answer, deadline);
+                Answer::relayed(Response::from_parts(head, body), over, reservation)
             }
             Err(status) => Answer::status(status, reservation),
         }
@@ -301,6 +302,31 @@ async fn attempt(
         let unsent = error.take_message();
         tracing::debug!(error = %error.error(), sent = unsent.is_none(), "a forwarded call failed");
         unsent.map(Box::new)
+    })
+}
+
+/// Becomes ready when the replica must end an answer that the leader has begun: when `ended` is ready, or when the leader does not
+/// complete the answer in time.
+fn answer_is_over(
+    ended: Option<BoxFuture<'static, Status>>,
+    deadline: Option<Instant>,
+) -> Option<BoxFuture<'static, Status>> {
+    let Some(deadline) = deadline else {
+        return ended;
+    };
+    let expired = async move {
+        sleep_until(deadline + DEADLINE_GRACE).await;
+        status::engine(&BatchError::ExpiredInExecution.into())
+    };
+    Some(match ended {
+        None => expired.boxed(),
+        Some(ended) => async move {
+            tokio::select! {
+                status = ended => status,
+                status = expired => status,
+            }
+        }
+        .boxed(),
     })
 }
 

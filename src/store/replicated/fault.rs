@@ -15,4 +15,7 @@ pub enum ReplicaFault {
     /// The log or a block in it contradicts what this replica knows. Somebody must look at it.
     #[error("{0}")]
     Halted(String),
+    /// The driver has ended, so nobody sends the blocks in flight any more. Whether the log has them is unknown.
+    #[error("the replica has stopped; whether the log accepts the blocks in flight is unknown")]
+    Ended,
 }

@@ -224,6 +224,11 @@ impl Running {
         end
     }
 
+    /// Ends the driver.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends the engine of a replica whose driver has ended.
     pub(super) async fn drain(&self) {
         let engine = self.engine.clone();

@@ -42,6 +42,8 @@ pub(crate) enum AppendFault {
 pub(crate) struct Link {
     log: MemoryLog,
     is_cut: Arc<Mutex<bool>>,
+    /// Whether every read fails until the replica connects again.
+    is_broken: Arc<Mutex<bool>>,
 }
 
 const SETTINGS: [(&str, &str); 7] = [
@@ -62,12 +64,18 @@ impl MemoryLog {
         Link {
             log: self.clone(),
             is_cut: Arc::default(),
+            is_broken: Arc::default(),
         }
     }
 
     /// Lets the next append meet this fault.
     pub(crate) fn fail_next(&self, fault: AppendFault) {
         self.0.state.lock().faults.push_back(fault);
+    }
+
+    /// The bytes of a record.
+    pub(crate) fn record(&self, offset: usize) -> Bytes {
+        self.0.state.lock().records[offset].clone()
     }
 
     /// The number of records.
@@ -131,6 +139,11 @@ impl Link {
         self.log.0.grown.notify_waiters();
     }
 
+    /// Ends the connection for reads: every read fails until the replica connects again.
+    pub(crate) fn break_reads(&self) {
+        *self.is_broken.lock() = true;
+    }
+
     fn is_cut(&self) -> bool {
         *self.is_cut.lock()
     }
@@ -156,7 +169,7 @@ impl PartitionLog for Link {
             let until = tokio::time::Instant::now() + wait;
             loop {
                 let grown = link.log.0.grown.notified();
-                if link.is_cut() {
+                if link.is_cut() || *link.is_broken.lock() {
                     return Err(unavailable());
                 }
                 let found = link.log.read(offset)?;
@@ -169,6 +182,7 @@ impl PartitionLog for Link {
 
     fn reconnect(&mut self) -> Doing<Result<(), ReadError>> {
         let result = if self.is_cut() { Err(unavailable()) } else { Ok(()) };
+        *self.is_broken.lock() &= result.is_err();
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
             result

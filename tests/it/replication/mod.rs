@@ -1,5 +1,6 @@
 //! Several replicas in one process, with real engines and directories, on a replicated log in memory.
 
 mod cluster;
+mod faults;
 mod memory_log;
 mod replicas;

@@ -12,7 +12,7 @@ use super::{
     memory_log::AppendFault,
 };
 
-fn is_committed(outcome: &Result<Outcome, EngineError>, replayed: bool) -> bool {
+pub(super) fn is_committed(outcome: &Result<Outcome, EngineError>, replayed: bool) -> bool {
     matches!(outcome, Ok(Outcome::Committed { replayed: found, .. }) if *found == replayed)
 }
 

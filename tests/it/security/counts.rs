@@ -128,7 +128,7 @@ async fn the_connections_to_the_operators_port_are_counted_with_their_own_label(
     assert!(metric(&server, "tally_connections{port=\"admin\"}").await >= 1.0);
     assert_eq!(
         metric(&server, "tally_connections_max{port=\"admin\"}").await,
-        64.0
+        256.0
     );
     assert_eq!(metric(&server, GRPC_CONNECTIONS).await, 0.0);
     assert!(

@@ -141,7 +141,7 @@ async fn a_closed_connection_is_reported_and_opened_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_whose_leader_is_lost_ends_with_an_error_after_which_the_client_can_go_on() {
-    let leader = FakeLeader::start(Conduct::CloseWithinAnswer).await;
+    let leader = FakeLeader::start(Conduct::HangWithinAnswer).await;
     let (standby, _driver) = standby_of(leader.endpoint()).await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let mut client = standby.transactions().await;
@@ -151,13 +151,9 @@ async fn a_stream_whose_leader_is_lost_ends_with_an_error_after_which_the_client
         .await
         .unwrap()
         .into_inner();
-    let status = loop {
-        match answers.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the stream ended without a reason"),
-            Err(status) => break status,
-        }
-    };
+    assert!(answers.message().await.unwrap().is_some());
+    leader.close();
+    let status = answers.message().await.unwrap_err();
     assert_eq!(
         summary(&status),
         expected(Code::Unavailable, "LEADER_LOST", "unknown")
@@ -167,17 +163,36 @@ async fn a_stream_whose_leader_is_lost_ends_with_an_error_after_which_the_client
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_hangs_does_not_hold_a_call_beyond_its_deadline() {
-    let leader = FakeLeader::start(Conduct::Hang).await;
-    let (standby, _driver) = standby_of(leader.endpoint()).await;
+    for conduct in [Conduct::Hang, Conduct::HangWithinAnswer] {
+        let leader = FakeLeader::start(conduct).await;
+        let (standby, _driver) = standby_of(leader.endpoint()).await;
+        let mut client = standby.patient_transactions().await;
+        let error = client
+            .process_transaction(with_deadline("t", Duration::from_millis(100)))
+            .await;
+        let error = error.unwrap_err();
+        assert_eq!(
+            summary(&error),
+            expected(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", "unknown"),
+            "{conduct:?}"
+        );
+    }
+}
+
+/// As a process that is stopped, or a machine that is cut off: nothing answers, but the connection stays open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_machine_does_not_answer_is_lost_even_if_the_call_has_no_deadline() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    let (standby, _driver) = standby_of(&silent).await;
     let mut client = standby.patient_transactions().await;
-    let error = client
-        .process_transaction(with_deadline("t", Duration::from_millis(100)))
-        .await;
-    let error = error.unwrap_err();
+    let call = tokio::time::timeout(WAIT_MAX, client.process_transaction(pay("t"))).await;
+    let error = call.unwrap().unwrap_err();
     assert_eq!(
         summary(&error),
-        expected(Code::DeadlineExceeded, "EXPIRED_IN_EXECUTION", "unknown")
+        expected(Code::Unavailable, "LEADER_LOST", "unknown")
     );
+    drop(listener);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::Notify, task::AbortHandle};
+use tokio_stream::StreamExt;
 
 /// What the leader does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(super) enum Conduct {
     Close,
     /// Begins the answer, and closes the connection.
     CloseWithinAnswer,
+    /// Begins the answer, and does not go on.
+    HangWithinAnswer,
     /// Begins the answer, and ends it without a status.
     EndWithoutStatus,
     /// Never answers.
@@ -141,6 +144,11 @@ impl FakeLeader {
                     Ok(message),
                     Err(std::io::Error::other("the leader fails")),
                 ]))
+            }
+            Conduct::HangWithinAnswer => {
+                let message = Ok(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 0])));
+                let body = tokio_stream::iter([message]).chain(tokio_stream::pending());
+                Ok(begin(Vec::new()).map(|_| BodyExt::boxed(StreamBody::new(body))))
             }
             Conduct::EndWithoutStatus => Ok(begin(Vec::new())),
             Conduct::Hang => std::future::pending().await,

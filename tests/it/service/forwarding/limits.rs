@@ -1,5 +1,6 @@
 //! A client that does not read its answers can't block the forwarded calls of others.
 
+use prost::Message;
 use tally::proto::transaction_service_client::TransactionServiceClient;
 use tonic::transport::Endpoint;
 
@@ -7,7 +8,7 @@ use super::*;
 
 /// Number of calls with unread answers.
 const UNREAD: usize = 300;
-/// Number of transactions of a page. Its answer is longer than the window of a forwarded answer.
+/// Number of transactions.
 const PAGE: usize = 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,14 +57,9 @@ async fn many_forwarded_calls_with_unread_answers_do_not_block_another_client() 
         ..ListTransactionsRequest::default()
     };
     let page = tokio::time::timeout(WAIT_MAX, honest.list_transactions(page)).await;
-    assert_eq!(
-        page.expect("the honest client is served")
-            .unwrap()
-            .into_inner()
-            .transactions
-            .len(),
-        PAGE
-    );
+    let page = page.expect("the honest client is served").unwrap().into_inner();
+    // Longer than the window of a forwarded answer, although a page has fewer transactions than `page_size` if they are long.
+    assert!(page.encoded_len() > 32 << 10, "{} bytes", page.encoded_len());
     for call in calls {
         call.abort();
     }
