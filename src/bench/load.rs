@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery};
+use tonic::{Code, Request, Response, Status, client::Grpc, codegen::http::uri::PathAndQuery};
 use tonic_types::StatusExt;
 
 use super::{
@@ -29,7 +29,7 @@ use super::{
     target::{Target, TargetKind, call_failed, connect, in_time},
 };
 use crate::{
-    client::{ClientConfig, Connection},
+    client::{ClientConfig, Connection, RetryObserver, RetryPolicy},
     proto::{
         Account, BatchCreateAccountsRequest, CreateAccountRequest,
         account_service_client::AccountServiceClient,
@@ -281,13 +281,26 @@ impl Load {
         pace: &Pace,
         stats: &RefCell<LoadStats>,
     ) -> Result<(), BenchError> {
+        // With several endpoints, a failed call is sent again with the same ids, as by any other client. With one endpoint, the benchmark
+        // measures the service, and not what a client makes of its failures.
+        let retries = connection.has_alternatives();
         let mut client = self.client(connection);
         let codec = LoadCodec::new(self.generator.clone(), method.message_type);
         self.repeat(pace, per_call, stats, async |numbers| {
             let sent = numbers.end - numbers.start;
-            client.ready().await.map_err(|error| method.not_ready(error))?;
-            let path = PathAndQuery::from_static(method.path);
-            match client.unary(Request::new(numbers), path, codec.clone()).await {
+            let answer = if retries {
+                let call = |_| {
+                    let (mut client, numbers, codec) = (client.clone(), numbers.clone(), codec.clone());
+                    async move { method.call(&mut client, numbers, codec).await }
+                };
+                RetryPolicy::default()
+                    .run_over(true, &RetryObserver::default(), call)
+                    .await
+                    .map_err(|error| error.status().clone())
+            } else {
+                method.call(&mut client, numbers, codec.clone()).await
+            };
+            match answer {
                 Ok(response) => self.outcomes(response.into_inner()),
                 Err(status) => self.call_failed(method, status, sent),
             }
@@ -336,7 +349,10 @@ impl Load {
             }
         });
         let failed = |status| STREAM.failed(status);
-        client.ready().await.map_err(|error| STREAM.not_ready(error))?;
+        client
+            .ready()
+            .await
+            .map_err(|error| failed(Status::from_error(error)))?;
         let codec = LoadCodec::new(self.generator.clone(), STREAM.message_type);
         let mut answers = client
             .streaming(
@@ -416,8 +432,16 @@ impl Load {
 // ===== impl Method =====
 
 impl Method {
-    fn not_ready(&self, error: tonic::transport::Error) -> BenchError {
-        self.failed(Status::from_error(error.into()))
+    /// Makes a call with the transactions `numbers`.
+    async fn call(
+        &self,
+        client: &mut Grpc<Connection>,
+        numbers: Range<u64>,
+        codec: LoadCodec,
+    ) -> Result<Response<Reply>, Status> {
+        client.ready().await.map_err(Status::from_error)?;
+        let path = PathAndQuery::from_static(self.path);
+        client.unary(Request::new(numbers), path, codec).await
     }
 
     const fn failed(&self, status: Status) -> BenchError {

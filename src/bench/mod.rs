@@ -88,7 +88,7 @@ pub async fn run(settings: &BenchSettings, remote: Option<ClientConfig>) -> Resu
         let report = expiry::run(settings, &service, holds).await?;
         return Ok(BenchReport::Expiry(Box::new(report)));
     }
-    let endpoint = remote.as_ref().map(|config| config.endpoint.clone());
+    let endpoint = remote.as_ref().map(ClientConfig::endpoints_text);
     let report = measure_load(settings, remote).await?.with_endpoint(endpoint);
     Ok(BenchReport::Load(Box::new(report)))
 }

@@ -134,7 +134,7 @@ impl Target {
         let begun = Instant::now();
         let (child, endpoint) = start(&["serve".as_ref(), "--data".as_ref(), &data.path])?;
         self.child = Some(child);
-        self.client.endpoint = endpoint;
+        self.client.endpoints = vec![endpoint];
         Ok(Some(begun.elapsed()))
     }
 

@@ -20,9 +20,16 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
     /// Address of the service to load; https:// for TLS. Without this option, the benchmark starts its own service.
-    /// TALLY_ENDPOINT has no effect on the benchmark, because a load on a running service must be intended.
-    #[arg(long, value_name = "URL", conflicts_with = "self_contained")]
-    endpoint: Option<String>,
+    /// TALLY_ENDPOINT has no effect on the benchmark, because a load on a running service must be intended. Several addresses,
+    /// with commas between them, are those of its replicas: calls then go on at another replica if one is lost, so the longest
+    /// latency shows how long a failover takes. Streams do not go on.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "self_contained",
+        value_delimiter = ','
+    )]
+    endpoint: Vec<String>,
     /// How to authenticate.
     #[command(flatten)]
     credentials: Credentials,
@@ -49,10 +56,7 @@ pub struct EchoArgs {
 }
 
 pub(super) fn run(args: &BenchArgs) -> ExitCode {
-    let remote = args
-        .endpoint
-        .as_ref()
-        .map(|endpoint| args.credentials.config(endpoint));
+    let remote = (!args.endpoint.is_empty()).then(|| args.credentials.config(&args.endpoint));
     // A signal drops the future, which kills the service and removes its temporary directory.
     match until_signal(bench::run(&args.settings, remote.clone())) {
         Ok(Ok(report)) if args.json || args.output == OutputFormat::Json => {

@@ -20,16 +20,17 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The service to call, and the credentials.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
-    /// Address of the service; https:// for TLS.
+    /// Address of the service; https:// for TLS. Several addresses, with commas between them, are those of its replicas.
     #[arg(
         long,
         value_name = "URL",
         env = "TALLY_ENDPOINT",
         default_value = "http://127.0.0.1:50051",
+        value_delimiter = ',',
         value_parser = endpoint,
         global = true
     )]
-    pub endpoint: String,
+    pub endpoint: Vec<String>,
     /// How to authenticate.
     #[command(flatten)]
     pub credentials: Credentials,
@@ -107,10 +108,10 @@ impl ClientArgs {
 // ===== impl Credentials =====
 
 impl Credentials {
-    /// Returns the configuration of a client of the service at `endpoint`.
-    pub(super) fn config(&self, endpoint: &str) -> ClientConfig {
+    /// Returns the configuration of a client of the service at `endpoints`.
+    pub(super) fn config(&self, endpoints: &[String]) -> ClientConfig {
         ClientConfig {
-            endpoint: endpoint.to_owned(),
+            endpoints: endpoints.to_vec(),
             ca: self.ca.clone(),
             identity: self.client_certificate.clone().zip(self.client_key.clone()),
             server_name: self.server_name.clone(),
@@ -153,4 +154,33 @@ pub(super) fn within<M>(timeout: Duration, message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, FromArgMatches};
+
+    use super::*;
+
+    fn endpoints(words: &[&str]) -> Result<Vec<String>, clap::Error> {
+        let command = ClientArgs::augment_args(Command::new("tally"));
+        // The environment of the test must not matter.
+        let command = command.mut_args(|argument| argument.env(None::<&str>));
+        let matches = command.try_get_matches_from([&["tally"], words].concat())?;
+        Ok(ClientArgs::from_arg_matches(&matches)?.config().endpoints)
+    }
+
+    #[test]
+    fn endpoints_are_separated_by_commas_or_repeated() {
+        let found = |words: &[&str]| endpoints(words).unwrap();
+        assert_eq!(found(&[]), ["http://127.0.0.1:50051"]);
+        assert_eq!(found(&["--endpoint", "a:1,http://b:2"]), ["a:1", "http://b:2"]);
+        assert_eq!(
+            found(&["--endpoint", "a:1", "--endpoint", "b:2,c:3"]),
+            ["a:1", "b:2", "c:3"]
+        );
+        for wrong in ["a:1,", ",a:1", "a:1,,b:2", "a:1 b:2"] {
+            assert!(endpoints(&["--endpoint", wrong]).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -158,7 +158,10 @@ pub fn unwritten(error: &std::io::Error) -> ExitCode {
 /// Returns the exit code for a failure to connect.
 pub(super) fn connect_code(error: &ConnectError) -> u8 {
     match error {
-        ConnectError::Endpoint { .. } | ConnectError::Host { .. } => option_code(&["--endpoint"]),
+        ConnectError::Endpoint { .. }
+        | ConnectError::EndpointCount { .. }
+        | ConnectError::MixedEndpoints { .. }
+        | ConnectError::Host { .. } => option_code(&["--endpoint"]),
         ConnectError::ServerName { .. } => option_code(&["--server-name"]),
         ConnectError::WithoutTls { option, .. } => option_code(&[option, "--endpoint"]),
         ConnectError::File { .. } | ConnectError::Certificates(_) | ConnectError::TokenFile { .. } => CONFIG,

@@ -54,13 +54,14 @@ async fn check(args: &HealthArgs) -> Result<(), Failure> {
             if status == ServingStatus::Serving {
                 Ok(())
             } else {
-                let endpoint = &config.endpoint;
+                let endpoint = config.endpoints_text();
                 Err(failed(format!("{endpoint} is not serving; see its log")))
             }
         }
         Err(status) if status.code() == Code::NotFound => Err(failed(format!(
             "{} has no service {:?}; --service takes a full name, for example tally.v1.TransactionService",
-            config.endpoint, args.service
+            config.endpoints_text(),
+            args.service
         ))),
         Err(status) => Err(failed(config.explain_within(&status, args.timeout))),
     }

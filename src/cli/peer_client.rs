@@ -48,7 +48,7 @@ impl PeerClient {
             None => {
                 let secure = address.starts_with("https://");
                 let mut config = ClientConfig {
-                    endpoint: address.clone(),
+                    endpoints: vec![address.clone()],
                     ..self.config.clone()
                 };
                 if !secure {
@@ -90,9 +90,10 @@ impl AskPeer for PeerClient {
 
 /// What the failure of a connection says: a process that has ended refuses connections.
 fn unreachable(error: &ConnectError) -> PeerAnswer {
-    match error {
-        ConnectError::Unreachable { fault, .. } => gone(fault),
-        _ => PeerAnswer::Unknown,
+    if let ConnectError::Unreachable { fault, .. } = error {
+        gone(fault)
+    } else {
+        PeerAnswer::Unknown
     }
 }
 

@@ -34,9 +34,10 @@ use crate::{
 /// Options of `tally topology`.
 #[derive(Debug, Args)]
 pub struct TopologyArgs {
-    /// Address of a service; https:// for TLS. Shows the placement of its threads instead of a plan for this machine.
-    #[arg(long, value_name = "URL", env = "TALLY_ENDPOINT", value_parser = endpoint)]
-    endpoint: Option<String>,
+    /// Address of a service; https:// for TLS. Shows the placement of its threads instead of a plan for this machine. Of several
+    /// addresses, with commas between them, shows the replica that leads.
+    #[arg(long, value_name = "URL", env = "TALLY_ENDPOINT", value_delimiter = ',', value_parser = endpoint)]
+    endpoint: Vec<String>,
     #[command(flatten)]
     credentials: Credentials,
     /// Plan with the settings in this file and in the environment.
@@ -54,13 +55,13 @@ const GROUPS_MAX: usize = 16;
 struct Text<'a>(&'a GetTopologyResponse);
 
 pub(super) fn run(args: &TopologyArgs) -> ExitCode {
-    match &args.endpoint {
-        None => finish(plan(args).and_then(|topology| print(&topology, args.output))),
-        Some(endpoint) => block_on(async {
-            let topology = placement(args, endpoint).await;
-            finish(topology.and_then(|topology| print(&topology, args.output)))
-        }),
+    if args.endpoint.is_empty() {
+        return finish(plan(args).and_then(|topology| print(&topology, args.output)));
     }
+    block_on(async {
+        let topology = placement(args).await;
+        finish(topology.and_then(|topology| print(&topology, args.output)))
+    })
 }
 
 /// Returns the plan for this machine.
@@ -76,9 +77,9 @@ fn plan(args: &TopologyArgs) -> Result<GetTopologyResponse, Failure> {
     Ok(grpc::topology_response(&affinity.topology()))
 }
 
-/// Returns the placement of the threads of the service at `endpoint`.
-async fn placement(args: &TopologyArgs, endpoint: &str) -> Result<GetTopologyResponse, Failure> {
-    let mut engine = Engine::connect(args.credentials.config(endpoint)).await?;
+/// Returns the placement of the threads of the service at `--endpoint`.
+async fn placement(args: &TopologyArgs) -> Result<GetTopologyResponse, Failure> {
+    let mut engine = Engine::connect(args.credentials.config(&args.endpoint)).await?;
     let answer = engine
         .client
         .get_topology(within(TIMEOUT, GetTopologyRequest {}))

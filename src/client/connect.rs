@@ -1,4 +1,4 @@
-//! Connects to a service: address, TLS, token.
+//! Connects to a service, or to the replicas of a service: addresses, TLS, token.
 
 use std::{
     fmt,
@@ -6,18 +6,20 @@ use std::{
     time::Duration,
 };
 
-use http::Uri;
+use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tonic::{
-    Code, Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    Code, Status,
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_types::StatusExt;
 
-use super::fault::Fault;
+use super::{
+    address::{address, is_secure},
+    connection::{Connection, LOSS_TIMEOUT, PING_INTERVAL},
+    fault::{Fault, failed_endpoint},
+};
 use crate::{
     certificates::{CertificateFileError, certificates, check_authorities, pair, private_key},
     settings::{read_bounded, without_user},
@@ -27,8 +29,10 @@ use crate::{
 /// How to connect to a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT`, which means `http`.
-    pub endpoint: String,
+    /// The addresses of the service, 1 to [`ENDPOINTS_MAX`]: `http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT`, which means
+    /// `http`. Several addresses are those of the replicas of one ledger, either all with `https` or all without. The other values
+    /// apply to all of them.
+    pub endpoints: Vec<String>,
     /// File with the certificate of the authority that signed the certificate of the service, in PEM. Required for `https`.
     pub ca: Option<PathBuf>,
     /// Files with the certificate of the client and its private key, in PEM, if the service requires them.
@@ -43,14 +47,10 @@ pub struct ClientConfig {
 
 /// A bearer token. Its debug output hides the value.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(MetadataValue<Ascii>);
+pub struct Token(HeaderValue);
 
-/// A channel that sends the token with every call.
-pub type Connection = InterceptedService<Channel, Bearer>;
-
-/// Adds the token to calls.
-#[derive(Debug, Clone)]
-pub struct Bearer(Option<Token>);
+/// Maximum number of endpoints of a client.
+pub const ENDPOINTS_MAX: usize = 16;
 
 /// Why a connection failed. The text of an error is one line that says what failed and what to do.
 #[derive(Debug, Error)]
@@ -63,6 +63,23 @@ pub enum ConnectError {
         endpoint: String,
         /// What is wrong with the endpoint.
         problem: &'static str,
+    },
+    /// There is no endpoint, or there are too many.
+    #[error("{count} endpoints: must be 1 to {ENDPOINTS_MAX}; correct --endpoint")]
+    EndpointCount {
+        /// Number of endpoints.
+        count: usize,
+    },
+    /// Some endpoints have TLS and some do not.
+    #[error(
+        "{secure} has TLS and {plain} has none, so the token and the transactions would not always be protected; write https:// in all \
+         of --endpoint, or in none"
+    )]
+    MixedEndpoints {
+        /// An endpoint with TLS.
+        secure: String,
+        /// An endpoint without TLS.
+        plain: String,
     },
     /// A file with a certificate, a key or a token can't be read.
     #[error("can't read {}: {source}{}", path.display(), file_advice(path, source))]
@@ -114,7 +131,7 @@ pub enum ConnectError {
     /// There is no connection to a service at the endpoint.
     #[error("no connection to {endpoint}: {fault}; {}", fault.advice(is_secure(endpoint)))]
     Unreachable {
-        /// The endpoint.
+        /// The endpoint, or how many there are.
         endpoint: String,
         /// Why the connection failed.
         fault: Fault,
@@ -140,9 +157,14 @@ impl Token {
         if text.trim().is_empty() {
             return None;
         }
-        let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim()).parse().ok()?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim())).ok()?;
         value.set_sensitive(true);
         Some(Token(value))
+    }
+
+    /// Returns the value of the header `authorization`.
+    fn into_header(self) -> HeaderValue {
+        self.0
     }
 }
 
@@ -152,34 +174,17 @@ impl fmt::Debug for Token {
     }
 }
 
-// ===== impl Bearer =====
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(Token(value)) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
-}
-
 // ===== impl ConnectError =====
 
 impl ConnectError {
     /// Returns whether another attempt may succeed without a change of the settings.
     #[must_use]
-    pub const fn is_temporary(&self) -> bool {
+    pub fn is_temporary(&self) -> bool {
         match self {
-            ConnectError::Unreachable { fault, .. } => !matches!(
-                fault,
-                Fault::NoTls
-                    | Fault::UnknownAuthority
-                    | Fault::OtherName
-                    | Fault::NotValidNow
-                    | Fault::AuthorityAsService
-                    | Fault::UnusableCertificate
-            ),
+            ConnectError::Unreachable { fault, .. } => fault.is_temporary(),
             ConnectError::Endpoint { .. }
+            | ConnectError::EndpointCount { .. }
+            | ConnectError::MixedEndpoints { .. }
             | ConnectError::File { .. }
             | ConnectError::Certificates(_)
             | ConnectError::TokenFile { .. }
@@ -197,30 +202,50 @@ impl ClientConfig {
     #[must_use]
     pub fn plain(endpoint: &str) -> Self {
         ClientConfig {
-            endpoint: endpoint.to_owned(),
+            endpoints: vec![endpoint.to_owned()],
             ..ClientConfig::default()
         }
     }
 
-    /// Connects in one attempt, within `timeout`.
+    /// Returns the endpoints in one text.
+    #[must_use]
+    pub fn endpoints_text(&self) -> String {
+        self.endpoints.join(",")
+    }
+
+    /// Connects in one attempt, within `timeout`. With several endpoints, asks all of them at the same time which of them leads, and
+    /// uses the leader. If no leader answers, uses another endpoint that answers. If the connection is lost later, or the replica can't
+    /// serve calls, the next call asks again.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect(&self, timeout: Duration) -> Result<Connection, ConnectError> {
-        let token = self.bearer()?;
-        let channel = self.endpoint()?.connect_timeout(timeout).connect().await;
-        let channel = channel.map_err(|error| ConnectError::Unreachable {
-            endpoint: self.endpoint.clone(),
-            fault: Fault::of(&error).within(timeout),
-        })?;
-        Ok(InterceptedService::new(channel, Bearer(token)))
+        let token = self.bearer()?.map(Token::into_header);
+        let endpoints = self.channels(timeout)?;
+        let count = endpoints.len();
+        let mut endpoints = endpoints.into_iter();
+        let (name, endpoint) = endpoints.next().ok_or(ConnectError::EndpointCount { count })?;
+        let unreachable = |endpoint: String, fault: Fault| ConnectError::Unreachable { endpoint, fault };
+        if count == 1 {
+            let channel = endpoint.connect().await.map_err(|error| {
+                let fault = Fault::of(&error).within(timeout);
+                unreachable(name.clone(), fault)
+            })?;
+            return Ok(Connection::new((name, channel), [], token));
+        }
+        let others = endpoints.map(|(name, endpoint)| (name, endpoint.connect_lazy()));
+        let connection = Connection::new((name, endpoint.connect_lazy()), others, token);
+        match connection.find(timeout).await {
+            Ok(()) => Ok(connection),
+            Err(fault) => Err(unreachable(format!("any of the {count} endpoints"), fault)),
+        }
     }
 
     /// Describes a failed call in one line: what failed, and what to do. The names of options are those of the command line.
     #[must_use]
     pub fn explain(&self, status: &Status) -> String {
         match std::error::Error::source(status) {
-            Some(source) => self.explain_fault(&Fault::of(source)),
+            Some(source) => self.explain_status(status, &Fault::of(source)),
             None => self.explain_answer(status),
         }
     }
@@ -230,7 +255,7 @@ impl ClientConfig {
     #[must_use]
     pub fn explain_within(&self, status: &Status, timeout: Duration) -> String {
         match std::error::Error::source(status) {
-            Some(source) => self.explain_fault(&Fault::of(source).within(timeout)),
+            Some(source) => self.explain_status(status, &Fault::of(source).within(timeout)),
             None => self.explain_answer(status),
         }
     }
@@ -238,14 +263,26 @@ impl ClientConfig {
     /// Describes a call that failed because of `fault`.
     #[must_use]
     pub fn explain_fault(&self, fault: &Fault) -> String {
-        let endpoint = &self.endpoint;
-        let advice = fault.advice(is_secure(endpoint));
+        self.explain_fault_at(&self.endpoints_text(), fault)
+    }
+
+    fn explain_fault_at(&self, endpoint: &str, fault: &Fault) -> String {
+        let secure = self.endpoints.iter().any(|endpoint| is_secure(endpoint));
+        let advice = fault.advice(secure);
         format!("the call to {endpoint} failed: {fault}; {advice}")
+    }
+
+    /// Describes a call that failed because of `fault`, whose endpoint is known if there are several.
+    fn explain_status(&self, status: &Status, fault: &Fault) -> String {
+        match failed_endpoint(status) {
+            Some(endpoint) => self.explain_fault_at(endpoint, fault),
+            None => self.explain_fault(fault),
+        }
     }
 
     /// Describes a call that the service answered with an error.
     fn explain_answer(&self, status: &Status) -> String {
-        let endpoint = &self.endpoint;
+        let endpoint = self.endpoints_text();
         let message = status.message();
         let has_token = self.token.is_some() || self.token_file.is_some();
         match (status.code(), status.get_details_error_info()) {
@@ -284,8 +321,34 @@ impl ClientConfig {
         Token::new(&text).ok_or_else(invalid).map(Some)
     }
 
-    fn endpoint(&self) -> Result<Endpoint, ConnectError> {
-        let endpoint = &self.endpoint;
+    /// Returns the endpoints with their names.
+    fn channels(&self, timeout: Duration) -> Result<Vec<(String, Endpoint)>, ConnectError> {
+        let count = self.endpoints.len();
+        if !(1..=ENDPOINTS_MAX).contains(&count) {
+            return Err(ConnectError::EndpointCount { count });
+        }
+        let (secure, plain): (Vec<_>, Vec<_>) = self.endpoints.iter().partition(|text| is_secure(text));
+        if let (Some(secure), Some(plain)) = (secure.first(), plain.first()) {
+            return Err(ConnectError::MixedEndpoints {
+                secure: without_user(secure),
+                plain: without_user(plain),
+            });
+        }
+        let mut endpoints: Vec<(String, Endpoint)> = Vec::new();
+        for name in &self.endpoints {
+            let mut endpoint = self.endpoint(name)?.connect_timeout(timeout);
+            if count > 1 {
+                // Another replica takes the calls of one that hangs, so the client must notice soon that it hangs.
+                endpoint = endpoint
+                    .http2_keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(LOSS_TIMEOUT);
+            }
+            endpoints.push((name.clone(), endpoint));
+        }
+        Ok(endpoints)
+    }
+
+    fn endpoint(&self, endpoint: &str) -> Result<Endpoint, ConnectError> {
         let wrong = |problem| ConnectError::Endpoint {
             endpoint: without_user(endpoint),
             problem,
@@ -302,7 +365,7 @@ impl ClientConfig {
             return match self.tls_option() {
                 None => Ok(address),
                 Some((option, variable)) => Err(ConnectError::WithoutTls {
-                    endpoint: endpoint.clone(),
+                    endpoint: endpoint.to_owned(),
                     option,
                     variable,
                 }),
@@ -310,7 +373,7 @@ impl ClientConfig {
         }
         // `tls` has checked the files and the name, so only the host of the endpoint can be wrong.
         address.tls_config(self.tls()?).map_err(|_| ConnectError::Host {
-            endpoint: endpoint.clone(),
+            endpoint: endpoint.to_owned(),
         })
     }
 
@@ -358,100 +421,48 @@ fn read(path: &Path) -> Result<Vec<u8>, ConnectError> {
     })
 }
 
-/// Checks that `endpoint` is an address, before a connection is opened.
-///
-/// # Errors
-/// What is wrong with the endpoint, in words.
-pub fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
-    address(endpoint).map(drop)
-}
-
-/// Parses an endpoint. Returns a problem in words if the endpoint is not an address.
-fn address(endpoint: &str) -> Result<Uri, &'static str> {
-    let has_scheme = endpoint.contains("://");
-    let text = if has_scheme {
-        endpoint.to_owned()
-    } else {
-        format!("http://{endpoint}")
-    };
-    let uri: Uri = text.parse().map_err(|_| "the text is not an address")?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err("the scheme must be http or https");
-    }
-    let authority = uri.authority().ok_or("the host is missing")?;
-    if authority.as_str().contains('@') {
-        return Err("a user name and a password are not accepted, a token is passed with --token-file");
-    }
-    if authority.host().is_empty() {
-        return Err("the host is missing");
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err("the address must end after the port, without a path");
-    }
-    let has_port = !authority.as_str().ends_with(authority.host());
-    match authority.port_u16() {
-        Some(1..) => Ok(uri),
-        Some(0) => Err("the port must be 1 to 65535"),
-        None if has_port => Err("the port must be 1 to 65535"),
-        // Without a scheme, an address must have a port. Otherwise any word would be accepted as an address.
-        None if !has_scheme => Err("the port is missing"),
-        None => Ok(uri),
-    }
-}
-
-fn is_secure(endpoint: &str) -> bool {
-    endpoint.starts_with("https://")
-}
-
 #[cfg(test)]
 mod tests {
     use tonic_types::ErrorDetails;
 
     use super::*;
 
+    const WAIT: Duration = Duration::from_secs(1);
+
     #[test]
-    fn an_invalid_endpoint_is_described() {
-        for (endpoint, problem) in [
-            ("nowhere", "the port is missing"),
-            ("http://127.0.0.1:99999", "the port must be 1 to 65535"),
-            ("127.0.0.1:0", "the port must be 1 to 65535"),
-            ("http://127.0.0.1:", "the port must be 1 to 65535"),
-            ("ftp://127.0.0.1:1", "the scheme must be http or https"),
-            ("http://", "the text is not an address"),
-            ("a b:1", "the text is not an address"),
-            (
-                "http://user:secret@host:1",
-                "a user name and a password are not accepted, a token is passed with --token-file",
-            ),
-            (
-                "user:secret@host:1",
-                "a user name and a password are not accepted, a token is passed with --token-file",
-            ),
-            (
-                "http://host:1/tally",
-                "the address must end after the port, without a path",
-            ),
-            (
-                "host:1?x=y",
-                "the address must end after the port, without a path",
-            ),
-        ] {
-            assert_eq!(address(endpoint), Err(problem), "{endpoint}");
-        }
-        for endpoint in [
-            "http://host",
-            "host:1",
-            "host:1/",
-            "https://[::1]:50051",
-            "http://[::1]",
-        ] {
-            assert!(address(endpoint).is_ok(), "{endpoint}");
-        }
+    fn several_endpoints_are_bounded_and_all_with_tls_or_all_without() {
+        let text = |endpoints: &[&str]| {
+            let config = ClientConfig {
+                endpoints: endpoints.iter().map(|&text| text.to_owned()).collect(),
+                ..ClientConfig::default()
+            };
+            config
+                .channels(WAIT)
+                .map(|found| found.len())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(text(&["http://a:1", "b:2"]), Ok(2));
+        assert_eq!(text(&["https://a:1", "https://b:2"]), Ok(2));
+        let mixed = text(&["https://a:1", "user:secret@b:2"]).unwrap_err();
+        assert!(
+            mixed.starts_with("https://a:1 has TLS and ***@b:2 has none") && mixed.contains("--endpoint"),
+            "{mixed}"
+        );
+        assert_eq!(
+            text(&[]).unwrap_err(),
+            "0 endpoints: must be 1 to 16; correct --endpoint"
+        );
+        assert!(text(&["a:1"; 17]).unwrap_err().starts_with("17 endpoints"));
     }
 
     #[test]
     fn an_error_never_shows_a_password() {
-        let text = |endpoint: &str| ClientConfig::plain(endpoint).endpoint().unwrap_err().to_string();
+        let text = |endpoint: &str| {
+            ClientConfig::plain(endpoint)
+                .channels(WAIT)
+                .unwrap_err()
+                .to_string()
+        };
         for endpoint in [
             "http://user:secret@h:1",
             "user:secret@h:1",
@@ -465,15 +476,15 @@ mod tests {
     #[test]
     fn an_option_for_tls_is_refused_without_tls() {
         let mut config = ClientConfig::plain("http://h:1");
-        assert!(config.endpoint().is_ok());
+        assert!(config.channels(WAIT).is_ok());
         config.server_name = Some("h".to_owned());
         assert_eq!(
-            config.endpoint().unwrap_err().to_string(),
+            config.channels(WAIT).unwrap_err().to_string(),
             "http://h:1 has no TLS, so --server-name has no effect and the connection would not be protected; write https:// in \
              --endpoint, or remove --server-name (TALLY_SERVER_NAME)"
         );
-        config.endpoint = "https://h:1".to_owned();
-        assert!(config.endpoint().is_ok());
+        config.endpoints = vec!["https://h:1".to_owned()];
+        assert!(config.channels(WAIT).is_ok());
     }
 
     #[test]
@@ -504,12 +515,12 @@ mod tests {
             ca: Some(path.clone()),
             ..ClientConfig::plain("https://h:1")
         };
-        let text = config.endpoint().unwrap_err().to_string();
+        let text = config.channels(WAIT).unwrap_err().to_string();
         assert_eq!(text, format!("{} has no certificate in PEM", path.display()));
         config.identity = Some((path.clone(), path));
         config.ca = None;
         assert!(matches!(
-            config.endpoint(),
+            config.channels(WAIT),
             Err(ConnectError::Certificates(CertificateFileError::NotPem { .. }))
         ));
     }
@@ -520,14 +531,14 @@ mod tests {
             server_name: Some("two words".to_owned()),
             ..ClientConfig::plain("https://h:1")
         };
-        let text = config.endpoint().unwrap_err().to_string();
+        let text = config.channels(WAIT).unwrap_err().to_string();
         assert!(
             text.starts_with("--server-name \"two words\" is neither a host name"),
             "{text}"
         );
         config.server_name = None;
-        config.endpoint = format!("https://{}:1", "h".repeat(64));
-        let error = config.endpoint().unwrap_err();
+        config.endpoints = vec![format!("https://{}:1", "h".repeat(64))];
+        let error = config.channels(WAIT).unwrap_err();
         assert!(matches!(error, ConnectError::Host { .. }), "{error}");
     }
 

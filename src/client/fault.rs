@@ -1,8 +1,9 @@
 //! Why a connection failed: the cause in plain English, found in the error chains of the network and TLS libraries.
 
-use std::{error::Error, fmt, io, time::Duration};
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription, CertificateError};
+use thiserror::Error;
 use tonic::{Code, Status, TimeoutExpired};
 
 use crate::terminal::{units::time, without_error_numbers};
@@ -39,11 +40,28 @@ pub enum Fault {
     TooMany,
     /// The connection was closed before an answer arrived.
     Closed,
+    /// None of several endpoints answers: each with its fault.
+    NoneAnswers(Vec<(String, Fault)>),
     /// Another cause, in the words of the operating system, or the message of the service.
     Other(String),
     /// Another cause, which only a library has words for.
     Unknown,
 }
+
+/// A call failed at one of several endpoints.
+#[derive(Debug, Error)]
+#[error("the call to {endpoint} failed")]
+pub(super) struct EndpointError {
+    /// The endpoint.
+    pub(super) endpoint: Arc<str>,
+    /// The cause.
+    pub(super) source: Box<dyn Error + Send + Sync>,
+}
+
+/// None of several endpoints answers.
+#[derive(Debug, Clone, Error)]
+#[error("{0}")]
+pub(super) struct NoAnswer(pub(super) Fault);
 
 /// Returns the name of a status code in the specification of gRPC, for example `UNAVAILABLE`.
 #[must_use]
@@ -70,7 +88,7 @@ pub const fn code_name(code: Code) -> &'static str {
 }
 
 /// Number of causes of an error that are examined. Real chains are shorter.
-const CAUSES_MAX: usize = 16;
+pub(super) const CAUSES_MAX: usize = 16;
 /// The words of the HTTP/2 library for the error code ENHANCE_YOUR_CALM. Its type is not accessible.
 const ENHANCE_YOUR_CALM: &str = "detected excessive load generating behavior";
 /// The words of the certificate library for the certificate of an authority in the place of a server's. Its type is not accessible.
@@ -89,6 +107,9 @@ impl Fault {
             let Some(cause) = next else { break };
             if cause.is::<TimeoutExpired>() {
                 return Fault::TimedOut(None);
+            }
+            if let Some(NoAnswer(fault)) = cause.downcast_ref::<NoAnswer>() {
+                return fault.clone();
             }
             if let Some(error) = cause.downcast_ref::<rustls::Error>() {
                 return Fault::of_tls(error);
@@ -146,8 +167,33 @@ impl Fault {
             | Fault::TlsFailed
             | Fault::TooMany
             | Fault::Closed
+            | Fault::NoneAnswers(_)
             | Fault::Other(_)
             | Fault::Unknown) => other,
+        }
+    }
+
+    /// Returns whether another attempt may succeed without a change of the settings.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Fault::NoneAnswers(faults) => faults.iter().any(|(_, fault)| fault.is_temporary()),
+            Fault::NoTls
+            | Fault::UnknownAuthority
+            | Fault::OtherName
+            | Fault::NotValidNow
+            | Fault::AuthorityAsService
+            | Fault::UnusableCertificate => false,
+            Fault::Refused
+            | Fault::UnknownHost
+            | Fault::Unreachable
+            | Fault::TimedOut(_)
+            | Fault::RejectedByService
+            | Fault::TlsFailed
+            | Fault::TooMany
+            | Fault::Closed
+            | Fault::Other(_)
+            | Fault::Unknown => true,
         }
     }
 
@@ -203,8 +249,16 @@ impl Fault {
     /// Returns what to do, for a service at an `https://` endpoint (`secure`) or an `http://` endpoint. The names of options are those
     /// of the command line.
     #[must_use]
-    pub const fn advice(&self, secure: bool) -> &'static str {
+    pub fn advice(&self, secure: bool) -> &'static str {
         match (self, secure) {
+            (Fault::NoneAnswers(faults), _) => {
+                // A wrong setting is more useful to know than a service that does not run.
+                let wrong = faults.iter().find(|(_, fault)| !fault.is_temporary());
+                match wrong.or(faults.first()) {
+                    Some((_, fault)) => fault.advice(secure),
+                    None => Fault::Unknown.advice(secure),
+                }
+            }
             (Fault::Refused, _) => "start the service with `tally serve`, or correct --endpoint",
             (Fault::UnknownHost, _) => "correct the host name in --endpoint",
             (Fault::Unreachable | Fault::TimedOut(_), _) => {
@@ -244,7 +298,15 @@ impl fmt::Display for Fault {
         if let Fault::TimedOut(Some(limit)) = self {
             return write!(f, "no answer within {}", time(*limit));
         }
+        if let Fault::NoneAnswers(faults) = self {
+            for (number, (endpoint, fault)) in faults.iter().enumerate() {
+                let separator = if number == 0 { "" } else { ", " };
+                write!(f, "{separator}{endpoint}: {fault}")?;
+            }
+            return Ok(());
+        }
         f.write_str(match self {
+            Fault::NoneAnswers(_) => "no endpoint answers",
             Fault::Refused => "nothing listens at this address",
             Fault::UnknownHost => "the host name has no address",
             Fault::Unreachable => "the host can't be reached",
@@ -269,6 +331,15 @@ impl fmt::Display for Fault {
             Fault::Unknown => "the connection failed",
         })
     }
+}
+
+/// Returns the endpoint at which a call failed, if there are several and the connection was the cause.
+pub(super) fn failed_endpoint(status: &Status) -> Option<&str> {
+    let causes = std::iter::successors(status.source(), |&cause| cause.source());
+    causes
+        .take(CAUSES_MAX)
+        .find_map(|cause| cause.downcast_ref::<EndpointError>())
+        .map(|error| &*error.endpoint)
 }
 
 #[cfg(test)]
@@ -325,6 +396,26 @@ mod tests {
         let fault = Fault::TimedOut(None).within(Duration::from_secs(10));
         assert_eq!(fault.to_string(), "no answer within 10 s");
         assert_eq!(Fault::Refused.within(Duration::from_secs(10)), Fault::Refused);
+    }
+
+    #[test]
+    fn each_of_several_endpoints_is_named_and_a_wrong_setting_gives_the_advice() {
+        let tried = |second| {
+            Fault::NoneAnswers(vec![
+                ("http://a:1".to_owned(), Fault::Refused),
+                ("http://b:2".to_owned(), second),
+            ])
+        };
+        let silent = tried(Fault::TimedOut(Some(Duration::from_secs(1))));
+        assert_eq!(
+            silent.to_string(),
+            "http://a:1: nothing listens at this address, http://b:2: no answer within 1 s"
+        );
+        assert!(silent.is_temporary() && silent.advice(false).starts_with("start the service"));
+        let wrong = tried(Fault::UnknownAuthority);
+        assert!(wrong.is_temporary() && wrong.advice(true).contains("--ca"));
+        let error = tonic::ConnectError(Box::new(NoAnswer(silent.clone())));
+        assert_eq!(Fault::of(&error), silent);
     }
 
     #[test]

@@ -6,8 +6,23 @@
 //! let account = client.get_account("wallet:alice").await?;
 //! # Ok(()) }
 //! ```
+//!
+//! With several endpoints, the replicas of one ledger, the client finds the leader, and goes on at another replica if it loses one:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = tally::client::ClientConfig {
+//!     endpoints: ["http://a:50051", "http://b:50051", "http://c:50051"].map(str::to_owned).to_vec(),
+//!     ..Default::default()
+//! };
+//! let client = tally::client::Client::connect_with(&config).await?;
+//! # Ok(()) }
+//! ```
 
+mod address;
 mod connect;
+mod connection;
+mod failover;
 mod fault;
 mod retry;
 mod watch;
@@ -17,7 +32,9 @@ use std::time::Duration;
 use tonic::{Code, Request, Status};
 
 pub use self::{
-    connect::{Bearer, ClientConfig, ConnectError, Connection, Token, check_endpoint},
+    address::check_endpoint,
+    connect::{ClientConfig, ConnectError, ENDPOINTS_MAX, Token},
+    connection::Connection,
     fault::{Fault, code_name},
     retry::{CallError, Executed, RetryObserver, RetryPolicy},
     watch::TransactionWatch,
@@ -45,12 +62,15 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Longest time to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection to a service. Clones share the connection. A lost connection is replaced at the next attempt.
+/// A connection to a service. Clones share the connection. A lost connection is replaced at the next attempt. With several endpoints,
+/// the next attempt goes to the leader, or to another replica that answers.
 #[derive(Debug, Clone)]
 pub struct Client {
     transactions: TransactionServiceClient<Connection>,
     accounts: AccountServiceClient<Connection>,
     engine: EngineServiceClient<Connection>,
+    /// Whether the connection has several endpoints.
+    has_alternatives: bool,
     retry: RetryPolicy,
     observer: RetryObserver,
 }
@@ -63,7 +83,7 @@ macro_rules! call {
         let message = $message;
         $self
             .retry
-            .run_observed(&$self.observer, |left| {
+            .run_over($self.has_alternatives, &$self.observer, |left| {
                 let mut service = $self.$service.clone();
                 let mut request = Request::new(message.clone());
                 // With this timeout, the server does not begin to execute the call after its deadline.
@@ -83,13 +103,14 @@ impl Client {
         Self::connect_with(&ClientConfig::plain(endpoint)).await
     }
 
-    /// Connects with `config`, which may contain TLS files and a token. Makes one attempt.
+    /// Connects with `config`, which may contain several endpoints, TLS files and a token. Makes one attempt at each endpoint.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub async fn connect_with(config: &ClientConfig) -> Result<Self, ConnectError> {
         let connection = config.connect(CONNECT_TIMEOUT).await?;
         Ok(Client {
+            has_alternatives: connection.has_alternatives(),
             transactions: TransactionServiceClient::new(connection.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
             accounts: AccountServiceClient::new(connection.clone())
@@ -166,7 +187,7 @@ impl Client {
     #[must_use]
     pub fn watch_transactions(&self, from_sequence: i64, id_prefix: &str) -> TransactionWatch {
         let (service, retry) = (self.transactions.clone(), (self.retry, self.observer.clone()));
-        TransactionWatch::new(service, retry, from_sequence, id_prefix)
+        TransactionWatch::new(service, retry, self.has_alternatives, from_sequence, id_prefix)
     }
 
     /// Creates up to [`CREATE_ACCOUNTS_MAX`] accounts, all or none.

@@ -10,7 +10,10 @@
 //!    Without this metadata, `google.rpc.RetryInfo` is the delay.
 //! 3. If the server sends neither, the delay doubles with each attempt. Every delay has a random part, so that rejected clients do
 //!    not all return at once. A delay is never shorter than the delay of the server.
-//! 4. The number of attempts and the total time are bounded.
+//! 4. With several endpoints, an error that makes the client leave an endpoint ([`Verdict`]) has another delay, because the next
+//!    attempt goes elsewhere: at most an eighth of the time since the first failure. So an attempt soon finds a new leader, and few
+//!    attempts are made while there is none. The delay of the server concerns only the endpoint that was left.
+//! 5. The number of attempts and the total time are bounded.
 //!
 //! A failed call reports whether it may have been executed ([`CallError::executed`]). An attempt with an unknown outcome makes
 //! the whole call unknown, until the ledger answers a later attempt.
@@ -24,17 +27,21 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tonic::{Code, ConnectError, Status, TimeoutExpired, metadata::MetadataMap};
+use tonic::{Code, ConnectError, Status, metadata::MetadataMap};
 use tonic_types::StatusExt;
 
-use super::fault::{Fault, code_name};
+use super::{
+    failover::{Verdict, causes, connection_lost},
+    fault::{Fault, code_name, failed_endpoint},
+};
 
 /// Metadata key of the delay that the server requests, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// A delay that the server sent is lengthened by a random share of the delay, at most this share.
 const DELAY_SPREAD: f64 = 0.2;
-/// Number of causes of an error that are examined. Real chains are shorter.
-const CAUSES_MAX: usize = 16;
+/// The share of the time since the first failure that a client with several endpoints waits at most before the next attempt. With an
+/// election of a second, this adds an eighth of a second at most.
+const FAILOVER_SHARE: u32 = 8;
 
 /// How often and for how long a call is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +55,17 @@ pub struct RetryPolicy {
     pub backoff_base: Duration,
     /// Maximum delay if the server sends none.
     pub backoff_max: Duration,
+}
+
+/// The failed attempts of a call, or those of a stream since its last message.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Failures {
+    /// Whether the client has several endpoints.
+    pub(super) has_alternatives: bool,
+    /// Number of failed attempts.
+    pub(super) attempts: u32,
+    /// When the first of them failed.
+    since: Option<Instant>,
 }
 
 /// The function of a [`RetryObserver`].
@@ -89,10 +107,10 @@ enum Decision {
 // ===== impl RetryPolicy =====
 
 impl Default for RetryPolicy {
-    /// Up to 64 attempts within a minute: enough time to restart a server.
+    /// Up to 128 attempts within a minute: enough time to restart a server, or to elect a leader.
     fn default() -> Self {
         RetryPolicy {
-            attempts_max: 64,
+            attempts_max: 128,
             total_max: Duration::from_secs(60),
             backoff_base: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
@@ -117,8 +135,18 @@ impl RetryPolicy {
     ///
     /// # Errors
     /// As [`RetryPolicy::run`].
-    pub async fn run_observed<T, F, Fut>(
+    pub async fn run_observed<T, F, Fut>(&self, observer: &RetryObserver, attempt: F) -> Result<T, CallError>
+    where
+        F: FnMut(Duration) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.run_over(false, observer, attempt).await
+    }
+
+    /// The same as [`RetryPolicy::run_observed`]. `has_alternatives` says whether the connection has several endpoints.
+    pub(crate) async fn run_over<T, F, Fut>(
         &self,
+        has_alternatives: bool,
         observer: &RetryObserver,
         mut attempt: F,
     ) -> Result<T, CallError>
@@ -127,16 +155,16 @@ impl RetryPolicy {
         Fut: Future<Output = Result<T, Status>>,
     {
         let begin = Instant::now();
-        let mut attempts = 0;
+        let mut failures = Failures::new(has_alternatives);
         let mut executed = Executed::No;
         loop {
-            attempts += 1;
             let status = match attempt(self.total_max.saturating_sub(begin.elapsed())).await {
                 Ok(value) => return Ok(value),
                 Err(status) => status,
             };
             executed = executed.after(&status);
-            let delay = self.delay(&status, attempts, random_share());
+            failures.count();
+            let delay = self.delay(&status, failures, random_share());
             match delay.filter(|delay| begin.elapsed() + *delay < self.total_max) {
                 Some(delay) => {
                     observer.call(&status, delay);
@@ -145,7 +173,7 @@ impl RetryPolicy {
                 None => {
                     return Err(CallError {
                         status: Box::new(status),
-                        attempts,
+                        attempts: failures.attempts,
                         executed,
                     });
                 }
@@ -153,23 +181,28 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns the delay before the next attempt of a stream that has failed with `status`, after `attempts` attempts without progress
-    /// since `since`. Returns `None` to give up.
-    pub(super) fn delay_of_stream(&self, status: &Status, attempts: u32, since: Instant) -> Option<Duration> {
-        self.delay(status, attempts, random_share())
-            .filter(|delay| since.elapsed() + *delay < self.total_max)
+    /// Returns the delay before the next attempt of a stream that has failed with `status`. Returns `None` to give up.
+    pub(super) fn delay_of_stream(&self, status: &Status, failures: Failures) -> Option<Duration> {
+        self.delay(status, failures, random_share())
+            .filter(|delay| failures.lasted() + *delay < self.total_max)
     }
 
-    /// Returns the delay before the next attempt, after `attempts` attempts and the error `status`. Returns `None` to give up.
-    /// `random` is from 0 to 1.
-    fn delay(&self, status: &Status, attempts: u32, random: f64) -> Option<Duration> {
-        if attempts >= self.attempts_max {
+    /// Returns the delay before the next attempt, after `failures`, the last of them with the error `status`. Returns `None` to give
+    /// up. `random` is from 0 to 1.
+    fn delay(&self, status: &Status, failures: Failures, random: f64) -> Option<Duration> {
+        if failures.attempts >= self.attempts_max {
             return None;
         }
-        match decide(status) {
+        let decision = decide(status);
+        if failures.has_alternatives && decision != Decision::GiveUp && Verdict::of(status) != Verdict::Stay {
+            let ceiling = failures.lasted() / FAILOVER_SHARE;
+            let ceiling = ceiling.max(self.backoff_base).min(self.backoff_max);
+            return Some(jittered(ceiling, random));
+        }
+        match decision {
             Decision::GiveUp => None,
             Decision::After(delay) => Some(delay.mul_f64(1.0 + DELAY_SPREAD * random)),
-            Decision::Backoff => Some(self.backoff_at(attempts, random)),
+            Decision::Backoff => Some(self.backoff_at(failures.attempts, random)),
         }
     }
 
@@ -186,8 +219,35 @@ impl RetryPolicy {
             .backoff_base
             .saturating_mul(1 << doublings)
             .min(self.backoff_max);
-        // At least half of the ceiling, so that the delay is never close to zero.
-        ceiling.mul_f64(0.5 + 0.5 * random)
+        jittered(ceiling, random)
+    }
+}
+
+/// Returns a part of `ceiling`: at least half of it, so that the delay is never close to zero.
+fn jittered(ceiling: Duration, random: f64) -> Duration {
+    ceiling.mul_f64(0.5 + 0.5 * random)
+}
+
+// ===== impl Failures =====
+
+impl Failures {
+    pub(super) const fn new(has_alternatives: bool) -> Self {
+        Failures {
+            has_alternatives,
+            attempts: 0,
+            since: None,
+        }
+    }
+
+    /// Counts a failed attempt.
+    pub(super) fn count(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Returns the time since the first failure.
+    fn lasted(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
@@ -260,7 +320,12 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.reason(), self.status.source()) {
             (Some(reason), _) => write!(f, "{reason}: {}", self.status.message())?,
-            (None, Some(source)) => write!(f, "{}", Fault::of(source))?,
+            (None, Some(source)) => {
+                if let Some(endpoint) = failed_endpoint(&self.status) {
+                    write!(f, "{endpoint}: ")?;
+                }
+                write!(f, "{}", Fault::of(source))?;
+            }
             (None, None) => {
                 let name = code_name(self.status.code());
                 write!(f, "{name}: {}", self.status.message())?;
@@ -344,16 +409,6 @@ fn hint(status: &Status) -> Option<Option<Duration>> {
 fn pushback(metadata: &MetadataMap) -> Option<Duration> {
     let millis: i32 = metadata.get(PUSHBACK)?.to_str().ok()?.parse().ok()?;
     u64::try_from(millis).ok().map(Duration::from_millis)
-}
-
-/// Returns whether the connection was lost before an answer arrived. A status from the server has no cause. A status that the
-/// client library made has a cause: the failure of the connection, or the client's own timeout.
-fn connection_lost(status: &Status) -> bool {
-    status.source().is_some() && !causes(status).any(|cause| cause.is::<TimeoutExpired>())
-}
-
-fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(status.source(), |&cause| cause.source()).take(CAUSES_MAX)
 }
 
 /// Returns a random number from 0 to 1. The standard library seeds every `RandomState` differently, which is random enough

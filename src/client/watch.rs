@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
-use tonic::{Request, Status, Streaming};
+use tokio::time::timeout;
+use tonic::{Code, Request, Status, Streaming};
 
 use super::{
-    connect::Connection,
-    retry::{CallError, RetryObserver, RetryPolicy},
+    connection::Connection,
+    retry::{CallError, Failures, RetryObserver, RetryPolicy},
 };
 use crate::proto::{
     WatchTransactionsRequest, WatchTransactionsResponse, transaction_service_client::TransactionServiceClient,
@@ -16,8 +16,8 @@ use crate::proto::{
 /// A watch is lost if nothing arrives for this time. The service sends a heartbeat at least every few seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// A watch of the ledger: the transactions in their order, without gap and without duplicate, also after a restart of the service. It
-/// connects when [`TransactionWatch::next`] is called.
+/// A watch of the ledger: the transactions in their order, without gap and without duplicate, also after a restart of the service or
+/// a change of the leader. It connects when [`TransactionWatch::next`] is called.
 #[derive(Debug)]
 pub struct TransactionWatch {
     service: TransactionServiceClient<Connection>,
@@ -26,9 +26,10 @@ pub struct TransactionWatch {
     next_sequence: i64,
     id_prefix: String,
     responses: Option<Streaming<WatchTransactionsResponse>>,
-    /// Failed attempts since the last response, and when the first of them failed.
-    attempts: u32,
-    failing_since: Option<Instant>,
+    /// Failed attempts since the last response.
+    failures: Failures,
+    /// Whether a response has arrived.
+    is_begun: bool,
 }
 
 // ===== impl TransactionWatch =====
@@ -37,6 +38,7 @@ impl TransactionWatch {
     pub(super) fn new(
         service: TransactionServiceClient<Connection>,
         (retry, observer): (RetryPolicy, RetryObserver),
+        has_alternatives: bool,
         from_sequence: i64,
         id_prefix: &str,
     ) -> Self {
@@ -47,8 +49,8 @@ impl TransactionWatch {
             next_sequence: from_sequence,
             id_prefix: id_prefix.to_owned(),
             responses: None,
-            attempts: 0,
-            failing_since: None,
+            failures: Failures::new(has_alternatives),
+            is_begun: false,
         }
     }
 
@@ -68,24 +70,37 @@ impl TransactionWatch {
         loop {
             let status = match self.receive().await {
                 Ok(response) => {
-                    self.attempts = 0;
-                    self.failing_since = None;
+                    self.reset();
+                    self.is_begun = true;
                     self.next_sequence = response.durable_sequence.saturating_add(1);
                     return Ok(response);
                 }
                 Err(status) => status,
             };
             self.responses = None;
-            self.attempts = self.attempts.saturating_add(1);
-            let since = *self.failing_since.get_or_insert_with(Instant::now);
-            let Some(delay) = self.retry.delay_of_stream(&status, self.attempts, since) else {
-                let attempts = std::mem::take(&mut self.attempts);
-                self.failing_since = None;
+            self.failures.count();
+            let temporary = if self.is_behind(&status) {
+                &lost("the replica does not have the next transaction yet")
+            } else {
+                &status
+            };
+            let Some(delay) = self.retry.delay_of_stream(temporary, self.failures) else {
+                let attempts = self.failures.attempts;
+                self.reset();
                 return Err(CallError::new(status).after(attempts));
             };
             self.observer.call(&status, delay);
             tokio::time::sleep(delay).await;
         }
+    }
+
+    fn reset(&mut self) {
+        self.failures = Failures::new(self.failures.has_alternatives);
+    }
+
+    /// Returns whether the service has rejected a place that another replica has shown. A new leader can be a moment behind.
+    fn is_behind(&self, status: &Status) -> bool {
+        self.failures.has_alternatives && self.is_begun && status.code() == Code::InvalidArgument
     }
 
     /// Receives the next response. Connects first if there is no stream.

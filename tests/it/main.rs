@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod examples;
 mod export;
+mod failover;
 mod frozen_disk;
 mod fuzz;
 mod hostile;

@@ -81,7 +81,7 @@ pub(super) async fn watch(
                     errln!(
                         "tally: {}  lost the connection to {}: {why}; connecting again",
                         now_text(),
-                        config.endpoint
+                        config.endpoints_text()
                     );
                 }
                 engine = tokio::select! {
@@ -168,7 +168,11 @@ impl View<'_> {
     /// Notes that the connection has delivered a snapshot. Says so if the connection before was lost.
     fn note_connection(&mut self, config: &ClientConfig) {
         if self.is_service && !self.connected {
-            errln!("tally: {}  connected to {} again", now_text(), config.endpoint);
+            errln!(
+                "tally: {}  connected to {} again",
+                now_text(),
+                config.endpoints_text()
+            );
         }
         self.is_service = true;
         self.connected = true;

@@ -113,7 +113,7 @@ impl ExportArgs {
     fn request(&self) -> String {
         let source = match &self.data {
             Some(data) => format!("--data {}", data.display()),
-            None => format!("--endpoint {}", self.client.endpoint),
+            None => format!("--endpoint {}", self.client.endpoint.join(",")),
         };
         let end = |option: &str, moment: Option<Moment>| match moment {
             Some(Moment::Sequence(sequence)) => format!(" {option} {sequence}"),

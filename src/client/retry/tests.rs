@@ -1,6 +1,6 @@
 use std::{cell::RefCell, collections::VecDeque, io, sync::Arc};
 
-use tonic::metadata::MetadataValue;
+use tonic::{TimeoutExpired, metadata::MetadataValue};
 use tonic_types::ErrorDetails;
 
 use super::*;
@@ -17,11 +17,20 @@ async fn play(
     policy: RetryPolicy,
     answers: Vec<Result<u8, Status>>,
 ) -> (Vec<Duration>, Result<u8, CallError>) {
+    play_over(false, policy, answers).await
+}
+
+/// The same as [`play`]. `has_alternatives` says whether there are several endpoints.
+async fn play_over(
+    has_alternatives: bool,
+    policy: RetryPolicy,
+    answers: Vec<Result<u8, Status>>,
+) -> (Vec<Duration>, Result<u8, CallError>) {
     let begin = Instant::now();
     let answers = RefCell::new(VecDeque::from(answers));
     let moments = RefCell::new(Vec::new());
     let result = policy
-        .run(|left| {
+        .run_over(has_alternatives, &RetryObserver::default(), |left| {
             assert_eq!(
                 left,
                 policy.total_max.saturating_sub(begin.elapsed()),
@@ -300,4 +309,84 @@ async fn the_observer_is_called_before_each_delay() {
     let waited: Duration = seen.iter().map(|(_, delay)| *delay).sum();
     // The clock counts whole milliseconds, so each delay may take one more.
     assert!((waited..=waited + Duration::from_millis(8)).contains(&begin.elapsed()));
+}
+
+/// The answer of a replica that does not lead, with a delay of 100 ms.
+fn not_leader() -> Status {
+    let metadata = [("executed".to_owned(), "false".to_owned())];
+    let mut details = ErrorDetails::with_error_info("NOT_LEADER", "tally.v1", metadata);
+    details.set_retry_info(Some(Duration::from_millis(100)));
+    Status::with_error_details(Code::Unavailable, "this replica does not lead", details)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_leads_the_delay_is_a_small_share_of_the_time() {
+    let policy = RetryPolicy::default();
+    let answers = std::iter::repeat_with(|| Err(not_leader())).take(60);
+    let (moments, result) = play_over(true, policy, answers.chain([Ok(1)]).collect()).await;
+    assert_eq!(result.unwrap(), 1);
+    for pair in moments.windows(2) {
+        let (lasted, delay) = (pair[0], pair[1] - pair[0]);
+        let ceiling = (lasted / 8).clamp(policy.backoff_base, policy.backoff_max);
+        assert!(
+            delay >= ceiling / 2 && delay <= ceiling + Duration::from_millis(1),
+            "{delay:?} after {lasted:?}"
+        );
+    }
+    assert!(moments[1] <= Duration::from_millis(51), "{moments:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_default_policy_outlasts_a_minute_without_a_leader() {
+    let policy = RetryPolicy::default();
+    let begin = Instant::now();
+    let attempt = |_| std::future::ready(Err::<u8, _>(not_leader()));
+    let result = policy.run_over(true, &RetryObserver::default(), attempt).await;
+    let error = result.unwrap_err();
+    assert!(error.attempts() < policy.attempts_max, "{error}");
+    assert!(begin.elapsed() >= policy.total_max - policy.backoff_max);
+    assert_eq!(error.executed(), Executed::No);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_of_an_endpoint_that_is_not_left_holds() {
+    let circuit_open = || {
+        let mut status = error_info(Code::Unavailable, "CIRCUIT_OPEN", "false");
+        status.metadata_mut().insert(PUSHBACK, MetadataValue::from(2000));
+        status
+    };
+    let (moments, result) = play_over(true, POLICY, vec![Err(circuit_open()), Ok(1)]).await;
+    assert_eq!(result.unwrap(), 1);
+    assert!(moments[1] >= Duration::from_secs(2), "{moments:?}");
+    // With one endpoint, there is no other one to go to.
+    let (moments, result) = play(POLICY, vec![Err(not_leader()), Ok(1)]).await;
+    assert_eq!(result.unwrap(), 1);
+    assert!(moments[1] >= Duration::from_millis(100), "{moments:?}");
+    // A service can forbid further attempts.
+    let forbidden = pushed_back(Code::Unavailable, "-1");
+    let (moments, _) = play_over(true, POLICY, vec![Err(forbidden)]).await;
+    assert_eq!(moments.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_does_not_lead_does_not_settle_an_unknown_outcome() {
+    let lost = connection_broken(Code::Unknown);
+    let answers = vec![
+        Err(lost),
+        Err(not_leader()),
+        Err(error_info(Code::FailedPrecondition, "ACCOUNT_FROZEN", "false")),
+    ];
+    let (_, result) = play_over(true, POLICY, answers).await;
+    assert_eq!(
+        result.unwrap_err().executed(),
+        Executed::No,
+        "the ledger has answered"
+    );
+    let policy = RetryPolicy {
+        attempts_max: 2,
+        ..POLICY
+    };
+    let answers = vec![Err(connection_broken(Code::Unknown)), Err(not_leader())];
+    let (_, result) = play_over(true, policy, answers).await;
+    assert_eq!(result.unwrap_err().executed(), Executed::Unknown);
 }

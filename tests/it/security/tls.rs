@@ -47,7 +47,7 @@ fn server(pair: &Pair, client_ca: Option<&Authority>) -> TestServer {
 
 fn client(server: &TestServer, ca: &Authority, identity: Option<&Pair>) -> ClientConfig {
     ClientConfig {
-        endpoint: server.endpoint().replace("http://", "https://"),
+        endpoints: vec![server.endpoint().replace("http://", "https://")],
         ca: Some(ca.certificate.clone()),
         identity: identity.map(|pair| (pair.certificate.clone(), pair.key.clone())),
         ..ClientConfig::default()
