@@ -110,7 +110,7 @@ pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
     let facts = reach(&mut setting.log)
         .await
         .map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
-    rejoin(Arc::new(RealDisk), &setting.data, &facts).map_err(failure)?;
+    rejoin(Arc::new(RealDisk), &setting.data, &facts).map_err(|error| failure(&error))?;
     outln!("{}", named("rejoined", &setting.config.topic));
     Ok(())
 }
@@ -126,7 +126,7 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
         Err(error) if !is_ended(&error) => {}
         result => {
             return result
-                .map_err(failure)
+                .map_err(|error| failure(&error))
                 .map(|()| outln!("{}", named("detached", &data.display().to_string())));
         }
     }
@@ -142,7 +142,7 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
         Ok(result) => result.map_err(|error| Failure::new(exit::FAILED, &error))?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
-    detach(Arc::new(RealDisk), &data, &address).map_err(failure)?;
+    detach(Arc::new(RealDisk), &data, &address).map_err(|error| failure(&error))?;
     outln!("{}", named("detached", &data.display().to_string()));
     Ok(())
 }
@@ -201,7 +201,7 @@ async fn publish_directory(setting: Setting, done: &str) -> Result<(), Failure> 
         last_block,
         blocks,
         next_offset,
-    } = published.map_err(failure)?;
+    } = published.map_err(|error| failure(&error))?;
     outln!("{}", named(done, &config.topic));
     outln!(
         "{}",
@@ -245,8 +245,8 @@ async fn create_topic(log: &mut KafkaLog) -> Result<(), Failure> {
     }
 }
 
-fn failure(error: PublishError) -> Failure {
-    let code = match &error {
+fn failure(error: &PublishError) -> Failure {
+    let code = match error {
         PublishError::Journal(_) | PublishError::Open(_) => exit::IO,
         PublishError::Read(_) | PublishError::Append(_) => exit::UNAVAILABLE,
         PublishError::Unsafe(_) | PublishError::LargeBlocks { .. } => exit::CONFIG,
@@ -254,7 +254,7 @@ fn failure(error: PublishError) -> Failure {
             exit::FAILED
         }
     };
-    Failure::new(code, &error)
+    Failure::new(code, error)
 }
 
 /// Copies a directory with its subdirectories, durably. Returns the number of files.

@@ -160,7 +160,7 @@ impl<L: PartitionLog> Driver<L> {
                 self.note_connection(following, result)
             }
             (request, result) = appended(&mut following.claiming) => {
-                self.note_claim(following, request, result);
+                self.note_claim(following, request, &result);
                 Ok(())
             }
             () = tokio::time::sleep_until(wake) => Ok(()),
@@ -431,13 +431,13 @@ impl<L: PartitionLog> Driver<L> {
         &mut self,
         following: &mut Following,
         request: RequestId,
-        result: Result<Appended, AppendError>,
+        result: &Result<Appended, AppendError>,
     ) {
         let Some(claiming) = &mut following.claiming else {
             return;
         };
         claiming.appending = None;
-        let outcome = self.outcome(&result);
+        let outcome = self.outcome(result);
         let step = claiming.claim.result(&mut self.place.reader, request, outcome);
         self.claim_step(following, step);
     }

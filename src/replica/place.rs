@@ -45,6 +45,10 @@ pub(super) struct Place {
 
 /// What a record of the log was.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every record is a new block, and it is moved once"
+)]
 pub(super) enum Judged {
     /// A block that the journal does not have yet. The resume point is the one after it.
     New(AcceptedBlock, ResumePoint),

@@ -16,9 +16,9 @@ def pytest_addoption(parser):
         """Adds an option. A variable of the environment can change its default, for scripts/test --soak."""
         group.addoption(name, type=kind, default=os.environ.get(variable, default), help=f"{text}; default: %(default)s")
 
-    option("--kills", "TALLY_TEST_FAILOVERS", "10", "how often the leading Tally is killed", int)
+    option("--kills", "TALLY_TEST_FAILOVERS", "5", "how often the leading Tally is killed", int)
     option("--pauses", "TALLY_TEST_PAUSES", "5", "for how long the leading Tally is paused, in seconds")
-    option("--chaos-seconds", "TALLY_TEST_CHAOS_SECONDS", "60", "the length of the random faults", float)
+    option("--chaos-seconds", "TALLY_TEST_CHAOS_SECONDS", "40", "the length of the random faults", float)
     # Brokers on a machine that builds beside the test take each other for dead after a second, which makes a failover longer.
     group.addoption("--session-ms", type=int, default=1000, help="broker.session.timeout.ms; default: %(default)s")
     group.addoption("--bounds", action="store_true", help="compares the times of failovers with their bounds")

@@ -195,10 +195,9 @@ impl Partition {
             let finished = if newest.is_none() {
                 tasks.join_next().await
             } else {
-                match tokio::time::timeout(NEXT_BROKER_AFTER, tasks.join_next()).await {
-                    Ok(finished) => finished,
-                    Err(_) => None,
-                }
+                tokio::time::timeout(NEXT_BROKER_AFTER, tasks.join_next())
+                    .await
+                    .unwrap_or_default()
             };
             match finished {
                 Some(Ok(Ok(location))) => {

@@ -116,15 +116,12 @@ impl<F: FnOnce() -> Status + Unpin> Body for Relayed<F> {
         if self.has_status {
             return Poll::Ready(None);
         }
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            Some(Ok(frame)) => frame,
+        let Some(Ok(frame)) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
             // The connection failed, or the leader ended the answer without a status.
-            Some(Err(_)) | None => {
-                self.has_status = true;
-                let lost = self.lost.take().map(|lost| lost());
-                let status = self.cut.0.get().cloned().or(lost);
-                return Poll::Ready(status.map(|status| Ok(Frame::trailers(status::trailers(&status)))));
-            }
+            self.has_status = true;
+            let lost = self.lost.take().map(|lost| lost());
+            let status = self.cut.0.get().cloned().or(lost);
+            return Poll::Ready(status.map(|status| Ok(Frame::trailers(status::trailers(&status)))));
         };
         let frame = match frame.into_data() {
             Ok(data) => Frame::data(data),

@@ -39,7 +39,7 @@ pub(crate) fn replica_state(view: &ReplicaView) -> ReplicaState {
         claims: count(view.claims),
         term_changes: count(view.term_changes),
         fault: view.fault.clone().unwrap_or_default(),
-        accepted_hash: view.accepted_hash.to_vec().into(),
+        accepted_hash: view.accepted_hash.to_vec(),
     }
 }
 

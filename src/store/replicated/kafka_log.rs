@@ -302,7 +302,20 @@ fn read_error(error: Error) -> ReadError {
         error @ (Error::Corrupt { .. } | Error::Compressed { .. }) => ReadError::Damaged(error.to_string()),
         error @ Error::TopicReplaced { .. } => ReadError::Replaced(error.to_string()),
         error if error.is_fatal() => ReadError::Unusable(error.to_string()),
-        error => ReadError::Unavailable(error.to_string()),
+        error @ (Error::Setting { .. }
+        | Error::Connect { .. }
+        | Error::Tls { .. }
+        | Error::Authentication { .. }
+        | Error::Timeout { .. }
+        | Error::Closed { .. }
+        | Error::Malformed { .. }
+        | Error::FrameTooLarge { .. }
+        | Error::Unsupported { .. }
+        | Error::Broker { .. }
+        | Error::UnknownTopic { .. }
+        | Error::NoLeader { .. }
+        | Error::BatchSize { .. }
+        | Error::TooManyInFlight { .. }) => ReadError::Unavailable(error.to_string()),
     }
 }
 

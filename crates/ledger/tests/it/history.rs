@@ -252,7 +252,7 @@ fn the_last_update_before_a_moment_is_found_with_few_reads() {
     let updates_of = |number: usize| match number {
         0..200 => 0,
         200..2000 => 1,
-        2000..6000 => usize::from(number % 97 == 0),
+        2000..6000 => usize::from(number.is_multiple_of(97)),
         _ => 1,
     };
     let mut world = World::new();
