@@ -291,6 +291,10 @@ fn append_error(error: tally_kafka::AppendError) -> AppendError {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other error can be temporary"
+)]
 fn read_error(error: Error) -> ReadError {
     match error {
         Error::OffsetOutOfRange {
@@ -302,20 +306,7 @@ fn read_error(error: Error) -> ReadError {
         error @ (Error::Corrupt { .. } | Error::Compressed { .. }) => ReadError::Damaged(error.to_string()),
         error @ Error::TopicReplaced { .. } => ReadError::Replaced(error.to_string()),
         error if error.is_fatal() => ReadError::Unusable(error.to_string()),
-        error @ (Error::Setting { .. }
-        | Error::Connect { .. }
-        | Error::Tls { .. }
-        | Error::Authentication { .. }
-        | Error::Timeout { .. }
-        | Error::Closed { .. }
-        | Error::Malformed { .. }
-        | Error::FrameTooLarge { .. }
-        | Error::Unsupported { .. }
-        | Error::Broker { .. }
-        | Error::UnknownTopic { .. }
-        | Error::NoLeader { .. }
-        | Error::BatchSize { .. }
-        | Error::TooManyInFlight { .. }) => ReadError::Unavailable(error.to_string()),
+        error => ReadError::Unavailable(error.to_string()),
     }
 }
 
