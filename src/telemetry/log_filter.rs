@@ -27,7 +27,7 @@ const CRATES: [&str; 6] = [
 /// their errors, and a filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
-const TARGETS: [&str; 47] = [
+const TARGETS: [&str; 48] = [
     "tally::admin::ledger",
     "tally::admin::routes",
     "tally::admin::server",
@@ -38,6 +38,7 @@ const TARGETS: [&str; 47] = [
     "tally::engine::circuits",
     "tally::engine::clock_watch",
     "tally::engine::exec",
+    "tally::engine::exec::following",
     "tally::engine::fault",
     "tally::engine::maintenance",
     "tally::engine::pipeline",
