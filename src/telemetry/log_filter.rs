@@ -259,8 +259,8 @@ mod tests {
         }
         assert_eq!(
             refusal("tally::nonexistent=debug"),
-            "unknown target \"tally::nonexistent\"; the targets in tally are admin, audit, cli, engine, grpc, rpc, \
-             security, store, telemetry"
+            "unknown target \"tally::nonexistent\"; the targets in tally are admin, audit, cli, engine, grpc, replica, \
+             rpc, security, store, telemetry"
         );
         assert_eq!(
             refusal("info,tally::grpc::transport::nte=debug"),
