@@ -26,7 +26,7 @@ pub const PAGE_HOLD_SLOTS: usize = 1024;
 
 /// The memory for what the answer says about a transaction without transfers is held for this many legs before the execution, because
 /// only the execution finds out their number. Most transactions have fewer. For more legs, the execution asks for more memory, see
-/// [`MemoryCharge::hold_legs`].
+/// [`MemoryCharge::hold_legs`](super::MemoryCharge::hold_legs).
 pub const LEGS_CHARGED: usize = 4;
 
 /// The outcomes of a request's transactions, in order. The single outcome of a unary call needs no allocation.

@@ -32,7 +32,7 @@ pub struct TransactionBatch {
 /// A charge to a memory budget. Dropping the charge returns the memory to the budget.
 pub trait MemoryCharge: std::fmt::Debug + Send + Sync {
     /// Holds more memory, for what the answer says about a transaction with this many legs, if the budget allows it. The charge
-    /// includes the memory for [`LEGS_CHARGED`] legs. `with_balances` says whether the answer shows the balances of their accounts.
+    /// includes the memory for [`LEGS_CHARGED`](super::LEGS_CHARGED) legs. `with_balances` says whether the answer shows the balances of their accounts.
     /// EXEC calls this method, so it must not wait.
     #[must_use]
     fn hold_legs(&self, legs: usize, with_balances: bool) -> bool;

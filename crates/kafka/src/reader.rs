@@ -47,7 +47,7 @@ pub struct Fetched {
 // ===== impl Partition =====
 
 impl Partition {
-    /// Connects to the leader to read. An [`Appender`] has another connection, because a broker does not answer the next
+    /// Connects to the leader to read. An [`Appender`](crate::Appender) has another connection, because a broker does not answer the next
     /// request on a connection while a fetch waits for records.
     ///
     /// # Errors
