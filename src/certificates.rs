@@ -1,10 +1,13 @@
 //! Certificates and private keys in PEM files, and why TLS can't use them: the file, what is wrong, and what to do. The
 //! texts of the TLS library name none of these.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
-    RootCertStore,
+    ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
@@ -123,6 +126,23 @@ pub fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, Ce
 
 /// The label of an encrypted key in PEM.
 const ENCRYPTED: &[u8] = b"BEGIN ENCRYPTED PRIVATE KEY";
+
+/// Returns the TLS settings of a client that trusts `roots`, and that presents `identity`, a chain of certificates and its key.
+///
+/// # Errors
+/// [`rustls::Error`] if TLS can't use the identity. [`pair`] has better texts for most of these cases.
+pub fn client_tls(
+    roots: RootCertStore,
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    match identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, private_key)) => builder.with_client_auth_cert(chain, private_key),
+    }
+}
 
 /// Returns the certificate chain from the file `certificate` with the private key from the file `key`. Checks that the
 /// key belongs to the first certificate.

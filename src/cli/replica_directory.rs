@@ -20,6 +20,7 @@ use super::{
     settings_args::SettingsArgs,
 };
 use crate::{
+    config::Loaded,
     replica::{PublishError, Published, detach, publish, reach, rejoin},
     store::{
         embedded::is_data_directory,
@@ -64,6 +65,7 @@ pub(super) struct CloneArgs {
 
 /// What a subcommand needs of the settings.
 struct Setting {
+    loaded: Loaded,
     config: ReplicatedConfig,
     data: PathBuf,
     sizes: tally_journal::JournalConfig,
@@ -84,6 +86,7 @@ fn setting(args: &SettingsArgs) -> Result<Setting, Failure> {
         sizes: store.config().map_err(failed)?,
         config,
         log,
+        loaded,
     })
 }
 
@@ -117,23 +120,20 @@ pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
 
 /// `tally replica detach`: ends the log as its leader, and makes the directory one of an embedded store.
 pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure> {
-    let Setting { config, data, .. } = setting(&args.settings)?;
+    let Setting {
+        config, data, loaded, ..
+    } = setting(&args.settings)?;
     expect_replica(&data)?;
     let (address, directory) = (config.advertise.clone(), data.clone());
-    let is_ended = |error: &PublishError| !matches!(error, PublishError::InUse("it has not ended"));
     // An earlier call may have ended the log and not come further.
     match detach(Arc::new(RealDisk), &data, &address) {
-        Err(error) if !is_ended(&error) => {}
+        Err(PublishError::NotEnded) => {}
         result => {
             return result
                 .map_err(|error| failure(&error))
                 .map(|()| outln!("{}", named("detached", &data.display().to_string())));
         }
     }
-    let loaded = args
-        .settings
-        .load()
-        .map_err(|error| Failure::new(exit::CONFIG, &error))?;
     let checked = loaded
         .check()
         .map_err(|error| Failure::new(exit::CONFIG, &error))?;
@@ -182,6 +182,7 @@ async fn publish_directory(setting: Setting, done: &str) -> Result<(), Failure> 
         data,
         sizes,
         mut log,
+        loaded: _,
     } = setting;
     let bar = progress_bar(0, "{pos} of {len} blocks");
     let published = publish(
@@ -250,9 +251,11 @@ fn failure(error: &PublishError) -> Failure {
         PublishError::Journal(_) | PublishError::Open(_) => exit::IO,
         PublishError::Read(_) | PublishError::Append(_) => exit::UNAVAILABLE,
         PublishError::Unsafe(_) | PublishError::LargeBlocks { .. } => exit::CONFIG,
-        PublishError::OtherTopic | PublishError::InUse(_) | PublishError::Raced | PublishError::Halted(_) => {
-            exit::FAILED
-        }
+        PublishError::OtherTopic
+        | PublishError::InUse(_)
+        | PublishError::NotEnded
+        | PublishError::Raced
+        | PublishError::Halted(_) => exit::FAILED,
     };
     Failure::new(code, error)
 }

@@ -13,7 +13,7 @@ use crate::{
     replica::{PlaceError, PrepareError},
     security::SecurityError,
     settings::SettingError,
-    store::replicated::{BrokerSettingsError, ReadError},
+    store::replicated::BrokerSettingsError,
     telemetry,
 };
 
@@ -56,13 +56,9 @@ pub(super) enum ServeError {
     #[error(transparent)]
     Prepare(#[from] PrepareError),
     #[error(transparent)]
-    Log(#[from] ReadError),
-    #[error(transparent)]
     Place(#[from] PlaceError),
     #[error("the log was not ended: {0}")]
     NoEnd(String),
-    #[error("a runtime for the replica can't be started: {0}")]
-    Runtime(#[source] std::io::Error),
     #[error("the system has no random numbers: {0}")]
     Random(#[source] DiskError),
     #[error("signal handlers can't be installed: {0}")]
@@ -91,11 +87,10 @@ impl ServeError {
             | ServeError::Admin(_)
             | ServeError::Clock
             | ServeError::Start(StartError::Clock(_)) => exit::UNAVAILABLE,
-            ServeError::Log(_) | ServeError::NoEnd(_) => exit::UNAVAILABLE,
+            ServeError::NoEnd(_) => exit::UNAVAILABLE,
             ServeError::Start(_)
             | ServeError::Reflection(_)
             | ServeError::Signals(_)
-            | ServeError::Runtime(_)
             | ServeError::Random(_) => exit::SOFTWARE,
         }
     }

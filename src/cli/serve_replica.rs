@@ -10,14 +10,14 @@ use std::{
 
 use tally_journal::RealDisk;
 use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Mode, Role, RoleHandle};
-use tokio::{runtime::Builder, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{exit, peer_client::PeerClient, serve_error::ServeError};
 use crate::{
     config::CheckedConfig,
     engine::{EngineConfig, TallyEngine},
-    replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, reach, watch_peers},
+    replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, watch_peers},
     store::replicated::{Exchange, KafkaLog, Replica, ReplicaRole, ReplicaView, ReplicatedConfig},
     terminal::{errln, without_error_numbers},
     version::LONG_VERSION,
@@ -90,14 +90,8 @@ pub(super) fn open(
     affinity: &CpuAffinityManager,
 ) -> Result<(TallyEngine, StartedReplica), ServeError> {
     let mut log = KafkaLog::new(config)?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::Runtime)?;
-    let facts = runtime.block_on(async {
-        prepare(&mut log, Arc::new(RealDisk), dir, config.accept_unsafe_topic).await?;
-        Ok::<_, ServeError>(reach(&mut log).await?)
-    })?;
+    let prepared = prepare(&mut log, Arc::new(RealDisk), dir, config.accept_unsafe_topic);
+    let facts = affinity.current_thread_runtime()?.block_on(prepared)?;
     let exchange = Exchange::default();
     let clock = Arc::new(SystemWallClock);
     let (engine, origin) =
@@ -162,11 +156,7 @@ pub(super) fn end_log(
     })?;
     let (engine, replica) = open(&checked.engine, config, dir, None, &affinity)?;
     let thread = replica.run(&engine, &affinity)?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(ServeError::Runtime)?;
-    let ended = runtime.block_on(async {
+    let ended = affinity.current_thread_runtime()?.block_on(async {
         let Some(replica) = engine.replica() else {
             return Err(ServeError::NoEnd("the replica has no driver".to_owned()));
         };
@@ -216,10 +206,10 @@ impl StartedReplica {
             client,
             stop,
         } = self;
-        let guard = engine.panic_guard();
+        let (guard, manager) = (engine.panic_guard(), affinity.clone());
         let thread = affinity.spawn(Role::Aux, 5, "tally-replica", move || {
             let _guard = guard;
-            match Builder::new_current_thread().enable_all().build() {
+            match manager.current_thread_runtime() {
                 Ok(runtime) => {
                     runtime.block_on(async {
                         let watching = tokio::spawn(watch_peers(addresses, peers, replica, Arc::new(client)));

@@ -113,9 +113,7 @@ impl TallyEngine {
             exchange: None,
             is_threadless: false,
         };
-        let (engine, cores, _origin) = assemble(parts, |log| Box::new(log))?;
-        let threads = cores.spawn(affinity)?;
-        *engine.shared.threads.lock() = Some(threads);
+        let (engine, _origin) = parts.start(|log| Box::new(log))?;
         Ok(engine)
     }
 
@@ -142,10 +140,7 @@ impl TallyEngine {
             is_threadless: false,
         };
         let log = exchange.clone();
-        let (engine, cores, origin) = assemble(parts, |local| Box::new(ReplicatedLog::new(local, log)))?;
-        let threads = cores.spawn(affinity)?;
-        *engine.shared.threads.lock() = Some(threads);
-        Ok((engine, origin))
+        parts.start(|local| Box::new(ReplicatedLog::new(local, log)))
     }
 
     /// Opens the data directory `dir` on `disk`, but starts no thread: the caller calls the steps of the [`Cores`].
@@ -173,32 +168,6 @@ impl TallyEngine {
         let (engine, cores, _origin) = assemble(parts, wrap)?;
         Ok((engine, cores))
     }
-
-    /// Does the same as [`TallyEngine::start_replica`], but starts no thread. `wrap` may put another log in front of the log of the replica.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn replica_without_threads(
-        config: &EngineConfig,
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        clock: Arc<dyn WallClock>,
-        affinity: &CpuAffinityManager,
-        exchange: &Exchange,
-        wrap: impl FnOnce(ReplicatedLog) -> Box<dyn BlockLog>,
-    ) -> Result<(Self, Cores, ReplicaOrigin), StartError> {
-        let parts = Parts {
-            config,
-            disk,
-            dir,
-            clock,
-            affinity,
-            exchange: Some(exchange.clone()),
-            is_threadless: true,
-        };
-        let log = exchange.clone();
-        assemble(parts, |local| wrap(ReplicatedLog::new(local, log)))
-    }
 }
 
 /// The state that the cores share with the code that reports statistics and health.
@@ -221,6 +190,22 @@ struct Parts<'a> {
     /// What connects a replica to its driver; `None` for an embedded store.
     exchange: Option<Exchange>,
     is_threadless: bool,
+}
+
+// ===== impl Parts =====
+
+impl Parts<'_> {
+    /// Makes the engine and starts its threads. `wrap` may put another log in front of the journal.
+    fn start(
+        self,
+        wrap: impl FnOnce(EmbeddedLog) -> Box<dyn BlockLog>,
+    ) -> Result<(TallyEngine, ReplicaOrigin), StartError> {
+        let affinity = self.affinity;
+        let (engine, cores, origin) = assemble(self, wrap)?;
+        let threads = cores.spawn(affinity)?;
+        *engine.shared.threads.lock() = Some(threads);
+        Ok((engine, origin))
+    }
 }
 
 // ===== impl Vitals =====

@@ -296,3 +296,11 @@ impl<L: PartitionLog> Driver<L> {
         End::Halted(reason.to_string())
     }
 }
+
+/// Waits for a future that may not exist.
+pub(super) async fn optional<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

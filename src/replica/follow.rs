@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     config::{READ_WAIT, next_delay},
-    driver::{Driver, End},
+    driver::{Driver, End, optional},
     place::Judged,
 };
 use crate::{
@@ -212,7 +212,8 @@ impl<L: PartitionLog> Driver<L> {
                 }
                 Judged::InJournal => {
                     self.election.news(self.now(), News::Block);
-                    following.note_hash(self.place.reader.accepted());
+                    let Accepted { number, hash, .. } = *self.place.reader.accepted();
+                    following.remember(number, hash);
                 }
                 Judged::Other => {}
             }
@@ -243,9 +244,8 @@ impl<L: PartitionLog> Driver<L> {
     /// Publishes how far the replica is.
     fn publish_progress(&mut self, following: &Following) {
         let next_offset = self.place.reader.next_offset();
-        let at_end = following.end_offset.is_some_and(|end| next_offset >= end);
         let is_applied = following.waiting.is_empty() && self.place.has_found_journal();
-        let caught_up = at_end && is_applied && self.place.reader.is_verified();
+        let caught_up = following.is_at_end(next_offset) && is_applied && self.place.reader.is_verified();
         let base = self.place.base_time_ns;
         let wall = self.engine.clock().wall.as_nanos();
         let lag_ms = if caught_up {
@@ -339,10 +339,7 @@ impl<L: PartitionLog> Driver<L> {
     /// Whether a claim could succeed: everything that is in the log was read and applied.
     fn may_claim(&self, following: &Following) -> bool {
         let accepted = self.place.reader.accepted();
-        let at_end = following
-            .end_offset
-            .is_some_and(|end| self.place.reader.next_offset() >= end);
-        at_end
+        following.is_at_end(self.place.reader.next_offset())
             && !accepted.ended
             && self.place.has_found_journal()
             && self.place.reader.is_verified()
@@ -513,14 +510,15 @@ impl Following {
         self.waiting.is_empty() && self.applying.is_none()
     }
 
+    /// Whether `next_offset` is the end of the log, as of the last read.
+    fn is_at_end(&self, next_offset: u64) -> bool {
+        self.end_offset.is_some_and(|end| next_offset >= end)
+    }
+
     fn push(&mut self, block: AcceptedBlock, resume: ResumePoint) {
         self.waiting_bytes += block.len();
         self.remember(resume.block, resume.hash);
         self.waiting.push_back((block, resume));
-    }
-
-    fn note_hash(&mut self, accepted: &Accepted) {
-        self.remember(accepted.number, accepted.hash);
     }
 
     fn remember(&mut self, number: u64, hash: BlockHash) {
@@ -571,18 +569,10 @@ impl Following {
     }
 }
 
-/// Waits for a future that may not exist.
-async fn optional<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Waits for the result of the append of a claim.
 async fn appended(claiming: &mut Option<Claiming>) -> (RequestId, Result<Appended, AppendError>) {
-    match claiming.as_mut().and_then(|claiming| claiming.appending.as_mut()) {
-        Some(appending) => appending.await,
+    match claiming {
+        Some(claiming) => optional(&mut claiming.appending).await,
         None => std::future::pending().await,
     }
 }

@@ -7,13 +7,13 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tally_batch::BatchError;
 use tally_journal::BlockKind;
 use tally_replication::{
-    Accepted, Action, Appender, HaltReason, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
+    Accepted, Action, Appender, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     config::next_delay,
-    driver::{Driver, End},
+    driver::{Driver, End, optional},
     place::facts,
 };
 use crate::{
@@ -96,14 +96,9 @@ impl<L: PartitionLog> Driver<L> {
         );
         let mut leading = Leading::new(&self.config.limits(), accepted, next_offset);
         loop {
-            if let Some(end) = self.act(&mut leading) {
-                return end;
-            }
+            self.act(&mut leading)?;
             self.lead_step(&mut leading).await?;
-            if leading.resigning.is_none()
-                && !leading.resign_answers.is_empty()
-                && self.has_resigned(&leading)
-            {
+            if leading.has_resigned() {
                 return self.end_leading(leading, leadership);
             }
         }
@@ -164,8 +159,8 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// Does what the appender asks for. Returns how the leadership ends, if it does.
-    fn act(&mut self, leading: &mut Leading) -> Option<Result<(), End>> {
+    /// Does what the appender asks for. An error is the end of the leadership.
+    fn act(&mut self, leading: &mut Leading) -> Result<(), End> {
         while let Some(action) = leading.appender.action() {
             match action {
                 Action::Send { request, first, last } => {
@@ -195,12 +190,12 @@ impl<L: PartitionLog> Driver<L> {
                 Action::Fenced { term, offset } => {
                     tracing::warn!(term, offset, "another replica has become the leader");
                     self.exchange.fail(ReplicaFault::Fenced { term });
-                    return Some(Err(End::SteppedDown { term }));
+                    return Err(End::SteppedDown { term });
                 }
-                Action::Halted(reason) => return Some(Err(self.halted(reason))),
+                Action::Halted(reason) => return Err(self.halted(reason.to_string())),
             }
         }
-        None
+        Ok(())
     }
 
     /// All blocks up to `through` are accepted for ever.
@@ -246,11 +241,7 @@ impl<L: PartitionLog> Driver<L> {
                     leading.appender.reconnected();
                 }
             }
-            Err(error @ ReadError::Replaced(_)) => {
-                let reason = error.to_string();
-                self.exchange.fail(ReplicaFault::Halted(reason.clone()));
-                return Err(End::Halted(reason));
-            }
+            Err(error @ ReadError::Replaced(_)) => return Err(self.halted(error.to_string())),
             Err(error) => {
                 self.reports.log_unavailable(&error);
                 self.start_reconnection(leading);
@@ -351,11 +342,6 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Whether the resignation is accepted: nothing is in flight.
-    fn has_resigned(&self, leading: &Leading) -> bool {
-        leading.blocks.is_empty()
-    }
-
     /// Follows again, after the resignation was accepted.
     fn end_leading(&mut self, leading: Leading, leadership: Leadership) -> Result<(), End> {
         self.exchange.end_leading();
@@ -377,10 +363,10 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// Stops for good.
-    pub(super) fn halted(&self, reason: HaltReason) -> End {
-        self.exchange.fail(ReplicaFault::Halted(reason.to_string()));
-        End::Halted(reason.to_string())
+    /// Makes the end of a leader that must stop for good. The outcome of the blocks that the engine has submitted stays unknown.
+    fn halted(&self, reason: String) -> End {
+        self.exchange.fail(ReplicaFault::Halted(reason.clone()));
+        End::Halted(reason)
     }
 }
 
@@ -404,6 +390,11 @@ impl Leading {
             last_submit: Instant::now(),
             resume: None,
         }
+    }
+
+    /// Whether a resignation is complete: its block was accepted with all blocks before it.
+    fn has_resigned(&self) -> bool {
+        self.resigning.is_none() && !self.resign_answers.is_empty() && self.blocks.is_empty()
     }
 
     /// Gives blocks of the engine to the appender. After it has stopped, the blocks are void, and the pipeline learns it elsewhere.
@@ -452,13 +443,5 @@ impl Leading {
             "the blocks {first} to {last} are held until they are durable"
         );
         bytes
-    }
-}
-
-/// Waits for a future that may not exist.
-async fn optional<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
     }
 }

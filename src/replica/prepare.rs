@@ -6,7 +6,7 @@ use tally_journal::{Disk, Genesis, GenesisDefect, Journal, JournalError};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
-use super::publish::{PublishError, check_topic};
+use super::publish::{PublishError, check_topic, first_record};
 use crate::{
     store::{
         embedded::{OpenError, is_data_directory},
@@ -57,7 +57,7 @@ pub enum PrepareError {
 }
 
 /// Waits until the log can be reached, checks its topic, and makes the data directory at `path` from the first record of the log if it
-/// does not exist.
+/// does not exist. Returns what the log says about the topic.
 ///
 /// # Errors
 /// [`PrepareError`]. As long as the log can't be reached, this is no error.
@@ -66,26 +66,24 @@ pub async fn prepare<L: PartitionLog>(
     disk: Arc<dyn Disk>,
     path: &Path,
     accept_unsafe: bool,
-) -> Result<(), PrepareError> {
-    let facts = reach(log).await?;
+) -> Result<TopicFacts, PrepareError> {
+    let mut facts = reach(log).await?;
     check_topic(&facts, accept_unsafe)?;
     if is_data_directory(&*disk, path)? {
-        return Ok(());
+        return Ok(facts);
     }
     if facts.end_offset == 0 {
         return Err(PrepareError::Empty);
     }
     let genesis = loop {
-        match log.read(0, Duration::ZERO).await {
-            Ok(found) => match found.records.first().filter(|record| record.offset == 0) {
-                Some(first) => break Genesis::decode(&first.value)?,
-                None => return Err(PrepareError::Empty),
-            },
+        match first_record(log).await {
+            Ok(Some(first)) => break Genesis::decode(&first)?,
+            Ok(None) => return Err(PrepareError::Empty),
             Err(error @ (ReadError::Unusable(_) | ReadError::Replaced(_) | ReadError::OutOfRange { .. })) => {
                 return Err(error.into());
             }
             Err(ReadError::Unavailable(_) | ReadError::Damaged(_)) => {
-                reach(log).await?;
+                facts = reach(log).await?;
             }
         }
     };
@@ -93,7 +91,7 @@ pub async fn prepare<L: PartitionLog>(
     let resume = ResumePoint::beginning(facts.topic_id, &genesis);
     ResumeFiles::open(journal.directory())?.write(&resume)?;
     tracing::info!(data = %path.display(), "made the data directory of a new replica from the first record of the log");
-    Ok(())
+    Ok(facts)
 }
 
 /// Checks that the resume point of a directory belongs to the topic.

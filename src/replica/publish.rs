@@ -1,11 +1,11 @@
 //! Publishes a data directory in a log: how a replicated ledger begins, and how it begins again after the log was lost.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tally_journal::{
-    BlockKind, ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader, ScanError,
-    StoreKind,
+    BlockHeader, BlockKind, ChainPoint, Disk, Genesis, Journal, JournalConfig, JournalError, JournalReader,
+    ScanError, StoreKind,
 };
 use tally_replication::{HaltReason, LogReader, Step};
 use thiserror::Error;
@@ -52,9 +52,12 @@ pub enum PublishError {
     /// The topic contains blocks that the directory does not have, or replicas have used it.
     #[error("the topic already belongs to a replicated ledger: {0}")]
     InUse(&'static str),
+    /// The last block of the directory does not end the log.
+    #[error("the topic already belongs to a replicated ledger: it has not ended")]
+    NotEnded,
     /// The blocks of the directory can be larger than a request to the brokers.
     #[error(
-        "the data directory has blocks of up to {found} bytes, but a replicated store allows {REPLICATED_BLOCK_BYTES_MAX}: export it, and          import it into a new one with a smaller store.block_bytes_max"
+        "the data directory has blocks of up to {found} bytes, but a replicated store allows {REPLICATED_BLOCK_BYTES_MAX}: export it, and import it into a new one with a smaller store.block_bytes_max"
     )]
     LargeBlocks {
         /// The greatest length of a block.
@@ -97,37 +100,36 @@ pub async fn publish<L: PartitionLog>(
     log.reconnect().await?;
     let facts = log.inspect().await?;
     check_topic(&facts, accept_unsafe)?;
-    if facts.end_offset > 0 && !is_data_directory(&*disk, path)? {
+    let is_empty = facts.end_offset == 0;
+    if !is_empty && !is_data_directory(&*disk, path)? {
         return Err(PublishError::OtherTopic);
     }
     let mut journal = open(disk, path, config)?;
     let genesis = journal.directory().genesis();
-    if facts.end_offset > 0 {
+    if !is_empty {
         check_first_record(log, &genesis).await?;
     }
     if journal.directory().store() == StoreKind::Embedded {
         journal.make_replicated()?;
     }
-    let end = end_of(&journal)?;
+    let end = scan(&journal, |_, _| {})?;
+    if is_empty {
+        append_first_record(log, &genesis).await?;
+    }
     let mut publisher = Publisher {
         log,
         codec: Codec::new(genesis.data_id(), genesis.geometry()),
         reader: LogReader::new(genesis_point(&genesis), 1, None),
         accepted_at: (0, None),
-        is_empty: facts.end_offset == 0,
         published: 0,
     };
-    publisher.first_record(&genesis).await?;
     publisher.find_end().await?;
     publisher
         .blocks(&journal.reader(), journal.start(), &end, progress)
         .await?;
     publisher.find_end().await?;
     let resume = publisher.resume_point(&facts, &end)?;
-    let files = ResumeFiles::open(journal.directory())?;
-    // An older topic may have left a file with a greater number.
-    files.clear()?;
-    files.write(&resume)?;
+    ResumeFiles::open(journal.directory())?.replace(&resume)?;
     Ok(Published {
         last_block: end.last_block_sequence(),
         blocks: publisher.published,
@@ -143,10 +145,7 @@ pub async fn publish<L: PartitionLog>(
 pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<(), PublishError> {
     let journal = Journal::open_replica(disk, path)?;
     let resume = ResumePoint::beginning(facts.topic_id, &journal.directory().genesis());
-    // The file with a greater number would be used instead.
-    let files = ResumeFiles::open(journal.directory())?;
-    files.clear()?;
-    files.write(&resume)?;
+    ResumeFiles::open(journal.directory())?.replace(&resume)?;
     Ok(())
 }
 
@@ -160,12 +159,8 @@ pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), Pub
         return Ok(());
     }
     let mut last = None;
-    let scanned = journal.scan(journal.start(), 0, |header, _, body| {
+    scan(&journal, |header, body| {
         last = Some((header.kind, ResignBody::decode(body)));
-        Ok::<(), JournalError>(())
-    });
-    scanned.map_err(|error| match error {
-        ScanError::Store(error) | ScanError::Visitor(error) => error,
     })?;
     match last {
         Some((BlockKind::End, Some(end))) if end.successor.as_deref() == Some(address) => {
@@ -174,7 +169,7 @@ pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), Pub
         Some((BlockKind::End, _)) => Err(PublishError::InUse(
             "its end names another directory, which goes on",
         )),
-        Some(_) | None => Err(PublishError::InUse("it has not ended")),
+        Some(_) | None => Err(PublishError::NotEnded),
     }
 }
 
@@ -210,21 +205,46 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
     Ok(journal)
 }
 
-/// Returns the end of the journal. Repairs what a crash has left behind it.
-fn end_of(journal: &Journal) -> Result<ChainPoint, PublishError> {
-    let scanned = journal.scan(journal.start(), 0, |_, _, _| Ok::<(), JournalError>(()));
-    let tail = scanned.map_err(|error| match error {
-        ScanError::Store(error) | ScanError::Visitor(error) => error,
-    })?;
-    Ok(tail.end)
+/// Shows every block of the journal, its header and its body, to `visit`. Returns the end of the journal.
+fn scan(journal: &Journal, mut visit: impl FnMut(&BlockHeader, &[u8])) -> Result<ChainPoint, JournalError> {
+    let scanned = journal.scan(journal.start(), 0, |header, _, body| {
+        visit(header, body);
+        Ok::<(), Infallible>(())
+    });
+    match scanned {
+        Ok(tail) => Ok(tail.end),
+        Err(ScanError::Store(error)) => Err(error),
+        Err(ScanError::Visitor(never)) => match never {},
+    }
+}
+
+/// Reads the first record of the log; `None` if there is none at offset 0.
+///
+/// # Errors
+/// [`ReadError`].
+pub(super) async fn first_record<L: PartitionLog>(log: &mut L) -> Result<Option<Bytes>, ReadError> {
+    let found = log.read(0, Duration::ZERO).await?;
+    let first = found.records.into_iter().next();
+    Ok(first
+        .filter(|record| record.offset == 0)
+        .map(|record| record.value))
 }
 
 /// Checks that the first record of the log belongs to the ledger.
 async fn check_first_record<L: PartitionLog>(log: &mut L, genesis: &Genesis) -> Result<(), PublishError> {
-    let found = log.read(0, Duration::ZERO).await?;
-    match found.records.first().filter(|record| record.offset == 0) {
-        Some(first) if first.value == genesis.encode() => Ok(()),
+    match first_record(log).await? {
+        Some(first) if first == genesis.encode() => Ok(()),
         Some(_) | None => Err(PublishError::OtherTopic),
+    }
+}
+
+/// Writes the first record of an empty log.
+async fn append_first_record<L: PartitionLog>(log: &mut L, genesis: &Genesis) -> Result<(), PublishError> {
+    let appended = log.append(vec![Bytes::from(genesis.encode())]).await?;
+    if appended.first_offset == 0 {
+        Ok(())
+    } else {
+        Err(PublishError::Raced)
     }
 }
 
@@ -235,27 +255,12 @@ struct Publisher<'a, L> {
     reader: LogReader,
     /// The offset of the record with the last accepted block, and its epoch if it is known.
     accepted_at: (u64, Option<i32>),
-    /// Whether the topic had no record.
-    is_empty: bool,
     published: u64,
 }
 
 // ===== impl Publisher =====
 
 impl<L: PartitionLog> Publisher<'_, L> {
-    /// Writes the first record, or checks that the topic has it.
-    async fn first_record(&mut self, genesis: &Genesis) -> Result<(), PublishError> {
-        if self.is_empty {
-            let appended = self.log.append(vec![Bytes::from(genesis.encode())]).await?;
-            return if appended.first_offset == 0 {
-                Ok(())
-            } else {
-                Err(PublishError::Raced)
-            };
-        }
-        check_first_record(self.log, genesis).await
-    }
-
     /// Reads the log to its end.
     async fn find_end(&mut self) -> Result<(), PublishError> {
         loop {

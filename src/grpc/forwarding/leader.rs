@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::OutgoingBody;
 use crate::{
-    certificates::{CertificateFileError, authorities, certificates, pair, private_key},
+    certificates::{CertificateFileError, authorities, certificates, client_tls, pair, private_key},
     security::client_of,
     settings::read_bounded,
     store::replicated::Replica,
@@ -326,27 +326,22 @@ fn tls(config: &ForwardingConfig) -> Result<ClientConfig, ForwardingError> {
         Some(path) => authorities(certificates(&read(path)?, path)?, path)?,
         None => rustls::RootCertStore::empty(),
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|source| ForwardingError::Identity {
-            path: PathBuf::new(),
-            source,
-        })?
-        .with_root_certificates(roots);
-    let mut tls = match &config.identity {
-        None => builder.with_no_client_auth(),
+    let identity = match &config.identity {
+        None => None,
         Some((certificate, key)) => {
             let chain = certificates(&read(certificate)?, certificate)?;
             let private = private_key(&read(key)?, key)?;
             pair(chain.clone(), private.clone_key(), certificate, key)?;
-            let identity = |source| ForwardingError::Identity {
-                path: certificate.clone(),
-                source,
-            };
-            builder.with_client_auth_cert(chain, private).map_err(identity)?
+            Some((chain, private))
         }
     };
+    let mut tls = client_tls(roots, identity).map_err(|source| ForwardingError::Identity {
+        path: config
+            .identity
+            .as_ref()
+            .map_or_else(PathBuf::new, |(certificate, _)| certificate.clone()),
+        source,
+    })?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     Ok(tls)
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tally_kafka::{
     Appender, Description, Edge, Error, ErrorCode, Fetched, Location, Mechanism, NewTopic, Partition,
-    Password, Reader, Sasl, Settings, Tls, TopicConfig, rustls,
+    Password, Reader, Sasl, Settings, Tls, TopicConfig,
 };
 use thiserror::Error as ThisError;
 
@@ -25,7 +25,7 @@ use super::{
     settings::{BrokerSasl, BrokerTls, ReplicatedConfig, SaslMechanism},
 };
 use crate::{
-    certificates::{CertificateFileError, authorities, certificates, pair, private_key},
+    certificates::{CertificateFileError, authorities, certificates, client_tls, pair, private_key},
     settings::read_bounded,
 };
 
@@ -313,23 +313,17 @@ fn read_error(error: Error) -> ReadError {
 fn tls(files: &BrokerTls) -> Result<Tls, BrokerSettingsError> {
     let ca = &files.ca;
     let roots = authorities(certificates(&read("tls_ca_file", ca)?, ca)?, ca)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BrokerSettingsError::Tls(error.to_string()))?
-        .with_root_certificates(roots);
-    let config = match &files.identity {
-        None => builder.with_no_client_auth(),
+    let identity = match &files.identity {
+        None => None,
         Some(identity) => {
             let (certificate, key) = (&identity.certificate, &identity.key);
             let chain = certificates(&read("tls_cert_file", certificate)?, certificate)?;
             let private = private_key(&read("tls_key_file", key)?, key)?;
             pair(chain.clone(), private.clone_key(), certificate, key)?;
-            builder
-                .with_client_auth_cert(chain, private)
-                .map_err(|error| BrokerSettingsError::Tls(error.to_string()))?
+            Some((chain, private))
         }
     };
+    let config = client_tls(roots, identity).map_err(|error| BrokerSettingsError::Tls(error.to_string()))?;
     Ok(Tls {
         config: Arc::new(config),
         server_name: None,

@@ -74,13 +74,13 @@ impl ResumeFiles {
         Ok(())
     }
 
-    /// Removes all resume points.
+    /// Removes all resume points, and writes `point`, durably. For a new topic: the files of an older one can have greater numbers.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
-    pub fn clear(&self) -> Result<(), JournalError> {
+    pub fn replace(&self, point: &ResumePoint) -> Result<(), JournalError> {
         self.0.prune(0)?;
-        Ok(())
+        self.write(point)
     }
 
     /// Reads the newest resume point. Returns `None` if there is none that can be read.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tally::{
     engine::{CallKind, CreatedAccounts, EngineConfig, EngineError, Existing, TallyEngine},
-    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, detach, prepare, publish, reach},
+    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, detach, prepare, publish},
     store::replicated::{Exchange, Replica, ReplicaRole, ReplicaView},
     wall_clock::SystemWallClock,
 };
@@ -92,8 +92,7 @@ impl Cluster {
         let mut link = self.log.link();
         let disk = Arc::new(RealDisk);
         let dir = self.directory(index);
-        prepare(&mut link, disk.clone(), &dir, false).await.unwrap();
-        let facts = reach(&mut link).await.unwrap();
+        let facts = prepare(&mut link, disk.clone(), &dir, false).await.unwrap();
         let affinity = AffinityConfig {
             mode: Mode::Off,
             ..AffinityConfig::default()
