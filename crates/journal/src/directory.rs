@@ -79,7 +79,7 @@ impl DataDirectory {
         Ok(opened)
     }
 
-    /// Makes a replica's directory at `path` whose `FORMAT` is the one in `genesis`, or opens it if it exists.
+    /// Locks and opens the replica's directory at `path`. If the directory does not exist, makes it with the `FORMAT` in `genesis`.
     pub(super) fn create_replica(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -109,7 +109,7 @@ impl DataDirectory {
         Ok(opened)
     }
 
-    /// Locks the directory at `path`, which must exist, of whichever store.
+    /// Locks the directory at `path`, which may belong to either store. The directory must exist.
     pub(super) fn open_existing(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         refuse_empty(path)?;
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
@@ -126,7 +126,7 @@ impl DataDirectory {
         })
     }
 
-    /// Locks the directory at `path`, which exists or is made by `make`.
+    /// Locks the directory at `path`. If it has no `FORMAT`, calls `make` to make the data directory.
     fn open_or_make(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -165,20 +165,22 @@ impl DataDirectory {
         })
     }
 
-    /// Returns an error if another store continues the directory.
+    /// Returns an error unless the directory belongs to the store `expected`.
     fn expect_store(&self, expected: StoreKind) -> Result<(), JournalError> {
         expect_store(&self.path, self.format.store, expected)
     }
 
-    /// Makes the directory durably one of the replicated store. A crash leaves the old `FORMAT` or the new one.
+    /// Changes `FORMAT` durably, so that the directory belongs to the replicated store. After a crash, `FORMAT` is the old or the new
+    /// one.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk fails, or if the directory was opened for reading. The directory may then be of either store.
+    /// [`JournalError::Disk`] if the disk fails, or if the directory was opened for reading. After an error, the directory may belong
+    /// to either store.
     pub(super) fn make_replicated(&mut self) -> Result<(), JournalError> {
         self.change_store(StoreKind::Replicated)
     }
 
-    /// Makes the directory durably one of the embedded store. See [`DataDirectory::make_replicated`].
+    /// Changes `FORMAT` durably, so that the directory belongs to the embedded store. See [`DataDirectory::make_replicated`].
     pub(super) fn make_embedded(&mut self) -> Result<(), JournalError> {
         self.change_store(StoreKind::Embedded)
     }
