@@ -375,7 +375,7 @@ impl Account {
         self.status.rejection_reason(side).map_or(Ok(()), Err)
     }
 
-    /// Checks that a hold may be posted to the account, which has to be neither frozen nor closed.
+    /// Checks that a hold may be posted to the account. The account must be neither frozen nor closed.
     ///
     /// # Errors
     /// The reason why the account does not accept the posting.

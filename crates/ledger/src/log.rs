@@ -24,13 +24,13 @@ pub trait TransactionLog {
     fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, Self::Error>;
 
     /// Returns the record that a [key](super::record::Record::keys) names, or `None` if no record has this key. Unlike
-    /// [`TransactionLog::find`], it does not find out the sequence and the time.
+    /// [`TransactionLog::find`], this method does not determine the sequence and the time.
     ///
     /// # Errors
     /// If the record can't be read.
     fn find_record(&mut self, key: RecordKey<'_>) -> Result<Option<PlacedRecord<'_>>, Self::Error>;
 
-    /// Returns the record at a place, where a record is.
+    /// Returns the record at `place`. The ledger calls this method only with the place of a record.
     ///
     /// # Errors
     /// If the record can't be read.

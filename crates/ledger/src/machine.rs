@@ -84,7 +84,7 @@ pub(super) struct Request<'a, 'b> {
     pub(super) key: TransactionKey<'a>,
     /// The name of the client that sent it.
     pub(super) principal: Option<&'b [u8]>,
-    /// If it has no transfers: the maximum number of legs for which the caller can answer.
+    /// If the transaction has no transfers: the maximum number of legs for which the caller has memory in its answer.
     pub(super) legs_max: usize,
 }
 
@@ -105,7 +105,8 @@ impl Ledger {
         }
     }
 
-    /// Sets the maximum number of outstanding holds. If more are outstanding already, they stay, and new ones are refused.
+    /// Sets the maximum number of outstanding holds. If more holds are outstanding already, they stay outstanding, and new holds are
+    /// rejected.
     pub const fn set_holds_max(&mut self, holds_max: usize) {
         self.holds_max = holds_max;
     }
@@ -186,8 +187,8 @@ impl Ledger {
 
     /// Processes a transaction whose ids the caller has hashed. `principal` is the name of the client that sent it, if it has
     /// one. If the transaction has no transfers and would have more than `legs_max` [legs](Ledger::last_legs), it is rejected with
-    /// [`Reason::MemoryLimit`], which is not recorded. If the transaction was committed before, this rejection is `replayed`: it hides
-    /// an outcome that is recorded. See [`Ledger::process`].
+    /// [`Reason::MemoryLimit`], which is not recorded. If the transaction was committed before, this rejection has `replayed` set,
+    /// because it is returned instead of the recorded outcome. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -257,7 +258,7 @@ impl Ledger {
         })
     }
 
-    /// Applies a transaction that names no other one.
+    /// Applies a transaction that names no other transaction.
     #[inline]
     fn move_or_reserve<L: TransactionLog>(
         &mut self,
@@ -465,7 +466,7 @@ impl Ledger {
                 return ContentField::AmountRule(place);
             }
         }
-        // The headings differ in the metadata, and otherwise only in what was compared.
+        // All fields of the heading except the metadata were compared above, so the difference is in the metadata.
         assert_ne!(
             sent.heading_bytes(),
             recorded.heading_bytes(),

@@ -33,7 +33,7 @@ use super::{
     transaction::{Names, Phase, TransactionView},
 };
 
-/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each,
+/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, the remaining amount of each transfer,
 /// 1 KiB of metadata, and links of the maximum length.
 pub const RECORD_BYTES_MAX: usize = 24 * 1024;
 /// Maximum length of the name of the client that sent a transaction, in bytes.
@@ -68,7 +68,7 @@ pub enum Record<'a> {
         /// What it moved, if this does not follow from its transfers alone.
         effects: Option<Effects<'a>>,
     },
-    /// A hold has expired. This has a sequence, but no transaction id.
+    /// A hold has expired. The record has a sequence, but no transaction id.
     HoldExpired {
         /// The id of the hold.
         hold_id: &'a [u8],
@@ -285,8 +285,8 @@ impl NewRecord<'_> {
 
 /// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal`
 /// transactions have been committed in the block so far. `place` is the record's place in the journal, a number that no
-/// other record has; [`take_record`] needs the same number. `links` leads to the previous records of the record's accounts. `scratch` is overwritten; the caller passes it in to reuse
-/// its memory.
+/// other record has; [`take_record`] needs the same number. `links` lead to the previous records of the record's accounts. `scratch` is
+/// overwritten; the caller passes it in to reuse its memory.
 ///
 /// # Panics
 /// If the record is longer than [`RECORD_BYTES_MAX`], starts before `body_start`, or starts 4 GiB or more after
@@ -319,7 +319,8 @@ pub fn put_record(
     body.extend_from_slice(&checksum.to_le_bytes());
 }
 
-/// Appends what precedes the payload of a record. Returns the payload, which is empty if it was appended, too.
+/// Appends what precedes the payload of a record. Returns the payload that the caller must still append. It is empty if this function has
+/// already appended the payload.
 #[inline]
 fn put_content<'a>(
     scratch: &mut Vec<u8>,
@@ -347,7 +348,8 @@ fn put_content<'a>(
         } => {
             frame(KIND_ACCOUNT_UPDATED, None).put(scratch);
             put_varint_u64(scratch, u64::from(index.0));
-            // No update is at place 0, because it comes after the record that created the account.
+            // 0 stands for "no previous update". No update is at place 0, because every update comes after the record that created the
+            // account.
             put_varint_u64(scratch, previous.map_or(0, |place| place));
             terms.put(scratch);
             &[]

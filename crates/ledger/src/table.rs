@@ -76,7 +76,7 @@ pub(crate) struct Updated {
     pub(crate) entry: u64,
     /// The place of the record of the update.
     pub(crate) place: u64,
-    /// What the account was created with.
+    /// The terms with which the account was created.
     pub(crate) created: AccountTerms,
 }
 

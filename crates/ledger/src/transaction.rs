@@ -33,7 +33,7 @@ const FLAG_TIMEOUT: u8 = 16;
 pub(crate) const FLAG_REVERSES: u8 = 32;
 /// Each transfer has an amount rule.
 const FLAG_RULES: u8 = 64;
-/// There are no transfers. The byte of their number is 0.
+/// The transaction has no transfers. The byte `transfers - 1` is 0.
 pub(crate) const FLAG_NO_TRANSFERS: u8 = 128;
 /// The flags of transactions whose effects are not simply those of their transfers.
 const FLAGS_DERIVED: u8 = FLAG_PENDING_ID | FLAG_REVERSES | FLAG_RULES;
@@ -57,21 +57,21 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum AmountRule {
-    /// The amount.
+    /// Exactly the amount of the transfer.
     #[default]
     Exact = 1,
-    /// At most the amount, and at most what the debit account has available.
+    /// At most the amount of the transfer, and at most what the debit account has available.
     UpToDebitAvailable = 2,
-    /// At most the amount, and at most what the credit account has available.
+    /// At most the amount of the transfer, and at most what the credit account has available.
     UpToCreditAvailable = 3,
-    /// At most the amount, and at most what both accounts have available.
+    /// At most the amount of the transfer, and at most what both accounts have available.
     UpToBothAvailable = 4,
 }
 
 /// The other transaction that a transaction names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Names<'a> {
-    /// None.
+    /// The transaction names no other transaction.
     #[default]
     Nothing,
     /// The hold to post or to void.
@@ -340,7 +340,7 @@ pub(crate) fn put_transfers<'a, A: AccountRef<'a>>(
 // ===== impl TransactionView =====
 
 impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
-    /// Decodes the heading of `encoded`, whose last byte is the end of the last transfer.
+    /// Decodes the heading of `encoded`. The last byte of `encoded` must be the last byte of the last transfer.
     /// [`TransactionView::transfers`] decodes the transfers.
     ///
     /// # Errors
