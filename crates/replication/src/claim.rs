@@ -1,12 +1,12 @@
 //! How a standby becomes the leader: [`Claim`].
 //!
 //! A candidate appends a claim block on top of the last block that it has accepted. Readers accept the first claim of a
-//! higher term that continues the chain, so at most one of several candidates wins, and only a candidate that has read
-//! everything before its claim. The candidate then reads until it sees its claim accepted, and serves.
+//! higher term that continues the chain, so at most one of several candidates wins, and the winner has read everything
+//! before its claim. The candidate then reads until it sees its claim accepted, and serves.
 //!
-//! The answer to the append is needed, even if the claim is visible before: a visible record can still be lost. After
-//! the answer, the candidate reads its last judged record once more, and everything up to its claim. So what it has
-//! accepted as a standby is proven to be in the log.
+//! The candidate waits for the answer to the append, even if it sees its claim before: a visible record can still be
+//! lost. After the answer, the candidate reads its last judged record once more, and everything up to its claim. This
+//! proves that the log contains what the candidate has accepted as a standby.
 //!
 //! A candidate also asks every reachable replica for its last accepted block, before it sends the claim. The log must
 //! hold all these blocks before the claim. Otherwise the log was rolled back, and the candidate halts.
@@ -23,7 +23,7 @@ use crate::{
 /// Maximum number of replicas that a candidate compares itself with.
 pub const PEERS_MAX: usize = 16;
 
-/// The point of another replica, from before the claim was sent.
+/// The point of another replica, asked for before the claim was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerPoint {
     /// The number of its last accepted block.
@@ -165,8 +165,8 @@ impl Claim {
         self.append == Append::Reconnecting
     }
 
-    /// The connection that [`ClaimStep::Reconnect`] asked for is ready. The claim is sent again, byte for byte: of
-    /// several copies, readers accept the first one.
+    /// Reports that the connection that [`ClaimStep::Reconnect`] asked for is ready. The claim is sent again, byte for
+    /// byte. If the log has several copies, readers accept the first one.
     ///
     /// # Panics
     /// If no connection was asked for.
@@ -203,7 +203,8 @@ impl Claim {
             }
             Append::InFlight(_) | Append::Reconnecting => return Decision::Wait,
         };
-        // The claim was appended after the peers were asked. So what they have read lies before the claim.
+        // The claim was appended after the peers were asked. So all records that the peers had read are before the
+        // claim.
         if let Some(peer) = self.peers.iter().find(|peer| peer.next_offset > base_offset) {
             return Decision::Halt(HaltReason::ReplicaAheadOfLog { number: peer.number });
         }
@@ -211,8 +212,8 @@ impl Claim {
             return Decision::Wait;
         }
         if accepted.hash != self.block.hash {
-            // Everything up to an acknowledged copy of the claim was read, and the claim was not accepted, although
-            // the chain has not moved on: impossible, because the claim continues the chain.
+            // Everything up to an acknowledged copy of the claim was read. The chain has not moved on, so the claim
+            // continues it and must have been accepted. It was not, so the log has lost data.
             return Decision::Halt(HaltReason::LogLostData { offset: base_offset });
         }
         if applied < self.block.number && !planted("claim_before_applying") {

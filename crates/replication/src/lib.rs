@@ -22,9 +22,9 @@
 //! # Acknowledged, visible and lost
 //!
 //! An append is *acknowledged* when all in-sync brokers hold it. Then no record up to it can be lost, and an answer may be
-//! given. A record can be *visible* before. It may then be lost, and other records may take its offset. So what was read
-//! before an acknowledgement is never a reason for an answer, and after each new connection a reader compares the last
-//! record that it has judged.
+//! given. A record can be *visible* before it is acknowledged. Such a record may be lost, and another record may take its
+//! offset. So a record that was read before an acknowledgement is never a reason for an answer. After each new connection,
+//! a reader reads its last judged record again, and compares the two.
 //!
 //! # Proof
 //!
@@ -33,8 +33,8 @@
 //! planted bugs (`tests/it/mutations.rs`). `docs/replication.md` names the test of each sentence of the protocol.
 //!
 //! A broken invariant is a bug in this crate or in the caller. The machines then panic with a message that names the
-//! invariant, in release builds too. What a log contains never causes a panic: it is accepted, skipped, or a reason to
-//! [halt](HaltReason).
+//! invariant, in release builds too. The content of a log never causes a panic: each record is accepted, skipped, or a
+//! reason to [halt](HaltReason).
 //!
 //! ```
 //! use tally_replication::{Accepted, Action, Appender, BlockFacts, BlockKind, Limits, Outcome};
