@@ -19,7 +19,7 @@ struct Range {
 }
 
 impl Versions {
-    /// Returns what may be sent before the broker was asked.
+    /// Returns the versions that may be used before the broker has said which versions it supports.
     pub(crate) fn before_the_answer() -> Self {
         let range = |api: &Api| Range {
             key: api.key,
