@@ -73,7 +73,7 @@ struct Chunk {
     answer: Pin<Box<ResponseFuture<EngineReply>>>,
 }
 
-/// How far a checkpoint is.
+/// The progress of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckpointStep {
     /// The next chunk has not arrived.
@@ -152,7 +152,7 @@ impl Checkpointing {
         }
     }
 
-    /// Writes a chunk to the file. Returns whether it was the last one.
+    /// Writes a chunk to the file. Returns whether it was the last chunk.
     fn write(&mut self, from: ChunkStart, reply: CommandReply) -> Result<bool, CheckpointError> {
         let CommandReply::CheckpointChunk { bytes, next } = reply else {
             return Err(CheckpointError::UnexpectedReply);

@@ -28,8 +28,8 @@ pub struct CircuitOptions {
     /// Whether the engine refuses to start if commits of a healthy disk exceed a slow threshold. If `false`, it only
     /// logs a warning.
     pub strict: bool,
-    /// If true, the start times no trial commits, which compute or check the slow thresholds. For the simulation, whose
-    /// disk has simulated times.
+    /// If true, the start skips the measurement of trial commits, by which slow thresholds are computed or checked. For the simulation,
+    /// whose disk has simulated times.
     pub untimed: bool,
     /// The clock of the circuits; the system's clock if `None`.
     pub clock: Option<Arc<dyn Clock>>,

@@ -85,7 +85,7 @@ pub(super) struct Maintenance {
     /// No other work is done before this time, because work failed.
     pub(super) paused_until: Option<Instant>,
     pub(super) checkpoint_rest: CheckpointRest,
-    /// Limits the lines about failed work, which is tried again and again.
+    /// Limits the log lines about failed work, which is tried again and again.
     pub(super) failure_lines: LogLimit,
     /// The resume points of a replica; `None` for an embedded store.
     pub(super) resume: Option<ResumeWriter>,

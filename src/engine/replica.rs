@@ -41,11 +41,11 @@ impl TallyEngine {
         Ok(())
     }
 
-    /// Commits what is open, and then a control block of this `kind` with this body: a resignation, or the end of the log. From now on this
-    /// replica follows.
+    /// Commits the open block, and then a control block of this `kind` with this body: a resignation, or the end of the log. From now on
+    /// this replica follows.
     ///
     /// # Errors
-    /// [`EngineError`]. If the outcome is unknown, the replica has stepped down or will.
+    /// [`EngineError`]. If the outcome is unknown, the replica has stepped down or will step down.
     pub async fn stop_leading(&self, kind: BlockKind, body: Vec<u8>) -> Result<Box<LedgerEnd>, EngineError> {
         let CommandReply::StoppedLeading(end) = self.read(Command::StopLeading(kind, body), None).await?
         else {
