@@ -44,7 +44,7 @@ pub(super) struct RecordLog {
     /// Whether another process writes the blocks, and this one follows them.
     pub(super) is_following: bool,
     pub(super) clock: Arc<dyn WallClock>,
-    /// The greatest time, in nanoseconds, that was called [settled](RecordLog::settled_time) since the start.
+    /// The greatest time, in nanoseconds, that [`RecordLog::settled_time`] has returned since the start.
     pub(super) settled: AtomicU64,
     /// Records of outstanding holds that were written recently.
     pub(super) recent: RecentRecords,
@@ -236,11 +236,11 @@ impl RecordLog {
         }
     }
 
-    /// Sets the time of the block, if the block has no records yet. This is the time of the clock. If the clock does
+    /// Sets the time of the block to the time of the clock, if the block has no records yet. If the clock does
     /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
     #[inline]
     pub(super) fn begin_block(&mut self) {
-        // The time must not change any more after holds were ended by it.
+        // After holds were ended by this time, the time must not change.
         if self.block.records == 0 && !self.block.has_expired {
             let now = self.clock.now();
             self.block.base_time = if planted("commit_time_goes_back") {
@@ -262,17 +262,18 @@ impl RecordLog {
         }
     }
 
-    /// The newest time that no later record gets.
+    /// The newest time for which it is certain that no later record gets this time or an earlier one.
     pub(super) fn settled_time(&self) -> Timestamp {
         let last = self.order.last_time;
         if self.block.has_begun || self.is_following {
-            // The block may get more records, with its own time; or the writer of the next block has another clock.
+            // The open block may get more records, which have the time of the block; or another process writes the next block, with
+            // another clock.
             return last;
         }
         // The next block gets a later time than this reading of the clock, or the time of a later reading.
         let before_now = self.clock.now().as_nanos().saturating_sub(1);
         let settled = last.max(Timestamp::from_nanos(before_now));
-        // The clock can go back a little. No block may get a time that was called settled.
+        // The clock can go back a little. No block may get a time that this method has returned.
         self.settled.fetch_max(settled.as_nanos(), Ordering::Relaxed);
         settled
     }
@@ -350,8 +351,9 @@ impl RecordLog {
         }
     }
 
-    /// Returns the position of the record with `key`, whose tag is `tag`, and reads the record: the read buffer contains it, unless it
-    /// is in the open block, or unless it is recent and `use_recent` allows to compare it there.
+    /// Returns the position of the record with `key`, whose tag is `tag`, and reads the record. Afterwards, the read buffer contains
+    /// the record, unless the record is in the open block. With `use_recent`, a record that is still in memory is compared there, and
+    /// not read.
     fn locate(
         &mut self,
         key: RecordKey<'_>,

@@ -1,7 +1,7 @@
-//! Where the commit pipeline and the driver of a replica meet.
+//! The exchange between the commit pipeline and the driver of a replica.
 //!
 //! The thread of the commit pipeline puts sealed blocks in, and the driver sends them to the log. The driver says up to which block the
-//! log has accepted them, or why it never will. Nobody holds the lock while it waits.
+//! log has accepted them, or why the log never will. No thread holds the lock while it waits.
 
 use std::{
     collections::VecDeque,
@@ -36,7 +36,7 @@ pub struct Leadership {
     pub writer: u32,
 }
 
-/// The meeting place. Clones share it.
+/// Connects the commit pipeline with the driver. Clones are the same exchange.
 #[derive(Debug, Clone, Default)]
 pub struct Exchange(Arc<Shared>);
 
@@ -159,7 +159,7 @@ impl Exchange {
     }
 
     /// Returns the number up to which the log has accepted own blocks if it is at least `number`. Otherwise the waker of `context` is
-    /// called when there is news.
+    /// called when this number or the fault has changed.
     pub(super) fn poll_accepted(
         &self,
         number: u64,

@@ -24,10 +24,10 @@ pub trait PartitionLog: Send + 'static {
     fn inspect(&mut self) -> Doing<Result<TopicFacts, ReadError>>;
 }
 
-/// What an implementation is doing.
+/// The future of an operation.
 pub type Doing<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// The identity of a topic. A topic that was deleted and made again has another one.
+/// The identity of a topic. A topic that was deleted and made again has another identity.
 pub type TopicId = [u8; 16];
 
 /// An append that the log has acknowledged: every in-sync broker has it on its disk.
@@ -78,7 +78,7 @@ pub enum ReadError {
     /// No broker answers, or none leads the partition. A later read can succeed.
     #[error("the log can't be reached: {0}")]
     Unavailable(String),
-    /// A record has a wrong checksum. It must not be passed over; a later read can succeed.
+    /// A record has a wrong checksum. The replica must not skip the record; a later read can succeed.
     #[error("a record of the log is damaged: {0}")]
     Damaged(String),
     /// The log has no record at the offset any longer, or not yet.
@@ -106,7 +106,7 @@ pub struct TopicFacts {
     pub partitions: usize,
     /// The number of brokers that have a copy.
     pub replication_factor: usize,
-    /// The settings by their names. A setting that the brokers do not tell is absent.
+    /// The settings by their names. A setting that the brokers do not report is absent.
     pub settings: Vec<(String, String)>,
     /// The first offset that the log has.
     pub start_offset: u64,

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::store::embedded::error::RecordError;
 
-/// Says whether a read must end early. A thread can't be interrupted, so a read looks at it between its steps.
+/// Says whether a read must end early. A thread can't be interrupted, so a read checks this value between its steps.
 #[derive(Debug, Clone, Default)]
 pub struct Cancellation(Arc<AtomicBool>);
 

@@ -1,5 +1,5 @@
-//! Reads the history of the ledger from the journal: what an account had at an earlier time, its statement, and all transactions in
-//! their order. No read needs EXEC, except for the place where the chain of an account begins.
+//! Reads the history of the ledger from the journal: the balances of an account at an earlier time, its statement, and all
+//! transactions in their order. No read needs EXEC, except for the place where the chain of an account begins.
 
 mod block_index;
 mod block_walk;
