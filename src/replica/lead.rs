@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Delay before the engine is asked again whose queue was full.
+/// Delay before the engine is asked again after its queue was full.
 const FULL_DELAY: Duration = Duration::from_millis(20);
 
 /// The result of a request to append.
@@ -76,7 +76,8 @@ struct Leading {
 // ===== impl Driver =====
 
 impl<L: PartitionLog> Driver<L> {
-    /// Leads from the own claim on, which is the last accepted block, until another replica leads or this one resigns.
+    /// Leads from the claim of this replica on, which is the last accepted block, until another replica leads or this replica has
+    /// resigned.
     pub(super) async fn lead(&mut self, accepted: Accepted, next_offset: u64) -> Result<(), End> {
         let leadership = Leadership {
             term: accepted.term,
@@ -104,7 +105,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Makes the engine lead. Its queue can be full of reads.
+    /// Makes the engine lead. Repeats the command while the queue of the engine is full of reads.
     async fn begin_leading(&mut self) -> Result<(), End> {
         loop {
             let why = match self.engine.lead().await {
@@ -262,8 +263,8 @@ impl<L: PartitionLog> Driver<L> {
             }
             Err(ReadError::OutOfRange { .. }) => leading.appender.out_of_range(),
             Err(error) => {
-                // The appender waits for this read, so it is repeated, on a new connection: on the old one every read may fail. The
-                // outcome of the appends in flight becomes unknown.
+                // The appender waits for this read, so the read is repeated on a new connection: on the old connection, every read
+                // may fail. The outcome of the appends in flight becomes unknown.
                 self.reports.log_unavailable(&error);
                 leading.failed_reads.push(read);
                 if leading.reconnecting.is_none() {
@@ -304,7 +305,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Begins to stop leading. If this has begun before, only the answer is added.
+    /// Begins to give up leadership. If this has begun before, only adds the receiver of the answer.
     fn stop_leading(
         &mut self,
         leading: &mut Leading,
@@ -314,7 +315,7 @@ impl<L: PartitionLog> Driver<L> {
     ) {
         leading.resign_answers.push(answer);
         if leading.resigning.is_none() {
-            // This replica must take no reads any more when it sends its last block. The log may accept this block long before this
+            // When this replica sends its last block, it must take no more reads. The log may accept this block long before this
             // replica learns it, and a read that arrives in between would not show what the next leader has executed.
             self.publish(|view| view.role = ReplicaRole::Standby);
             let body = ResignBody { successor: next }.encode();
@@ -397,7 +398,8 @@ impl Leading {
         self.resigning.is_none() && !self.resign_answers.is_empty() && self.blocks.is_empty()
     }
 
-    /// Gives blocks of the engine to the appender. After it has stopped, the blocks are void, and the pipeline learns it elsewhere.
+    /// Gives blocks of the engine to the appender. After the appender has stopped, the blocks are void, and the pipeline learns of
+    /// the stop in another way.
     fn submit(&mut self, blocks: VecDeque<OwnBlock>) {
         for block in blocks {
             self.last_submit = Instant::now();

@@ -25,7 +25,7 @@ pub(super) struct Place {
     pub(super) codec: Codec,
     topic_id: TopicId,
     pub(super) reader: LogReader,
-    /// The end of the journal, and then the point after the last accepted block.
+    /// The point after the last accepted block. At the start, this is the end of the journal.
     pub(super) chain: ChainPoint,
     /// The number of the last block that the journal had at the start.
     journal_end: u64,
@@ -35,7 +35,7 @@ pub(super) struct Place {
     pub(super) base_time_ns: u64,
     /// Who leads, according to the accepted blocks.
     pub(super) leader: Option<String>,
-    /// Whether a claim, a resignation or the end of the log was read since the start. Before, the log has not said who leads.
+    /// Whether a claim, a resignation or the end of the log was read since the start. Before that, the log has not said who leads.
     pub(super) has_read_term: bool,
     /// Who should lead next, according to a resignation.
     pub(super) successor: Option<String>,
@@ -43,14 +43,14 @@ pub(super) struct Place {
     pub(super) term_changes: u64,
 }
 
-/// What a record of the log was.
+/// The result of judging a record of the log.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every record is a new block, and it is moved once"
 )]
 pub(super) enum Judged {
-    /// A block that the journal does not have yet. The resume point is the one after it.
+    /// A block that the journal does not have yet. The resume point is the point after this block.
     New(AcceptedBlock, ResumePoint),
     /// A block that was accepted, and that the journal already has.
     InJournal,
@@ -192,7 +192,7 @@ impl Place {
                 self.successor = None;
                 self.term_changes += 1;
             }
-            // The end of the log names the directory that goes on.
+            // The end of the log names the directory that continues the ledger.
             BlockKind::Resign | BlockKind::End => {
                 self.leader = None;
                 self.successor = ResignBody::decode(body).and_then(|resign| resign.successor);
