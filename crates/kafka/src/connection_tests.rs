@@ -6,7 +6,7 @@ use crate::messages::{METADATA, PRODUCE};
 const LIMIT: Duration = Duration::from_secs(10);
 const FRAME_BYTES_MAX: usize = 1000;
 
-/// Connects a client with a peer, which the test plays.
+/// Connects a client with a peer, which the test simulates.
 fn connected(in_flight_max: usize) -> (Connection, DuplexStream) {
     let (near, far) = tokio::io::duplex(1 << 20);
     let bounds = Bounds {

@@ -1,4 +1,5 @@
-//! A start and a verification know by the segment note which segments must exist. A crash never makes them disagree.
+//! A start and a verification read from the segment note which segments must exist. A crash never makes the note
+//! disagree with the segments.
 
 use tally_journal::{CorruptionKind, JournalError};
 

@@ -1,4 +1,4 @@
-//! Reads. The batches are what `Produce` requests contain, so that the writer of this crate makes them.
+//! Tests of reads. The batches come from `Produce` requests, so the encoder of this crate makes them.
 
 use std::{sync::Arc, time::Duration};
 

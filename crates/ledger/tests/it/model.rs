@@ -1,5 +1,5 @@
-//! A second, simple implementation of the ledger's rules, written for reading. It keeps everything in maps by name, looks
-//! at everything again for each transaction, and copies what a rejection must not change.
+//! A second, simple implementation of the ledger's rules, written for reading. The model keeps everything in maps by
+//! name, computes everything anew for each transaction, and works on a copy where a rejection must change nothing.
 
 use std::collections::BTreeMap;
 
@@ -518,7 +518,7 @@ impl Model {
                 let limits = &self.accounts[name].velocity_limits;
                 for (limit, counted) in limits.iter().zip(self.counted.get_mut(name).unwrap()) {
                     if limit.side == side && has_window(limit) {
-                        // Without a maximum for it, the amount does not count.
+                        // Without a maximum amount, the amount does not count.
                         let amount = limit.max_amount.map_or(0, |_| leg.moved);
                         counted.push(Counted { time, amount });
                     }
@@ -572,7 +572,7 @@ impl Model {
     }
 }
 
-/// Whether the limit counts transfers, and not only looks at single amounts.
+/// Whether the limit has a window. A limit of single amounts needs none.
 const fn has_window(limit: &VelocityLimit) -> bool {
     limit.max_count > 0 || limit.max_amount.is_some()
 }

@@ -74,7 +74,7 @@ impl Leader {
         self.actions()
     }
 
-    /// A claim on top of an own block.
+    /// A rival's claim on top of a block of this leader.
     fn rival(&self, number: usize) -> BlockFacts {
         let before = self.blocks[number];
         let accepted = Accepted {

@@ -66,7 +66,7 @@ fn silence_counts_only_while_reads_succeed() {
     let mut election = Election::new(Timing::default(), ms(0), ms(0));
     assert_eq!(election.next_wake(NO_LAG), None);
     assert!(!election.should_claim(ms(10_000), NO_LAG));
-    // The first read after a gap begins the count.
+    // The first read after a gap begins the time without a block anew.
     election.read(ms(10_000));
     assert!(!election.should_claim(ms(10_000), NO_LAG));
     assert_eq!(election.next_wake(NO_LAG), Some(ms(10_700)));

@@ -48,7 +48,7 @@ fn any_log() -> impl Strategy<Value = Vec<BlockFacts>> {
         let mut log = vec![genesis()];
         for choice in choices {
             let next = any_block(&log, choice);
-            // A claim of the own term halts; it has a test of its own.
+            // A second claim of the same term makes a reader halt. Another test covers this case.
             let last = log.last().unwrap();
             let repeats =
                 next.kind == BlockKind::Claim && (next.term, next.writer) == (last.term, last.writer);

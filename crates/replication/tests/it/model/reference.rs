@@ -1,4 +1,5 @@
-//! The rule of acceptance once more, independent of the code under test: the chain that a log contains.
+//! A second implementation of the rule of acceptance, independent of the code under test: returns the chain that a log
+//! contains.
 
 use tally_replication::{BlockFacts, BlockKind};
 

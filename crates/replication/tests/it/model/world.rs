@@ -105,7 +105,7 @@ pub(crate) enum Progress {
     Landed {
         base: u8,
     },
-    /// It has landed, but the records were lost.
+    /// The log has appended the request, but the records were lost.
     Lost,
     Refused,
 }
@@ -137,7 +137,7 @@ pub(crate) enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
     pub(crate) mode: Mode,
-    /// Grows with each restart, and makes the writer number.
+    /// Grows with each restart. The writer number is computed from it.
     pub(crate) life: u8,
     /// The highest term that this node has claimed.
     pub(crate) term: u64,
@@ -145,7 +145,8 @@ pub(crate) struct Node {
     pub(crate) chain: Vec<Id>,
     /// The number of blocks that the memory of a standby contains.
     pub(crate) applied: u64,
-    /// The numbers above `.0` up to `.1` are missing in the memory of the leader. Only a planted bug causes it.
+    /// The blocks with numbers above `.0` up to `.1` are missing in the memory of the leader. Only a planted bug causes
+    /// this.
     pub(crate) hole: (u64, u64),
 }
 
@@ -167,7 +168,7 @@ pub(crate) struct State {
     pub(crate) epoch: u8,
     pub(crate) nodes: Vec<Node>,
     pub(crate) wires: Vec<Wire>,
-    /// Requests whose sender waits no longer. They may land at any time, or never.
+    /// Requests whose sender no longer waits. The log may append them at any time, or never.
     pub(crate) zombies: Vec<Batch>,
     /// The acknowledged blocks, by number.
     pub(crate) acknowledged: Vec<Id>,
@@ -195,9 +196,9 @@ pub(crate) enum Event {
     Refuse(u8),
     /// The sender learns of the refusal.
     AnswerRefused(u8),
-    /// The sender waits no longer for an answer.
+    /// The sender no longer waits for an answer.
     Timeout(u8),
-    /// A request whose sender waits no longer lands.
+    /// The log appends a request whose sender no longer waits.
     LandZombie(u8),
     /// A leader receives the answer to one of its reads.
     Reply(u8, u8),
@@ -272,7 +273,7 @@ impl State {
                 Progress::Refused => events.push(Event::AnswerRefused(index)),
                 Progress::Lost => {}
             }
-            // What was lost can get no answer, so that the timeout is not a failure of its own.
+            // A request whose records were lost can get no answer, so its timeout does not count as another failure.
             if (may_fail && wire.progress != Progress::Refused) || wire.progress == Progress::Lost {
                 events.push(Event::Timeout(index));
             }
