@@ -39,8 +39,8 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// Maximum number of holds that expire before the first transaction of a block. The simulation needs a small one, so that
-/// holds stay outstanding although their time has come.
+/// Maximum number of holds that expire before the first transaction of a block. The simulation needs a small number, so that holds
+/// stay outstanding although their time has come.
 const EXPIRIES_MAX: usize = if cfg!(feature = "simulation") { 4 } else { 1024 };
 /// EXEC sleeps at least this long until a hold expires. If the time of a hold has come, but the disk is full, EXEC tries again after
 /// this time.
@@ -483,7 +483,7 @@ impl Exec {
         self.book.time_to_expiry().is_some_and(|time| time.is_zero()) && self.expire_holds() > 0
     }
 
-    /// Returns whether the disk has space for the open block. If it has none, no record and no probe may go into the
+    /// Returns whether the disk has space for the open block. If the disk has no space, no record and no probe may go into the
     /// block, because a block that cannot be written ends the service. The check is cheap, because the segments are made ahead; EXEC
     /// waits for the disk only if AUX is late with the next segment.
     #[inline]

@@ -82,10 +82,10 @@ pub struct Cores {
     maintenance: Maintenance,
 }
 
-/// What the driver of a replica needs to know of the data directory.
+/// What the driver of a replica needs to know about the data directory.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaOrigin {
-    /// The id of the directory, which is that of all replicas.
+    /// The id of the directory, which is the same for all replicas.
     pub data_id: DataId,
     /// The sizes of the journal.
     pub geometry: Geometry,

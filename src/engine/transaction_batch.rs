@@ -45,7 +45,7 @@ struct Entry {
     bytes_end: u32,
     tags_end: u32,
     id_tag: u64,
-    /// The hash of the id of the transaction that this one names.
+    /// The hash of the id of the transaction that this transaction names.
     named_tag: Option<u64>,
     return_balances: bool,
 }

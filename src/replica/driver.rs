@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// What a driver is made of.
+/// The parts of a driver.
 #[derive(Debug)]
 pub struct DriverParts<L> {
     /// The settings.

@@ -54,7 +54,7 @@ struct Placed {
 /// The state of a leader.
 struct Leading {
     appender: Appender,
-    /// The own blocks that are not durable yet.
+    /// The blocks of this leader that are not durable yet.
     blocks: VecDeque<OwnBlock>,
     /// Where the log has put blocks that are not durable yet, at most one entry for each request in flight.
     placed: VecDeque<Placed>,

@@ -1,4 +1,4 @@
-//! The place of a replica in its log: which block was accepted last, and what must follow.
+//! The place of a replica in its log: the last accepted block, and the checks of the next block.
 
 use tally_journal::{
     BlockHash, BlockHeader, BlockKind, BlockSealer, ChainPoint, DataId, Genesis, Geometry, HEADER_BYTES,
@@ -201,7 +201,7 @@ impl Place {
         }
     }
 
-    /// Notes an own block that the log has accepted.
+    /// Notes a block of this replica that the log has accepted.
     pub(super) fn accepted_own(&mut self, header: &BlockHeader, hash: BlockHash, body: &[u8]) {
         self.note(header, body);
         self.chain = self.chain.after(header, hash, self.codec.geometry);
@@ -244,7 +244,7 @@ impl Codec {
         self.data_id
     }
 
-    /// Returns what the protocol knows of a record.
+    /// Returns what the protocol knows about a record.
     pub(super) fn record(&self, record: &LogRecord) -> Record {
         Record {
             offset: record.offset,
@@ -253,7 +253,7 @@ impl Codec {
         }
     }
 
-    /// Returns what the protocol knows of an own block.
+    /// Returns what the protocol knows about a block of this replica.
     ///
     /// # Panics
     /// If the bytes are not a block.
@@ -264,8 +264,8 @@ impl Codec {
         }
     }
 
-    /// Returns what the protocol knows of the bytes of a record, and the header if they are a block. Bytes that are not a block of this
-    /// ledger have no facts.
+    /// Returns what the protocol knows about the bytes of a record, and the header if the bytes are a block. Bytes that are not a block
+    /// of this ledger have no facts.
     fn facts_of(&self, value: &[u8]) -> (Option<BlockFacts>, Option<BlockHeader>) {
         match parse_block(value, self.data_id, self.geometry) {
             Ok((header, hash)) => (Some(facts(&header, hash)), Some(header)),
@@ -289,7 +289,7 @@ pub(super) fn genesis_point(genesis: &Genesis) -> Accepted {
     }
 }
 
-/// Returns what the protocol knows of a block. The chain begins with the hash that the first record states, and not with the hash of
+/// Returns what the protocol knows about a block. The chain begins with the hash that the first record states, and not with the hash of
 /// the first record.
 pub(super) fn facts(header: &BlockHeader, hash: BlockHash) -> BlockFacts {
     let hash = match header.kind {

@@ -82,8 +82,9 @@ pub struct Published {
     pub next_offset: u64,
 }
 
-/// Publishes the directory at `path` in an empty topic: the first record, and then every block. First changes the directory, durably, to
-/// one of a replica, so that no embedded store can append to it. If the directory does not exist, makes it with the sizes in `config`.
+/// Publishes the directory at `path` in an empty topic: the first record, and then every block. First turns the directory, durably, into
+/// one of the replicated store, so that no embedded store can append to it. If the directory does not exist, makes it with the sizes in
+/// `config`.
 ///
 /// A call that was interrupted can be repeated.
 ///
@@ -149,7 +150,7 @@ pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<()
     Ok(())
 }
 
-/// Changes the directory at `path` to one of an embedded store, if its last block is the end of the log and names `address`. The call
+/// Turns the directory at `path` into one of the embedded store, if its last block is the end of the log and names `address`. The call
 /// can be repeated.
 ///
 /// # Errors
@@ -313,7 +314,7 @@ impl<L: PartitionLog> Publisher<'_, L> {
         Ok(())
     }
 
-    /// Returns the resume point after the last block, if the log now has what the directory has.
+    /// Returns the resume point after the last block, if the log now has all blocks of the directory.
     fn resume_point(&self, facts: &TopicFacts, end: &ChainPoint) -> Result<ResumePoint, PublishError> {
         let accepted = self.reader.accepted();
         if accepted.number != end.last_block_sequence() || accepted.hash != end.previous_hash.0 {

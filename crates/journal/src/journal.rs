@@ -67,7 +67,7 @@ impl Journal {
     /// exactly the `FORMAT` of the ledger in `genesis`.
     ///
     /// # Errors
-    /// [`JournalError::NotReplicated`] if the directory is one of the embedded store, [`JournalError::OtherLedger`] if it belongs to
+    /// [`JournalError::NotReplicated`] if the directory belongs to the embedded store, [`JournalError::OtherLedger`] if it belongs to
     /// another ledger. Also the other errors of [`Journal::open`].
     pub fn create_replica(disk: Arc<dyn Disk>, path: &Path, genesis: &Genesis) -> Result<Self, JournalError> {
         Ok(Journal::of(DataDirectory::create_replica(disk, path, genesis)?))
@@ -76,7 +76,7 @@ impl Journal {
     /// Locks the directory of a replica at `path`, which must exist, and opens its journal.
     ///
     /// # Errors
-    /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`, [`JournalError::NotReplicated`] if it is one of the
+    /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`, [`JournalError::NotReplicated`] if it belongs to the
     /// embedded store. Also the other errors of [`Journal::open`].
     pub fn open_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         Ok(Journal::of(DataDirectory::open_replica(disk, path)?))

@@ -133,7 +133,7 @@ impl SegmentSpace {
     /// failure, the writer must find out what is wrong with the disk.
     ///
     /// # Panics
-    /// If `number` is another segment: nothing is known about its space. A builder of blocks is never so far ahead of
+    /// If `number` is another segment, because nothing is known about its space. A builder of blocks is never so far ahead of
     /// the writer, because a segment has room for several blocks.
     #[must_use]
     pub fn is_available(&self, number: u32) -> bool {

@@ -14,10 +14,10 @@ pub enum RawBlockDefect {
     /// There are fewer bytes than a header has.
     #[error("{0} bytes are too few for a header")]
     Short(usize),
-    /// The header is damaged, or is not one of this directory.
+    /// The header is damaged, or belongs to another directory.
     #[error(transparent)]
     Header(#[from] HeaderDefect),
-    /// The number of bytes is not the one that follows from the header.
+    /// The number of bytes does not agree with the header.
     #[error("the block has {found} bytes, but its header states {stated}")]
     Length {
         /// Number of bytes.

@@ -1,14 +1,14 @@
 //! The segment note: a file in the directory `journal` that states the number of the last segment that was made.
 //!
 //! The hash chain detects a missing segment if a later segment exists. It can't detect that the last segments are
-//! missing: such a journal looks like a shorter one. With the note, a start knows which segments must exist.
+//! missing: such a journal looks like a shorter journal. With the note, a start knows which segments must exist.
 //!
 //! The name of the file states the number, for example `SEGMENTS-0000000007`, because a rename is atomic and needs no
 //! space: the number can be raised on a full disk, and no bytes of the file can be damaged or torn. The content of the
 //! file is only an explanation for people.
 //!
-//! A segment is noted when it is durable under its own name, and before a block goes into it. So a crash leaves at most
-//! one segment that is not noted, and that segment has no block.
+//! A segment is noted when it is durable under its own name, and before a block is written to it. So a crash leaves at
+//! most one segment that is not noted, and that segment has no block.
 
 use std::path::Path;
 

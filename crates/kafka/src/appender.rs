@@ -41,7 +41,7 @@ pub struct Appender {
 /// The proof that records are appended: every in-sync replica has them, and there are at least `min.insync.replicas`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
-    /// The offset of the first record. The others follow without a gap.
+    /// The offset of the first record. The other records follow without a gap.
     pub base_offset: i64,
     /// The time at which the leader appended, in ms since 1970. Only if the topic has
     /// `message.timestamp.type=LogAppendTime`.
@@ -78,7 +78,7 @@ impl Appender {
     }
 
     /// Closes the connection, asks for the leader and connects to it. An append that is in flight ends as
-    /// [`AppendError::Unresolved`]. The old leader may still append what it has received.
+    /// [`AppendError::Unresolved`]. The old leader may still append the batches that it has received.
     ///
     /// # Errors
     ///

@@ -194,7 +194,7 @@ impl Connection {
         })
     }
 
-    /// Puts a request behind all earlier ones. If this returns an error, no byte of the request is ever sent.
+    /// Puts a request behind all earlier requests. If this returns an error, no byte of the request is ever sent.
     ///
     /// The broker may use `wait` for the call, in addition to the time limit for a request.
     pub(crate) fn send(
@@ -390,7 +390,7 @@ impl Task {
         Some(i32::from_be_bytes(*length))
     }
 
-    /// Takes the next answer if it is complete. Returns whether there was one.
+    /// Takes the next answer if it is complete. Returns whether there was a complete answer.
     fn take_answer(&mut self) -> Result<bool, Error> {
         let Some(claimed) = self.frame_length() else {
             return Ok(false);

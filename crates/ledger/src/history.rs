@@ -252,8 +252,8 @@ impl Entry {
         self.link.as_ref().is_some_and(|link| link.waypoint.is_some())
     }
 
-    /// The next record of a search for the newest record before `bound`. It jumps as far as possible, but not past the oldest record
-    /// that is not before `bound`. `None` if this record created the account.
+    /// The next record of a search for the newest record before `bound`. The search jumps as far as possible, but not past the oldest
+    /// record that is not before `bound`. `None` if this record created the account.
     #[must_use]
     pub fn towards(&self, bound: u64) -> Option<Step> {
         let waypoint = self.link.as_ref().and_then(|link| link.waypoint.as_ref());

@@ -1,5 +1,5 @@
-//! The outstanding holds. An entry says where the newest record of a hold is; the record says what the hold still
-//! reserves. So a hold takes at most [`HOLD_BYTES_MAX`] bytes of memory, however many transfers it has.
+//! The outstanding holds. An entry says where the newest record of a hold is; the record states what the hold still reserves.
+//! So a hold takes at most [`HOLD_BYTES_MAX`] bytes of memory, however many transfers it has.
 
 use hashbrown::{HashTable, hash_table::Entry};
 
@@ -535,7 +535,7 @@ mod tests {
         let mut table = HoldTable::new();
         for place in 1..=300_000_u64 {
             table.insert(hold(place, Some(u64::MAX - place)));
-            // Small tables are dominated by what is allocated first.
+            // In a small table, the memory that is allocated first is the largest part.
             if place >= PAGE_HOLDS as u64 * 4 && place.is_multiple_of(PAGE_HOLDS as u64) {
                 let bytes = table.memory_bytes() / table.len();
                 assert!(bytes <= HOLD_BYTES_MAX, "{bytes} bytes for each of {place} holds");

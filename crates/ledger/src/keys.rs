@@ -1,5 +1,5 @@
-//! The keys under which an index finds records. A record has up to two keys: the id of its own transaction, and a key for what it did
-//! to another transaction.
+//! The keys under which an index finds records. A record has up to two keys: the id of its own transaction, and a key for its effect
+//! on another transaction.
 
 use smallvec::SmallVec;
 

@@ -298,8 +298,8 @@ fn check_same_accounts(sent: &[Transfer<AccountIndex>], legs: &[Leg]) -> Result<
     Ok(())
 }
 
-/// Decodes what an outstanding hold still reserves, into [`Leg::remaining`]. `record` is the newest record of the hold; `is_own` says
-/// whether it is the hold's own record.
+/// Decodes what an outstanding hold still reserves, into [`Leg::remaining`]. `record` is the newest record of the hold; `is_own` is
+/// true if `record` is the record that made the hold.
 fn decode_reserved(record: &Record<'_>, is_own: bool, legs: &mut Legs) {
     decode_legs(record, legs);
     if is_own {
@@ -373,7 +373,8 @@ impl Ledger {
         }))
     }
 
-    /// Fills `transfers` with what the reversal moves, and sets what is left to reverse of each leg of the target.
+    /// Fills `transfers` with the amounts that the reversal moves, and sets the amount of each leg of the target that is left to
+    /// reverse.
     fn check_reversal(&mut self, target: &mut Legs) -> Result<(), Rejection> {
         let refused = |reason, place, side| Rejection::new(reason, place, side);
         let sent = &mut self.transfers;
@@ -435,7 +436,7 @@ fn reversals<L: TransactionLog>(id: &[u8], log: &mut L) -> Result<u64, L::Error>
     Ok(count)
 }
 
-/// Sets what is left to reverse of each leg after the first `count` reversals.
+/// Sets the amount of each leg that is left to reverse after the first `count` reversals.
 fn set_reversible<L: TransactionLog>(
     target: &mut Legs,
     id: &[u8],

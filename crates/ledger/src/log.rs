@@ -85,7 +85,7 @@ pub struct PlacedRecord<'a> {
 pub struct RecordedTransaction<'a> {
     /// The transaction, with account numbers.
     pub transaction: TransactionView<'a, AccountIndex>,
-    /// What it moved, if this does not follow from its transfers alone.
+    /// What the transaction moved, if this does not follow from its transfers alone.
     pub effects: Option<Effects<'a>>,
     /// The outcome of the transaction.
     pub outcome: Result<Committed, Rejection>,

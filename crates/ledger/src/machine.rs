@@ -25,7 +25,7 @@ use super::{
 pub struct Tags<'a> {
     /// The tag of the transaction id.
     pub id: u64,
-    /// The tag of the id of the transaction that this one [names](TransactionView::names). It is only for prefetching.
+    /// The tag of the id of the transaction that this transaction [names](TransactionView::names). Used only for prefetching.
     pub named: Option<u64>,
     /// The tags of the debit and the credit account of each transfer, in order. If the list is too
     /// short, the ledger computes the missing tags.
@@ -63,10 +63,10 @@ pub struct Ledger {
     pub(super) holds: HoldTable,
     /// Maximum number of outstanding holds.
     holds_max: usize,
-    /// The transfers of the current transaction, with account numbers. They are a field so that their memory is reused. After a commit,
-    /// their amounts are what was moved.
+    /// The transfers of the current transaction, with account numbers. The vector is a field so that its memory is reused. After a
+    /// commit, the amounts are those that were moved.
     pub(super) transfers: Vec<Transfer<AccountIndex>>,
-    /// The current transaction, encoded with account numbers. It is a field so that its memory is reused.
+    /// The current transaction, encoded with account numbers. The buffer is a field so that its memory is reused.
     pub(super) content: Vec<u8>,
     /// What the current transaction did, if this does not follow from its transfers alone.
     pub(super) legs: Legs,

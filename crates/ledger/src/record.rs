@@ -1,4 +1,4 @@
-//! The encoding of records. A record holds the effects of one request: a new account, or a transaction and its outcome.
+//! The encoding of records. A record contains the effects of one request: a new account, or a transaction and its outcome.
 //! The ledger applies records again, for example after a restart, without evaluating any rule. Records are stored in
 //! blocks: a block is a header and a body, and the body is a sequence of records.
 //!
@@ -65,7 +65,7 @@ pub enum Record<'a> {
     Committed {
         /// The transaction, with account numbers.
         transaction: TransactionView<'a, AccountIndex>,
-        /// What it moved, if this does not follow from its transfers alone.
+        /// What the transaction moved, if this does not follow from its transfers alone.
         effects: Option<Effects<'a>>,
     },
     /// A hold has expired. The record has a sequence, but no transaction id.
@@ -201,7 +201,7 @@ impl<'a> Record<'a> {
         matches!(self, Record::Committed { .. } | Record::HoldExpired { .. })
     }
 
-    /// The keys under which an index must find the record: that of its own transaction, and that of what it did to another
+    /// The keys under which an index must find the record: the key of its own transaction, and the key for its effect on another
     /// transaction.
     #[must_use]
     pub fn keys(&self) -> [Option<RecordKey<'a>>; 2] {
@@ -226,7 +226,7 @@ impl<'a> Record<'a> {
         [own, other]
     }
 
-    /// Whether the hold that the record names reserves nothing afterwards.
+    /// Whether the record ends the hold that it names: afterwards, the hold reserves nothing.
     #[must_use]
     pub fn ends_hold(&self) -> bool {
         match self {
@@ -252,7 +252,7 @@ impl<'a> Record<'a> {
 // ===== impl NewRecord =====
 
 impl NewRecord<'_> {
-    /// Whether the record says what an outstanding hold reserves.
+    /// Whether the record states what an outstanding hold reserves.
     #[inline]
     #[must_use]
     pub fn is_needed_by_hold(&self) -> bool {
@@ -261,7 +261,7 @@ impl NewRecord<'_> {
             NewRecord::Committed { content, .. } => is_hold(content),
             NewRecord::Derived { content, legs, .. } => match phase(content) {
                 Ok(Phase::Pending) => true,
-                // Usually nothing of the hold is left.
+                // Usually, a post leaves nothing reserved. The hold has then ended and needs no record.
                 Ok(Phase::PostPending) => legs.iter().any(|leg| !leg.remaining.is_zero()),
                 Ok(Phase::Posted | Phase::VoidPending) | Err(_) => false,
             },

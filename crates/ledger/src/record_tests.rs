@@ -357,7 +357,7 @@ fn the_longest_expiry_account_and_update_fit_a_record() {
     });
 }
 
-/// The keys of a record say what it did to another transaction.
+/// The keys of a record include a key for its effect on another transaction.
 #[test]
 fn a_record_is_found_under_what_it_did() {
     let hold = Names::Hold(b"h");

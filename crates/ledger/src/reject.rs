@@ -257,9 +257,9 @@ impl Rejection {
 
     /// With [`Reason::InsufficientFunds`]: the maximum amount that the account would have accepted on this side, with
     /// its overdraft limit, after the earlier transfers of the same transaction. With
-    /// [`Reason::PendingAmountExceeded`]: what the transfer of the hold still reserves. With [`Reason::AlreadyReversed`]: what
-    /// of the transfer is left to reverse. With [`Reason::MemoryLimit`]: the number of legs. Zero with every other reason except
-    /// [`Reason::VelocityLimit`].
+    /// [`Reason::PendingAmountExceeded`]: what the transfer of the hold still reserves. With [`Reason::AlreadyReversed`]: the
+    /// amount of the transfer that is left to reverse. With [`Reason::MemoryLimit`]: the number of legs. Zero with every other
+    /// reason except [`Reason::VelocityLimit`].
     #[must_use]
     pub const fn available(self) -> Amount {
         let [high, low] = self.figure;

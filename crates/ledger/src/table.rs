@@ -26,7 +26,7 @@ pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
 pub struct AccountTable {
     slots: Pages<AccountSlot>,
     metadata: Vec<Option<MetadataPage>>,
-    /// What only accounts with velocity limits or updates have.
+    /// The data that only accounts with velocity limits or updates have.
     extras: HashMap<u32, Box<Extras>>,
     pub(super) waypoints: NewestWaypoints,
     by_name: TagIndex,
@@ -61,7 +61,7 @@ struct AccountSlot {
     account: Account,
 }
 
-/// What only accounts with velocity limits or updates have.
+/// The data that only accounts with velocity limits or updates have.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) velocity: Velocity,
@@ -449,7 +449,7 @@ impl AccountTable {
             .is_some_and(|account| account.extras != HasExtras::No)
     }
 
-    /// What only accounts with velocity limits or updates have.
+    /// The data that only accounts with velocity limits or updates have.
     pub(crate) fn extras(&self, index: AccountIndex) -> Option<&Extras> {
         let has_extras = self.has_extras(index);
         has_extras

@@ -128,7 +128,7 @@ pub struct Heading<'a> {
     pub metadata: &'a Metadata,
     /// The other transaction that this one names.
     pub names: Names<'a>,
-    /// With [`Phase::PostPending`]: what is not posted stays reserved.
+    /// With [`Phase::PostPending`]: whether the part of the hold that is not posted stays reserved.
     pub keep_remaining: bool,
     /// With [`Phase::Pending`]: the time after which the hold expires, in nanoseconds.
     pub pending_timeout: Option<u64>,
@@ -225,7 +225,7 @@ impl AmountRule {
         }
     }
 
-    /// Whether the rule bounds the transfer by what is available on this side.
+    /// Whether the rule bounds the transfer by the amount that is available on this side.
     #[must_use]
     pub const fn bounds(self, side: Side) -> bool {
         match (self, side) {
@@ -411,7 +411,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.names
     }
 
-    /// Whether what is not posted of a hold stays reserved.
+    /// Whether the part of a hold that is not posted stays reserved.
     #[inline]
     #[must_use]
     pub const fn keep_remaining(&self) -> bool {
@@ -425,7 +425,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.pending_timeout
     }
 
-    /// Whether the transaction posts its own transfers with their exact amounts.
+    /// Whether the transaction only posts its transfers, each with its exact amount.
     #[inline]
     #[must_use]
     pub const fn is_plain(&self) -> bool {
@@ -482,8 +482,8 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.effective_time
     }
 
-    /// The number of transfers, at most [`TRANSFERS_MAX`]. Only a transaction that [names](TransactionView::names) another one can
-    /// have none.
+    /// The number of transfers, at most [`TRANSFERS_MAX`]. Only a transaction that [names](TransactionView::names) another
+    /// transaction can have no transfers.
     #[inline]
     #[must_use]
     pub const fn transfer_count(&self) -> usize {

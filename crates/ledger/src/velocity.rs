@@ -229,7 +229,7 @@ impl Velocity {
         }
     }
 
-    /// The limits of one side that have a window, and what was used.
+    /// The limits of one side that have a window, each with its slices.
     fn windows(&mut self, side: Side) -> impl Iterator<Item = (&VelocityLimit, &mut VecDeque<Slice>)> {
         let all = self.limits.iter().zip(&mut self.used);
         all.filter(move |(limit, _)| limit.side == side && limit.has_window())

@@ -9,7 +9,7 @@ use crate::{
     mutation::planted,
 };
 
-/// The last accepted block, which is all that the rule needs to know of the chain.
+/// The last accepted block. The rule needs to know nothing else about the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Accepted {
     /// The number of the block; 0 for genesis.

@@ -2,11 +2,11 @@
 //!
 //! # Why it is safe
 //!
-//! The appender acknowledges blocks only up to an append that the log has acknowledged (*all in-sync brokers hold it*,
-//! and so they hold every record before it), and only when it knows every record before this append. The records in
-//! between are read *after* the acknowledgement. A rival's claim lies either after the appended block, and then the
-//! block is accepted for ever, or before it, and then the appender sees the claim. So a leader that was replaced
-//! without noticing (a zombie) cannot acknowledge.
+//! The appender acknowledges blocks only up to an append that the log has acknowledged: *all in-sync brokers hold it*,
+//! and therefore every record before it. The appender must also know every record before this append. It reads the
+//! records that it does not know yet *after* the acknowledgement. A rival's claim lies either after the appended block,
+//! and then the block is accepted for ever, or before it, and then the appender sees the claim. So a leader that was
+//! replaced without noticing (a zombie) cannot acknowledge.
 //!
 //! A record that was read before the acknowledgement proves nothing: it may have been lost since, and another record may
 //! have taken its offset. The appender uses such a record only to learn early that it was replaced, which is always
@@ -24,7 +24,7 @@
 //!
 //! The memory is bounded by [`Limits`]: the appender holds the facts of at most [`Limits::blocks_max`] blocks, and
 //! [`Limits::requests_max`] requests. The caller holds the bytes of a block until [`Action::Durable`] covers it. A
-//! single input adds at most `requests_max + 3` actions.
+//! single call adds at most `requests_max + 3` actions.
 
 use std::collections::VecDeque;
 
@@ -60,15 +60,15 @@ enum Link {
     Up,
     /// Connected again, but no request has succeeded since. Only one request is in flight.
     Unproven,
-    /// [`Action::Reconnect`] was given.
+    /// The caller was asked to connect again ([`Action::Reconnect`]).
     Down,
 }
 
 /// The append of one term: which blocks are sent, and which may be acknowledged.
 ///
 /// A leader that was replaced without noticing (a *zombie*) cannot acknowledge: a block is durable only if an append at
-/// or behind it was acknowledged, and if every record before this append is known: from appends that were acknowledged,
-/// and from reads after this acknowledgement.
+/// or behind it was acknowledged, and if every record before this append is known. Records are known from acknowledged
+/// appends, and from reads after this acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Appender {
     limits: Limits,
@@ -97,8 +97,9 @@ pub struct Appender {
 // ===== impl Appender =====
 
 impl Appender {
-    /// The appender of a leader whose claim is `accepted`. [`Decision::Serve`](crate::Decision::Serve) has both
-    /// values. `next_offset` follows the last record that is known and cannot be lost.
+    /// Makes the appender of a leader whose claim is `accepted`. Both values come from
+    /// [`Decision::Serve`](crate::Decision::Serve). `next_offset` is the offset after the last record that is known and
+    /// cannot be lost.
     ///
     /// # Panics
     /// If a limit is 0, or if the log has ended.

@@ -23,14 +23,14 @@ use crate::{
 /// Maximum number of replicas that a candidate compares itself with.
 pub const PEERS_MAX: usize = 16;
 
-/// The point of another replica, asked for before the claim was sent.
+/// How far another replica has read the log. The candidate asks for it before it sends the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerPoint {
-    /// The number of its last accepted block.
+    /// The number of the last block that the replica has accepted.
     pub number: u64,
     /// The hash of this block.
     pub hash: BlockHash,
-    /// The offset of the next record that it reads.
+    /// The offset of the next record that the replica reads.
     pub next_offset: u64,
 }
 
@@ -46,7 +46,8 @@ pub enum ClaimStep {
     /// Drop the connection, find the leading broker, connect again after a suitable delay, and call
     /// [`Claim::reconnected`].
     Reconnect,
-    /// Begin to read at this offset: the reader was restarted. Discard what is still arriving from earlier reads.
+    /// Begin to read at this offset: the reader was restarted. Discard the records that still arrive from earlier
+    /// reads.
     ReadFrom(u64),
     /// Nothing: the request was given up before.
     Ignore,
@@ -56,7 +57,7 @@ pub enum ClaimStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Decision {
-    /// Go on reading, applying and sending.
+    /// The candidate does not know yet. Continue to read, to apply blocks and to send the claim.
     Wait,
     /// The candidate leads. Create an [`Appender`](crate::Appender) with these values, and serve.
     Serve {
@@ -65,7 +66,7 @@ pub enum Decision {
         /// The offset after the claim.
         next_offset: u64,
     },
-    /// The chain continued without the claim. Go on as a standby. The next claim needs a higher term.
+    /// The chain continued without the claim. Continue as a standby. The next claim needs a higher term.
     Lost,
     /// The process must stop for good. If the reason is [`HaltReason::ReplicaAheadOfLog`] or
     /// [`HaltReason::LogLostData`], write a halt record, so that every replica stops.
@@ -141,8 +142,8 @@ impl Claim {
         &self.block
     }
 
-    /// Reports the result of a request. After an acknowledged append, the reader restarts, because what it has read
-    /// before may have been lost before the append.
+    /// Reports the result of a request. After an acknowledged append, the reader restarts, because records that it has
+    /// read before may have been lost before the append.
     pub fn result(&mut self, reader: &mut LogReader, request: RequestId, outcome: Outcome) -> ClaimStep {
         if self.append != Append::InFlight(request) {
             return ClaimStep::Ignore;

@@ -56,7 +56,7 @@ enum Resigned {
     ToAnother,
 }
 
-/// What an accepted block tells a standby.
+/// What a standby learns from an accepted block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum News {
     /// The leader is alive.

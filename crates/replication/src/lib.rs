@@ -1,8 +1,9 @@
 //! Replicates a chain of blocks over a shared log: it does no I/O, uses no async code and reads no clock.
 //!
-//! The log is a partition that speaks the Kafka protocol. Every replica reads it and accepts the same chain of blocks; one
-//! replica, the *leader* of a *term*, appends to it. The log orders and stores the blocks; it decides nothing. The crate
-//! consists of state machines, which a program feeds with what it has read and with the results of its requests:
+//! The log is a partition that speaks the Kafka protocol. Every replica reads the log and accepts the same chain of
+//! blocks. One replica, the *leader* of a *term*, appends to the log. The log only orders and stores the blocks, and
+//! decides nothing. The crate consists of state machines, which receive the records and the results of requests from a
+//! program:
 //!
 //! | machine | question |
 //! |---|---|
@@ -29,8 +30,9 @@
 //! # Proof
 //!
 //! `tests/it/model` explores every reachable state of small clusters that run this code, with refused requests, lost
-//! acknowledgements, late copies, pipelined requests, rival claims, lost records and crashes. It also finds a list of
-//! planted bugs (`tests/it/mutations.rs`). `docs/replication.md` names the test of each sentence of the protocol.
+//! acknowledgements, late copies, pipelined requests, rival claims, lost records and crashes. This model also finds each
+//! bug of a list of planted bugs (`tests/it/mutations.rs`). `docs/replication.md` names the test of each sentence of the
+//! protocol.
 //!
 //! A broken invariant is a bug in this crate or in the caller. The machines then panic with a message that names the
 //! invariant, in release builds too. The content of a log never causes a panic: each record is accepted, skipped, or a

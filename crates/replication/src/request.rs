@@ -31,7 +31,7 @@ pub enum Outcome {
         /// The offset of the first block.
         base_offset: u64,
     },
-    /// The broker has appended nothing, and will not.
+    /// The broker has appended nothing, and will append nothing later.
     Refused,
     /// It is unknown whether the blocks were appended: an error after the append, a timeout, or a lost connection. The blocks may still
     /// arrive later.

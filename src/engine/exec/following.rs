@@ -24,7 +24,7 @@ impl Exec {
     /// block.
     ///
     /// # Panics
-    /// If this replica leads: its own blocks would fork the journal.
+    /// If this replica leads, because the journal would then contain two different chains.
     pub(super) fn follow(&mut self, mut blocks: VecDeque<AcceptedBlock>) -> Executed {
         assert_eq!(
             self.mode,

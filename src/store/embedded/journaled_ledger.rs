@@ -331,7 +331,8 @@ impl JournaledLedger {
     }
 
     /// Returns the position and the numbers that the next block has if it is a control block, with the time of the clock. The caller seals
-    /// the block and lets the ledger [follow](JournaledLedger::follow) it. The next block may also be another one.
+    /// the block and lets the ledger [follow](JournaledLedger::follow) it. The caller may also let the ledger follow another block
+    /// instead.
     ///
     /// # Panics
     /// If the open block has records. The caller must seal it before.
@@ -348,8 +349,8 @@ impl JournaledLedger {
     /// empty buffer, in which the block is returned for the journal, with its header.
     ///
     /// # Errors
-    /// [`FollowError`] if the block does not follow the blocks before it: the caller must change or answer nothing more with this ledger,
-    /// because some records of the block may have been applied.
+    /// [`FollowError`] if the block does not follow the blocks before it: the caller must no longer use this ledger, neither for changes
+    /// nor for answers, because some records of the block may have been applied.
     ///
     /// # Panics
     /// If the open block has records, if `spare` is not empty, or if `body` has another length than the header states.

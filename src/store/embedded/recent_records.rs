@@ -36,7 +36,7 @@ struct Generation {
 // ===== impl RecentRecords =====
 
 impl RecentRecords {
-    /// Adds the record at `place`, which is after all earlier ones.
+    /// Adds the record at `place`, which is after the places of all earlier records.
     pub(super) fn push(&mut self, place: u64, bytes: &[u8]) {
         if self.newer.bytes.len() + bytes.len() > GENERATION_BYTES_MAX {
             std::mem::swap(&mut self.newer, &mut self.older);

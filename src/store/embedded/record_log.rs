@@ -41,14 +41,14 @@ pub(super) struct RecordLog {
     pub(super) order: OrderPoint,
     /// Who wrote the last block.
     pub(super) last: BlockStamp,
-    /// Whether another process writes the blocks, and this one follows them.
+    /// Whether another process writes the blocks, and this process follows them.
     pub(super) is_following: bool,
     pub(super) clock: Arc<dyn WallClock>,
     /// The greatest time, in nanoseconds, that [`RecordLog::settled_time`] has returned since the start.
     pub(super) settled: AtomicU64,
     /// Records of outstanding holds that were written recently.
     pub(super) recent: RecentRecords,
-    /// The own blocks of a replica that leads, which are not durable yet; always empty in an embedded store.
+    /// The blocks that this replica has sealed as the leader and that are not durable yet. Always empty in an embedded store.
     pub(super) sent: SentBlocks,
     /// Memory to encode a record, reused for each record.
     pub(super) scratch: Vec<u8>,

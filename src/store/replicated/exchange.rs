@@ -52,7 +52,7 @@ struct State {
     leadership: Option<Leadership>,
     /// Blocks that the driver has not taken yet. At most [`LOG_DEPTH`](super::log::LOG_DEPTH).
     outbox: VecDeque<OwnBlock>,
-    /// The log has accepted all own blocks up to this number.
+    /// The log has accepted all blocks of this replica up to this number.
     accepted: u64,
     fault: Option<ReplicaFault>,
     waker: Option<Waker>,
@@ -92,7 +92,7 @@ impl Exchange {
         state.leadership = None;
     }
 
-    /// Reports that the log has accepted all own blocks up to the number `through`.
+    /// Reports that the log has accepted all blocks of this replica up to the number `through`.
     pub fn accept(&self, through: u64) {
         let waker = {
             let mut state = self.0.state.lock();
@@ -158,8 +158,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Returns the number up to which the log has accepted own blocks if it is at least `number`. Otherwise the waker of `context` is
-    /// called when this number or the fault has changed.
+    /// Returns the number up to which the log has accepted blocks of this replica, if this number is at least `number`. Otherwise the
+    /// waker of `context` is called when this number or the fault has changed.
     pub(super) fn poll_accepted(
         &self,
         number: u64,

@@ -1,8 +1,8 @@
-//! Why a replica can't go on.
+//! Why a replica can't continue.
 
 use thiserror::Error;
 
-/// Why a replica can't go on with its log.
+/// Why a replica can't continue with its log.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ReplicaFault {

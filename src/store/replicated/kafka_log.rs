@@ -84,8 +84,8 @@ pub enum BrokerSettingsError {
 pub struct KafkaLog {
     partition: Partition,
     connections: Arc<Mutex<Connections>>,
-    /// The newest leader epoch of the partition that was seen. A broker that is cut off from the others answers with an older one: it does
-    /// not know the end of the log, and its answers are ignored.
+    /// The newest leader epoch of the partition that was seen. A broker that is cut off from the others answers with an older epoch. Such
+    /// a broker does not know the end of the log, and its answers are ignored.
     epoch: Arc<AtomicI32>,
 }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// One partition of a replicated log.
 ///
-/// An implementation repeats nothing by itself: it sends each append once, in the order of the calls, and each future ends within the
+/// An implementation repeats no request by itself. It sends each append once, in the order of the calls. Each future ends within the
 /// time limit of a request.
 pub trait PartitionLog: Send + 'static {
     /// Sends blocks as the records of one request, which the log stores together or not at all. The request is sent when this method

@@ -1,8 +1,8 @@
 //! The resume point: where a replica continues to read the log after a start.
 //!
-//! The file `replica/<block>.resume` of the data directory says which block was the last accepted one, and at which offset the log is
-//! read next. It is written after the journal is durable up to this block, so the journal may contain later blocks, and never fewer. A
-//! start reads the log from this offset, and skips the blocks that the journal has.
+//! The file `replica/<block>.resume` of the data directory states which block was accepted last, and at which offset the log is read
+//! next. The file is written after the journal is durable up to this block. So the journal contains this block, and perhaps later
+//! ones. A start reads the log from this offset, and skips the blocks that the journal has.
 
 use tally_journal::{ChunkedFiles, DataDirectory, FileFamily, Genesis, JournalError};
 
@@ -84,7 +84,7 @@ impl ResumeFiles {
         self.write(point)
     }
 
-    /// Reads the newest resume point. Returns `None` if there is none that can be read.
+    /// Reads the newest resume point. Returns `None` if no resume point can be read.
     ///
     /// # Errors
     /// [`JournalError`] if the disk fails, or another version of the program wrote the files.

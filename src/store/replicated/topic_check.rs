@@ -96,7 +96,7 @@ const CHECKS: [Check; 7] = [
 // ===== impl Check =====
 
 impl Check {
-    /// Returns what is wrong with the setting of a topic; `None` if nothing is.
+    /// Returns what is wrong with the setting of a topic; `None` if nothing is wrong.
     fn fault(&self, facts: &TopicFacts) -> Option<UnsafeTopic> {
         let value = facts.setting(self.setting);
         let is_safe = |value: &str| match self.wanted {

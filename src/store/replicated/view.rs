@@ -47,12 +47,12 @@ pub struct ReplicaView {
     pub next_sequence: u64,
     /// The offset in the log from which the replica reads next.
     pub next_offset: i64,
-    /// The end of the log when the replica last learned it.
+    /// The end of the log, as of the replica's last successful read.
     pub end_offset: Option<i64>,
     /// The age of the last accepted block in milliseconds, if the replica has not applied all blocks of the log. 0 if it has
     /// applied all of them, and `None` if the end of the log is unknown.
     pub lag_ms: Option<u64>,
-    /// Whether the replica has applied everything that was in the log when it last learned the end of the log.
+    /// Whether the replica has applied everything that was in the log when it last read successfully.
     pub caught_up: bool,
     /// The number of records of the log that the replica did not accept, since the process started.
     pub skipped_records: u64,
@@ -234,7 +234,7 @@ impl Replica {
         self.view.changed().await.is_ok()
     }
 
-    /// Gives up leadership, in favour of the replica with the address `successor` if there is one.
+    /// Gives up leadership, in favour of the replica with the address `successor` if a successor is given.
     ///
     /// # Errors
     /// [`ResignError`].

@@ -130,7 +130,7 @@ fn header(batch: Bytes) -> Result<(Header, Decoder), Malformed> {
     Ok((header, decoder))
 }
 
-/// Decodes the records of a batch, and appends the ones from `offset` on to `records`.
+/// Decodes the records of a batch, and appends the records from `offset` on to `records`.
 fn records(
     header: &Header,
     mut body: Decoder,

@@ -28,7 +28,7 @@ pub(super) struct BlockIndex {
 struct Known {
     /// The first block of each segment, by the number of the segment.
     starts: Vec<Option<Mark>>,
-    /// The segments that were used last, the most recent one last.
+    /// The segments that were used last, the most recent segment at the end.
     segments: Vec<SegmentMarks>,
 }
 
@@ -36,9 +36,9 @@ struct Known {
 #[derive(Debug, Clone)]
 struct SegmentMarks {
     segment: u32,
-    /// In the order of their positions. The first one is the first block.
+    /// In the order of their positions. The first mark is the first block of the segment.
     marks: Vec<Mark>,
-    /// The block after the last one whose header was read for the marks.
+    /// The block after the last block whose header was read for the marks.
     next: Position,
 }
 
@@ -53,9 +53,9 @@ struct Mark {
 /// What a search compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
-    /// The last block whose first sequence is at most this one. It contains the sequence, if any block does.
+    /// The last block whose first sequence is at most this sequence. If any block contains the sequence, this block does.
     Sequence(u64),
-    /// The last block whose time is at most this one, in nanoseconds.
+    /// The last block whose time is at most this time, in nanoseconds.
     Time(u64),
 }
 
@@ -81,8 +81,8 @@ impl BlockIndex {
         }
     }
 
-    /// Returns the header of the block that `target` names, among the blocks before `end`. `None` if even the first block is after it,
-    /// or there are no blocks. All blocks before `end` must be durable.
+    /// Returns the header of the block that `target` names, among the blocks before `end`. `None` if even the first block is after
+    /// `target`, or there are no blocks. All blocks before `end` must be durable.
     ///
     /// # Errors
     /// [`RecordError`] if a header can't be read, or the read was cancelled.

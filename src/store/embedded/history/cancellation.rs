@@ -24,7 +24,7 @@ impl Cancellation {
         CancelOnDrop(self.clone())
     }
 
-    /// Checks that the read may go on.
+    /// Checks that the read may continue.
     ///
     /// # Errors
     /// [`RecordError::Cancelled`] if nobody waits for the read any more.

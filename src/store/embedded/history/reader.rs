@@ -65,7 +65,7 @@ impl HistoryReader {
         reader
     }
 
-    /// Checks that the read may go on.
+    /// Checks that the read may continue.
     ///
     /// # Errors
     /// [`RecordError::Cancelled`] if nobody waits for the read any more.
