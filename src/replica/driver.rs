@@ -280,7 +280,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Makes the end of a driver whose engine has refused a command that it must execute.
+    /// Returns the end of a driver whose engine has refused a command that it must execute.
     pub(super) fn refused(error: &EngineError) -> End {
         match error {
             // The service stops, and the engine ends before the driver.
@@ -291,7 +291,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Makes the end of a replica that must stop for good.
+    /// Returns the end of a replica that must stop for good.
     pub(super) fn halt(&self, reason: HaltReason) -> End {
         End::Halted(reason.to_string())
     }

@@ -27,8 +27,8 @@ use crate::{
     },
 };
 
-/// Maximum number of bytes of accepted blocks that wait for the engine. While more wait, the log is not read. One read adds at most the
-/// size of a fetch.
+/// Maximum number of bytes of accepted blocks that wait for the engine. While more bytes wait, the log is not read. So one more read can
+/// exceed the maximum by the size of a fetch.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Maximum number of blocks that the engine gets at a time.
 const APPLY_BLOCKS_MAX: usize = 256;
@@ -38,7 +38,7 @@ const APPLY_BYTES_MAX: usize = 8 << 20;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Maximum time to wait until the log has a halt record.
 const HALT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of accepted blocks whose hashes are kept, to compare them with what other replicas have.
+/// Number of accepted blocks whose hashes are kept, to compare them with the blocks of other replicas.
 const HASHES_MAX: usize = 4096;
 
 /// A claim that was accepted.

@@ -160,7 +160,7 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// Does what the appender asks for. An error is the end of the leadership.
+    /// Carries out the actions that the appender asks for. An error ends the leadership.
     fn act(&mut self, leading: &mut Leading) -> Result<(), End> {
         while let Some(action) = leading.appender.action() {
             match action {
@@ -199,15 +199,15 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// All blocks up to `through` are accepted for ever.
+    /// Notes that all blocks up to `through` are accepted for ever.
     fn durable(&mut self, leading: &mut Leading, through: u64, next_offset: u64) {
         while let Some(block) = leading
             .blocks
             .pop_front_if(|block| block.header.block_sequence <= through)
         {
             self.place.accepted_own(&block.header, block.hash, block.body());
-            // The log can have several copies of a block. Only the copy directly before the first record that is not known yet is a
-            // place to continue from: everything before it is known.
+            // The log can have several copies of a block. A start may continue only after the copy that is directly before the
+            // first unknown record, because all records before this copy are known.
             if block.header.block_sequence == through && leading.is_placed(through, next_offset) {
                 let resume = self
                     .place
@@ -364,7 +364,7 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// Makes the end of a leader that must stop for good. The outcome of the blocks that the engine has submitted stays unknown.
+    /// Returns the end of a leader that must stop for good. The outcome of the blocks that the engine has submitted stays unknown.
     fn halted(&self, reason: String) -> End {
         self.exchange.fail(ReplicaFault::Halted(reason.clone()));
         End::Halted(reason)

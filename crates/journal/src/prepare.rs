@@ -2,7 +2,7 @@
 //! the metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
 //!
 //! A segment is *ready* for blocks when it is durable under its final name, owns its space (is not sparse, and shares no space with another
-//! file), and is counted in the segment note. To *note* a segment means to write its number to this note.
+//! file), and is recorded in the segment note. To *note* a segment means to raise the number in this note to the number of the segment.
 
 use std::{
     path::{Path, PathBuf},
@@ -341,8 +341,8 @@ impl SegmentPool {
         done
     }
 
-    /// Reserves the space of an existing segment, and notes the segment. Holds the lock meanwhile, because zeros may have to be written
-    /// over the segment, which must not contain a block then.
+    /// Reserves the space of an existing segment, and notes the segment. Holds the lock meanwhile: the reservation may write zeros over the
+    /// segment, so no block may be written there at the same time.
     fn complete(&self, number: u32) -> Result<bool, JournalError> {
         let mut state = self.state.lock();
         if state.failed || !state.is_near(number) || state.is_ready(number) {
@@ -377,8 +377,8 @@ impl SegmentPool {
     }
 
     /// Makes segment `number` ready for a thread that needs it now, and holds the lock meanwhile. If the segment does not exist, this
-    /// method makes it and reserves its space, but does not fill it with zeros: to fill it would take longer than the later syncs of this
-    /// segment lose.
+    /// method makes it and reserves its space, but does not fill it with zeros: filling takes longer than all the time that the later syncs
+    /// of a filled segment would save.
     fn make_now(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
         if number == state.active || state.spare == Spare::Incomplete {
             let start = if number == state.active {
