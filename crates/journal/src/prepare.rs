@@ -45,13 +45,13 @@ pub(super) struct SegmentPool {
     disk: Arc<dyn Disk>,
     journal: PathBuf,
     geometry: Geometry,
-    /// A thread holds this lock while it gives a finished segment its name and notes it, so that the writer and the
-    /// preparer never make the same segment. The writer waits for the lock at most for two renames and two syncs of the directory, which it
-    /// would do itself without the preparer. If a segment does not own its space, the writer also waits until the space is reserved.
+    /// A thread holds this lock while it gives a finished segment its name and notes it, so that the writer and the preparer never make the
+    /// same segment. The writer waits for the lock at most for two renames and two syncs of the directory, which it would do itself without
+    /// the preparer. If a segment does not own its space, the writer also waits until the space is reserved.
     state: Mutex<PoolState>,
     /// Whether the disk had no space for the segment after the active segment, or for the active segment itself, when a thread last tried
-    /// to reserve the space. Only a thread that holds the lock changes the value. It is not part of
-    /// [`PoolState`], so that a reader need not wait for the disk.
+    /// to reserve the space. Only a thread that holds the lock changes the value. It is not part of [`PoolState`], so that a reader need
+    /// not wait for the disk.
     full: AtomicBool,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A window slides over the times of transactions, not over the clock, so a replay gets the same result. It consists of
 //! [`SLICES`] slices. A transfer counts in the slice of its transaction's commit time, and stops counting when the whole slice has
-//! left the window. So a transfer counts for at least the window, and for at most one slice (1/63 of the
-//! window) longer. The ledger never accepts more within any period of that length than the limit allows.
+//! left the window. So a transfer counts for at least the window, and for at most one slice (1/63 of the window) longer. The
+//! ledger never accepts more within any period of that length than the limit allows.
 
 use std::collections::VecDeque;
 

@@ -3,9 +3,9 @@
 //! A reader also finds out that the log lost data. A record that a reader sees may not be acknowledged yet: the set of
 //! in-sync brokers can shrink to one, and records that only this broker holds can be lost. Then other records take the
 //! same offsets. So after every new connection, a reader reads its last judged record again ([`LogReader::restart`]).
-//! If the record now has another leader epoch or hash, the reader holds blocks that the log
-//! does not have, and halts. An offset and the leader epoch of its record identify a record and all records before it;
-//! that is the guarantee of the Kafka protocol by which brokers and consumers find where two logs diverge.
+//! If the record now has another leader epoch or hash, the reader holds blocks that the log does not have, and halts.
+//! An offset and the leader epoch of its record identify a record and all records before it; that is the guarantee of
+//! the Kafka protocol by which brokers and consumers find where two logs diverge.
 
 use crate::{
     acceptance::{Accepted, SkipReason, Verdict},

@@ -41,8 +41,8 @@ struct Collector<'a, F> {
 
 impl HistoryReader {
     /// Reads at most `limit` records (at least 1) that `filter` accepts, with sequences from `from` (inclusive) to `to` (exclusive). A
-    /// page can be short, even empty, although the range has more: it ends after a bounded number of bytes. All
-    /// blocks before `end` must be durable.
+    /// page can be short, even empty, although the range has more: it ends after a bounded number of bytes. All blocks before `end`
+    /// must be durable.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
