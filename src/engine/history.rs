@@ -96,7 +96,7 @@ impl TallyEngine {
     }
 
     /// Does the same as [`TallyEngine::read_history`], for a page of a watch. A watch may read page after page without end. So these
-    /// reads have a permit of their own, and the other reads do not wait for them.
+    /// reads have a separate permit, and the other reads do not wait for them.
     ///
     /// # Errors
     /// [`EngineError`] if the journal can't be read.

@@ -1,6 +1,6 @@
 //! A replica: takes part in the replication of the ledger.
 //!
-//! Only the [`Driver`] talks to the replicated log. It runs on a thread of its own, and is always in one of two states:
+//! Only the [`Driver`] talks to the replicated log. The driver runs on its own thread, and is always in one of two states:
 //!
 //! - **Following**: it reads the log, decides which blocks are accepted, lets the engine apply them, and watches whether the leader is
 //!   alive. If not, it claims leadership.

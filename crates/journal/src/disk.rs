@@ -470,7 +470,7 @@ impl Disk for RealDisk {
 // ===== impl RealFile =====
 
 impl RealFile {
-    /// Overwrites zeros by zeros. The file system takes new space only where the file has no space of its own.
+    /// Overwrites zeros by zeros. The file system takes new space only where the file does not own any.
     fn write_zeros_again(&self, start: u64, end: u64) -> Result<(), DiskError> {
         let zeros = vec![0; ZERO_STEP_BYTES];
         let mut offset = start;

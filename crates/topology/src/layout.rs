@@ -1,7 +1,7 @@
 //! The table of roles: which CPUs the roles EXEC, WAL, NET and AUX get on a machine.
 //!
 //! In this table, *N cores* have one CPU each, and *N cores of 2* have two CPUs (hyper-threads) each. *Last* is the
-//! core or CPU with the highest number, **next* is the core or CPU with the second highest number, and *first* is that
+//! core or CPU with the highest number, *next* is the core or CPU with the second highest number, and *first* is that
 //! with the lowest number.
 //!
 //! | allowed CPUs | EXEC | WAL | NET | AUX |

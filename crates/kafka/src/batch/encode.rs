@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::layout::{CRC_START, HEADER_BYTES, MAGIC, NO_PRODUCER, PREFIX_BYTES};
 use crate::wire::put_signed_varint;
 
-/// Values up to this size are copied. A larger value becomes a piece of its own without a copy, because the copy would
+/// Values up to this size are copied. A larger value becomes a separate piece without a copy, because the copy would
 /// cost more.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
