@@ -173,7 +173,7 @@ impl PoolState {
         }
     }
 
-    /// Makes segment `number` the active segment. It must be the segment after the active segment, and be ready.
+    /// Makes segment `number` the active segment. Segment `number` must be ready, and be the segment after the active segment.
     const fn activate(&mut self, number: u32) {
         self.active = number;
         self.spare = Spare::Absent;
@@ -300,7 +300,7 @@ impl SegmentPool {
         self.full.load(Ordering::Acquire)
     }
 
-    /// Makes segment `number` ready if it is not ready yet. It is the active segment or the segment after it. Returns `false` if the disk
+    /// Makes segment `number`, which is the active segment or the next segment, ready if it is not ready yet. Returns `false` if the disk
     /// is full.
     fn reserve(&self, number: u32) -> bool {
         let mut state = self.state.lock();
@@ -377,8 +377,8 @@ impl SegmentPool {
     }
 
     /// Makes segment `number` ready for a thread that needs it now, and holds the lock meanwhile. If the segment does not exist, this
-    /// method makes it and reserves its space, but does not fill it with zeros: filling takes longer than all the time that the later syncs
-    /// of a filled segment would save.
+    /// method makes it and reserves its space, but does not fill it with zeros: that would take longer than the faster syncs of a filled
+    /// segment would save.
     fn make_now(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
         if number == state.active || state.spare == Spare::Incomplete {
             let start = if number == state.active {

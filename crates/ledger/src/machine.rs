@@ -82,9 +82,9 @@ pub const HOLDS_MAX_DEFAULT: usize = 10_000_000;
 pub(super) struct Request<'a, 'b> {
     pub(super) transaction: &'b TransactionView<'a, &'a [u8]>,
     pub(super) key: TransactionKey<'a>,
-    /// The name of the client that sent it.
+    /// The name of the client that sent the transaction.
     pub(super) principal: Option<&'b [u8]>,
-    /// If the transaction has no transfers: the maximum number of legs for which the caller has memory in its answer.
+    /// If the transaction has no transfers: the maximum number of legs for which the answer of the caller has room.
     pub(super) legs_max: usize,
 }
 

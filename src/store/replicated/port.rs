@@ -1,4 +1,5 @@
-//! What a replica needs of its log: one partition of a topic. The brokers and the simulation implement it.
+//! The operations that a replica needs of its log, which is one partition of a topic. The Kafka client and the in-memory log of the
+//! tests implement them.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
