@@ -63,7 +63,8 @@ pub(super) struct Exec {
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
     open: OpenBatch,
-    /// Commands that EXEC has claimed, and executes after the suspended command. Empty if no command is suspended.
+    /// Commands that EXEC has taken from the queue (claimed), and executes after the suspended command. Empty if no command is
+    /// suspended.
     claimed: Vec<Claimed<Command, EngineReply>>,
     /// The command that the last step could not complete.
     suspended: Option<Suspended>,

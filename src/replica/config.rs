@@ -9,8 +9,7 @@ use crate::store::replicated::{LOG_DEPTH, ReplicatedConfig};
 /// Maximum time for which a read of the log waits for a record. The election counts time without a block only while reads succeed, so
 /// this time must be shorter than the gap that the election allows between two reads.
 pub(super) const READ_WAIT: Duration = Duration::from_millis(150);
-/// The delay before the second attempt to connect, after the first attempt has brought no success. The delay doubles with each further
-/// attempt.
+/// The delay before the second attempt to connect, if the first attempt fails. The delay doubles with each further attempt.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
 /// The longest delay before a connection. When the brokers work again, calls wait at most this much longer.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(320);
@@ -28,9 +27,9 @@ pub struct DriverConfig {
     pub version: String,
     /// Interval between two blocks of an idle leader.
     pub heartbeat: Duration,
-    /// When a standby claims.
+    /// When a standby claims leadership.
     pub timing: Timing,
-    /// The random addition to the time without a block after which this standby claims, at most [`Timing::claim_jitter_max`].
+    /// The random addition to the time without a block after which this standby claims leadership, at most [`Timing::claim_jitter_max`].
     pub jitter: Duration,
     /// The random number of this process as a writer, not 0.
     pub writer: u32,

@@ -1,9 +1,10 @@
-//! When a standby claims: [`Election`]. When a leader writes a heartbeat: [`Heartbeat`]. When a leader resigns because
-//! of its clock: [`is_clock_wrong`].
+//! The decisions that depend on time. [`Election`] decides when a standby *claims* leadership, which means that it
+//! appends a block that begins a new term. [`Heartbeat`] decides when a leader writes a heartbeat. [`is_clock_wrong`]
+//! decides whether a leader resigns because of its clock.
 //!
-//! An early claim is always safe: it costs a short interruption, because the old leader must step down. So the timers
-//! need no synchronized clocks. All times are durations since a moment that the caller chooses, on a clock that never
-//! goes back.
+//! An early claim is always safe. It costs only a short interruption, because the old leader must step down. So the
+//! timers need no synchronized clocks. All times are durations since a moment that the caller chooses, on a clock that
+//! never goes back.
 
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub struct Election {
     is_claiming: bool,
 }
 
-/// The leader has resigned.
+/// What a standby knows about a leader that has resigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Resigned {
     /// This standby is the successor, since this time.
@@ -61,7 +62,7 @@ enum Resigned {
 pub enum News {
     /// The leader is alive.
     Block,
-    /// A new leader has claimed.
+    /// A new leader has claimed leadership.
     Claim,
     /// The leader has resigned, and this standby is the successor that it names.
     ResignToThis,
@@ -274,7 +275,7 @@ pub const CLOCK_DIFFERENCE_MS_MAX: i64 = 1000;
 
 /// Whether a leader must resign because of its clock: its wall clock differs from those of all brokers and peers by more
 /// than [`CLOCK_DIFFERENCE_MS_MAX`], in the same direction. `differences_ms` contains, for each of the other clocks, the
-/// leader's time minus the time of that clock. Returns false without another clock.
+/// leader's time minus the time of that clock. Returns false if there is no other clock.
 #[must_use]
 pub fn is_clock_wrong(differences_ms: &[i64]) -> bool {
     let ahead = |difference: &i64| *difference > CLOCK_DIFFERENCE_MS_MAX;

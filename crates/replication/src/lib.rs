@@ -16,9 +16,10 @@
 //! # No lock and no clock
 //!
 //! Whether a block is accepted depends only on the records before it, and all readers read the same records. So no two
-//! readers accept different chains, however many processes believe that they lead. A claim ends the term before it,
-//! because later blocks of that term do not continue the chain any more. The time decides only when a standby claims;
-//! an early claim costs an interruption, and nothing else.
+//! readers accept different chains, however many processes believe that they lead. With a *claim*, a block that begins a
+//! new term, a standby becomes the leader. A claim ends the term before it, because later blocks of that term do not
+//! continue the chain any more. The time decides only when a standby claims; an early claim costs an interruption, and
+//! nothing else.
 //!
 //! # Acknowledged, visible and lost
 //!
