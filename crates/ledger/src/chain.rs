@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Number of links of an account from one waypoint to the next. The number can be greater if more than [`WAYPOINTS_OF_RECORD_MAX`]
-/// accounts of a record are due for a waypoint. In this case, the accounts whose last waypoint is the most links ago get one.
+/// accounts of a record are due for a waypoint. In this case, the accounts with the most links since their last waypoint get a waypoint.
 pub const WAYPOINT_SPACING: u8 = 32;
 /// The number of waypoints of one height, divided by the number of waypoints of the next height.
 pub const WAYPOINT_FANOUT: u64 = 16;
@@ -131,9 +131,9 @@ impl Default for Due {
 }
 
 impl Due {
-    /// Chooses the accounts whose last waypoint is the most links ago, among the accounts of a record that are due. `since` contains the
-    /// number of links since the last waypoint, for each account that is due. A choice by the order of the accounts could leave out the
-    /// last accounts of each record for ever.
+    /// Chooses the accounts with the most links since their last waypoint, among the accounts of a record that are due. `since` contains
+    /// the number of links since the last waypoint, for each account that is due. A choice by the order of the accounts could leave out
+    /// the last accounts of each record for ever.
     pub(crate) fn most_overdue(mut since: Vec<u8>) -> Self {
         since.sort_unstable_by(|one, other| other.cmp(one));
         let Some(least) = since.get(WAYPOINTS_OF_RECORD_MAX - 1).copied() else {

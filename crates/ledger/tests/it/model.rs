@@ -206,7 +206,7 @@ impl Model {
         Ok(legs)
     }
 
-    /// Applies one transfer. Returns what was moved.
+    /// Applies one transfer. Returns the amount that was moved.
     fn move_one(
         &mut self,
         transfer: &Transfer<String>,
@@ -486,7 +486,7 @@ fn all_of(leg: &ModelLeg) -> Transfer<String> {
     super::content::transfer(&leg.debit, &leg.credit, leg.remaining)
 }
 
-/// The legs with all that was moved in `remaining`: a hold reserves it, or it can be reversed.
+/// Returns the legs with `remaining` set to the whole moved amount: nothing was posted, released or reversed yet.
 fn all_remaining(legs: &[ModelLeg]) -> Vec<ModelLeg> {
     let all = legs.iter().map(|leg| ModelLeg {
         remaining: leg.moved,
@@ -555,7 +555,7 @@ impl Model {
             if has_room((count, sum)) {
                 continue;
             }
-            // Room comes only when a slice with transfers leaves the window.
+            // The limit gets room only when a slice with transfers leaves the window.
             let slice = limit.window_nanos.div_ceil(SLICES - 1);
             let ends = counted
                 .iter()
