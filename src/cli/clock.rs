@@ -60,7 +60,7 @@ async fn confirm(args: &ClockArgs, comment: &str) -> Result<(), Failure> {
     let mut engine = args.client.connect().await?;
     let seen = clock(&mut engine).await?;
     let request = ConfirmClockRequest {
-        // Without a held step, the call changes nothing, unless the clock makes a step at this moment.
+        // If there is no held step, the call changes nothing, unless the clock makes a step at this moment.
         held_step: Some(seen.held_step.unwrap_or_default()),
         comment: comment.to_owned(),
     };

@@ -88,7 +88,7 @@ impl AskPeer for PeerClient {
     }
 }
 
-/// What the failure of a connection says: a process that has ended refuses connections.
+/// Returns what the failure of a connection says about the replica: if the connection was refused, the process of the replica has ended.
 fn unreachable(error: &ConnectError) -> PeerAnswer {
     if let ConnectError::Unreachable { fault, .. } = error {
         gone(fault)

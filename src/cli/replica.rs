@@ -33,7 +33,7 @@ pub struct ReplicaArgs {
 /// The subcommands of `tally replica`.
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show the role of the replica, the leader, and how far the replica is.
+    /// Show the role of the replica, the leader, and the lag of the replica.
     Status,
     /// Let the leader give up leadership. Another replica leads a moment later.
     Resign {

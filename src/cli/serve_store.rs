@@ -54,7 +54,7 @@ pub(super) async fn start(
     let (report, started) = oneshot::channel();
     let thread = affinity.spawn(Role::Aux, 3, "tally-start", move || {
         let engine = store.open(&placement);
-        // The receiver is gone if `stop` ended first. Then nobody needs the engine.
+        // The receiver was dropped if `stop` ended first. Then nobody needs the engine.
         let _received = report.send(engine);
     })?;
     let Some(started) = until(started, stop).await else {
@@ -150,7 +150,7 @@ fn warn_of_foreign_files(data: &Path) {
 mod tests {
     use super::*;
 
-    /// A recovery can take minutes, and a disk can hang.
+    /// A stop must not wait for the start: recovery can take minutes, and a disk can hang.
     #[tokio::test]
     async fn a_signal_ends_a_start_that_does_not_end() {
         let (signal, received) = oneshot::channel::<()>();

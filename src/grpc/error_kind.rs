@@ -20,7 +20,7 @@ pub enum Executed {
 /// What a client may do after an error. The value stands in the metadata of its `ErrorInfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// The same call never succeeds while its cause remains: the client must change the call, or the cause.
+    /// The same call never succeeds while the cause of the error remains: the client must change the call, or remove the cause.
     No,
     /// The client may repeat the same call, with the same transaction id.
     SameId,

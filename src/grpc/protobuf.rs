@@ -15,7 +15,7 @@ pub(crate) const VARINT_BYTES_MAX: usize = 10;
 pub(crate) const CUT_SHORT: WireError = WireError("the message ends in the middle of a field");
 /// The wire type of a field differs from the schema.
 pub(crate) const WRONG_TYPE: WireError = WireError("a field has another wire type than it should");
-/// The key of a field is not one that protobuf allows.
+/// The key of a field is not allowed in protobuf.
 const MALFORMED_KEY: WireError = WireError("a key is malformed or cut short");
 /// The end of a group without its beginning.
 pub(crate) const NO_GROUP: WireError = WireError("a group ends that has not begun");

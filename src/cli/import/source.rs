@@ -1,7 +1,7 @@
 //! Reads files on a separate thread and splits them into parts: batches of transactions, accounts, and updates of accounts.
 //!
-//! A transaction that names another one of its batch begins a new batch. So the import knows whether the service has recorded a hold
-//! before it sends what posts the hold.
+//! A transaction that names another transaction of its batch begins a new batch. So the import knows whether the service has recorded a hold
+//! before it sends the transaction that posts the hold.
 
 use std::{
     collections::HashSet,
@@ -72,7 +72,7 @@ pub(super) struct Accounts {
     pub(super) rows: Vec<AccountRow>,
 }
 
-/// What is sent with one call, or updates one account.
+/// The content of a part: a batch that is sent with one call, an update of one account, or accounts that are created together.
 #[derive(Debug)]
 pub(super) enum Content {
     /// Transactions.
@@ -240,7 +240,7 @@ impl Source {
                 },
                 unsent_from: line,
             },
-            // A CSV file has a header, so this file has the other format.
+            // A CSV file has a header that was read before, so this file is NDJSON.
             ReadError::Encoded(encoding) => SourceError::Encoded {
                 file: file(),
                 encoding,

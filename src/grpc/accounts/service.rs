@@ -260,7 +260,7 @@ pub(crate) async fn read_account(
     })
 }
 
-/// Checks that a write names an account of the caller's scope. This looks at the id only, so the answer does not tell whether the
+/// Checks that a write names an account of the caller's scope. The check reads only the id, so the answer does not show whether the
 /// account exists.
 ///
 /// # Errors

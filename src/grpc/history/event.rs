@@ -1,4 +1,4 @@
-//! Describes what lists and watches show: committed transactions as they were recorded, and expiries of holds.
+//! Describes the *events* that lists and watches show: committed transactions as they were recorded, and expiries of holds.
 
 use std::collections::HashSet;
 
@@ -19,8 +19,8 @@ use crate::{
 /// Memory of an event and of each of its transfers in a description, in bytes.
 const EVENT_BYTES: usize = 8 << 10;
 const EFFECT_BYTES: usize = 1 << 10;
-/// Memory of an encoded event beyond twice its record, and of each of its transfers with the ids of the two accounts, in bytes. A
-/// transfer and its effect have four ids of up to 64 bytes and six amounts.
+/// Memory of an encoded event, in bytes, in addition to twice its record, and again for each of its transfers with the ids of the two
+/// accounts. A transfer and its effect have four ids of up to 64 bytes and six amounts.
 const ENCODED_BYTES: usize = 512;
 const ENCODED_EFFECT_BYTES: usize = 768;
 

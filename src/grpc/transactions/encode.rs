@@ -27,7 +27,7 @@ use crate::{
 
 /// Approximate bytes of a result, without the id of its transaction. The result contains the id twice.
 const RESULT_BYTES: usize = 32;
-/// After this many bytes of results, the encoder lets the other tasks of the thread run.
+/// After this number of bytes of results, the encoder lets the other tasks of the thread run.
 const TURN_BYTES: usize = 64 << 10;
 
 /// A `ProcessTransactionResponse`. Unlike the generated type, this type borrows the id.
@@ -239,7 +239,7 @@ pub(crate) struct Results<'a> {
     pub(crate) processed: Result<&'a Processed, &'a Status>,
 }
 
-/// How far the results are written.
+/// The progress of writing the results.
 #[derive(Debug)]
 struct Cursor<'a> {
     /// The number of invalid transactions so far.
@@ -410,7 +410,7 @@ fn rejected_part<'a>(
         account_id: account.and_then(|id| std::str::from_utf8(id).ok()),
         amount: transfer.map(|transfer| transfer.amount),
         names: transaction.names(),
-        // An unrestricted caller may have made what is posted or reversed, with accounts outside of the scope.
+        // An unrestricted caller may have made the hold or the reversed transaction, with accounts outside of the scope.
         hides_accounts: account.is_none() && scope.prefix().is_some(),
     }
 }

@@ -94,8 +94,8 @@ impl Answer {
         Answer::wrapped(response, over, reservation, sending)
     }
 
-    /// Wraps the answer of another replica, as [`Answer::tonic`]. The answer has its own permits: a client that does not read it
-    /// does not delay its other calls.
+    /// Wraps the answer of another replica, as [`Answer::tonic`] does. The answer has its own permits, so a client that does not read
+    /// this answer does not delay the client's other calls.
     #[must_use]
     pub(crate) fn relayed(
         response: Response<tonic::body::Body>,
