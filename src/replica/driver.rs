@@ -40,7 +40,7 @@ pub struct DriverParts<L> {
     pub engine: TallyEngine,
     /// The exchange that the engine was started with.
     pub exchange: Exchange,
-    /// The other side of the replica's handle.
+    /// Publishes the state of the replica, and receives the commands of the service.
     pub replica: ReplicaDriver,
     /// The other replicas.
     pub peers: Peers,

@@ -54,7 +54,7 @@ pub(super) enum Judged {
     New(AcceptedBlock, ResumePoint),
     /// A block that was accepted, and that the journal already has.
     InJournal,
-    /// Another record.
+    /// A record that is no newly accepted block. The replica skips it.
     Other,
 }
 

@@ -29,7 +29,7 @@ pub struct JournalWriter {
     sealer: BlockSealer,
     marker: MarkerState,
     poisoned: bool,
-    /// Memory to pad a block that was sealed before, reused for each block.
+    /// The copy of a sealed block with its padding. The memory is reused for each block.
     padded: Vec<u8>,
 }
 

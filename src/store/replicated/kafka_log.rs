@@ -31,7 +31,7 @@ use crate::{
 
 /// Maximum size of one request, in bytes. The topic must allow it (`max.message.bytes`). A block has at most 4 MiB by default.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
-/// Less than every leader epoch.
+/// Stands for no leader epoch: less than every epoch.
 const NO_EPOCH: i32 = -1;
 /// Maximum size of the records of one read, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -234,7 +234,8 @@ impl PartitionLog for KafkaLog {
     }
 }
 
-/// Checks that a broker knows the newest election, and stores the election that it knows if that one is newer.
+/// Checks that a broker knows the newest leader epoch that was seen. If the broker knows a newer epoch, stores the newer epoch in
+/// `newest`.
 fn check_epoch(location: &Location, newest: &AtomicI32) -> Result<(), ReadError> {
     let known = newest.fetch_max(location.leader_epoch, Ordering::Relaxed);
     if location.leader_epoch >= known {

@@ -134,7 +134,7 @@ pub struct BrokerSecurity {
     pub sasl: Option<BrokerSasl>,
 }
 
-/// The files of TLS to the brokers, all in PEM.
+/// The files for TLS connections to the brokers, all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerTls {
     /// The file of the certificate authorities.
