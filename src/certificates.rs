@@ -1,4 +1,4 @@
-//! Certificates and private keys in PEM files, and why TLS can't use them: the file, what is wrong, and what to do. The
+//! Reads certificates and private keys from PEM files. If TLS can't use a file, the error names the file, what is wrong, and what to do. The
 //! texts of the TLS library name none of these.
 
 use std::{

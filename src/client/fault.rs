@@ -44,7 +44,7 @@ pub enum Fault {
     NoneAnswers(Vec<(String, Fault)>),
     /// Another cause, in the words of the operating system, or the message of the service.
     Other(String),
-    /// Another cause, which only a library has words for.
+    /// Another cause, for which only a library has a text.
     Unknown,
 }
 
@@ -252,7 +252,7 @@ impl Fault {
     pub fn advice(&self, secure: bool) -> &'static str {
         match (self, secure) {
             (Fault::NoneAnswers(faults), _) => {
-                // A wrong setting is more useful to know than a service that does not run.
+                // Reports a wrong setting before a service that does not run, because the user can correct the setting.
                 let wrong = faults.iter().find(|(_, fault)| !fault.is_temporary());
                 match wrong.or(faults.first()) {
                     Some((_, fault)) => fault.advice(secure),

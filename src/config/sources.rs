@@ -279,7 +279,7 @@ fn show_as_written(error: &mut SettingError, value: Option<&Value>) {
     }
 }
 
-/// Adds the keys that are not those of settings.
+/// Adds the keys that no setting has.
 fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: &mut Vec<String>) {
     for (name, value) in values {
         let key = format!("{prefix}{name}");

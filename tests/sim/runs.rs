@@ -42,7 +42,7 @@ enum How {
 const SHRINK_RUNS_MAX: usize = 400;
 
 thread_local! {
-    /// The place of the panic that was caught last.
+    /// The place of the last caught panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
     /// Whether the thread is in a simulation, which catches panics.
     static CATCHES: Cell<bool> = const { Cell::new(false) };
@@ -194,7 +194,7 @@ fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// The command that repeats the run, with everything of the options on which the result depends.
+/// The command that repeats the run, with all options on which the result depends.
 fn command(config: &Config, options: &Options) -> String {
     let mut command = format!(
         "cargo test --workspace --features simulation --test sim -- --seed {}",

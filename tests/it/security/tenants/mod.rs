@@ -1,5 +1,5 @@
-//! Two tenants on one ledger: tokens with prefixes. `table.rs` has every method, role and kind of id in one table, `writes.rs` every
-//! field that names something, and `reads.rs` the lists and what an unrestricted caller has made with ids of several tenants.
+//! Two tenants on one ledger: tokens with prefixes. `table.rs` has a table of every method, role and kind of id. `writes.rs` tests every
+//! field that has an id. `reads.rs` tests the lists, and transactions of an unrestricted caller with ids of several tenants.
 
 mod reads;
 mod table;
@@ -71,7 +71,7 @@ struct Tenants {
     _home: TempDir,
 }
 
-/// What a caller sees of an answer.
+/// The parts of an answer that a caller can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     code: Code,
