@@ -1,6 +1,5 @@
-//! Makes a history from a seed: the lines of an NDJSON file, the right answer to each line, and the state afterwards. The
-//! reference is the model of the ledger's own tests, which is a second implementation of all rules. The generator of these tests makes the
-//! requests.
+//! Makes a history from a seed: the lines of an NDJSON file, the right answer to each line, and the state afterwards. The reference is
+//! the model of the ledger's own tests, a second implementation of all rules. The generator of these tests makes the requests.
 
 #[path = "../../../crates/ledger/tests/it/content.rs"]
 #[expect(dead_code, reason = "the ledger's tests use all of it")]
