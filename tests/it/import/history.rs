@@ -305,7 +305,7 @@ impl History {
             "x1",
             &pay(unlimited, limited, 2),
         ));
-        // Nothing is left of the 50, and 2 were added.
+        // The hold `x0` has reserved all of the 50, and the post has added 2.
         self.send(Content::posted("early", &pay(limited, unlimited, 3)));
         assert_eq!(
             self.lines.last().map(|(_, answer)| answer),
