@@ -1,7 +1,7 @@
 //! The ledger clock, which gives blocks their times: the wall clock, without its large steps.
 //!
 //! If the wall clock steps by more than [`STEP_MAX`] against the monotonic clock, the ledger clock does not follow: it
-//! goes on from its last time with the monotonic clock. The step is *held* until an administrator confirms the new time,
+//! continues from its last time with the monotonic clock. The step is *held* until an administrator confirms the new time,
 //! or until the wall clock has come back.
 //!
 //! The ledger clock follows each smaller step, even if several steps add up to more than [`STEP_MAX`]. The monotonic clock

@@ -131,7 +131,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
         }
         // With an open circuit the service stays ready: if an orchestrator took the only instance out of service, clients would get
         // no answers at all.
-        // On a full disk the service also stays ready, because reads go on.
+        // On a full disk the service also stays ready, because reads still work.
         (Condition::Running, Phase::Serving) if admin.engine.disk_is_full() => {
             let text = "ready, but the disk has no space for the next segment of the journal: writes are refused when the journal reaches it\n";
             return text.into_response();

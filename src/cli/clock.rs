@@ -110,7 +110,7 @@ fn state_text(held: Option<prost_types::Duration>) -> String {
 pub(super) fn step_text(step: prost_types::Duration) -> String {
     let (size, direction) = match Duration::try_from(step) {
         Ok(size) => (size, "forward"),
-        // The error has the size of a negative duration.
+        // If the duration is negative, the error contains its absolute value.
         Err(prost_types::DurationError::NegativeDuration(size)) => (size, "back"),
         Err(_) => (Duration::ZERO, "forward"),
     };

@@ -140,8 +140,8 @@ pub(super) fn open(
     Ok((engine, started))
 }
 
-/// Ends the log: takes part in the replication without serving calls, until this replica leads, and then writes the end of the log. Call
-/// this on a thread that may block.
+/// Ends the log: takes part in the replication without serving calls until this replica leads, and then writes the block that ends the
+/// log. Call this on a thread that may block.
 ///
 /// # Errors
 /// [`ServeError`].

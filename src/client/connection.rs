@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Returns whether a call can go on at another endpoint.
+    /// Returns whether a call can be repeated at another endpoint.
     #[must_use]
     pub fn has_alternatives(&self) -> bool {
         self.shared.endpoints.len() > 1

@@ -213,7 +213,7 @@ impl Fault {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::UnexpectedEof => Some(Fault::Closed),
-            // The standard library reports a failed name resolution without a kind of its own.
+            // The standard library has no error kind for a failed name resolution.
             _ if error.to_string().starts_with("failed to lookup address") => Some(Fault::UnknownHost),
             _ => None,
         }

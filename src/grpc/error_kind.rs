@@ -5,7 +5,7 @@
 use tally_ledger::Reason;
 use tonic::Code;
 
-/// Whether a call with this error was executed. The value stands in the metadata of its `ErrorInfo`.
+/// Whether a call with this error was executed. The value is in the metadata of the `ErrorInfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executed {
     /// The call was not executed and will not be.
@@ -17,7 +17,7 @@ pub enum Executed {
     Either,
 }
 
-/// What a client may do after an error. The value stands in the metadata of its `ErrorInfo`.
+/// What a client may do after an error. The value is in the metadata of the `ErrorInfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
     /// The same call never succeeds while the cause of the error remains: the client must change the call, or remove the cause.

@@ -211,7 +211,7 @@ fn options_that_name_the_wrong_file_are_refused_and_a_dash_is_standard_output() 
             "{arguments:?}: {words}"
         );
     }
-    // Neither a file named - nor a lock file is left.
+    // Neither a file named `-` nor a lock file is left.
     let mut names: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

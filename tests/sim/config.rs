@@ -124,7 +124,7 @@ config! {
     timeouts: 0,
     /// The longest time after which a hold expires, in milliseconds.
     timeout_ms: 1,
-    /// Maximum number of outstanding holds; 0 if there is none.
+    /// Maximum number of outstanding holds; 0 if there is no maximum.
     holds_max: 0,
     /// Percentage of transactions that reverse another one.
     reversals: 0,

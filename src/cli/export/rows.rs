@@ -23,7 +23,7 @@ pub(super) struct EffectRow<'a> {
     pub(super) effect: &'a TransferEffect,
     /// The asset of the accounts; empty if the caller may not see them.
     pub(super) asset: &'a str,
-    /// The code of the transfer; 0 if the transaction has no transfers of its own.
+    /// The code of the transfer; 0 if the request of the transaction had no transfers.
     pub(super) code: i32,
 }
 

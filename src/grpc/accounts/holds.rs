@@ -56,7 +56,7 @@ pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> Answer
 /// Reads a page of outstanding holds.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or an error of the engine.
 pub(crate) async fn holds_page(
     engine: &TallyEngine,
     request: &ListHoldsRequest,

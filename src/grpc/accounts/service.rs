@@ -228,7 +228,7 @@ impl AccountService {
 /// Reads an account.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or an error of the engine.
 pub(crate) async fn read_account(
     engine: &TallyEngine,
     request: GetAccountRequest,

@@ -38,7 +38,7 @@ const ENTRY_BYTES: usize = 1 << 10;
 /// Answers `ListAccountEntries`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or an error of the engine.
 pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) =
         Inbound::read_request::<ListAccountEntriesRequest>(call, QUERY_BYTES_MAX).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -
 /// Reads a page of a statement.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or an error of the engine.
 pub(crate) async fn entries_page(
     engine: &TallyEngine,
     request: &ListAccountEntriesRequest,

@@ -41,7 +41,7 @@ impl IdCache {
     /// Returns the ids of accounts. Asks EXEC for the ids that are not in the cache.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(super) async fn ids(
         &self,
         engine: &TallyEngine,

@@ -94,7 +94,7 @@ impl Filter {
 /// Answers `ListTransactions`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or an error of the engine.
 pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) =
         Inbound::read_request::<ListTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
 /// Reads a page of the ledger.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or an error of the engine.
 pub(crate) async fn transactions_page(
     engine: &TallyEngine,
     request: &ListTransactionsRequest,

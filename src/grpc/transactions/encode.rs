@@ -342,7 +342,7 @@ impl<'a> Cursor<'a> {
 /// Returns the detail if it can be shown.
 ///
 /// # Errors
-/// That of the engine if the balances of a transaction of the past could not be read.
+/// An error of the engine if the balances of a transaction of the past could not be read.
 fn shown(detail: Option<&Detail>) -> Result<Option<&Detail>, Status> {
     match detail.and_then(|detail| detail.balances.fault()) {
         Some(fault) => Err(status::engine(&fault.into())),
@@ -497,7 +497,7 @@ mod tests {
         };
         for (transfers, legs) in [(1, 1), (TRANSFERS_MAX, TRANSFERS_MAX), (0, 1), (0, LEGS_CHARGED)] {
             let known = vec![("i".repeat(64).into_boxed_str(), balances); 2 * legs];
-            // A heap block has at most 16 bytes of its own.
+            // The allocator adds at most 16 bytes to each heap block.
             let of_balances = size_of_val(known.as_slice()) + 2 * legs * (64 + 16);
             // While balances of the past are read, the answer has the histories too: each can have 16 waypoints.
             let of_histories = 2 * legs * (size_of::<(Box<str>, History)>() + 16 * 8 + 16);

@@ -108,7 +108,7 @@ impl<'a> Lookup<'a> {
     /// Finds a transaction by its id.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn transaction(self, id: &str) -> Result<Option<Found>, Status> {
         let key = OwnedKey::Transaction(id.to_owned());
         let Some(record) = self.engine.record(key, self.deadline).await? else {
@@ -131,7 +131,7 @@ impl<'a> Lookup<'a> {
     /// Reads outstanding holds, at most [`HOLDS_TOGETHER_MAX`].
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn holds(self, holds: &[Hold]) -> Result<Vec<Found>, Status> {
         let own = holds.iter().map(|hold| Position::from_u64(hold.place));
         let advanced = holds.iter().filter(|hold| hold.newest != hold.place);
@@ -154,7 +154,7 @@ impl<'a> Lookup<'a> {
     /// Reads the ids of all accounts that the descriptions of `found` name.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn ids_of(self, found: &[Found]) -> Result<AccountIds, Status> {
         let mut indexes = HashSet::new();
         for found in found {
@@ -166,7 +166,7 @@ impl<'a> Lookup<'a> {
     /// Reads the ids of accounts.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn ids(self, indexes: HashSet<AccountIndex>) -> Result<AccountIds, Status> {
         let indexes: Vec<_> = indexes.into_iter().collect();
         let mut ids = HashMap::with_capacity(indexes.len());

@@ -176,7 +176,7 @@ fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option
     {
         let code = until_sent(value.as_bytes().to_vec(), held);
         if let Ok(mut code) = HeaderValue::from_maybe_shared(code) {
-            // The HTTP/2 library keeps other values in its compression table, and `held` would not be dropped.
+            // The HTTP/2 library keeps values that are not sensitive in its compression table. Then `held` would not be dropped.
             code.set_sensitive(true);
             *value = code;
         }

@@ -154,7 +154,7 @@ async fn steps_of_the_clock_neither_lose_a_transaction_nor_turn_commit_times_bac
         // The audit checks that commit times increase with the sequences.
         auditor.audit(&server, &shared, Scope::New, &mut random).await;
     }
-    // The commits after the last step forward was confirmed had its time, so the server did see the steps.
+    // Commits got the time of the last step forward after it was confirmed. This shows that the server saw the steps.
     let ahead = latest_commit(&shared);
     assert!(
         ahead > 29 * DAY,

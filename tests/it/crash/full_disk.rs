@@ -1,4 +1,4 @@
-//! Fills the disk under load. Writes are refused with a clear reason, reads go on, and writes are executed again when
+//! Fills the disk under load. Writes are refused with a clear reason, reads still work, and writes are executed again when
 //! there is space. The tests need root and the permission to mount. Without them, they print that they did not run.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Watchers in processes of their own. The server and the watchers are killed at random moments under load. Afterwards, the file of each
+//! Watchers in separate processes. The server and the watchers are killed at random moments under load. Afterwards, the file of each
 //! watcher must have the transactions of the ledger in order, without gap and without duplicate.
 
 use std::{

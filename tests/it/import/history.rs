@@ -1,6 +1,5 @@
-//! Makes a history from a seed: the lines of an NDJSON file, the right answer to each line, and the state afterwards. The
-//! reference is the model of the ledger's own tests, which is a second implementation of all rules. The generator of these tests makes the
-//! requests.
+//! Makes a history from a seed: the lines of an NDJSON file, the right answer to each line, and the state afterwards. The reference is
+//! the model of the ledger's own tests, a second implementation of all rules. The generator of these tests makes the requests.
 
 #[path = "../../../crates/ledger/tests/it/content.rs"]
 #[expect(dead_code, reason = "the ledger's tests use all of it")]
@@ -306,7 +305,7 @@ impl History {
             "x1",
             &pay(unlimited, limited, 2),
         ));
-        // Nothing is left of the 50, and 2 were added.
+        // The hold `x0` has reserved all of the 50, and the post has added 2.
         self.send(Content::posted("early", &pay(limited, unlimited, 3)));
         assert_eq!(
             self.lines.last().map(|(_, answer)| answer),

@@ -1,4 +1,4 @@
-//! Leaders, followers, failover.
+//! Tests of leaders, followers and failover.
 
 use tally::{
     engine::{Condition, EngineError, StoreFault},

@@ -1,4 +1,4 @@
-//! Tests that a full disk refuses writes before anything is written, that reads go on, and that the service executes
+//! Tests that on a full disk, writes are refused before anything is written, that reads still work, and that the service executes
 //! writes again when there is space.
 
 use std::{

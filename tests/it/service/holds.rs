@@ -254,7 +254,7 @@ async fn a_hold_with_many_transfers_is_posted_in_parts_and_expires() {
     let nanos =
         |time: prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     assert_eq!(nanos(expires) - nanos(made), 1_000_000);
-    // The expiry has a sequence of its own.
+    // The expiry is a transaction with a separate sequence.
     let next = ledger.commits(transaction("next", buy(1))).await;
     assert_eq!(next.sequence, committed.sequence + 2);
 }

@@ -342,7 +342,7 @@ fn a_velocity_limit_counts_what_is_in_its_window() {
         story.send(3, &one);
         let place = story.book.commit(&one);
         story.outcome(3, first(place));
-        // Slices begin at whole seconds. The first transaction has 1700000001.000001.
+        // Slices begin at whole seconds. The time of the first transaction is 1700000001.000001.
         let exceeded = Exceeded {
             limit: 0,
             maximum: Maximum::Count,

@@ -59,7 +59,7 @@ fn recorded_at(before: &[Clock], during: &[Clock], (nanos, seconds): (u64, i64))
     story.examine()
 }
 
-/// The time is later than every time that the clock has shown.
+/// Checks that the oracle refuses a time because it is later than every time that the clock has shown.
 fn too_late(result: Result<(), Violation>) {
     refused(
         result,
@@ -70,7 +70,7 @@ fn too_late(result: Result<(), Violation>) {
     );
 }
 
-/// The time is earlier than every time that the clock has shown since the call began.
+/// Checks that the oracle refuses a time because it is earlier than every time that the clock has shown since the call began.
 fn too_early(result: Result<(), Violation>) {
     refused(
         result,
@@ -88,7 +88,7 @@ fn commit_times_follow_the_clock() {
         recorded_at(&[], &[], (time, 0)).unwrap();
     }
     too_late(recorded_at(&[], &[], (second(8), 0)));
-    // The time of an account plus 1 ns, although the clock shows a later time.
+    // The commit time is that of an account plus 1 ns, although the clock shows a later time.
     too_early(recorded_at(&[], &[], (1, 0)));
     too_early(recorded_at(&[], &[], (second(7) - 1, 0)));
 }
@@ -184,7 +184,7 @@ fn a_block_that_was_open_before_may_have_an_earlier_time() {
     reads(&mut story.oracle, second(7), 0);
     let salary = pay("salary", "bank", "alice", 100);
     story.send(3, &salary);
-    // Its time is 1 s after the start.
+    // The time of this transaction is 1 s after the start.
     let place = story.book.commit(&salary);
     story.outcome(3, first(place));
     story.oracle.died();

@@ -1,4 +1,4 @@
-//! Rule 3: accounts are created all or none.
+//! Rule 3: a call creates all of its accounts or none.
 
 use tally_ledger::NewAccount;
 

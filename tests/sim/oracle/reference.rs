@@ -109,7 +109,7 @@ impl<'a> Reference<'a> {
         self.outstanding_after.len() as u64
     }
 
-    /// The next record is complete.
+    /// Completes the next record.
     pub(super) fn end_record(&mut self) {
         self.outstanding_after.push(self.outstanding);
     }
@@ -249,7 +249,7 @@ impl<'a> Reference<'a> {
         Ok(())
     }
 
-    /// Decides about transfers after the records up to `after`. All accounts exist.
+    /// Decides whether a transaction can make these transfers after the records up to `after`. All their accounts must exist.
     ///
     /// # Errors
     /// The rejection, if a rule forbids a transfer.

@@ -67,7 +67,7 @@ impl Counters {
         }
     }
 
-    /// Decides about a transfer.
+    /// Checks whether the limits allow a transfer.
     ///
     /// # Errors
     /// The first limit that it exceeds.

@@ -99,7 +99,7 @@ impl Tenants {
         let server = ServerOptions::default()
             .env("TALLY__SECURITY__TOKENS_FILE", file.to_str().unwrap())
             .start();
-        // The number of rejected calls of a connection is limited, so each caller has its own.
+        // The number of rejected calls on a connection is limited, so each caller has a separate connection.
         let mut callers = HashMap::new();
         for name in TOKENS.into_iter().chain([""]) {
             let stream = TcpStream::connect(server.address()).await.unwrap();
@@ -135,7 +135,7 @@ impl Tenants {
         self.raw_messages(token, path, &[message.to_vec()]).await
     }
 
-    /// The same for a call with several messages.
+    /// Like `raw`, for a call with several messages.
     async fn raw_messages(&self, token: &str, path: &str, messages: &[Vec<u8>]) -> (Status, Bytes) {
         let framed = messages.iter().map(|message| {
             let length = u32::try_from(message.len()).unwrap().to_be_bytes();

@@ -63,9 +63,9 @@ const DECODED_BY_TALLY: [&str; 13] = [
 /// Methods with one request message that is decoded by tonic.
 const DECODED_BY_TONIC: [&str; 6] = [CIRCUITS, WATCH, SET_MODE, CONFIRM_CLOCK, HEALTH, HEALTH_WATCH];
 
-/// The directory of the other rejections by the ledger. A test there compares its reasons with those of the ledger.
+/// The file of the tests of the other rejections by the ledger. A test there checks that they provoke every reason of the ledger.
 const REASONS: &str = "tests/it/service/reasons/mod.rs";
-/// The list that this test compares.
+/// The list of all reasons of the ledger, which that test uses.
 const ALL: &str = "Reason::ALL";
 /// Tests of errors that no client can cause over the network.
 const UNIT: &str = "src/grpc/status_tests.rs";
