@@ -269,6 +269,15 @@ impl Appender {
         self.link = Link::Unproven;
         self.send();
         // If the appends keep failing, only a read can show that another process leads.
+        self.probe();
+    }
+
+    /// Asks for a read of the log's tail, unless one was asked for and is not complete. The read shows early that another
+    /// process leads. An idle leader asks before each [heartbeat](crate::Heartbeat), to learn whether it can read.
+    pub fn probe(&mut self) {
+        if self.stopped.is_some() || self.link == Link::Down || self.probe.is_some() {
+            return;
+        }
         let read = self.read_id();
         self.probe = Some(read);
         self.actions.push_back(Action::Read {

@@ -198,8 +198,9 @@ impl Election {
     }
 
     /// Returns the time at which to ask [`should_claim`](Self::should_claim) again if nothing happens before, or `None`
-    /// if only an event can cause a claim. `clock_behind` is the time by which the wall clock is behind the time of the
-    /// last block.
+    /// if only an event can cause a claim. `clock_behind` is by how much the clock of the standby is behind the time of the
+    /// last block. A standby whose clock is [wrong](is_clock_wrong) waits as one that is far behind, so that others claim
+    /// before it.
     #[must_use]
     pub fn next_wake(&self, clock_behind: Duration) -> Option<Duration> {
         if self.is_claiming || self.read_at.is_none() {
@@ -270,15 +271,22 @@ impl Heartbeat {
     }
 }
 
-/// Maximum difference between the wall clock of a leader and the other clocks, in milliseconds.
+/// Maximum difference between the clock of a leader and the other clocks, in milliseconds.
 pub const CLOCK_DIFFERENCE_MS_MAX: i64 = 1000;
 
-/// Whether a leader must resign because of its clock: its wall clock differs from those of all brokers and peers by more
-/// than [`CLOCK_DIFFERENCE_MS_MAX`], in the same direction. `differences_ms` contains, for each of the other clocks, the
-/// leader's time minus the time of that clock. Returns false if there is no other clock.
+/// Minimum number of other clocks that can show that a clock is wrong. With one other clock, nobody knows which of the two
+/// is wrong, and two replicas would resign to each other for ever.
+const OTHER_CLOCKS_MIN: usize = 2;
+
+/// Whether a leader must resign because of its clock: it differs from the clocks of all other replicas by more than
+/// [`CLOCK_DIFFERENCE_MS_MAX`], in the same direction. `differences_ms` are own time minus theirs. With fewer than two
+/// other clocks the answer is no.
+///
+/// The replica with the middle clock is never wrong by this rule. So a leader that resigns to it has ended the matter.
 #[must_use]
 pub fn is_clock_wrong(differences_ms: &[i64]) -> bool {
     let ahead = |difference: &i64| *difference > CLOCK_DIFFERENCE_MS_MAX;
     let behind = |difference: &i64| *difference < -CLOCK_DIFFERENCE_MS_MAX;
-    !differences_ms.is_empty() && (differences_ms.iter().all(ahead) || differences_ms.iter().all(behind))
+    differences_ms.len() >= OTHER_CLOCKS_MIN
+        && (differences_ms.iter().all(ahead) || differences_ms.iter().all(behind))
 }

@@ -255,6 +255,31 @@ fn a_visible_claim_fences_although_appends_fail() {
 }
 
 #[test]
+fn an_idle_leader_reads_the_tail_once_at_a_time_and_learns_that_it_was_replaced() {
+    let mut leader = Leader::new();
+    leader.appender.probe();
+    leader.appender.probe();
+    assert_eq!(leader.actions(), [read(0, 2, None)]);
+    assert_eq!(leader.read(0, &[], 2), []);
+    leader.appender.probe();
+    assert_eq!(leader.actions(), [read(1, 2, None)]);
+    let rival = leader.rival(1);
+    let fenced = Action::Fenced { term: 2, offset: 2 };
+    assert_eq!(leader.read(1, &[(2, Some(rival))], 3), [fenced]);
+    leader.appender.probe();
+    assert_eq!(leader.actions(), []);
+}
+
+#[test]
+fn the_tail_is_not_read_without_a_connection() {
+    let mut leader = Leader::new().submits(1);
+    drop(leader.actions());
+    assert_eq!(leader.fails(0, Outcome::Unresolved), [Action::Reconnect]);
+    leader.appender.probe();
+    assert_eq!(leader.actions(), []);
+}
+
+#[test]
 fn an_offset_below_the_known_ones_means_that_the_log_lost_data() {
     let mut leader = Leader::new().submits(2);
     leader.actions();

@@ -178,12 +178,23 @@ fn a_leader_resigns_if_all_other_clocks_differ_in_the_same_direction() {
     assert!(!is_clock_wrong(&[1_001, 0]));
     assert!(!is_clock_wrong(&[1_001, -1_001]));
     assert!(is_clock_wrong(&[1_001, 5_000]));
-    assert!(is_clock_wrong(&[-1_001]));
+    assert!(is_clock_wrong(&[-1_001, -5_000]));
+    // Nobody knows which of two clocks is wrong.
+    assert!(!is_clock_wrong(&[-1_001]));
 }
 
 proptest! {
-    /// Whatever happened before, a standby that can read the log and sees no new block claims in the end, and not
-    /// before the time of `next_wake`.
+    /// A replica with the middle clock does not resign, so it ends what a replica with a wrong clock has begun.
+    #[test]
+    fn the_middle_clock_is_never_wrong(mut clocks in proptest::collection::vec(-5_000_i64..5_000, 1..10)) {
+        clocks.sort_unstable();
+        let middle = clocks[clocks.len() / 2];
+        clocks.remove(clocks.len() / 2);
+        let differences: Vec<i64> = clocks.iter().map(|other| middle - other).collect();
+        prop_assert!(!is_clock_wrong(&differences));
+    }
+
+    /// Whatever happens, a standby that reads and hears nothing claims in the end, and asks at the right time.
     #[test]
     fn silence_always_ends_in_a_claim(
         events in proptest::collection::vec((0_u8..9, 0_u64..900), 0..40),
