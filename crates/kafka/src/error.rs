@@ -281,14 +281,6 @@ pub enum Error {
         /// What is wrong.
         what: &'static str,
     },
-    /// A batch of records is compressed. This client reads only batches without compression.
-    #[error("the batch at offset {offset} is compressed with {codec}: only uncompressed batches can be read")]
-    Compressed {
-        /// The first offset of the batch.
-        offset: i64,
-        /// The name of the compression.
-        codec: &'static str,
-    },
     /// The records of one append are too large, too many, or none.
     #[error("an append of {records} records and {bytes} bytes: {bound}")]
     BatchSize {
@@ -343,7 +335,6 @@ impl Error {
             | Self::NoLeader { .. }
             | Self::OffsetOutOfRange { .. }
             | Self::Corrupt { .. }
-            | Self::Compressed { .. }
             | Self::BatchSize { .. }
             | Self::TooManyInFlight { .. } => false,
         }

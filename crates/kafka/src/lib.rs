@@ -44,8 +44,13 @@
 //! ([`Error::TopicReplaced`]). Brokers from Kafka 3.1 on also compare them on each fetch, and brokers from Kafka 4.1 on
 //! on each append ([`ErrorCode::UNKNOWN_TOPIC_ID`]). On older brokers, call [`Partition::locate`] from time to time.
 //!
-//! **Not supported**: several partitions, consumer groups, transactions, idempotent producers, compression, SASL with
-//! Kerberos or OAuth.
+//! **Compression.** Nothing is compressed or decompressed. A batch that another client has compressed is read as one
+//! [`Record`] without a value, which says so.
+//!
+//! **SASL sessions.** A broker can end the session of a connection after some time (`connections.max.reauth.ms`).
+//! [`Appender::session_ends`] and [`Reader::session_ends`] tell when; reconnect before.
+//!
+//! **Not supported**: several partitions, consumer groups, transactions, idempotent producers, SASL with Kerberos or OAuth.
 
 mod appender;
 mod batch;

@@ -1,10 +1,7 @@
 //! Finds the leader of the partition, and describes and creates its topic.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -22,8 +19,8 @@ use crate::{
     topic_id::TopicId,
 };
 
-/// How long a broker may take to answer before the next broker is asked, too.
-const NEXT_BROKER_AFTER: Duration = Duration::from_millis(100);
+/// How long the other brokers may take to answer after one of them has.
+const SLOW_BROKERS_WAIT: Duration = Duration::from_millis(100);
 
 /// A partition of a topic. A clone is the same partition.
 ///
@@ -39,8 +36,6 @@ struct Shared {
     settings: Settings,
     /// The id of the topic, once it is known.
     topic_id: OnceLock<TopicId>,
-    /// The index of the endpoint that answered last.
-    preferred: AtomicUsize,
 }
 
 /// Where a partition is.
@@ -90,11 +85,7 @@ impl Partition {
     pub fn new(settings: Settings) -> Result<Self, Error> {
         settings.check()?;
         let topic_id = settings.topic_id.map_or_else(OnceLock::new, OnceLock::from);
-        let shared = Shared {
-            settings,
-            topic_id,
-            preferred: AtomicUsize::new(0),
-        };
+        let shared = Shared { settings, topic_id };
         Ok(Self {
             shared: Arc::new(shared),
         })
@@ -112,15 +103,16 @@ impl Partition {
         self.shared.topic_id.get().copied()
     }
 
-    /// Asks for the leader of the partition. The brokers of [`Settings::bootstrap`] are asked one after the other. The next broker is asked
-    /// when a broker fails, or has not answered within 100 ms. The first answer that names a leader is used.
+    /// Asks all brokers of [`Settings::bootstrap`] at the same time for the leader of the partition, and believes the one
+    /// that knows of the newest election. A broker that is cut off from the others does not know that it leads no longer,
+    /// and would be found again and again. Slow brokers are waited for no longer than 100 ms after the first answer.
     ///
     /// # Errors
     ///
     /// [`Error::TopicReplaced`]: the topic was deleted and created again. [`Error::UnknownTopic`] and [`Error::NoLeader`] can be transient.
     /// Other errors: no broker answered.
     pub async fn locate(&self) -> Result<Location, Error> {
-        let (_, _, location) = self.ask(|metadata| self.location(metadata)).await?;
+        let (_, _, location) = self.ask_for_location().await?;
         Ok(location)
     }
 
@@ -130,7 +122,7 @@ impl Partition {
     ///
     /// Those of [`Partition::locate`], and [`Error::Broker`] if the user may not read the settings.
     pub async fn describe(&self) -> Result<Description, Error> {
-        let (ready, metadata, location) = self.ask(|metadata| self.location(metadata)).await?;
+        let (ready, metadata, location) = self.ask_for_location().await?;
         let connection = &ready.connection;
         let version = connection.version(&DESCRIBE_CONFIGS)?;
         let body = topic::describe_configs_request(version, &self.settings().topic);
@@ -153,7 +145,9 @@ impl Partition {
     ///
     /// [`Error::Broker`] with [`ErrorCode::TOPIC_ALREADY_EXISTS`]: the topic exists. Also the errors of [`Partition::locate`].
     pub async fn create_topic(&self, new: &NewTopic) -> Result<(), Error> {
-        let (ready, _, controller) = self.ask(|metadata| Ok(controller(metadata))).await?;
+        // No number tells which answer is the newest one, so the first one counts.
+        let any = |_: &Option<Endpoint>| 0;
+        let (ready, _, controller) = self.ask(|metadata| Ok(controller(metadata)), any).await?;
         let ready = match controller {
             Some(endpoint) => connect(self.settings(), &endpoint).await?,
             None => ready,
@@ -172,100 +166,62 @@ impl Partition {
 
     /// Finds the leader and connects to it.
     pub(crate) async fn connect_to_leader(&self) -> Result<(Ready, Location), Error> {
-        let location = self.locate_newest().await?;
+        let location = self.locate().await?;
         let ready = connect(self.settings(), &location.leader.endpoint).await?;
         Ok((ready, location))
     }
 
-    /// Asks all brokers of [`Settings::bootstrap`] at the same time for the leader of the partition, and uses the answer with the newest
-    /// election. A broker that is cut off from the others does not know that it no longer leads; with the first answer, the client could
-    /// find this broker again and again. The method waits for slow brokers at most 100 ms after the first answer.
-    async fn locate_newest(&self) -> Result<Location, Error> {
+    /// Asks for the leader of the partition, with the connection and the answer.
+    async fn ask_for_location(&self) -> Result<(Ready, Metadata, Location), Error> {
+        let epoch = |location: &Location| location.leader_epoch;
+        self.ask(|metadata| self.location(metadata), epoch).await
+    }
+
+    /// Asks all brokers for metadata at the same time. Returns what `judge` makes of the newest answer that it accepts,
+    /// according to `age`: a greater number is newer.
+    async fn ask<T>(
+        &self,
+        judge: impl Fn(&Metadata) -> Result<T, Error>,
+        age: impl Fn(&T) -> i32,
+    ) -> Result<(Ready, Metadata, T), Error> {
         let mut tasks = JoinSet::new();
         for index in 0..self.settings().bootstrap.len() {
             let partition = self.clone();
-            tasks.spawn(async move {
-                let (_, metadata) = partition.ask_one(index).await?;
-                partition.location(&metadata)
-            });
+            tasks.spawn(async move { partition.ask_one(index).await });
         }
-        let mut newest: Option<Location> = None;
+        let mut newest: Option<(Ready, Metadata, T)> = None;
         let mut failure: Option<Error> = None;
         loop {
             let finished = if newest.is_none() {
                 tasks.join_next().await
             } else {
-                tokio::time::timeout(NEXT_BROKER_AFTER, tasks.join_next())
+                tokio::time::timeout(SLOW_BROKERS_WAIT, tasks.join_next())
                     .await
                     .unwrap_or_default()
             };
-            match finished {
-                Some(Ok(Ok(location))) => {
-                    if newest
+            let answer = match finished {
+                Some(Ok(answer)) => answer,
+                Some(Err(_)) => continue,
+                None => break,
+            };
+            let judged = answer.and_then(|(ready, metadata)| Ok((judge(&metadata)?, ready, metadata)));
+            match judged {
+                Ok((value, ready, metadata)) => {
+                    let is_newer = newest
                         .as_ref()
-                        .is_none_or(|newest| newest.leader_epoch < location.leader_epoch)
-                    {
-                        newest = Some(location);
+                        .is_none_or(|(_, _, known)| age(known) < age(&value));
+                    if is_newer {
+                        newest = Some((ready, metadata, value));
                     }
                 }
-                Some(Ok(Err(error))) => {
+                Err(error) => {
                     if failure.as_ref().is_none_or(is_about_the_network) {
                         failure = Some(error);
                     }
                 }
-                Some(Err(_)) => {}
-                None => break,
             }
         }
-        match newest {
-            Some(location) => Ok(location),
-            None => Err(failure.unwrap_or_else(|| self.unknown_topic())),
-        }
-    }
-
-    /// Asks the brokers for metadata until `judge` accepts an answer.
-    async fn ask<T>(
-        &self,
-        judge: impl Fn(&Metadata) -> Result<T, Error>,
-    ) -> Result<(Ready, Metadata, T), Error> {
-        let count = self.settings().bootstrap.len();
-        let preferred = self.shared.preferred.load(Ordering::Relaxed);
-        let mut left = (0..count).map(|index| (preferred + index) % count);
-        let mut tasks = JoinSet::new();
-        let mut failure: Option<Error> = None;
-        loop {
-            let next = left.next();
-            let is_last = next.is_none();
-            if let Some(index) = next {
-                let partition = self.clone();
-                tasks.spawn(async move { (index, partition.ask_one(index).await) });
-            }
-            let finished = if is_last {
-                tasks.join_next().await
-            } else {
-                // When the time limit passes, the next broker is asked, too.
-                match tokio::time::timeout(NEXT_BROKER_AFTER, tasks.join_next()).await {
-                    Ok(finished) => finished,
-                    Err(_) => continue,
-                }
-            };
-            let error = match finished {
-                Some(Ok((index, Ok((ready, metadata))))) => match judge(&metadata) {
-                    Ok(value) => {
-                        self.shared.preferred.store(index, Ordering::Relaxed);
-                        return Ok((ready, metadata, value));
-                    }
-                    Err(error) => error,
-                },
-                Some(Ok((_, Err(error)))) => error,
-                Some(Err(_)) => continue,
-                None if is_last => return Err(failure.unwrap_or_else(|| self.unknown_topic())),
-                None => continue,
-            };
-            if failure.as_ref().is_none_or(is_about_the_network) {
-                failure = Some(error);
-            }
-        }
+        newest.ok_or_else(|| failure.unwrap_or_else(|| self.unknown_topic()))
     }
 
     async fn ask_one(&self, index: usize) -> Result<(Ready, Metadata), Error> {

@@ -34,7 +34,8 @@ pub struct Reader {
 pub struct Fetched {
     /// The records from the offset on, in order. Empty if no record came within `max_wait`.
     ///
-    /// Offsets can have gaps: the ends of transactions take an offset each, and compaction removes records.
+    /// Offsets can have gaps: the ends of transactions take an offset each, compaction removes records, and a batch with
+    /// compression is one entry ([`Record::compression`]).
     pub records: Vec<Record>,
     /// The offset for the next fetch.
     pub next_offset: i64,

@@ -17,6 +17,7 @@ use tally_kafka::{
     Password, Reader, Sasl, Settings, Tls, TopicConfig,
 };
 use thiserror::Error as ThisError;
+use tokio::time::Instant;
 
 use super::{
     port::{
@@ -31,7 +32,12 @@ use crate::{
 
 /// Maximum size of one request, in bytes. The topic must allow it (`max.message.bytes`). A block has at most 4 MiB by default.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
-/// Stands for no leader epoch: less than every epoch.
+/// The time of each record that Tally appends, in ms since 1970. Other programs write the time of their clock. So it tells whose records a
+/// batch with compression contains, which is not decompressed.
+const RECORD_TIME: i64 = 0;
+/// Least time between two connections because of the end of a session. If the brokers allow less, the connection fails and is made again.
+const SESSION_MIN: Duration = Duration::from_secs(1);
+/// Less than every leader epoch.
 const NO_EPOCH: i32 = -1;
 /// Maximum size of the records of one read, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -93,6 +99,8 @@ pub struct KafkaLog {
 struct Connections {
     appender: Option<Appender>,
     reader: Option<Arc<Reader>>,
+    /// When to connect again, because the brokers end a SASL session soon afterwards.
+    renew_at: Option<Instant>,
 }
 
 // ===== impl KafkaLog =====
@@ -171,7 +179,7 @@ impl PartitionLog for KafkaLog {
             let refused = AppendError::Refused("no broker is connected".to_owned());
             return Box::pin(std::future::ready(Err(refused)));
         };
-        let submitted = appender.submit(&blocks, 0);
+        let submitted = appender.submit(&blocks, RECORD_TIME);
         drop(connections);
         Box::pin(async move {
             let receipt = match submitted {
@@ -215,11 +223,16 @@ impl PartitionLog for KafkaLog {
             check_epoch(appender.location(), &newest)?;
             check_epoch(reader.location(), &newest)?;
             *connections.lock() = Connections {
+                renew_at: renew_at(Instant::now(), [appender.session_ends(), reader.session_ends()]),
                 appender: Some(appender),
                 reader: Some(Arc::new(reader)),
             };
             Ok(())
         })
+    }
+
+    fn session_ends(&self) -> Option<Instant> {
+        self.connections.lock().renew_at
     }
 
     fn inspect(&mut self) -> Doing<Result<TopicFacts, ReadError>> {
@@ -234,8 +247,15 @@ impl PartitionLog for KafkaLog {
     }
 }
 
-/// Checks that a broker knows the newest leader epoch that was seen. If the broker knows a newer epoch, stores the newer epoch in
-/// `newest`.
+/// Returns when to connect again before the first of the sessions `ends`: after 85 % of its time, as Kafka's own clients do at the
+/// earliest, and at least [`SESSION_MIN`] after `now`.
+fn renew_at(now: Instant, ends: [Option<Instant>; 2]) -> Option<Instant> {
+    let first = ends.into_iter().flatten().min()?;
+    let session = first.saturating_duration_since(now);
+    Some(now + (session * 85 / 100).max(SESSION_MIN))
+}
+
+/// Checks that a broker knows the newest election, and notes which one it knows.
 fn check_epoch(location: &Location, newest: &AtomicI32) -> Result<(), ReadError> {
     let known = newest.fetch_max(location.leader_epoch, Ordering::Relaxed);
     if location.leader_epoch >= known {
@@ -264,6 +284,16 @@ fn records(fetched: Fetched) -> Result<LogRecords, ReadError> {
     let checked = |value: i64| offset(value).map_err(ReadError::Damaged);
     let mut records = Vec::with_capacity(fetched.records.len());
     for record in fetched.records {
+        if let Some(compression) = record.compression
+            && record.timestamp_ms == RECORD_TIME
+        {
+            // The brokers may have compressed own blocks. Whoever passed over them would lose what was answered.
+            return Err(ReadError::Damaged(format!(
+                "the batch up to offset {} has {compression} compression and may contain blocks: set compression.type of the topic to \
+                 producer, and publish the ledger in another topic (tally replica republish)",
+                record.offset
+            )));
+        }
         records.push(LogRecord {
             offset: checked(record.offset)?,
             epoch: record.leader_epoch,
@@ -303,7 +333,7 @@ fn read_error(error: Error) -> ReadError {
             (Ok(start), Ok(end)) => ReadError::OutOfRange { start, end },
             (Err(error), _) | (_, Err(error)) => ReadError::Damaged(error),
         },
-        error @ (Error::Corrupt { .. } | Error::Compressed { .. }) => ReadError::Damaged(error.to_string()),
+        error @ Error::Corrupt { .. } => ReadError::Damaged(error.to_string()),
         error @ Error::TopicReplaced { .. } => ReadError::Replaced(error.to_string()),
         error if error.is_fatal() => ReadError::Unusable(error.to_string()),
         error => ReadError::Unavailable(error.to_string()),
@@ -356,4 +386,60 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, BrokerSettingsError> 
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_kafka::Record;
+
+    use super::*;
+
+    fn fetched(compression: Option<&'static str>, timestamp_ms: i64) -> Fetched {
+        Fetched {
+            records: vec![Record {
+                offset: 42,
+                timestamp_ms,
+                leader_epoch: 5,
+                value: Bytes::new(),
+                compression,
+            }],
+            next_offset: 43,
+            high_watermark: 50,
+            log_start_offset: 0,
+        }
+    }
+
+    #[test]
+    fn a_batch_with_compression_is_passed_over_unless_it_may_contain_blocks() {
+        let foreign = records(fetched(Some("gzip"), 1_700_000_000_000)).unwrap();
+        let [record] = &foreign.records[..] else {
+            panic!("{foreign:?}")
+        };
+        assert_eq!(
+            (record.offset, record.value.len(), foreign.next_offset),
+            (42, 0, 43)
+        );
+        assert!(records(fetched(None, RECORD_TIME)).is_ok());
+        let error = records(fetched(Some("lz4"), RECORD_TIME)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("the batch up to offset 42 has lz4 compression and may contain blocks"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_session_is_renewed_before_it_ends() {
+        let now = Instant::now();
+        let after = |seconds| Some(now + Duration::from_secs(seconds));
+        for (ends, wanted) in [
+            ([None, None], None),
+            ([after(100), None], after(85)),
+            ([after(3_600), after(100)], after(85)),
+            ([after(0), None], after(1)),
+        ] {
+            assert_eq!(renew_at(now, ends), wanted);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use thiserror::Error;
+use tokio::time::Instant;
 
 /// One partition of a replicated log.
 ///
@@ -20,6 +21,12 @@ pub trait PartitionLog: Send + 'static {
 
     /// Drops all connections, so that every append in flight ends as unresolved, and connects again.
     fn reconnect(&mut self) -> Doing<Result<(), ReadError>>;
+
+    /// Returns the time by which to call [`reconnect`](Self::reconnect), because the brokers end the session of the connection soon
+    /// afterwards. `None`: never.
+    fn session_ends(&self) -> Option<Instant> {
+        None
+    }
 
     /// Asks for the identity and the settings of the topic.
     fn inspect(&mut self) -> Doing<Result<TopicFacts, ReadError>>;

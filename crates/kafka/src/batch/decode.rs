@@ -53,15 +53,9 @@ pub(crate) fn decode(bytes: Bytes, offset: i64) -> Result<(Vec<Record>, i64), Er
                 "a batch begins before the end of the batch before it",
             ));
         }
-        let codec = header.attributes & COMPRESSION_BITS;
-        if codec != 0 {
-            let name = usize::try_from(codec).ok().and_then(|codec| CODECS.get(codec));
-            return Err(Error::Compressed {
-                offset: header.base_offset,
-                codec: name.copied().unwrap_or("an unknown codec"),
-            });
-        }
-        if header.attributes & CONTROL_BIT == 0 {
+        if let Some(compression) = compression(header.attributes) {
+            records.push(compressed(&header, compression));
+        } else if header.attributes & CONTROL_BIT == 0 {
             self::records(&header, body, offset, &mut records)
                 .map_err(|Malformed(what)| corrupt(next, what))?;
         }
@@ -72,6 +66,24 @@ pub(crate) fn decode(bytes: Bytes, offset: i64) -> Result<(Vec<Record>, i64), Er
 
 fn corrupt(offset: i64, what: &'static str) -> Error {
     Error::Corrupt { offset, what }
+}
+
+/// Returns the name of the compression, if there is one.
+fn compression(attributes: i16) -> Option<&'static str> {
+    let codec = usize::try_from(attributes & COMPRESSION_BITS).ok()?;
+    (codec != 0).then(|| CODECS.get(codec).copied().unwrap_or("an unknown codec"))
+}
+
+/// Returns the record that stands for a batch with compression. The header decides it alone, so all readers do the same,
+/// and what the batch claims about its records costs no memory.
+fn compressed(header: &Header, compression: &'static str) -> Record {
+    Record {
+        offset: header.last_offset,
+        timestamp_ms: header.base_timestamp,
+        leader_epoch: header.leader_epoch,
+        value: Bytes::new(),
+        compression: Some(compression),
+    }
 }
 
 /// Splits the next batch off; `None` if the batch is incomplete.
@@ -186,5 +198,6 @@ fn record(header: &Header, body: &mut Decoder) -> Result<Record, Malformed> {
             .ok_or(Malformed("an offset is too large"))?,
         timestamp_ms,
         value: value.unwrap_or_default(),
+        compression: None,
     })
 }

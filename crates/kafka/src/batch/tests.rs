@@ -212,20 +212,35 @@ fn a_batch_with_an_older_format_is_refused() {
 }
 
 #[test]
-fn control_batches_are_passed_and_compressed_ones_refused() {
+fn control_batches_are_passed() {
     let attributes = |bits: i16| changed(at(7, batch(&[b"a"])), 21, &bits.to_be_bytes());
     assert_eq!(read(&attributes(0b11_0000), 7).unwrap(), (vec![], 8));
     let after = [attributes(0b10_0000), at(8, batch(&[b"b"]))].concat();
     assert_eq!(read(&after, 7).unwrap(), (vec![(8, b"b".to_vec())], 9));
-    for (number, codec) in [
-        (1, "gzip"),
+}
+
+#[test]
+fn a_batch_with_compression_is_one_record_without_a_value() {
+    for (number, name) in [
+        (1_i16, "gzip"),
         (2, "snappy"),
         (3, "lz4"),
         (4, "zstd"),
         (7, "an unknown codec"),
     ] {
-        let expected = Error::Compressed { offset: 7, codec };
-        assert_eq!(read(&attributes(number), 7), Err(expected));
+        // The body is no valid compression, and the header claims two billion records: both are never looked at.
+        let foreign = changed(at(7, batch(&[b"a", b"b", b"c"])), 21, &number.to_be_bytes());
+        let foreign = changed(foreign, 57, &i32::MAX.to_be_bytes());
+        let bytes = [foreign, at(10, batch(&[b"own"]))].concat();
+        for offset in 7..10 {
+            let (records, next) = decode(Bytes::from(bytes.clone()), offset).unwrap();
+            let found: Vec<_> = records
+                .iter()
+                .map(|record| (record.offset, record.compression, &record.value[..]))
+                .collect();
+            assert_eq!(found, [(9, Some(name), &b""[..]), (10, None, b"own")]);
+            assert_eq!((records[0].timestamp_ms, next), (TIME, 11));
+        }
     }
 }
 

@@ -222,6 +222,17 @@ fn is_flexible(key: i16, version: i16) -> bool {
 
 /// An answer to `Metadata`: broker 1 at `port`, and the topic with partition 0, led by `leader` in epoch 5.
 pub(crate) fn metadata(version: i16, port: u16, code: i16, id: [u8; 16], leader: i32) -> Vec<u8> {
+    metadata_of_epoch(version, port, code, id, (leader, 5))
+}
+
+/// An answer to `Metadata` with a leader and its epoch.
+pub(crate) fn metadata_of_epoch(
+    version: i16,
+    port: u16,
+    code: i16,
+    id: [u8; 16],
+    (leader, epoch): (i32, i32),
+) -> Vec<u8> {
     let flexible = version >= 9;
     let mut body = Vec::new();
     let length = |body: &mut Vec<u8>, length: u8| {
@@ -263,7 +274,7 @@ pub(crate) fn metadata(version: i16, port: u16, code: i16, id: [u8; 16], leader:
         body.put_i16(if leader < 0 { 5 } else { 0 });
         body.put_i32(0);
         body.put_i32(leader);
-        body.put_i32(5);
+        body.put_i32(epoch);
         for _ in 0..2 {
             length(&mut body, 1);
             body.put_i32(1);

@@ -1,9 +1,14 @@
 //! Tests of how the client finds the leader.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use tally_kafka::{Error, TopicId};
 
 use crate::{
-    broker::{API_VERSIONS, Broker, METADATA, Reply, TOPIC_ID, metadata},
+    broker::{Broker, METADATA, Reply, TOPIC_ID, metadata, metadata_of_epoch},
     partition, settings,
 };
 
@@ -23,10 +28,36 @@ async fn a_silent_broker_does_not_keep_the_next_one_from_answering() {
     let location = partition.locate().await.unwrap();
     assert_eq!(location.leader.endpoint, good.endpoint());
     assert_eq!((location.topic_id, location.partitions), (TopicId(TOPIC_ID), 1));
-    // The broker that has answered is asked first from now on.
-    let asked = silent.count(API_VERSIONS);
-    partition.locate().await.unwrap();
-    assert_eq!(silent.count(API_VERSIONS), asked);
+}
+
+/// A broker that is cut off from the others still believes that it leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn the_broker_that_knows_of_the_newest_election_is_believed() {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let answered = Arc::clone(&answers);
+    let newer = Broker::start(move |call| match call.key {
+        METADATA => {
+            answers.fetch_add(1, Ordering::Release);
+            Reply::Body(metadata_of_epoch(call.version, 7, 0, TOPIC_ID, (1, 6)))
+        }
+        _ => Reply::Usual,
+    })
+    .await;
+    let older = Broker::start(move |call| match call.key {
+        METADATA => {
+            // Both answers are on their way.
+            while answered.load(Ordering::Acquire) <= call.index {
+                std::thread::yield_now();
+            }
+            Reply::Body(metadata_of_epoch(call.version, 8, 0, TOPIC_ID, (1, 5)))
+        }
+        _ => Reply::Usual,
+    })
+    .await;
+    for brokers in [[&older, &newer], [&newer, &older]] {
+        let location = partition(&brokers).locate().await.unwrap();
+        assert_eq!((location.leader_epoch, location.leader.endpoint.port), (6, 7));
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,23 @@ async fn a_damaged_batch_is_an_error_and_is_not_skipped() {
     assert_eq!(error, Error::Corrupt { offset: 40, what });
 }
 
+/// Somebody else has written to the topic, with compression.
+#[tokio::test]
+async fn a_batch_with_compression_is_passed_over_as_a_whole() {
+    let broker = echo(|batch| {
+        batch[22] |= 4;
+        let crc = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    })
+    .await;
+    let fetched = fetch(&broker, 40).await.unwrap();
+    let [record] = &fetched.records[..] else {
+        panic!("{fetched:?}")
+    };
+    assert_eq!((record.offset, record.compression), (42, Some("zstd")));
+    assert_eq!((record.timestamp_ms, fetched.next_offset), (77, 43));
+}
+
 #[tokio::test]
 async fn no_records_leave_the_offset() {
     for modern in [true, false] {

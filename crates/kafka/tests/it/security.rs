@@ -1,6 +1,6 @@
 //! Tests of TLS and SASL.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tally_kafka::{
@@ -72,8 +72,21 @@ async fn plain_sends_user_and_password_and_learns_when_the_session_ends() {
     })
     .await;
     let partition = Partition::new(sasl(&broker, Mechanism::Plain)).unwrap();
-    assert!(partition.appender().await.unwrap().session_ends().is_some());
-    assert!(partition.reader().await.unwrap().session_ends().is_some());
+    let (mut appender, mut reader) = (
+        partition.appender().await.unwrap(),
+        partition.reader().await.unwrap(),
+    );
+    let before = [appender.session_ends(), reader.session_ends()];
+    // A new connection has a new session.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    appender.reconnect().await.unwrap();
+    reader.reconnect().await.unwrap();
+    for (before, after) in before
+        .into_iter()
+        .zip([appender.session_ends(), reader.session_ends()])
+    {
+        assert!(before.unwrap() < after.unwrap());
+    }
 }
 
 #[tokio::test]
