@@ -4,15 +4,18 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tally_journal::DataId;
+use tally_ledger::Timestamp;
 
 use crate::{
     client::{ClientConfig, ConnectError, Connection, Fault},
+    engine::TallyEngine,
     proto::{
         GetReplicaStateRequest, ReplicaRole as WireRole, ReplicaState,
         engine_service_client::EngineServiceClient,
     },
-    replica::{AskPeer, PeerAnswer, PeerState},
-    store::replicated::{ReplicaRole, ReplicatedConfig},
+    replica::{AskPeer, PeerAnswer, PeerState, clock_ahead_ms},
+    store::replicated::{ReplicaIdentity, ReplicaRole, ReplicatedConfig},
 };
 
 /// Longest time to connect to another replica.
@@ -21,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// The connections to the other replicas.
 #[derive(Debug, Clone)]
 pub(super) struct PeerClient {
+    /// The engine whose clock is compared with those of the others.
+    engine: TallyEngine,
     config: ClientConfig,
     connections: Arc<Mutex<HashMap<String, EngineServiceClient<Connection>>>>,
 }
@@ -29,8 +34,13 @@ pub(super) struct PeerClient {
 
 impl PeerClient {
     /// `identity` are the files of the certificate and the key of this replica, if the others ask for them.
-    pub(super) fn new(config: &ReplicatedConfig, identity: Option<(PathBuf, PathBuf)>) -> Self {
+    pub(super) fn new(
+        engine: TallyEngine,
+        config: &ReplicatedConfig,
+        identity: Option<(PathBuf, PathBuf)>,
+    ) -> Self {
         PeerClient {
+            engine,
             config: ClientConfig {
                 ca: config.peer_ca_file.clone(),
                 token_file: config.peer_token_file.clone(),
@@ -61,13 +71,16 @@ impl PeerClient {
                 }
             }
         };
+        let sent = self.engine.clock().ledger;
         match client.get_replica_state(GetReplicaStateRequest {}).await {
             Ok(answer) => {
+                let received = self.engine.clock().ledger;
                 self.connections.lock().insert(address.clone(), client);
-                answer
+                let state = answer
                     .into_inner()
                     .replica
-                    .map_or(PeerAnswer::Unknown, |state| state_of(address, &state))
+                    .and_then(|state| state_of(address, &state, [sent, received]));
+                state.map_or(PeerAnswer::Unknown, PeerAnswer::State)
             }
             Err(status) => {
                 self.connections.lock().remove(&address);
@@ -105,17 +118,16 @@ fn gone(fault: &Fault) -> PeerAnswer {
     }
 }
 
-fn state_of(address: String, state: &ReplicaState) -> PeerAnswer {
-    let hash = <[u8; 32]>::try_from(&*state.accepted_hash);
-    let (Ok(accepted_hash), Ok(accepted_block), Ok(next_offset)) = (
-        hash,
-        u64::try_from(state.accepted_block),
-        u64::try_from(state.next_offset),
-    ) else {
-        return PeerAnswer::Unknown;
-    };
-    PeerAnswer::State(PeerState {
+/// Converts an answer; `None` if it can't be one of a replica. The clock of this replica showed `asked` before and after it.
+fn state_of(address: String, state: &ReplicaState, asked: [Timestamp; 2]) -> Option<PeerState> {
+    let [sent, received] = asked;
+    let clock = to_time(state.clock.as_ref()?)?;
+    Some(PeerState {
         address,
+        identity: ReplicaIdentity {
+            data_id: DataId::from_bytes((&*state.data_id).try_into().ok()?),
+            topic_id: (&*state.topic_id).try_into().ok()?,
+        },
         role: match state.role() {
             WireRole::Unspecified | WireRole::Starting => ReplicaRole::Starting,
             WireRole::Standby => ReplicaRole::Standby,
@@ -123,9 +135,18 @@ fn state_of(address: String, state: &ReplicaState) -> PeerAnswer {
             WireRole::Leader => ReplicaRole::Leader,
             WireRole::Stopped => ReplicaRole::Stopped,
         },
-        accepted_block,
-        accepted_hash,
-        next_offset,
+        accepted_block: u64::try_from(state.accepted_block).ok()?,
+        accepted_hash: (&*state.accepted_hash).try_into().ok()?,
+        next_offset: u64::try_from(state.next_offset).ok()?,
         caught_up: state.caught_up,
+        clock_ahead_ms: clock_ahead_ms(sent, clock, received),
     })
+}
+
+/// Converts a time; `None` if no ledger can have it.
+fn to_time(time: &prost_types::Timestamp) -> Option<Timestamp> {
+    let seconds = u64::try_from(time.seconds).ok()?;
+    let nanos = u64::try_from(time.nanos).ok()?;
+    let nanos = seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?;
+    Some(Timestamp::from_nanos(nanos))
 }

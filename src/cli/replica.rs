@@ -128,6 +128,8 @@ fn rows(replica: &ReplicaState) -> Vec<(&'static str, String)> {
         ("term", replica.term.to_string()),
         ("leader", or_unknown(&replica.leader)),
         ("address", or_unknown(&replica.address)),
+        ("ledger", or_unknown(&hex(&replica.data_id))),
+        ("topic id", or_unknown(&hex(&replica.topic_id))),
         ("last block", replica.accepted_block.to_string()),
         ("last sequence", replica.last_sequence.to_string()),
         ("offset", format!("{} of {end}", replica.next_offset)),
@@ -136,10 +138,17 @@ fn rows(replica: &ReplicaState) -> Vec<(&'static str, String)> {
         ("claims", replica.claims.to_string()),
         ("term changes", replica.term_changes.to_string()),
     ];
+    for ignored in &replica.ignored {
+        rows.push(("ignores", format!("{}: {}", ignored.address, ignored.reason)));
+    }
     if !replica.fault.is_empty() {
         rows.push(("fault", replica.fault.clone()));
     }
     rows
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns the role of a replica in words.
@@ -169,6 +178,7 @@ pub(super) fn lag_text(replica: &ReplicaState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::IgnoredReplica;
 
     #[test]
     fn the_table_shows_unknown_values_and_the_fault() {
@@ -196,6 +206,11 @@ mod tests {
         }
         assert!(!lines.iter().any(|line| line.starts_with("fault")));
         replica.fault = "the log was rolled back".to_owned();
+        replica.data_id = vec![0x0a; 16];
+        replica.ignored = vec![IgnoredReplica {
+            address: "http://b:1".to_owned(),
+            reason: "it holds another ledger".to_owned(),
+        }];
         replica.caught_up = true;
         replica.lag = Some(prost_types::Duration {
             seconds: 0,
@@ -207,5 +222,12 @@ mod tests {
             "{lines:?}"
         );
         assert!(lines.contains(&"lag: 5 ms, caught up".to_owned()), "{lines:?}");
+        for line in [
+            "ledger: 0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+            "topic id: unknown",
+            "ignores: http://b:1: it holds another ledger",
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{line}: {lines:?}");
+        }
     }
 }

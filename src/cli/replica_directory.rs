@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     config::Loaded,
-    replica::{PublishError, Published, detach, publish, reach, rejoin},
+    replica::{PublishError, Published, detach, name_directory, publish, reach, rejoin},
     store::{
         embedded::is_data_directory,
-        replicated::{KafkaLog, PartitionLog, ReplicatedConfig},
+        replicated::{KafkaLog, PartitionLog, ReplicatedConfig, directory_name},
     },
     terminal::{outln, progress_bar, without_error_numbers},
 };
@@ -124,9 +124,9 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
         config, data, loaded, ..
     } = setting(&args.settings)?;
     expect_replica(&data)?;
-    let (address, directory) = (config.advertise.clone(), data.clone());
+    let detached = || detach(Arc::new(RealDisk), &data);
     // An earlier call may have ended the log, and may have been interrupted before it changed the directory.
-    match detach(Arc::new(RealDisk), &data, &address) {
+    match detached() {
         Err(PublishError::NotEnded) => {}
         result => {
             return result
@@ -134,15 +134,19 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
                 .map(|()| outln!("{}", named("detached", &data.display().to_string())));
         }
     }
+    let name = name_directory(Arc::new(RealDisk), &data).map_err(|error| failure(&error))?;
+    let directory = data.clone();
     let checked = loaded
         .check()
         .map_err(|error| Failure::new(exit::CONFIG, &error))?;
-    let ended = spawn_blocking(move || serve_replica::end_log(&checked, &config, &directory));
-    match ended.await {
-        Ok(result) => result.map_err(|error| Failure::new(exit::FAILED, &error))?,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    let ended = spawn_blocking(move || serve_replica::end_log(&checked, &config, &directory, name));
+    match (ended.await, detached()) {
+        // The log may have ended with the block of an earlier call, which this one has only read.
+        (Ok(_), Ok(())) => {}
+        (Ok(Err(error)), Err(_)) => return Err(Failure::new(exit::FAILED, &error)),
+        (Ok(Ok(())), Err(error)) => return Err(failure(&error)),
+        (Err(panic), _) => std::panic::resume_unwind(panic.into_panic()),
     }
-    detach(Arc::new(RealDisk), &data, &address).map_err(|error| failure(&error))?;
     outln!("{}", named("detached", &data.display().to_string()));
     Ok(())
 }
@@ -254,6 +258,7 @@ fn failure(error: &PublishError) -> Failure {
         PublishError::OtherTopic
         | PublishError::InUse(_)
         | PublishError::NotEnded
+        | PublishError::Ended { .. }
         | PublishError::Raced
         | PublishError::Halted(_) => exit::FAILED,
     };
@@ -270,6 +275,10 @@ fn copy_directory(from: &Path, to: &Path) -> Result<usize, (PathBuf, io::Error)>
     let mut files = 0;
     for entry in fs::read_dir(from).map_err(at(from))? {
         let entry = entry.map_err(at(from))?;
+        // The copy is another directory, so it does not get the name of this one.
+        if entry.file_name() == directory_name::FAMILY.subdirectory {
+            continue;
+        }
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let kind = entry.file_type().map_err(at(&source))?;
         if kind.is_dir() {

@@ -18,7 +18,10 @@ use crate::{
     config::CheckedConfig,
     engine::{EngineConfig, TallyEngine},
     replica::{Driver, DriverConfig, DriverParts, Peers, check_resume, prepare, watch_peers},
-    store::replicated::{Exchange, KafkaLog, Replica, ReplicaRole, ReplicaView, ReplicatedConfig},
+    store::replicated::{
+        DirectoryName, Exchange, KafkaLog, Replica, ReplicaIdentity, ReplicaRole, ReplicaView,
+        ReplicatedConfig,
+    },
     terminal::{errln, without_error_numbers},
     version::LONG_VERSION,
     wall_clock::SystemWallClock,
@@ -86,7 +89,7 @@ pub(super) fn open(
     engine_config: &EngineConfig,
     config: &ReplicatedConfig,
     dir: &Path,
-    identity: Option<(PathBuf, PathBuf)>,
+    certificate: Option<(PathBuf, PathBuf)>,
     affinity: &CpuAffinityManager,
 ) -> Result<(TallyEngine, StartedReplica), ServeError> {
     let mut log = KafkaLog::new(config)?;
@@ -109,7 +112,11 @@ pub(super) fn open(
     };
     let (replica, driver) = Replica::new(view);
     engine.set_replica(replica.clone());
-    let (stop, peers) = (CancellationToken::new(), Peers::default());
+    let identity = ReplicaIdentity {
+        data_id: origin.data_id,
+        topic_id: resume.topic_id,
+    };
+    let (stop, peers) = (CancellationToken::new(), Peers::new(identity));
     let parts = DriverParts {
         config: DriverConfig::new(config, LONG_VERSION, random()?),
         log: KafkaLog::of_topic(config, Some(resume.topic_id))?.since_epoch(resume.epoch),
@@ -120,6 +127,7 @@ pub(super) fn open(
         data_id: origin.data_id,
         geometry: origin.geometry,
         resume,
+        has_ended: origin.has_ended,
         stop: stop.clone(),
     };
     let driver = match Driver::new(parts) {
@@ -134,14 +142,14 @@ pub(super) fn open(
         replica,
         peers,
         addresses: config.peers.clone(),
-        client: PeerClient::new(config, identity),
+        client: PeerClient::new(engine.clone(), config, certificate),
         stop,
     };
     Ok((engine, started))
 }
 
-/// Ends the log: takes part in the replication without serving calls until this replica leads, and then writes the block that ends the
-/// log. Call this on a thread that may block.
+/// Ends the log: takes part in the replication without serving calls, until this replica leads, and then writes the end of the log, which
+/// names its directory `name`. Call this on a thread that may block.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -149,6 +157,7 @@ pub(super) fn end_log(
     checked: &CheckedConfig,
     config: &ReplicatedConfig,
     dir: &Path,
+    name: DirectoryName,
 ) -> Result<(), ServeError> {
     let affinity = CpuAffinityManager::detect(AffinityConfig {
         mode: Mode::Off,
@@ -165,7 +174,7 @@ pub(super) fn end_log(
             .wait_for(|view| matches!(view.role, ReplicaRole::Leader | ReplicaRole::Stopped))
             .await;
         let fault = found.map_or(None, |view| view.fault.clone());
-        match replica.end_log().await {
+        match replica.end_log(name).await {
             Ok(_) => Ok(()),
             Err(error) => Err(ServeError::NoEnd(fault.unwrap_or_else(|| error.to_string()))),
         }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tally_batch::{Answerer, BatchConfigError, BatchProcessor, Intake, batch, distribution::Distribution};
 use tally_breaker::{CircuitBreakerLayer, ConfigError};
 use tally_journal::{
-    CommitTimes, DataId, Disk, DiskError, Geometry, Journal, Position, SegmentSpace, time_commits,
+    BlockKind, CommitTimes, DataId, Disk, DiskError, Geometry, Journal, Position, SegmentSpace, time_commits,
 };
 use tally_topology::{AffinityError, CpuAffinityManager, Role};
 use thiserror::Error;
@@ -91,6 +91,8 @@ pub struct ReplicaOrigin {
     pub geometry: Geometry,
     /// Where to continue to read the log; `None` if the directory does not say so.
     pub resume: Option<ResumePoint>,
+    /// Whether the last block of the journal is the end of the log.
+    pub has_ended: bool,
 }
 
 impl TallyEngine {
@@ -262,6 +264,7 @@ fn assemble(
         data_id: store.directory.data_id(),
         geometry: store.directory.geometry(),
         resume: store.resume.as_ref().and_then(|(_, newest)| *newest),
+        has_ended: store.ledger.last_stamp().kind == BlockKind::End,
     };
     check_clock(config, &clock, &store)?;
     let times = commit_times(&*trial_disk, dir, &config.circuits)?;

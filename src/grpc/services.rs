@@ -12,7 +12,9 @@ use tower_service::Service;
 use super::{
     access::{self, Authorised},
     accounts::service::AccountService,
-    forwarding::{Destination, Forwarder, ForwardingConfig, ForwardingError, ForwardingMetrics, OpenStream},
+    forwarding::{
+        Destination, FORWARDED, Forwarder, ForwardingConfig, ForwardingError, ForwardingMetrics, OpenStream,
+    },
     introspection::service::EngineService,
     limits::QUERY_BYTES_MAX,
     methods::Handler,
@@ -125,6 +127,10 @@ impl Services {
                     return forwarded.map(Ok).boxed();
                 }
             }
+        }
+        if self.forwarder.is_none() && call.request.headers().contains_key(FORWARDED) {
+            // The call is for the ledger of a replica that had this address.
+            return refuse(status::not_leader(None), call.reservation);
         }
         let transactions = &self.transactions;
         match authorised.method.handler {

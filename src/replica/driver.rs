@@ -24,7 +24,7 @@ use crate::{
         embedded::OrderPoint,
         replicated::{
             AppendError, Appended, Exchange, PartitionLog, ReplicaCommand, ReplicaDriver, ReplicaFault,
-            ReplicaRole, ReplicaView, ResumePoint,
+            ReplicaIdentity, ReplicaRole, ReplicaView, ResumePoint,
         },
     },
 };
@@ -50,6 +50,8 @@ pub struct DriverParts<L> {
     pub geometry: Geometry,
     /// Where to continue to read the log.
     pub resume: ResumePoint,
+    /// Whether the last block of the journal is the end of the log.
+    pub has_ended: bool,
     /// Ends the driver.
     pub stop: CancellationToken,
 }
@@ -76,7 +78,9 @@ pub struct Driver<L> {
     pub(super) claimed_term: u64,
     /// Whether the driver has connected to the log.
     pub(super) is_connected: bool,
-    /// The moment from which the times of the election are measured.
+    /// When this replica resigned because of its clock.
+    pub(super) clock_resigned_at: Option<Instant>,
+    /// The beginning of the times that the election uses.
     started: Instant,
 }
 
@@ -121,10 +125,18 @@ impl<L: PartitionLog> Driver<L> {
             data_id,
             geometry,
             resume,
+            has_ended,
             stop,
         } = parts;
         let durable = engine.durable();
-        let place = Place::new(Codec::new(data_id, geometry), &resume, durable.chain())?;
+        let codec = Codec::new(data_id, geometry);
+        let place = Place::new(codec, &resume, durable.chain(), has_ended)?;
+        replica.view.send_modify(|view| {
+            view.identity = Some(ReplicaIdentity {
+                data_id,
+                topic_id: resume.topic_id,
+            });
+        });
         let started = Instant::now();
         Ok(Driver {
             election: Election::new(config.timing, config.jitter, Duration::ZERO),
@@ -142,6 +154,7 @@ impl<L: PartitionLog> Driver<L> {
             applied: durable.chain().last_block_sequence(),
             claimed_term: 0,
             is_connected: false,
+            clock_resigned_at: None,
             started,
         })
     }
@@ -211,6 +224,11 @@ impl<L: PartitionLog> Driver<L> {
         self.started + time
     }
 
+    /// Returns the time that the election has at an instant.
+    pub(super) fn time_at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.started)
+    }
+
     /// Changes the view and publishes it.
     pub(super) fn publish(&self, change: impl FnOnce(&mut ReplicaView)) {
         self.view.send_modify(|view| {
@@ -244,6 +262,7 @@ impl<L: PartitionLog> Driver<L> {
             view.next_offset = next_offset;
             // Everything before the next offset is in the log.
             view.end_offset = view.end_offset.map(|end| end.max(next_offset));
+            view.ignored = self.peers.ignored();
             view.skipped_records = self.place.skipped;
             view.term_changes = self.place.term_changes;
         });
@@ -258,10 +277,14 @@ impl<L: PartitionLog> Driver<L> {
         self.engine.clock().ledger.max(last.plus_nanos(1))
     }
 
-    /// The time by which the clock of this replica is behind the time of the last accepted block.
+    /// By how much the clock that gives blocks their times is behind the last accepted block. If it is wrong, another replica should claim
+    /// before this one, as if it were far behind.
     pub(super) fn clock_behind(&self) -> Duration {
-        let (last, wall) = (self.place.base_time_ns, self.engine.clock().wall.as_nanos());
-        Duration::from_nanos(last.saturating_sub(wall))
+        if self.peers.is_clock_wrong() {
+            return self.config.timing.clock_wait_max;
+        }
+        let (last, clock) = (self.place.base_time_ns, self.engine.clock().ledger.as_nanos());
+        Duration::from_nanos(last.saturating_sub(clock))
     }
 
     /// Converts the result of an append to the form that the protocol knows.

@@ -111,10 +111,18 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Begins the work that is due: a read of the log, the application of blocks, a claim.
+    /// Begins what is due: a new session, a read of the log, the application of blocks, a claim.
     fn begin_work(&mut self, following: &mut Following) -> Result<(), End> {
         let now = Instant::now();
         let is_due = |time: Option<Instant>| time.is_none_or(|time| time <= now);
+        // A claim in flight needs its connection. After it, there is a new one, or the next round comes here.
+        if following.claiming.is_none()
+            && following.connecting.is_none()
+            && self.log.session_ends().is_some_and(|end| end <= now)
+        {
+            following.reading = None;
+            following.connecting = Some(self.log.reconnect());
+        }
         if following.reading.is_none()
             && following.connecting.is_none()
             && following.waiting_bytes < WAITING_BYTES_MAX
@@ -321,7 +329,7 @@ impl<L: PartitionLog> Driver<L> {
         let now = self.now();
         let leads = |driver: &Self, leader: &str| driver.place.leader.as_deref() == Some(leader);
         match command {
-            ReplicaCommand::Resign { answer, .. } | ReplicaCommand::EndLog { answer } => {
+            ReplicaCommand::Resign { answer, .. } | ReplicaCommand::EndLog { answer, .. } => {
                 // If this fails, the caller no longer waits.
                 drop(answer.send(Err(ResignError::NotLeader)));
             }

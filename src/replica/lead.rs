@@ -7,7 +7,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tally_batch::BatchError;
 use tally_journal::BlockKind;
 use tally_replication::{
-    Accepted, Action, Appender, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
+    Accepted, Action, Appender, Heartbeat, Limits, LogReader, Outcome, ReadId, Record, RequestId, Seen,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -21,14 +21,26 @@ use crate::{
     store::{
         embedded::LedgerEnd,
         replicated::{
-            AppendError, Appended, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog, ReadError,
-            ReplicaCommand, ReplicaFault, ReplicaRole, ResignBody, ResignError, Resigned, ResumePoint,
+            AppendError, Appended, EndBody, LOG_DEPTH, Leadership, LogRecords, OwnBlock, PartitionLog,
+            ReadError, ReplicaCommand, ReplicaFault, ReplicaRole, ResignBody, ResignError, Resigned,
+            ResumePoint,
         },
     },
 };
 
 /// Delay before the engine is asked again after its queue was full.
 const FULL_DELAY: Duration = Duration::from_millis(20);
+/// Without a successful read of the log for this many heartbeats, an idle leader writes no heartbeats. It could not resolve a failed append,
+/// so another replica should lead.
+const READ_AGE_HEARTBEATS: u32 = 5;
+/// The clock of a leader is compared with those of the others after each this many heartbeats.
+const CLOCK_CHECK_HEARTBEATS: u32 = 5;
+/// A leader resigns after its clock was wrong in this many comparisons in a row, because the clocks of several machines may be set one after
+/// the other.
+const WRONG_CLOCKS_MAX: u32 = 4;
+/// Least time between two resignations because of the clock. If nobody else leads although a successor was known, a leader with a wrong
+/// clock is better than none.
+const CLOCK_RESIGNATION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The result of a request to append.
 type Appending = BoxFuture<'static, (Sent, Result<Appended, AppendError>)>;
@@ -70,6 +82,13 @@ struct Leading {
     resigning: Option<BoxFuture<'static, Result<Box<LedgerEnd>, EngineError>>>,
     resign_answers: Vec<oneshot::Sender<Result<Resigned, ResignError>>>,
     last_submit: Instant,
+    /// When the leader last asked the appender to read the tail of the log.
+    last_probe: Instant,
+    /// When a read of the log last succeeded.
+    read_at: Instant,
+    /// When the clock is compared next, and in how many comparisons in a row it was wrong.
+    next_clock_check: Instant,
+    wrong_clocks: u32,
     resume: Option<ResumePoint>,
 }
 
@@ -96,6 +115,7 @@ impl<L: PartitionLog> Driver<L> {
             "this replica leads"
         );
         let mut leading = Leading::new(&self.config.limits(), accepted, next_offset);
+        leading.next_clock_check += self.config.heartbeat * CLOCK_CHECK_HEARTBEATS;
         loop {
             self.act(&mut leading)?;
             self.lead_step(&mut leading).await?;
@@ -123,9 +143,12 @@ impl<L: PartitionLog> Driver<L> {
 
     /// Waits for one event, and reports it to the appender.
     async fn lead_step(&mut self, leading: &mut Leading) -> Result<(), End> {
-        let heartbeat_at = leading.last_submit + self.config.heartbeat;
-        let beats =
-            leading.heartbeat.is_none() && leading.resigning.is_none() && !leading.appender.is_suspended();
+        let may_beat = leading.resigning.is_none() && !leading.appender.is_suspended();
+        let probe_at = leading.last_submit.max(leading.last_probe) + self.config.heartbeat;
+        let heartbeat_at = self
+            .heartbeat_at(leading)
+            .filter(|_| may_beat && leading.heartbeat.is_none());
+        let session_ends = self.log.session_ends().filter(|_| leading.reconnecting.is_none());
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(End::Stopped),
@@ -152,15 +175,61 @@ impl<L: PartitionLog> Driver<L> {
                     leading.last_submit = Instant::now();
                 }
             }
-            () = tokio::time::sleep_until(heartbeat_at), if beats => {
+            () = at(heartbeat_at) => {
                 let engine = self.engine.clone();
                 leading.heartbeat = Some(Box::pin(async move { engine.heartbeat().await }));
+            }
+            () = tokio::time::sleep_until(probe_at), if may_beat => {
+                leading.last_probe = Instant::now();
+                leading.appender.probe();
+            }
+            () = tokio::time::sleep_until(leading.next_clock_check) => self.check_clock(leading),
+            () = at(session_ends) => {
+                tracing::debug!("connects again to the brokers, because the session ends soon");
+                self.start_reconnection(leading);
             }
         }
         Ok(())
     }
 
-    /// Carries out the actions that the appender asks for. An error ends the leadership.
+    /// Returns when an idle leader writes the next heartbeat; `None` if it has not read the log for too long.
+    fn heartbeat_at(&self, leading: &Leading) -> Option<Instant> {
+        let heartbeat = Heartbeat {
+            interval: self.config.heartbeat,
+            read_age_max: self.config.heartbeat * READ_AGE_HEARTBEATS,
+        };
+        let (block_at, read_at) = (self.time_at(leading.last_submit), self.time_at(leading.read_at));
+        let next = heartbeat.next(self.now(), block_at, read_at)?;
+        Some(self.instant(next))
+    }
+
+    /// Compares the clock with those of the other replicas. Resigns if it is wrong, and if another replica can lead.
+    fn check_clock(&mut self, leading: &mut Leading) {
+        let now = Instant::now();
+        leading.next_clock_check = now + self.config.heartbeat * CLOCK_CHECK_HEARTBEATS;
+        let may_resign = leading.resigning.is_none()
+            && self
+                .clock_resigned_at
+                .is_none_or(|before| now.saturating_duration_since(before) >= CLOCK_RESIGNATION_INTERVAL);
+        let Some(successor) = self.peers.successor_of_wrong_clock().filter(|_| may_resign) else {
+            leading.wrong_clocks = 0;
+            return;
+        };
+        leading.wrong_clocks += 1;
+        if leading.wrong_clocks < WRONG_CLOCKS_MAX {
+            return;
+        }
+        tracing::error!(
+            successor,
+            "the clock of this replica differs from those of all others by more than a second, so it gives up leadership; set the clock"
+        );
+        self.clock_resigned_at = Some(now);
+        // Nobody waits for the result.
+        let (answer, _) = oneshot::channel();
+        self.stop_leading(leading, BlockKind::Resign, resign_to(Some(successor)), answer);
+    }
+
+    /// Does what the appender asks for. An error is the end of the leadership.
     fn act(&mut self, leading: &mut Leading) -> Result<(), End> {
         while let Some(action) = leading.appender.action() {
             match action {
@@ -254,6 +323,7 @@ impl<L: PartitionLog> Driver<L> {
     fn note_read(&mut self, leading: &mut Leading, read: ReadId, result: Result<LogRecords, ReadError>) {
         match result {
             Ok(records) => {
+                leading.read_at = Instant::now();
                 let judged: Vec<Record> = records
                     .records
                     .iter()
@@ -288,16 +358,17 @@ impl<L: PartitionLog> Driver<L> {
                 }
                 let successor = successor.or_else(|| self.peers.successor());
                 tracing::info!(successor, "this replica gives up leadership");
-                self.stop_leading(leading, BlockKind::Resign, successor, answer);
+                self.stop_leading(leading, BlockKind::Resign, resign_to(successor), answer);
             }
-            ReplicaCommand::EndLog { answer } if leading.resigning.is_some() => {
+            ReplicaCommand::EndLog { answer, .. } if leading.resigning.is_some() => {
                 // The block that ends this leadership does not end the log.
                 drop(answer.send(Err(ResignError::NotLeader)));
             }
-            ReplicaCommand::EndLog { answer } => {
+            ReplicaCommand::EndLog { directory, answer } => {
                 tracing::info!("this replica ends the log");
-                let own = self.config.own_address.clone();
-                self.stop_leading(leading, BlockKind::End, Some(own), answer);
+                let address = self.config.own_address.clone();
+                let body = EndBody { directory, address }.encode();
+                self.stop_leading(leading, BlockKind::End, body, answer);
             }
             ReplicaCommand::ForwardFailed { .. }
             | ReplicaCommand::ForwardSucceeded { .. }
@@ -310,7 +381,7 @@ impl<L: PartitionLog> Driver<L> {
         &mut self,
         leading: &mut Leading,
         kind: BlockKind,
-        next: Option<String>,
+        body: Vec<u8>,
         answer: oneshot::Sender<Result<Resigned, ResignError>>,
     ) {
         leading.resign_answers.push(answer);
@@ -318,7 +389,6 @@ impl<L: PartitionLog> Driver<L> {
             // When this replica sends its last block, it must take no more reads. The log may accept this block long before this
             // replica learns it, and a read that arrives in between would not show what the next leader has executed.
             self.publish(|view| view.role = ReplicaRole::Standby);
-            let body = ResignBody { successor: next }.encode();
             let engine = self.engine.clone();
             leading.resigning = Some(Box::pin(async move { engine.stop_leading(kind, body).await }));
         }
@@ -375,6 +445,7 @@ impl<L: PartitionLog> Driver<L> {
 
 impl Leading {
     fn new(limits: &Limits, accepted: Accepted, next_offset: u64) -> Self {
+        let now = Instant::now();
         Leading {
             appender: Appender::new(*limits, accepted, next_offset),
             blocks: VecDeque::with_capacity(LOG_DEPTH),
@@ -388,7 +459,12 @@ impl Leading {
             heartbeat: None,
             resigning: None,
             resign_answers: Vec::new(),
-            last_submit: Instant::now(),
+            last_submit: now,
+            last_probe: now,
+            // The own claim was just read.
+            read_at: now,
+            next_clock_check: now,
+            wrong_clocks: 0,
             resume: None,
         }
     }
@@ -445,5 +521,18 @@ impl Leading {
             "the blocks {first} to {last} are held until they are durable"
         );
         bytes
+    }
+}
+
+/// Encodes the body of a resignation.
+fn resign_to(successor: Option<String>) -> Vec<u8> {
+    ResignBody { successor }.encode()
+}
+
+/// Waits until a time that may not exist.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::store::{
     embedded::AcceptedBlock,
-    replicated::{ClaimBody, LogRecord, ResignBody, ResumePoint, TopicId},
+    replicated::{ClaimBody, EndBody, LogRecord, ResignBody, ResumePoint, TopicId},
 };
 
 /// Recognizes the blocks of a ledger.
@@ -37,7 +37,7 @@ pub(super) struct Place {
     pub(super) leader: Option<String>,
     /// Whether a claim, a resignation or the end of the log was read since the start. Before that, the log has not said who leads.
     pub(super) has_read_term: bool,
-    /// Who should lead next, according to a resignation.
+    /// Who should lead next, according to a resignation, or whose directory goes on, according to the end of the log.
     pub(super) successor: Option<String>,
     pub(super) skipped: u64,
     pub(super) term_changes: u64,
@@ -81,8 +81,13 @@ pub enum PlaceError {
 // ===== impl Place =====
 
 impl Place {
-    /// Continues at `resume`. The journal ends at `chain`.
-    pub(super) fn new(codec: Codec, resume: &ResumePoint, chain: ChainPoint) -> Result<Self, PlaceError> {
+    /// Continues at `resume`. The journal ends at `chain`; `has_ended` says whether its last block is the end of the log.
+    pub(super) fn new(
+        codec: Codec,
+        resume: &ResumePoint,
+        chain: ChainPoint,
+        has_ended: bool,
+    ) -> Result<Self, PlaceError> {
         let journal_end = chain.last_block_sequence();
         if journal_end < resume.block {
             return Err(PlaceError::Shorter {
@@ -98,7 +103,8 @@ impl Place {
             hash: resume.hash,
             term: resume.term,
             writer: resume.writer,
-            ended: false,
+            // An end behind the resume point is read again.
+            ended: has_ended && journal_end == resume.block,
         };
         let seen = Seen {
             offset: resume.offset,
@@ -192,10 +198,13 @@ impl Place {
                 self.successor = None;
                 self.term_changes += 1;
             }
-            // The end of the log names the directory that continues the ledger.
-            BlockKind::Resign | BlockKind::End => {
+            BlockKind::Resign => {
                 self.leader = None;
                 self.successor = ResignBody::decode(body).and_then(|resign| resign.successor);
+            }
+            BlockKind::End => {
+                self.leader = None;
+                self.successor = EndBody::decode(body).map(|end| end.address);
             }
             BlockKind::Data | BlockKind::Level | BlockKind::Genesis | BlockKind::Halt => {}
         }

@@ -2,11 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use tally_journal::{Disk, Genesis, GenesisDefect, Journal, JournalError};
+use tally_journal::{Disk, Genesis, GenesisDefect, Journal, JournalError, StoreKind};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
-use super::publish::{PublishError, check_topic, first_record};
+use super::publish::{PublishError, check_topic, first_record, scan};
 use crate::{
     store::{
         embedded::{OpenError, is_data_directory},
@@ -15,8 +15,10 @@ use crate::{
     telemetry::LogLimit,
 };
 
-/// Delay between two attempts to reach the log.
+/// Delay between two attempts to reach the log, or to read its first record.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// Number of attempts to read the first record if it is damaged. Another broker may lead meanwhile whose copy is whole.
+const DAMAGED_ATTEMPTS_MAX: u32 = 40;
 
 /// Why the directory of a replica could not be prepared.
 #[derive(Debug, Error)]
@@ -33,6 +35,12 @@ pub enum PrepareError {
         "the topic is empty: make the replicated ledger with `tally replica init` on one replica, and start this one again"
     )]
     Empty,
+    /// The first record of the topic stays damaged.
+    #[error(
+        "the first record of the topic can't be read: {0}; look at the disks of the brokers, or publish the ledger in another topic \
+         (tally replica republish)"
+    )]
+    FirstRecord(ReadError),
     /// The first record of the topic is not that of a ledger.
     #[error("the first record of the topic is not the beginning of a replicated ledger: {0}")]
     Genesis(#[from] GenesisDefect),
@@ -57,7 +65,7 @@ pub enum PrepareError {
 }
 
 /// Waits until the log can be reached, checks its topic, and makes the data directory at `path` from the first record of the log if it
-/// does not exist. Returns what the log says about the topic.
+/// does not exist, or was not completed by an earlier call. Returns what the log says about the topic.
 ///
 /// # Errors
 /// [`PrepareError`]. A log that can't be reached is not an error: the function waits.
@@ -67,31 +75,60 @@ pub async fn prepare<L: PartitionLog>(
     path: &Path,
     accept_unsafe: bool,
 ) -> Result<TopicFacts, PrepareError> {
-    let mut facts = reach(log).await?;
+    let facts = reach(log).await?;
     check_topic(&facts, accept_unsafe)?;
-    if is_data_directory(&*disk, path)? {
+    if is_data_directory(&*disk, path)? && !is_unfinished(Arc::clone(&disk), path)? {
         return Ok(facts);
     }
     if facts.end_offset == 0 {
         return Err(PrepareError::Empty);
     }
-    let genesis = loop {
-        match first_record(log).await {
-            Ok(Some(first)) => break Genesis::decode(&first)?,
-            Ok(None) => return Err(PrepareError::Empty),
-            Err(error @ (ReadError::Unusable(_) | ReadError::Replaced(_) | ReadError::OutOfRange { .. })) => {
-                return Err(error.into());
-            }
-            Err(ReadError::Unavailable(_) | ReadError::Damaged(_)) => {
-                facts = reach(log).await?;
-            }
-        }
-    };
+    let genesis = read_genesis(log).await?;
     let journal = Journal::create_replica(disk, path, &genesis)?;
     let resume = ResumePoint::beginning(facts.topic_id, &genesis);
     ResumeFiles::open(journal.directory())?.write(&resume)?;
     tracing::info!(data = %path.display(), "made the data directory of a new replica from the first record of the log");
     Ok(facts)
+}
+
+/// Returns whether the directory of a replica has no block and no resume point: an earlier call was interrupted after it had made the
+/// directory.
+fn is_unfinished(disk: Arc<dyn Disk>, path: &Path) -> Result<bool, PrepareError> {
+    if ResumeFiles::are_in(&*disk, path)? {
+        return Ok(false);
+    }
+    let journal = Journal::open_existing(disk, path)?;
+    let is_replica = journal.directory().store() == StoreKind::Replicated;
+    Ok(is_replica && scan(&journal, |_, _| {})?.last_block_sequence() == 0)
+}
+
+/// Reads the first record of a log that has one.
+async fn read_genesis<L: PartitionLog>(log: &mut L) -> Result<Genesis, PrepareError> {
+    let (lines, mut damaged) = (LogLimit::default(), 0);
+    loop {
+        let error = match first_record(log).await {
+            Ok(Some(first)) => return Ok(Genesis::decode(&first)?),
+            Ok(None) => return Err(PrepareError::Empty),
+            Err(error) => error,
+        };
+        match error {
+            ReadError::Unusable(_) | ReadError::Replaced(_) | ReadError::OutOfRange { .. } => {
+                return Err(error.into());
+            }
+            ReadError::Unavailable(_) => {}
+            ReadError::Damaged(_) => {
+                damaged += 1;
+                if damaged >= DAMAGED_ATTEMPTS_MAX {
+                    return Err(PrepareError::FirstRecord(error));
+                }
+            }
+        }
+        if let Some(omitted) = lines.admit(Instant::now()) {
+            tracing::warn!(%error, omitted, "the first record of the replicated log can't be read at the moment");
+        }
+        sleep(RETRY_DELAY).await;
+        reach(log).await?;
+    }
 }
 
 /// Checks that the resume point of a directory belongs to the topic.

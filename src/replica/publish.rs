@@ -14,8 +14,8 @@ use super::place::{Codec, genesis_point};
 use crate::store::{
     embedded::{OpenError, is_data_directory},
     replicated::{
-        AppendError, PartitionLog, ReadError, ResignBody, ResumeFiles, ResumePoint, TopicFacts, UnsafeTopic,
-        unsafe_properties,
+        AppendError, DirectoryName, EndBody, PartitionLog, ReadError, ResumeFiles, ResumePoint, TopicFacts,
+        UnsafeTopic, unsafe_properties,
     },
     settings::REPLICATED_BLOCK_BYTES_MAX,
 };
@@ -55,6 +55,15 @@ pub enum PublishError {
     /// The last block of the directory does not end the log.
     #[error("the topic already belongs to a replicated ledger: it has not ended")]
     NotEnded,
+    /// The log of the directory has ended, and the directory went on as one of an embedded store.
+    #[error(
+        "block {end} of the data directory is the end of a replicated log, after which no replica accepts a block: export the ledger \
+         (tally export), and import it into a new one"
+    )]
+    Ended {
+        /// The number of the block that ends the log.
+        end: u64,
+    },
     /// The blocks of the directory can be larger than a request to the brokers.
     #[error(
         "the data directory has blocks of up to {found} bytes, but a replicated store allows {REPLICATED_BLOCK_BYTES_MAX}: export it, and import it into a new one with a smaller store.block_bytes_max"
@@ -110,10 +119,11 @@ pub async fn publish<L: PartitionLog>(
     if !is_empty {
         check_first_record(log, &genesis).await?;
     }
+    // Before the directory is marked: the embedded store refuses it afterwards.
+    let end = publishable(&journal)?;
     if journal.directory().store() == StoreKind::Embedded {
         journal.make_replicated()?;
     }
-    let end = scan(&journal, |_, _| {})?;
     if is_empty {
         append_first_record(log, &genesis).await?;
     }
@@ -150,24 +160,34 @@ pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<()
     Ok(())
 }
 
-/// Turns the directory at `path` into one of the embedded store, if its last block is the end of the log and names `address`. The call
-/// can be repeated.
+/// Returns the name of the directory at `path` for the end of the log. Gives it one, durably, if it has none.
 ///
 /// # Errors
 /// [`PublishError`].
-pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), PublishError> {
+pub fn name_directory(disk: Arc<dyn Disk>, path: &Path) -> Result<DirectoryName, PublishError> {
+    let journal = Journal::open_replica(disk, path)?;
+    Ok(DirectoryName::make(journal.directory())?)
+}
+
+/// Makes the directory at `path` one of an embedded store, if its last block is the end of the log and names this directory. Can be
+/// repeated.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn detach(disk: Arc<dyn Disk>, path: &Path) -> Result<(), PublishError> {
     let mut journal = Journal::open_existing(disk, path)?;
     if journal.directory().store() == StoreKind::Embedded {
         return Ok(());
     }
     let mut last = None;
     scan(&journal, |header, body| {
-        last = Some((header.kind, ResignBody::decode(body)));
+        // Only a name that was read can be equal to that of the directory.
+        let named = EndBody::decode(body).filter(|_| header.kind == BlockKind::End);
+        last = Some((header.kind, named.map(|end| end.directory)));
     })?;
+    let own = DirectoryName::of(journal.directory())?;
     match last {
-        Some((BlockKind::End, Some(end))) if end.successor.as_deref() == Some(address) => {
-            Ok(journal.make_embedded()?)
-        }
+        Some((BlockKind::End, named)) if named.is_some() && named == own => Ok(journal.make_embedded()?),
         Some((BlockKind::End, _)) => Err(PublishError::InUse(
             "its end names another directory, which goes on",
         )),
@@ -207,8 +227,29 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
     Ok(journal)
 }
 
-/// Calls `visit` with the header and the body of every block of the journal. Returns the end of the journal.
-fn scan(journal: &Journal, mut visit: impl FnMut(&BlockHeader, &[u8])) -> Result<ChainPoint, JournalError> {
+/// Checks that readers would accept all blocks of the journal. Returns its end.
+fn publishable(journal: &Journal) -> Result<ChainPoint, PublishError> {
+    let (mut end_of_log, mut goes_on) = (None, false);
+    let end = scan(journal, |header, _| {
+        goes_on |= end_of_log.is_some();
+        if header.kind == BlockKind::End {
+            end_of_log = Some(header.block_sequence);
+        }
+    })?;
+    match end_of_log.filter(|_| goes_on) {
+        Some(end) => Err(PublishError::Ended { end }),
+        None => Ok(end),
+    }
+}
+
+/// Shows every block of the journal, its header and its body, to `visit`. Returns the end of the journal.
+///
+/// # Errors
+/// [`JournalError`].
+pub(super) fn scan(
+    journal: &Journal,
+    mut visit: impl FnMut(&BlockHeader, &[u8]),
+) -> Result<ChainPoint, JournalError> {
     let scanned = journal.scan(journal.start(), 0, |header, _, body| {
         visit(header, body);
         Ok::<(), Infallible>(())

@@ -2,7 +2,8 @@
 //! trailers pass unchanged.
 //!
 //! - A call at a replica that does not lead goes to the address of the leader in the replica's view. The header
-//!   [`FORWARDED`] marks it. A marked call at a replica that does not lead gets NOT_LEADER, so there are no loops.
+//!   [`FORWARDED`] marks it. A marked call at a replica that does not lead gets NOT_LEADER, so there are no loops. The mark is the id of the
+//!   ledger: a service of another ledger, which may have got the address of the leader, does not execute the call.
 //! - Both replicas check the token of the call.
 //! - If the call certainly did not reach the leader, the client gets NOT_LEADER. If the connection fails later, the client gets
 //!   LEADER_LOST: whether the call was executed is unknown. A stream ends with this status.
@@ -38,7 +39,7 @@ use super::{
         outbound::Answer,
     },
 };
-use crate::store::replicated::{Replica, ReplicaRole};
+use crate::store::replicated::{Replica, ReplicaRole, ReplicaView};
 
 pub use self::{
     leader::{ForwardingConfig, ForwardingError},
@@ -51,7 +52,8 @@ pub(crate) const FORWARDED: HeaderName = HeaderName::from_static("tally-forwarde
 const CONSISTENCY: HeaderName = HeaderName::from_static("tally-consistency");
 /// The value of [`CONSISTENCY`] with which a standby answers a read from its own copy.
 const STALE_OK: &[u8] = b"stale-ok";
-const FORWARDED_ONCE: HeaderValue = HeaderValue::from_static("1");
+/// The mark of a replica that does not know its ledger yet.
+const UNKNOWN_LEDGER: HeaderValue = HeaderValue::from_static("unknown");
 
 /// Maximum number of calls that a replica forwards at the same time.
 const CALLS_MAX: usize = 16 << 10;
@@ -129,6 +131,9 @@ impl Forwarder {
 
     /// Returns where a call with these `headers` must be answered. `reads` says whether the call only reads.
     pub(crate) fn destination(&self, headers: &HeaderMap, reads: bool) -> Destination {
+        if self.0.replica.read(|view| is_of_other_ledger(headers, view)) {
+            return self.nowhere(None);
+        }
         self.0.replica.read(|view| match view.role {
             ReplicaRole::Leader => Destination::Here,
             ReplicaRole::Standby | ReplicaRole::Candidate
@@ -141,17 +146,19 @@ impl Forwarder {
                     Some(leader) if !headers.contains_key(FORWARDED) => {
                         Destination::Leader(leader.to_owned())
                     }
-                    leader => {
-                        self.0.counts.count(Outcome::NotLeader);
-                        Destination::Nowhere(status::not_leader(leader))
-                    }
+                    leader => self.nowhere(leader),
                 }
             }
         })
     }
 
-    /// Forwards a call of `peer` to `leader`, and returns the leader's answer. `stream` is the lifetime of the stream, if the call
-    /// opens a stream.
+    fn nowhere(&self, leader: Option<&str>) -> Destination {
+        self.0.counts.count(Outcome::NotLeader);
+        Destination::Nowhere(status::not_leader(leader))
+    }
+
+    /// Forwards a call of `peer` to `leader`, and passes the answer on. `stream` is the lifetime of the stream that the call
+    /// opens, if it opens one.
     pub(crate) async fn forward(
         self,
         call: AdmittedCall,
@@ -219,7 +226,7 @@ impl Forwarder {
     ) -> Request<OutgoingBody> {
         let (mut head, body) = request.into_parts();
         head.uri = address_of(leader, head.uri.path_and_query());
-        head.headers.insert(FORWARDED, FORWARDED_ONCE);
+        head.headers.insert(FORWARDED, self.0.replica.read(mark_of));
         head.extensions.clear();
         Request::from_parts(head, OutgoingBody::new(body, over, Arc::clone(cut)))
     }
@@ -363,10 +370,33 @@ fn set_timeout(headers: &mut HeaderMap, deadline: Option<Instant>) {
     }
 }
 
+/// Returns whether a replica of another ledger has forwarded the call.
+fn is_of_other_ledger(headers: &HeaderMap, view: &ReplicaView) -> bool {
+    headers.get(FORWARDED).is_some_and(|mark| *mark != mark_of(view))
+}
+
+/// Returns the mark of the calls that a replica forwards.
+fn mark_of(view: &ReplicaView) -> HeaderValue {
+    let mark = view
+        .identity
+        .map(|identity| HeaderValue::try_from(identity.data_id.to_string()));
+    match mark {
+        Some(Ok(mark)) => mark,
+        Some(Err(_)) | None => UNKNOWN_LEDGER,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tally_journal::DataId;
+
     use super::*;
-    use crate::store::replicated::{ReplicaDriver, ReplicaView};
+    use crate::store::replicated::{ReplicaDriver, ReplicaIdentity};
+
+    const IDENTITY: ReplicaIdentity = ReplicaIdentity {
+        data_id: DataId::from_bytes([0xab; 16]),
+        topic_id: [2; 16],
+    };
 
     const LEADER: &str = "http://127.0.0.1:1";
 
@@ -375,6 +405,7 @@ mod tests {
             role,
             leader: leader.map(str::to_owned),
             own_address: "http://127.0.0.1:2".to_owned(),
+            identity: Some(IDENTITY),
             ..ReplicaView::default()
         });
         (
@@ -386,7 +417,11 @@ mod tests {
     #[test]
     fn the_destination_follows_from_the_view_and_the_headers() {
         let none = HeaderMap::new();
-        let marked = HeaderMap::from_iter([(FORWARDED, FORWARDED_ONCE)]);
+        let marked = HeaderMap::from_iter([(
+            FORWARDED,
+            HeaderValue::from_static("abababababababababababababababab"),
+        )]);
+        let of_another_ledger = HeaderMap::from_iter([(FORWARDED, HeaderValue::from_static("1"))]);
         let stale = HeaderMap::from_iter([(CONSISTENCY, HeaderValue::from_static("stale-ok"))]);
         let word = |role, leader, headers: &HeaderMap, reads| match forwarder(role, leader)
             .0
@@ -402,6 +437,7 @@ mod tests {
             let or_here = |other| if leads { "here" } else { other };
             assert_eq!(word(role, Some(LEADER), &none, false), or_here("leader"));
             assert_eq!(word(role, Some(LEADER), &marked, false), or_here("nowhere"));
+            assert_eq!(word(role, Some(LEADER), &of_another_ledger, false), "nowhere");
             assert_eq!(word(role, None, &none, false), or_here("nowhere"));
             assert_eq!(
                 word(role, Some("http://127.0.0.1:2"), &none, false),

@@ -8,21 +8,25 @@ use super::values::{check_comment, count, duration};
 use crate::{
     engine::TallyEngine,
     grpc::{fields::from_time, status::replica as replica_status},
-    proto::{self, GetReplicaStateResponse, ReplicaState, ResignLeadershipRequest},
+    proto::{self, GetReplicaStateResponse, IgnoredReplica, ReplicaState, ResignLeadershipRequest},
     security::{Administrator, Resignation},
-    store::replicated::{ReplicaRole, ReplicaView},
+    store::replicated::{IgnoredPeer, ReplicaRole, ReplicaView},
 };
 
 /// Returns the state of the engine's replica. The response is empty if the store is embedded.
 #[must_use]
 pub fn replica_state_response(engine: &TallyEngine) -> GetReplicaStateResponse {
-    let replica = engine.replica().map(|replica| replica_state(&replica.view()));
+    let replica = engine.replica().map(|replica| ReplicaState {
+        clock: Some(from_time(engine.clock().ledger)),
+        ..replica_state(&replica.view())
+    });
     GetReplicaStateResponse { replica }
 }
 
-/// Converts the view of a replica.
+/// Converts the view of a replica, which does not have the clock.
 #[must_use]
-pub(crate) fn replica_state(view: &ReplicaView) -> ReplicaState {
+fn replica_state(view: &ReplicaView) -> ReplicaState {
+    let identity = view.identity;
     ReplicaState {
         role: role(view.role).into(),
         role_since: Some(from_time(view.since)),
@@ -40,6 +44,17 @@ pub(crate) fn replica_state(view: &ReplicaView) -> ReplicaState {
         term_changes: count(view.term_changes),
         fault: view.fault.clone().unwrap_or_default(),
         accepted_hash: view.accepted_hash.to_vec(),
+        data_id: identity.map_or_else(Vec::new, |identity| identity.data_id.as_bytes().to_vec()),
+        topic_id: identity.map_or_else(Vec::new, |identity| identity.topic_id.to_vec()),
+        ignored: view.ignored.iter().map(ignored_replica).collect(),
+        clock: None,
+    }
+}
+
+fn ignored_replica(peer: &IgnoredPeer) -> IgnoredReplica {
+    IgnoredReplica {
+        address: peer.address.clone(),
+        reason: peer.reason.clone(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use tally_journal::{DataDirectory, Disk, JournalError, StoreKind};
 
 use super::{checkpoint, error::OpenError, id_files};
-use crate::store::replicated::resume;
+use crate::store::replicated::{directory_name, resume};
 
 /// Checks that a start of a store of this `kind` would accept `dir` as its data directory: it is one, or it can become one. Changes nothing, and
 /// reads no block.
@@ -29,5 +29,11 @@ pub fn is_data_directory(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError>
 /// # Errors
 /// [`JournalError::Disk`] if the disk fails.
 pub fn foreign_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, JournalError> {
-    tally_journal::foreign_files(disk, dir, &[checkpoint::FAMILY, id_files::FAMILY, resume::FAMILY])
+    let families = [
+        checkpoint::FAMILY,
+        id_files::FAMILY,
+        resume::FAMILY,
+        directory_name::FAMILY,
+    ];
+    tally_journal::foreign_files(disk, dir, &families)
 }

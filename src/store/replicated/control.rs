@@ -2,6 +2,8 @@
 
 use std::str;
 
+use super::directory_name::DirectoryName;
+
 /// Longest text in a control block, in bytes. An address is shorter (`store.replicated.advertise`).
 const TEXT_BYTES_MAX: usize = 1024;
 
@@ -19,6 +21,15 @@ pub struct ClaimBody {
 pub struct ResignBody {
     /// The address of the replica that should lead next, if one was named.
     pub successor: Option<String>,
+}
+
+/// The body of the end of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndBody {
+    /// The name of the directory that goes on without the log.
+    pub directory: DirectoryName,
+    /// The address of its replica, for people.
+    pub address: String,
 }
 
 // ===== impl ClaimBody =====
@@ -71,6 +82,29 @@ impl ResignBody {
     }
 }
 
+// ===== impl EndBody =====
+
+impl EndBody {
+    /// Encodes the body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.directory.0.to_vec();
+        put_text(&mut bytes, &self.address);
+        bytes
+    }
+
+    /// Decodes the body. Returns `None` if the bytes are no such body.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (directory, bytes) = bytes.split_first_chunk::<16>()?;
+        let (address, bytes) = take_text(bytes)?;
+        bytes.is_empty().then(|| EndBody {
+            directory: DirectoryName(*directory),
+            address: address.to_owned(),
+        })
+    }
+}
+
 /// Appends a text with its length in front.
 ///
 /// # Panics
@@ -110,6 +144,16 @@ mod tests {
             assert_eq!(ClaimBody::decode(&bytes[..length]), None);
         }
         assert_eq!(ClaimBody::decode(&[bytes, vec![0]].concat()), None);
+        let end = EndBody {
+            directory: DirectoryName([7; 16]),
+            address: "http://10.0.0.1:50051".to_owned(),
+        };
+        let bytes = end.encode();
+        assert_eq!(EndBody::decode(&bytes), Some(end));
+        for length in 0..bytes.len() {
+            assert_eq!(EndBody::decode(&bytes[..length]), None);
+        }
+        assert_eq!(EndBody::decode(&[bytes, vec![0]].concat()), None);
         for successor in [None, Some("http://b:1".to_owned())] {
             let resign = ResignBody { successor };
             assert_eq!(ResignBody::decode(&resign.encode()), Some(resign));

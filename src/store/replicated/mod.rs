@@ -4,12 +4,13 @@
 //! - [`ReplicatedLog`] is what the commit pipeline of a replica writes to. [`Exchange`] connects it to the driver (`crate::replica`), which
 //!   sends the blocks to a [`PartitionLog`].
 //! - [`KafkaLog`] is a [`PartitionLog`] on brokers. [`unsafe_properties`] checks their topic.
-//! - [`ResumePoint`] says where a replica continues to read after a start.
+//! - [`ResumePoint`] says where a replica continues to read after a start. [`DirectoryName`] says which directory goes on without the log.
 //! - [`view`] is what the rest of the service knows about its replica: the [`Replica`] handle, and the [`ReplicaView`]
 //!   that the driver publishes.
 //! - [`settings`] is the section `store.replicated` of the configuration.
 
 mod control;
+pub mod directory_name;
 mod exchange;
 pub mod fault;
 mod kafka_log;
@@ -20,7 +21,8 @@ pub mod settings;
 mod topic_check;
 pub mod view;
 
-pub use control::{ClaimBody, ResignBody};
+pub use control::{ClaimBody, EndBody, ResignBody};
+pub use directory_name::DirectoryName;
 pub use exchange::{Exchange, Leadership, OwnBlock};
 pub use fault::ReplicaFault;
 pub use kafka_log::{BrokerSettingsError, KafkaLog, REQUEST_BYTES_MAX};
@@ -34,4 +36,7 @@ pub use settings::{
     SaslMechanism, SecurityProtocol,
 };
 pub use topic_check::{UnsafeTopic, unsafe_properties};
-pub use view::{Replica, ReplicaCommand, ReplicaDriver, ReplicaRole, ReplicaView, ResignError, Resigned};
+pub use view::{
+    IgnoredPeer, Replica, ReplicaCommand, ReplicaDriver, ReplicaIdentity, ReplicaRole, ReplicaView,
+    ResignError, Resigned,
+};

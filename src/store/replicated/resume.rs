@@ -4,7 +4,9 @@
 //! next. The file is written after the journal is durable up to this block. So the journal contains this block, and perhaps later
 //! ones. A start reads the log from this offset, and skips the blocks that the journal has.
 
-use tally_journal::{ChunkedFiles, DataDirectory, FileFamily, Genesis, JournalError};
+use std::path::Path;
+
+use tally_journal::{ChunkedFiles, DataDirectory, Disk, FileFamily, Genesis, JournalError};
 
 use super::port::TopicId;
 
@@ -60,6 +62,18 @@ impl ResumeFiles {
             suffix,
         } = FAMILY;
         ChunkedFiles::open(directory, subdirectory, prefix, suffix).map(ResumeFiles)
+    }
+
+    /// Returns whether the data directory at `path` has files of resume points, damaged ones included. Takes no lock.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] if the disk fails.
+    pub fn are_in(disk: &dyn Disk, path: &Path) -> Result<bool, JournalError> {
+        match disk.list(&path.join(FAMILY.subdirectory)) {
+            Ok(names) => Ok(names.iter().any(|name| name.ends_with(FAMILY.suffix))),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes a resume point, durably, and removes old ones.

@@ -4,9 +4,14 @@
 //! [`ReplicaCommand`]s. The other parts of the service have a [`Replica`]. They never wait for the driver, except in
 //! [`Replica::resign`].
 
+use std::sync::Arc;
+
+use tally_journal::DataId;
 use tally_ledger::Timestamp;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{directory_name::DirectoryName, port::TopicId};
 
 /// Maximum number of commands that wait for the driver. Reports that find no room are dropped, because the next report
 /// says the same.
@@ -64,6 +69,28 @@ pub struct ReplicaView {
     pub since: Timestamp,
     /// Why the replica has stopped, or why it can't take part at the moment.
     pub fault: Option<String>,
+    /// The ledger and the topic of the replica. `None` before the driver was made.
+    pub identity: Option<ReplicaIdentity>,
+    /// The other replicas that this one ignores, because their identity differs.
+    pub ignored: Arc<[IgnoredPeer]>,
+}
+
+/// Which ledger a replica holds, and which topic it reads. Replicas with different identities have nothing to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaIdentity {
+    /// The id of the ledger.
+    pub data_id: DataId,
+    /// The identity of the topic.
+    pub topic_id: TopicId,
+}
+
+/// A replica that answers at the address of another one, and that this one ignores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoredPeer {
+    /// The address.
+    pub address: String,
+    /// How its identity differs.
+    pub reason: String,
 }
 
 /// A handle to the replica of this process. All clones belong to the same replica.
@@ -97,6 +124,8 @@ pub enum ReplicaCommand {
     /// End the log: write its last block, after which only the directory of this replica continues the ledger, as an
     /// embedded store.
     EndLog {
+        /// The name of the directory of this replica.
+        directory: DirectoryName,
         /// Receives the result.
         answer: oneshot::Sender<Result<Resigned, ResignError>>,
     },
@@ -248,13 +277,16 @@ impl Replica {
         answered.await.map_err(|_| ResignError::Stopping)?
     }
 
-    /// Ends the log, so that the directory of this replica can continue the ledger as an embedded store.
+    /// Ends the log, so that the directory of this replica, which has the name `directory`, can go on as an embedded store.
     ///
     /// # Errors
     /// [`ResignError`].
-    pub async fn end_log(&self) -> Result<Resigned, ResignError> {
+    pub async fn end_log(&self, directory: DirectoryName) -> Result<Resigned, ResignError> {
         let (answer, answered) = oneshot::channel();
-        let sent = self.commands.send(ReplicaCommand::EndLog { answer }).await;
+        let sent = self
+            .commands
+            .send(ReplicaCommand::EndLog { directory, answer })
+            .await;
         sent.map_err(|_| ResignError::Stopping)?;
         answered.await.map_err(|_| ResignError::Stopping)?
     }

@@ -1,18 +1,28 @@
 //! The replicas of a test.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tally::{
     engine::{CallKind, CreatedAccounts, EngineConfig, EngineError, Existing, TallyEngine},
-    replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, detach, prepare, publish},
-    store::replicated::{Exchange, Replica, ReplicaRole, ReplicaView},
-    wall_clock::SystemWallClock,
+    replica::{
+        Driver, DriverConfig, DriverParts, End, Peers, PublishError, Published, check_resume, detach,
+        name_directory, prepare, publish,
+    },
+    store::replicated::{DirectoryName, Exchange, Replica, ReplicaIdentity, ReplicaRole, ReplicaView},
+    wall_clock::{SystemWallClock, WallClock},
 };
 use tally_journal::{JournalConfig, RealDisk};
 use tally_ledger::{
     AccountStatus, Amount, AmountRule, BalanceRule, Heading, Metadata, Names, NewAccount, Outcome, Phase,
-    Transfer,
+    Timestamp, Transfer,
 };
 use tally_replication::Timing;
 use tally_topology::{AffinityConfig, CpuAffinityManager, Mode};
@@ -27,8 +37,16 @@ pub(super) struct Running {
     pub(super) engine: TallyEngine,
     pub(super) replica: Replica,
     pub(super) link: Link,
+    pub(super) peers: Peers,
+    pub(super) clock: Arc<ShiftedClock>,
     stop: CancellationToken,
     driver: JoinHandle<End>,
+}
+
+/// The clock of the machine, ahead by a time that a test sets.
+#[derive(Debug, Default)]
+pub(super) struct ShiftedClock {
+    ahead_ms: AtomicU64,
 }
 
 /// The directories of the replicas, and their log.
@@ -52,6 +70,22 @@ pub(super) fn address(index: usize) -> String {
     format!("http://replica-{index}:1")
 }
 
+// ===== impl ShiftedClock =====
+
+impl ShiftedClock {
+    pub(super) fn set_ahead(&self, ahead: Duration) {
+        let ms = u64::try_from(ahead.as_millis()).unwrap();
+        self.ahead_ms.store(ms, Ordering::Relaxed);
+    }
+}
+
+impl WallClock for ShiftedClock {
+    fn now(&self) -> Timestamp {
+        let ahead = self.ahead_ms.load(Ordering::Relaxed) * 1_000_000;
+        Timestamp::from_nanos(SystemWallClock.now().as_nanos() + ahead)
+    }
+}
+
 // ===== impl Cluster =====
 
 impl Cluster {
@@ -68,18 +102,30 @@ impl Cluster {
             },
             processes: 0,
         };
-        let published = publish(
-            &mut cluster.log.link(),
-            Arc::new(RealDisk),
-            &cluster.directory(0),
-            &sizes(),
-            false,
-            &mut |_, _| (),
-        )
-        .await
-        .unwrap();
+        let published = cluster.publish(0).await.unwrap();
         assert_eq!((published.last_block, published.next_offset), (0, 1));
         cluster
+    }
+
+    /// Publishes a directory in a log: at first an empty one, and later in another one.
+    pub(super) async fn publish(&self, index: usize) -> Result<Published, PublishError> {
+        let is_first = self.log.len() == 0;
+        let log = if is_first {
+            self.log.clone()
+        } else {
+            MemoryLog::default()
+        };
+        let (disk, dir) = (Arc::new(RealDisk), self.directory(index));
+        publish(&mut log.link(), disk, &dir, &sizes(), false, &mut |_, _| ()).await
+    }
+
+    /// Copies the directory of a replica that does not run, with all its files.
+    pub(super) fn copy(&self, from: usize, to: usize) {
+        let copied = std::process::Command::new("cp")
+            .arg("-r")
+            .args([self.directory(from), self.directory(to)])
+            .status();
+        assert!(copied.unwrap().success());
     }
 
     pub(super) fn directory(&self, index: usize) -> PathBuf {
@@ -99,9 +145,15 @@ impl Cluster {
         };
         let affinity = CpuAffinityManager::detect(affinity).unwrap();
         let exchange = Exchange::default();
-        let clock = Arc::new(SystemWallClock);
+        let clock = Arc::new(ShiftedClock::default());
         let (engine, origin) =
-            TallyEngine::start_replica(&self.config, disk, &dir, clock, &affinity, &exchange).unwrap();
+            TallyEngine::start_replica(&self.config, disk, &dir, clock.clone(), &affinity, &exchange)
+                .unwrap();
+        let resume = check_resume(origin.resume, &facts).unwrap();
+        let peers = Peers::new(ReplicaIdentity {
+            data_id: origin.data_id,
+            topic_id: resume.topic_id,
+        });
         let view = ReplicaView {
             own_address: address(index),
             ..ReplicaView::default()
@@ -129,10 +181,11 @@ impl Cluster {
             engine: engine.clone(),
             exchange,
             replica: side,
-            peers: Peers::default(),
+            peers: peers.clone(),
             data_id: origin.data_id,
             geometry: origin.geometry,
-            resume: check_resume(origin.resume, &facts).unwrap(),
+            resume,
+            has_ended: origin.has_ended,
             stop: stop.clone(),
         })
         .unwrap();
@@ -140,14 +193,21 @@ impl Cluster {
             engine,
             replica,
             link,
+            peers,
+            clock,
             stop,
             driver: tokio::spawn(driver.run()),
         }
     }
 
-    /// Makes the directory of a replica a directory of an embedded store.
-    pub(super) fn go_on_alone(&self, index: usize) {
-        detach(Arc::new(RealDisk), &self.directory(index), &address(index)).unwrap();
+    /// Names the directory of a replica that does not run, for the end of the log.
+    pub(super) fn name(&self, index: usize) -> DirectoryName {
+        name_directory(Arc::new(RealDisk), &self.directory(index)).unwrap()
+    }
+
+    /// Makes the directory of a replica one of an embedded store.
+    pub(super) fn go_on_alone(&self, index: usize) -> Result<(), PublishError> {
+        detach(Arc::new(RealDisk), &self.directory(index))
     }
 
     /// Opens the directory of an embedded store, writes to it, and returns the amount that was debited from `a`.

@@ -1,14 +1,15 @@
 //! Faults of the parts of a replica: its connection, its engine, and a stop at any time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tally::{
     engine::{Condition, EngineError, StoreFault},
-    replica::End,
-    store::replicated::{ClaimBody, ReplicaRole, ResignError},
+    replica::{End, PrepareError, check_resume, prepare},
+    store::replicated::{ClaimBody, DirectoryName, ReplicaRole, ResignError},
 };
-use tally_journal::{BlockBuffer, BlockKind, BlockMeta, BlockSealer, BlockStamp, Genesis};
+use tally_journal::{BlockBuffer, BlockKind, BlockMeta, BlockSealer, BlockStamp, Genesis, Journal, RealDisk};
+use tokio::time::Instant;
 
 use super::{
     cluster::{Cluster, noise},
@@ -58,8 +59,102 @@ async fn a_leader_whose_reads_fail_connects_again() {
     leader.kill().await;
 }
 
-/// A leader that resigns answers no reads from the moment at which it sends its last block: the log may have accepted this block, and another
-/// replica may lead, before the leader knows. A call to end the log must not succeed then, because the other replica continues the log.
+/// A leader that can't read could not resolve a failed append. If it is idle, it writes no heartbeats, and another replica leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_leader_that_cannot_read_is_replaced() {
+    let mut cluster = Cluster::new(2).await;
+    let mut first = cluster.start(0).await;
+    first.until_leader().await;
+    first.open_accounts(&["a", "b"]).await;
+    let second = cluster.start(1).await;
+    second
+        .until("caught up", |view| view.caught_up && view.leader.is_some())
+        .await;
+    first.link.refuse_reads(true);
+    second.until_leader().await;
+    assert!(is_committed(&second.pay("one", 1).await, false));
+    first.link.refuse_reads(false);
+    assert!(matches!(first.ended().await, End::SteppedDown { .. }));
+    first.drain().await;
+    second.kill().await;
+}
+
+/// The brokers end the session of a connection after some time. A replica makes a new one before, whatever it does, and nobody notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_connects_again_before_its_session_ends() {
+    let mut cluster = Cluster::new(2).await;
+    let leader = cluster.start(0).await;
+    leader.until_leader().await;
+    leader.open_accounts(&["a", "b"]).await;
+    let follower = cluster.start(1).await;
+    follower
+        .until("caught up", |view| view.caught_up && view.leader.is_some())
+        .await;
+    for round in 0..3 {
+        leader.link.end_session();
+        follower.link.end_session();
+        let id = format!("pay {round}");
+        assert!(is_committed(&leader.pay(&id, 1).await, false));
+        // Every new block changes both views.
+        for replica in [&leader, &follower] {
+            replica
+                .until("connected again", |_| !replica.link.has_ended_session())
+                .await;
+        }
+    }
+    let view = leader.replica.view();
+    assert_eq!((view.role, view.term), (ReplicaRole::Leader, 1));
+    assert_eq!(leader.paid().await.unwrap(), 3);
+    follower.kill().await;
+    leader.kill().await;
+}
+
+/// A replica waits for a whole copy of the first record, but not for ever, and not without a pause.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_first_record_is_read_again_with_a_pause_and_then_is_an_error() {
+    let cluster = Cluster::new(2).await;
+    let mut link = cluster.log.link();
+    let started = Instant::now();
+    link.damage_reads(u32::MAX);
+    let error = prepare(&mut link, Arc::new(RealDisk), &cluster.directory(1), false)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the first record of the topic can't be read"),
+        "{error}"
+    );
+    // The clock is simulated.
+    assert!(started.elapsed() >= Duration::from_secs(5));
+    link.damage_reads(3);
+    prepare(&mut link, Arc::new(RealDisk), &cluster.directory(1), false)
+        .await
+        .unwrap();
+}
+
+/// A process can end after it has made its directory and before it has written where to read the log. The next start goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_was_not_completed_is_completed() {
+    let mut cluster = Cluster::new(2).await;
+    let dir = cluster.directory(1);
+    let genesis = Genesis::decode(&cluster.log.record(0)).unwrap();
+    drop(Journal::create_replica(Arc::new(RealDisk), &dir, &genesis).unwrap());
+    let replica = cluster.start(1).await;
+    replica.until_leader().await;
+    replica.open_accounts(&["a"]).await;
+    replica.kill().await;
+    // With a block in the journal, only a copy of another replica helps.
+    std::fs::remove_dir_all(dir.join("replica")).unwrap();
+    let facts = prepare(&mut cluster.log.link(), Arc::new(RealDisk), &dir, false).await;
+    assert!(matches!(
+        check_resume(None, &facts.unwrap()),
+        Err(PrepareError::NoResumePoint)
+    ));
+}
+
+/// A leader that resigns takes no reads any more from the moment at which it sends its last block: the log may have accepted this block,
+/// and another replica may lead, before the leader learns it. A call to end the log must not succeed meanwhile, because the log goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_resigns_takes_no_calls_and_does_not_end_the_log() {
     let mut cluster = Cluster::new(1).await;
@@ -67,7 +162,8 @@ async fn a_leader_that_resigns_takes_no_calls_and_does_not_end_the_log() {
     leader.until_leader().await;
     leader.link.set_cut(true);
     let (resigned, ()) = tokio::join!(leader.replica.resign(None), async {
-        assert_eq!(leader.replica.end_log().await, Err(ResignError::NotLeader));
+        let name = DirectoryName([1; 16]);
+        assert_eq!(leader.replica.end_log(name).await, Err(ResignError::NotLeader));
         assert_eq!(leader.replica.view().role, ReplicaRole::Standby);
         leader.link.set_cut(false);
     });

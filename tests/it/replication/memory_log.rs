@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tally::store::replicated::{
     AppendError, Appended, Doing, LogRecord, LogRecords, PartitionLog, ReadError, TopicFacts,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// The log. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +42,20 @@ pub(crate) enum AppendFault {
 pub(crate) struct Link {
     log: MemoryLog,
     is_cut: Arc<Mutex<bool>>,
-    /// Whether every read fails until the replica connects again.
-    is_broken: Arc<Mutex<bool>>,
+    faults: Arc<Mutex<LinkFaults>>,
+}
+
+/// What is wrong with a connection.
+#[derive(Debug, Clone, Copy, Default)]
+struct LinkFaults {
+    /// Every read fails until the replica connects again.
+    are_reads_broken: bool,
+    /// Every read fails, also after the replica has connected again.
+    are_reads_refused: bool,
+    /// The record of each of the next reads is damaged.
+    damaged_reads: u32,
+    /// When the session of the connection ends.
+    session_ends: Option<Instant>,
 }
 
 const SETTINGS: [(&str, &str); 8] = [
@@ -65,7 +77,7 @@ impl MemoryLog {
         Link {
             log: self.clone(),
             is_cut: Arc::default(),
-            is_broken: Arc::default(),
+            faults: Arc::default(),
         }
     }
 
@@ -142,7 +154,37 @@ impl Link {
 
     /// Ends the connection for reads: every read fails until the replica connects again.
     pub(crate) fn break_reads(&self) {
-        *self.is_broken.lock() = true;
+        self.faults.lock().are_reads_broken = true;
+    }
+
+    /// Refuses every read, on whatever connection, or allows reads again.
+    pub(crate) fn refuse_reads(&self, are_refused: bool) {
+        self.faults.lock().are_reads_refused = are_refused;
+    }
+
+    /// Damages the records of the next reads.
+    pub(crate) fn damage_reads(&self, count: u32) {
+        self.faults.lock().damaged_reads = count;
+    }
+
+    /// Lets the session of the connection end now.
+    pub(crate) fn end_session(&self) {
+        self.faults.lock().session_ends = Some(Instant::now());
+    }
+
+    /// Whether the connection is one whose session has ended.
+    pub(crate) fn has_ended_session(&self) -> bool {
+        self.faults.lock().session_ends.is_some()
+    }
+
+    /// Returns the error of a read, if it meets a fault.
+    fn read_fault(&self) -> Option<ReadError> {
+        let mut faults = self.faults.lock();
+        if self.is_cut() || faults.are_reads_broken || faults.are_reads_refused {
+            return Some(unavailable());
+        }
+        faults.damaged_reads = faults.damaged_reads.checked_sub(1)?;
+        Some(ReadError::Damaged("a wrong checksum".to_owned()))
     }
 
     fn is_cut(&self) -> bool {
@@ -167,11 +209,11 @@ impl PartitionLog for Link {
     fn read(&mut self, offset: u64, wait: Duration) -> Doing<Result<LogRecords, ReadError>> {
         let link = self.clone();
         Box::pin(async move {
-            let until = tokio::time::Instant::now() + wait;
+            let until = Instant::now() + wait;
             loop {
                 let grown = link.log.0.grown.notified();
-                if link.is_cut() || *link.is_broken.lock() {
-                    return Err(unavailable());
+                if let Some(error) = link.read_fault() {
+                    return Err(error);
                 }
                 let found = link.log.read(offset)?;
                 if !found.records.is_empty() || tokio::time::timeout_at(until, grown).await.is_err() {
@@ -183,11 +225,19 @@ impl PartitionLog for Link {
 
     fn reconnect(&mut self) -> Doing<Result<(), ReadError>> {
         let result = if self.is_cut() { Err(unavailable()) } else { Ok(()) };
-        *self.is_broken.lock() &= result.is_err();
+        if result.is_ok() {
+            let mut faults = self.faults.lock();
+            faults.are_reads_broken = false;
+            faults.session_ends = None;
+        }
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
             result
         })
+    }
+
+    fn session_ends(&self) -> Option<Instant> {
+        self.faults.lock().session_ends
     }
 
     fn inspect(&mut self) -> Doing<Result<TopicFacts, ReadError>> {

@@ -2,7 +2,7 @@
 
 use tally::{
     engine::{Condition, EngineError, StoreFault},
-    replica::End,
+    replica::{End, PublishError},
     store::replicated::{ReplicaRole, ResignError},
 };
 use tally_ledger::Outcome;
@@ -135,16 +135,23 @@ async fn a_leader_that_was_cut_off_steps_down() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_ends_and_one_directory_goes_on_alone() {
     let mut cluster = Cluster::new(2).await;
-    let mut first = cluster.start(0).await;
+    let first = cluster.start(0).await;
     first.until_leader().await;
     first.open_accounts(&["a", "b"]).await;
     assert!(is_committed(&first.pay("one", 5).await, false));
+    first.kill().await;
+    // The second directory is a copy of the first one in all files.
+    cluster.copy(0, 1);
+    let name = cluster.name(0);
+    assert_eq!(cluster.name(0), name);
+    let mut first = cluster.start(0).await;
+    first.until_leader().await;
     let mut second = cluster.start(1).await;
     second
         .until("caught up", |view| view.caught_up && view.leader.is_some())
         .await;
-    assert_eq!(second.replica.end_log().await, Err(ResignError::NotLeader));
-    first.replica.end_log().await.unwrap();
+    assert_eq!(second.replica.end_log(name).await, Err(ResignError::NotLeader));
+    first.replica.end_log(name).await.unwrap();
     for replica in [&mut first, &mut second] {
         let ended = replica.ended().await;
         assert!(
@@ -158,7 +165,27 @@ async fn a_log_ends_and_one_directory_goes_on_alone() {
         replica.drain().await;
     }
     assert!(cluster.bytes(0) == cluster.bytes(1));
-    cluster.go_on_alone(0);
+    drop((first, second));
+    // A start after the end finds the end, and does not claim.
+    let records = cluster.log.len();
+    for index in [0, 1] {
+        let mut again = cluster.start(index).await;
+        assert!(matches!(again.ended().await, End::LogEnded { .. }));
+        again.drain().await;
+    }
+    assert_eq!(cluster.log.len(), records);
+    assert!(matches!(cluster.go_on_alone(1), Err(PublishError::InUse(_))));
+    assert_ne!(cluster.name(1), name);
+    assert!(matches!(cluster.go_on_alone(1), Err(PublishError::InUse(_))));
+    for _ in 0..2 {
+        cluster.go_on_alone(0).unwrap();
+    }
+    assert_eq!(cluster.paid_alone(0).await, 5);
+    // No replica would accept what the embedded store has written. So the directory stays one of the embedded store.
+    assert!(matches!(
+        cluster.publish(0).await,
+        Err(PublishError::Ended { .. })
+    ));
     assert_eq!(cluster.paid_alone(0).await, 5);
 }
 

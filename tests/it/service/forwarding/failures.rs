@@ -6,6 +6,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 
 use super::{super::deadlines::with_deadline, *};
+use crate::support::in_process::patient_config;
 
 /// Waits for the next command of a replica.
 async fn command(driver: &mut ReplicaDriver) -> ReplicaCommand {
@@ -241,7 +242,7 @@ async fn a_call_is_forwarded_once_only() {
     let mut marked = Request::new(pay("t"));
     marked
         .metadata_mut()
-        .insert("tally-forwarded", "1".parse().unwrap());
+        .insert("tally-forwarded", MARK.parse().unwrap());
     let error = second
         .transactions()
         .await
@@ -249,4 +250,42 @@ async fn a_call_is_forwarded_once_only() {
         .await
         .unwrap_err();
     assert_eq!(super::super::info(&error).metadata["leader"], first.endpoint());
+}
+
+/// The address of a leader can get another owner. A service of another ledger does not execute what was meant for the leader.
+#[tokio::test]
+async fn a_forwarded_call_is_executed_only_by_its_own_ledger() {
+    let (leader, _driver) = Service::start_replica(
+        view(ReplicaRole::Leader, Some(OWN)),
+        Arc::new(Security::default()),
+    )
+    .await;
+    let embedded = Service::start(&patient_config()).await;
+    for (service, mark, is_executed) in [
+        (&leader, MARK, true),
+        (&leader, "00000000000000000000000000000000", false),
+        (&leader, "1", false),
+        (&embedded, MARK, false),
+    ] {
+        let mut call = Request::new(pay("t"));
+        call.metadata_mut()
+            .insert("tally-forwarded", mark.parse().unwrap());
+        let error = service
+            .transactions()
+            .await
+            .process_transaction(call)
+            .await
+            .unwrap_err();
+        // The accounts do not exist.
+        let wanted = if is_executed {
+            Code::NotFound
+        } else {
+            assert_eq!(
+                summary(&error),
+                expected(Code::Unavailable, "NOT_LEADER", "false")
+            );
+            Code::Unavailable
+        };
+        assert_eq!(error.code(), wanted, "{error}");
+    }
 }

@@ -15,8 +15,9 @@ use tally::{
         account_service_client::AccountServiceClient, transaction_result::Outcome,
     },
     security::{Security, SecurityConfig, hash_hex},
-    store::replicated::{ReplicaDriver, ReplicaRole, ReplicaView},
+    store::replicated::{ReplicaDriver, ReplicaIdentity, ReplicaRole, ReplicaView},
 };
+use tally_journal::DataId;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, transport::Channel};
 
@@ -29,6 +30,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The advertised address of a replica that no test calls.
 const OWN: &str = "http://127.0.0.1:9";
 
+/// The mark of the calls that the replicas of the tests forward: the id of their ledger.
+const MARK: &str = "abababababababababababababababab";
+
 /// Returns the view of a replica with this role.
 fn view(role: ReplicaRole, leader: Option<&str>) -> ReplicaView {
     ReplicaView {
@@ -36,6 +40,10 @@ fn view(role: ReplicaRole, leader: Option<&str>) -> ReplicaView {
         leader: leader.map(str::to_owned),
         own_address: OWN.to_owned(),
         caught_up: true,
+        identity: Some(ReplicaIdentity {
+            data_id: DataId::from_bytes([0xab; 16]),
+            topic_id: [2; 16],
+        }),
         ..ReplicaView::default()
     }
 }
@@ -231,7 +239,7 @@ async fn the_headers_of_a_call_reach_the_leader_and_the_deadline_shrinks() {
     assert_eq!(value("traceparent").as_deref(), Some(trace));
     assert_eq!(value("authorization").as_deref(), Some("Bearer secret"));
     assert_eq!(value("tally-test").as_deref(), Some("x"));
-    assert_eq!(value("tally-forwarded").as_deref(), Some("1"));
+    assert_eq!(value("tally-forwarded").as_deref(), Some(MARK));
     assert_eq!(value("content-type").as_deref(), Some("application/grpc"));
     let timeout = value("grpc-timeout").unwrap();
     let (digits, unit) = timeout.split_at(timeout.len() - 1);
