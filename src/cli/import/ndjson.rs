@@ -233,8 +233,9 @@ fn json_form(name: &str) -> String {
     format!("the JSON form of tally.v1.{name}")
 }
 
-/// Returns whether a transaction with valid ids has no other field that could be invalid: it posts its own transfers of narrow amounts.
-/// This is true for most transactions, and this check takes less time than the check of the service.
+/// Returns whether a transaction with valid ids has no other field that could be invalid: it only has transfers, which
+/// it posts at once, and their amounts have at most 63 bits. This is true for most transactions, and this check takes
+/// less time than the check of the service.
 fn is_plain(transaction: &ProcessTransactionRequest) -> bool {
     let ProcessTransactionRequest {
         phase,
