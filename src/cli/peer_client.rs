@@ -28,7 +28,8 @@ pub(super) struct PeerClient {
 // ===== impl PeerClient =====
 
 impl PeerClient {
-    /// `identity` are the files of the certificate and the key of this replica, if the others ask for them.
+    /// Makes a client without connections. `identity` are the files of the certificate and the key of this replica, if
+    /// the other replicas ask for them.
     pub(super) fn new(config: &ReplicatedConfig, identity: Option<(PathBuf, PathBuf)>) -> Self {
         PeerClient {
             config: ClientConfig {

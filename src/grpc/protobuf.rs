@@ -27,14 +27,14 @@ pub(crate) const TOO_DEEP: WireError = WireError("messages are nested too deep")
 #[error("{0}")]
 pub(crate) struct WireError(&'static str);
 
-/// The beginning of a field: its key, and the length or number behind the key.
+/// The beginning of a field: its key, and the length or number after the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FieldHead {
     pub(crate) field: u32,
     pub(crate) kind: WireType,
-    /// Bytes of the key and of the length or number behind it.
+    /// Bytes of the key and of the length or number after the key.
     pub(crate) bytes: usize,
-    /// Bytes of the field behind the head; 0 for a group. `None` if the length exceeds the address space.
+    /// Bytes of the field after the head; 0 for a group. `None` if the length exceeds the address space.
     pub(crate) behind: Option<usize>,
 }
 
