@@ -21,7 +21,7 @@ pub struct ClockArgs {
     #[command(flatten)]
     client: ClientArgs,
     /// How to print the clock.
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", global = true, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(subcommand)]
     action: Action,

@@ -283,6 +283,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_choice_between_table_and_json_has_the_variable_tally_output() {
+        fn check(command: &clap::Command) -> usize {
+            let chooses = |option: &&clap::Arg| {
+                let values = option.get_possible_values();
+                option.get_id() == "output" && values.iter().any(|value| value.get_name() == "json")
+            };
+            let options: Vec<_> = command.get_arguments().filter(chooses).collect();
+            for option in &options {
+                let variable = option.get_env().and_then(|name| name.to_str());
+                assert_eq!(variable, Some("TALLY_OUTPUT"), "tally {}", command.get_name());
+            }
+            options.len() + command.get_subcommands().map(check).sum::<usize>()
+        }
+        assert!(check(&command()) > 10);
+    }
+
+    #[test]
     fn an_option_overrides_the_variable_of_a_conflicting_option() {
         let variable = |words: &[&str], subcommand: &str, option: &str| {
             let given = options_in(words.iter().map(OsString::from));

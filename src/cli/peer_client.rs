@@ -33,7 +33,8 @@ pub(super) struct PeerClient {
 // ===== impl PeerClient =====
 
 impl PeerClient {
-    /// `identity` are the files of the certificate and the key of this replica, if the others ask for them.
+    /// Makes a client without connections. `engine` has the clock of this replica. `identity` are the files of the certificate
+    /// and the key of this replica, if the other replicas ask for them.
     pub(super) fn new(
         engine: TallyEngine,
         config: &ReplicatedConfig,

@@ -24,7 +24,7 @@ pub struct ReplicaArgs {
     #[command(flatten)]
     client: ClientArgs,
     /// How to print the state.
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, env = "TALLY_OUTPUT", global = true, value_enum, default_value_t)]
     output: OutputFormat,
     #[command(subcommand)]
     action: Action,

@@ -90,7 +90,7 @@ fn setting(args: &SettingsArgs) -> Result<Setting, Failure> {
     })
 }
 
-/// `tally replica init`: makes a replicated ledger from a new directory or from that of an embedded store.
+/// `tally replica init`: makes a replicated ledger, from a new directory or from the directory of an embedded store.
 pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
     let mut setting = setting(&args.settings)?;
     if args.create_topic {

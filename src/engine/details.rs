@@ -22,7 +22,7 @@ fn shows_moved(transaction: &TransactionView<'_, &[u8]>) -> bool {
     transaction.is_derived() && transaction.phase() != Phase::VoidPending
 }
 
-/// Returns the maximum number of legs that a transaction may have with the memory that is held before its execution. `are_wanted` says
+/// Returns the maximum number of legs for which memory is reserved before a transaction is executed. `are_wanted` says
 /// whether the response says more about the transaction than its outcome.
 #[inline]
 pub(super) const fn legs_max(are_wanted: bool) -> usize {

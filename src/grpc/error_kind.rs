@@ -51,7 +51,7 @@ pub struct ErrorKind {
 
 macro_rules! error_kinds {
     ($($reason:ident: [$($code:ident),+], $executed:ident, $retry:ident, $meaning:literal;)+) => {
-        /// Its discriminants are the indices in [`ERROR_KINDS`].
+        /// One variant for each kind. The discriminants are the indices in [`ERROR_KINDS`].
         #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "the variants have the names of the reasons")]
         enum Index {
             $($reason),+

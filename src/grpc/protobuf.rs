@@ -2,6 +2,13 @@
 //!
 //! The rules are the same as in prost: unknown fields are skipped, text must be UTF-8, and messages are nested at most
 //! [`DEPTH_MAX`] levels deep. The tests in `transactions/wire_tests.rs` compare this reader with prost.
+//!
+//! Keys, and numbers of one byte, are read and written here (`put_field` in `transactions/encode.rs` writes them), and only
+//! longer numbers by prost. With prost's functions for all of them, the service needed 6,035 instructions a transaction
+//! instead of 5,832 in batches, and 68,384 instead of 67,059 in unary calls (`scripts/instructions --binary`, profile
+//! `dist`). Streams had 0.94 times the throughput, with 1.075 times the CPU time of the server for each transaction. Batches
+//! and unary calls differed less than the rounds did. These figures are medians of 13 interleaved rounds, made as those in
+//! `transport/framing.rs`.
 
 use prost::encoding::{WireType, decode_varint};
 
@@ -27,14 +34,14 @@ pub(crate) const TOO_DEEP: WireError = WireError("messages are nested too deep")
 #[error("{0}")]
 pub(crate) struct WireError(&'static str);
 
-/// The beginning of a field: its key, and the length or number behind the key.
+/// The beginning of a field: its key, and the length or number after the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FieldHead {
     pub(crate) field: u32,
     pub(crate) kind: WireType,
-    /// Bytes of the key and of the length or number behind it.
+    /// Bytes of the key and of the length or number after the key.
     pub(crate) bytes: usize,
-    /// Bytes of the field behind the head; 0 for a group. `None` if the length exceeds the address space.
+    /// Bytes of the field after the head; 0 for a group. `None` if the length exceeds the address space.
     pub(crate) behind: Option<usize>,
 }
 

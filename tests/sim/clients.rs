@@ -138,7 +138,7 @@ impl Client {
             .collect()
     }
 
-    /// The service died.
+    /// Closes the connection, because the service has died.
     pub(crate) fn disconnect(&mut self) {
         self.connection = None;
         self.in_flight = 0;

@@ -293,7 +293,8 @@ impl World {
                     continue;
                 }
                 Err(error) if self.stale_bytes_excuse(&error) => {
-                    // On a file system that shows stale bytes, an old block may be behind the end of the journal. The start
+                    // On a file system that shows stale bytes, an old block may be after the end of the journal. The
+                    // start
                     // then fails, and nothing is lost. docs/durability.md says which file systems do not show stale bytes.
                     self.note(format_args!("the start is refused: {}", shown(&error)));
                     self.ended = true;

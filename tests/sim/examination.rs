@@ -29,7 +29,7 @@ impl World {
         self.examine_with(&Files::new())
     }
 
-    /// Does the same on a damaged disk. `whole` are its files before the damage.
+    /// Does the same as [`World::examine`], but on a damaged disk. `whole` are the files of the disk before the damage.
     pub(crate) fn examine_with(&mut self, whole: &Files) -> Result<(), Failure> {
         let Some(state) = self.read_state(whole)? else {
             // The disk failed during the reads.

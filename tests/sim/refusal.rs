@@ -37,8 +37,8 @@ fn corruption(error: &StartError) -> Option<&Corruption> {
 // ===== impl World: refused starts =====
 
 impl World {
-    /// Whether a start may fail because the disk shows stale bytes: the damage is behind the last durable
-    /// block, and a crash since the last start has put stale bytes there.
+    /// Whether a start may fail because the disk shows stale bytes: the damage is after the last durable block, and a
+    /// crash since the last start has put stale bytes there.
     pub(crate) fn stale_bytes_excuse(&self, error: &StartError) -> bool {
         let Some(Corruption { position, path, .. }) = corruption(error) else {
             return false;

@@ -107,7 +107,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A placement of threads that pins none.
+/// A placement that pins no thread.
 pub(crate) fn affinity() -> CpuAffinityManager {
     CpuAffinityManager::detect(AffinityConfig {
         mode: Mode::Off,

@@ -129,7 +129,7 @@ impl SegmentSpace {
     /// Returns whether blocks can be placed in segment `number`, which is the active segment or the one after it.
     ///
     /// If the preparer has not made the segment, and the disk was not full at the last attempt, this call makes the
-    /// segment, because otherwise the writer would do so. Returns `false` only if the disk is full: after any other
+    /// segment, because otherwise the writer would make it. Returns `false` only if the disk is full: after any other
     /// failure, the writer must find out what is wrong with the disk.
     ///
     /// # Panics

@@ -109,7 +109,7 @@ impl Appender {
         self.ready.expires
     }
 
-    /// Sends one batch with a record for each of `values`, behind all earlier appends, and returns the future of the
+    /// Sends one batch with a record for each of `values`, after all earlier appends, and returns the future of the
     /// append. The records have no key, and the timestamp `timestamp_ms` in ms since 1970.
     ///
     /// This method does not wait, and may be called on a thread without a runtime.

@@ -194,7 +194,7 @@ impl Connection {
         })
     }
 
-    /// Puts a request behind all earlier requests. If this returns an error, no byte of the request is ever sent.
+    /// Queues a request after all earlier requests. If this returns an error, no byte of the request is ever sent.
     ///
     /// The broker may use `wait` for the call, in addition to the time limit for a request.
     pub(crate) fn send(
@@ -344,7 +344,7 @@ impl Task {
         )
     }
 
-    /// Frames a request and puts it behind the bytes that are not written yet.
+    /// Frames a request and appends it to the bytes that are not written yet.
     fn enqueue(&mut self, request: Request) -> Result<(), Error> {
         let Request {
             api,

@@ -46,7 +46,7 @@ pub trait TransactionLog {
     /// The sequence and the time that the next record gets if it has a sequence.
     fn next_committed(&self) -> Committed;
 
-    /// The time of the block to which the next record belongs. Holds expire by this time.
+    /// The time of the block to which the next record belongs. A hold expires when this time has reached its deadline.
     fn block_time(&self) -> Timestamp;
 
     /// Appends a record, and enters it in the index under `key` and under its other [key](super::record::Record::keys), `other`. From

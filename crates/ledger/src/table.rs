@@ -370,8 +370,8 @@ impl AccountTable {
         Some(account)
     }
 
-    /// Gives an account new terms. The number and the place of the record of the update are given. The caller ensures that the account
-    /// exists, and [links](AccountTable::link) the record.
+    /// Gives an account new terms. `entry` and `place` are the number and the place of the record of the update. The
+    /// caller ensures that the account exists, and [links](AccountTable::link) the record.
     pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, (entry, place): (u64, u64)) {
         let Some((before, _)) = self.content(index) else {
             panic!("account number {} is updated, but does not exist", index.0);

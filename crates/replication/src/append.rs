@@ -4,8 +4,8 @@
 //!
 //! The appender acknowledges blocks only up to an append that the log has acknowledged: *all in-sync brokers hold it*,
 //! and therefore every record before it. The appender must also know every record before this append. It reads the
-//! records that it does not know yet *after* the acknowledgement. A rival's claim lies either after the appended block,
-//! and then the block is accepted for ever, or before it, and then the appender sees the claim. So a leader that was
+//! records that it does not know yet *after* the acknowledgement. If a rival's claim lies after the appended block, the
+//! block is accepted for ever. If the claim lies before the block, the appender sees the claim. So a leader that was
 //! replaced without noticing (a zombie) cannot acknowledge.
 //!
 //! A record that was read before the acknowledgement proves nothing: it may have been lost since, and another record may
@@ -66,9 +66,9 @@ enum Link {
 
 /// The append of one term: which blocks are sent, and which may be acknowledged.
 ///
-/// A leader that was replaced without noticing (a *zombie*) cannot acknowledge: a block is durable only if an append at
-/// or behind it was acknowledged, and if every record before this append is known. Records are known from acknowledged
-/// appends, and from reads after this acknowledgement.
+/// A leader that was replaced without noticing (a *zombie*) cannot acknowledge: a block is durable only if the append
+/// of this block or of a later block was acknowledged, and if every record before this append is known. Records are
+/// known from acknowledged appends, and from reads after this acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Appender {
     limits: Limits,
@@ -433,7 +433,7 @@ impl Appender {
             unreachable!("only an acknowledged append has a gap before it");
         };
         let before = self.accepted.number;
-        // Records behind the append are not acknowledged yet.
+        // Records after the append are not acknowledged yet.
         for record in records.iter().filter(|record| record.offset < base_offset) {
             if record.offset < self.next_offset {
                 continue;

@@ -214,7 +214,7 @@ impl Claim {
         }
         if accepted.hash != self.block.hash {
             // Everything up to an acknowledged copy of the claim was read. The chain has not moved on, so the claim
-            // continues it and must have been accepted. It was not, so the log has lost data.
+            // continues it and must have been accepted. But the claim was not accepted, so the log has lost data.
             return Decision::Halt(HaltReason::LogLostData { offset: base_offset });
         }
         if applied < self.block.number && !planted("claim_before_applying") {

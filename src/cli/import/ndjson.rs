@@ -1,7 +1,10 @@
-//! Reads NDJSON: one message in each line, in the JSON form that proto3 defines. A line with the field `update_mask` is a
-//! `tally.v1.UpdateAccountRequest`, a line with `account` and without `update_mask` a `tally.v1.CreateAccountRequest`, and a line with
-//! `committed` a `tally.v1.Transaction`, as `tally export` writes it. Every other line is a `tally.v1.ProcessTransactionRequest`, which has
-//! none of these fields.
+//! Reads NDJSON: one message in each line, in the JSON form that proto3 defines. The fields of a line tell which message it
+//! is:
+//!
+//! - with `update_mask`: a `tally.v1.UpdateAccountRequest`;
+//! - with `account` and without `update_mask`: a `tally.v1.CreateAccountRequest`;
+//! - with `committed`: a `tally.v1.Transaction`, as `tally export` writes it;
+//! - with none of these fields: a `tally.v1.ProcessTransactionRequest`.
 //!
 //! Field names may be `transactionId` or `transaction_id`, 64-bit numbers may be strings or numbers, and times follow RFC 3339.
 //! An unknown field is an error, because ignoring a misspelt field could lose money. A repeated field is an error at any depth
@@ -233,8 +236,9 @@ fn json_form(name: &str) -> String {
     format!("the JSON form of tally.v1.{name}")
 }
 
-/// Returns whether a transaction with valid ids has no other field that could be invalid: it posts its own transfers of narrow amounts.
-/// This is true for most transactions, and this check takes less time than the check of the service.
+/// Returns whether a transaction with valid ids has no other field that could be invalid: it only has transfers, which
+/// it posts at once, and their amounts have at most 63 bits. This is true for most transactions, and this check takes
+/// less time than the check of the service.
 fn is_plain(transaction: &ProcessTransactionRequest) -> bool {
     let ProcessTransactionRequest {
         phase,

@@ -222,7 +222,8 @@ impl<'a> Sender<'a> {
                 summary.count_skipped_updates(skipped);
                 summary.count_update(&file, line, true);
             }
-            // An earlier import of a file that closes the account later may have applied the update.
+            // An earlier import may have applied this update, and then a later update of the same file that closes the
+            // account.
             Err(error) if error.reason().as_deref() == Some(ACCOUNT_CLOSED) => {
                 self.closed.refused(&id, wanted, failed(error))?;
             }

@@ -39,9 +39,9 @@ const READ_BYTES: usize = 256 << 10;
 pub(super) struct ReadOptions {
     /// The format of all files.
     pub(super) format: Format,
-    /// The names that CSV files use.
+    /// The names of columns and kinds that the CSV files use instead of the usual names.
     pub(super) mapping: Arc<Mapping>,
-    /// The options that the user gave, for a command in an error.
+    /// The options that the user gave. An error that suggests a command repeats them in this command.
     pub(super) given: Arc<str>,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Source {
     watch: Watch,
     /// A row that was read, but did not fit into the previous part.
     carried: Option<FileRow>,
-    /// Rows in parts so far.
+    /// Number of rows in the parts that were read so far.
     handed_over: u64,
     /// The line after the last row read.
     next_line: u64,

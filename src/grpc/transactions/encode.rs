@@ -194,7 +194,7 @@ const fn key(field: u8, kind: WireType) -> u8 {
     field << 3 | kind as u8
 }
 
-/// Appends the key of a field, and the number behind it: a value or a length.
+/// Appends the key of a field, and the number that follows the key: a value or a length.
 #[inline]
 fn put_field(out: &mut Vec<u8>, key: u8, number: u64) {
     out.push(key);

@@ -117,7 +117,7 @@ impl Splitter {
         self.carry.capacity() + self.groups.capacity() * size_of::<u32>()
     }
 
-    /// Reads a key, and the length or number behind the key.
+    /// Reads a key, and the length or number after the key.
     fn read_head(
         &mut self,
         piece: &mut &[u8],

@@ -100,9 +100,8 @@ impl Clients {
 // ===== impl ConnectionMetrics =====
 
 impl ConnectionMetrics {
-    /// Shows the connections that `clients` counts. Call it once.
+    /// Shows the connections that `clients` counts. Call this method once; a second call has no effect.
     pub(crate) fn show(&self, clients: &Clients) {
-        // The port is served once for each set of services. A second call would change nothing.
         let _first = self.0.set(clients.clone());
     }
 

@@ -6,11 +6,13 @@
 //! - Memory. tonic allocates the announced length of a message before the message arrives, and buffers the whole message.
 //!   Here a buffer grows with the bytes that arrive, and each growth is reserved from the memory budget first. A request
 //!   with many transactions is decoded while it arrives, and is not buffered. The hostile tests check these bounds.
-//! - Speed of unary calls. A prototype with tonic's `Codec`, whose `Decoder` filled a `TransactionBatch`, had 0.937 times the
-//!   throughput of this module (median of pairs: 0.893). In batches it had 1.031 times, in streams 1.004 times the
-//!   throughput, so for these two the bound on memory is the only reason. The figures are medians of 9 interleaved rounds
-//!   of `tally bench --self-contained --rounds 1 --duration 2s` with `--mode unary --in-flight 256`,
-//!   `--mode batch --in-flight 4` and `--mode stream --in-flight 4096`.
+//! - Speed of unary calls. A prototype with tonic's `Codec`, whose `Decoder` filled a `TransactionBatch` and whose `Encoder`
+//!   wrote the answers, had 0.91 times the throughput of this module (median of pairs: 0.86), and needed 72,249 instructions a
+//!   call instead of 67,059. In batches it had 0.94 times (pairs: 0.96, with 5,737 instructions a transaction instead of
+//!   5,832) and in streams 1.06 times the throughput (pairs: 1.05), so for these two the bound on memory is the only reason.
+//!   The figures are medians of 13 interleaved rounds of `tally bench --self-contained --rounds 1 --duration 2s` with
+//!   `--mode unary --in-flight 256`, `--mode batch --in-flight 4` and `--mode stream --in-flight 4096`, and those of
+//!   `scripts/instructions --binary`, with the profile `dist`.
 
 use std::{
     future::poll_fn,

@@ -119,7 +119,7 @@ impl JournaledLedger {
 
     /// Ends holds whose time has come, the earliest deadline first: at most `limit`, and as long as their records take at most half of the
     /// open block. The caller does this before the first transaction of a block, and without transactions when a hold's time has
-    /// come. Does nothing if it was done for the open block before. Returns how many holds it has ended.
+    /// come. A second call for the same open block does nothing. Returns how many holds were ended.
     ///
     /// # Errors
     /// [`RecordError`] if the record of the next hold cannot be read. In this case, the earlier holds have ended.

@@ -224,7 +224,7 @@ impl RecordLog {
         sealed
     }
 
-    /// Returns the position and the numbers of a block without records that comes next.
+    /// Returns the position and the numbers that the next block gets if it has no records.
     pub(super) fn meta_without_records(&mut self) -> BlockMeta {
         self.begin_block();
         BlockMeta {
@@ -240,7 +240,8 @@ impl RecordLog {
     /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
     #[inline]
     pub(super) fn begin_block(&mut self) {
-        // After holds were ended by this time, the time must not change.
+        // Holds whose time has come are ended according to the time of the block. After that, this time must not
+        // change.
         if self.block.records == 0 && !self.block.has_expired {
             let now = self.clock.now();
             self.block.base_time = if planted("commit_time_goes_back") {
@@ -270,7 +271,8 @@ impl RecordLog {
             // another clock.
             return last;
         }
-        // The next block gets a later time than this reading of the clock, or the time of a later reading.
+        // Unless the clock goes back, the next block gets the time of this reading or a later time. So all times before
+        // this reading are settled.
         let before_now = self.clock.now().as_nanos().saturating_sub(1);
         let settled = last.max(Timestamp::from_nanos(before_now));
         // The clock can go back a little. No block may get a time that this method has returned.

@@ -28,7 +28,8 @@ pub const LOG_DEPTH: usize = 8;
 #[derive(Debug)]
 pub struct ReplicatedLog {
     writer: JournalWriter,
-    /// The end of the chain: after the last block that this replica has sealed, or at the end of the journal.
+    /// The end of the chain of blocks: after the last block in flight, or at the end of the journal if no block is in
+    /// flight.
     sealed: ChainPoint,
     /// The blocks of this replica that the log has not accepted yet, the oldest first.
     in_flight: VecDeque<InFlight>,

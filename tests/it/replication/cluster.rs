@@ -54,7 +54,7 @@ pub(super) struct Cluster {
     pub(super) log: MemoryLog,
     directories: Vec<TempDir>,
     config: EngineConfig,
-    /// Each process has another writer number.
+    /// Number of processes started so far. Each process gets its own writer number from this count.
     processes: u32,
 }
 

@@ -1,6 +1,6 @@
 //! Tests of steps of the wall clock: a large step is held until an administrator confirms it or the clock comes back, and
-//! commit times increase all the time. The bounds to the second have unit tests under a simulated monotonic clock
-//! (`src/ledger_clock.rs`).
+//! commit times increase all the time. Unit tests with a simulated monotonic clock check the bounds exactly to the
+//! second (`src/ledger_clock.rs`).
 
 use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
@@ -356,7 +356,7 @@ async fn a_start_more_than_a_minute_behind_the_journal_needs_the_option() {
         (at(START - 61), 1_700_000_000)
     );
     assert!(behind > STEP_MAX && behind < STEP_MAX + Duration::from_secs(2));
-    // The bound does not depend on the option, and 59 s need no option.
+    // A start with a clock that is 59 s behind needs no option. The option accepts any difference.
     for (behind, accept_clock_behind) in [(59, false), (61, true), (100 * HOUR, true)] {
         clock.set(at(START - behind));
         let config = EngineConfig {

@@ -15,7 +15,7 @@ use crate::support::in_process::{Service, patient_config, transaction, transfer}
 
 /// Environment variable with the number of records of the hot account.
 const RECORDS: &str = "TALLY_TEST_HOT_RECORDS";
-/// Its default.
+/// Number of records of the hot account if [`RECORDS`] is unset.
 const RECORDS_DEFAULT: u64 = 20_000;
 /// Environment variable with the seed of the random numbers, to repeat a run.
 const SEED: &str = "TALLY_TEST_SEED";

@@ -249,7 +249,8 @@ impl History {
             .is_some_and(|(stream, message)| self.closed.get(&stream).is_some_and(|closed| *closed < message))
     }
 
-    /// Whether an attempt can have made the record of its transaction. The record was `absent` at that tick.
+    /// Whether an attempt can have made the record of its transaction. At the tick `absent`, the record did not exist
+    /// yet.
     pub(super) fn effect(&self, attempt: Attempt, recorded: &Recorded, absent: Tick) -> Effect {
         let (Some(invocation), Some(sent)) = (self.calls.get(&attempt.call), self.transaction(attempt))
         else {
@@ -274,8 +275,8 @@ impl History {
         self.unanswered_effect(invocation, absent, known.copied())
     }
 
-    /// The possible effect of a call without a usable answer. The record was absent at the tick `absent`, and was first seen at
-    /// the tick `known`.
+    /// The possible effect of a call without a usable answer. At the tick `absent`, the record did not exist yet. At
+    /// the tick `known`, a client saw it for the first time.
     pub(super) fn unanswered_effect(
         &self,
         invocation: &Invocation,
@@ -381,8 +382,8 @@ const fn may_execute_later(reply: &Reply) -> bool {
     matches!(reply, Err(EngineError::Batch(BatchError::ExpiredInExecution)))
 }
 
-/// Whether no later message of the stream is executed after a message with this answer. A message whose record could
-/// not be read ends the stream, too, and so does a message of which only a part had space on the disk.
+/// Whether a message with this answer closes its stream: no later message of the stream is executed. A message also
+/// closes its stream if its record could not be read, or if only a part of it had space on the disk.
 fn closes_stream(reply: &Reply) -> bool {
     match reply {
         Ok(_) => false,

@@ -338,7 +338,7 @@ impl Moments<'_> {
                 ),
             );
         }
-        // After its own record, the id is known.
+        // After the record of the transaction, its id is known, so the rejection must have come before this record.
         let window = recorded.map_or(window, |recorded| window.up_to(recorded - 1));
         let at = refused_at(self.reference, sent, window, |expected| expected == rejection);
         at.map_or_else(
@@ -533,7 +533,7 @@ impl Moments<'_> {
     }
 }
 
-/// Whether a read of this version of an account shows this.
+/// Whether a read of this `version` of an account shows `snapshot`.
 pub(super) fn is_shown(
     account: &ReferenceAccount<'_>,
     version: &Version,

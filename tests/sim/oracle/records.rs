@@ -45,7 +45,8 @@ pub(super) struct Records<'a> {
 /// A record.
 #[derive(Debug, Clone)]
 pub(super) struct Found<'a> {
-    /// The number of the record, from 1. It is the moment after the record.
+    /// The number of the record, from 1. The same number names the moment directly after the record (see
+    /// [`moments`](super::moments)).
     pub(super) number: u64,
     pub(super) logged: &'a Logged,
     absent: Tick,
@@ -53,7 +54,7 @@ pub(super) struct Found<'a> {
     pub(super) executors: Vec<Attempt>,
     /// When the first of these attempts began.
     pub(super) begun: Tick,
-    /// For the record of an update: the terms and the revision of the account before.
+    /// For the record of an update: the terms and the revision of the account before the update.
     pub(super) before: Option<(AccountTerms, u64)>,
 }
 

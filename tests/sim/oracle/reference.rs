@@ -23,7 +23,7 @@ pub(super) struct Reference<'a> {
     pub(super) holds: HashMap<&'a str, ReferenceHold>,
     /// The transactions that can be reversed, by their ids.
     pub(super) reversible: HashMap<&'a str, Reversible>,
-    /// The ids that are recorded.
+    /// The recorded transaction ids, each with the number of its record.
     pub(super) recorded: HashMap<&'a str, u64>,
     /// The number of outstanding holds.
     pub(super) outstanding: usize,
@@ -109,7 +109,7 @@ impl<'a> Reference<'a> {
         self.outstanding_after.len() as u64
     }
 
-    /// Completes the next record.
+    /// Ends the next record: it becomes the last record.
     pub(super) fn end_record(&mut self) {
         self.outstanding_after.push(self.outstanding);
     }
@@ -133,7 +133,7 @@ impl<'a> Reference<'a> {
         Some((account.new, account.at(after)?))
     }
 
-    /// The next record creates an account.
+    /// Creates an account in the next record.
     pub(super) fn create(&mut self, new: &'a NewAccount, created: Timestamp) {
         let version = Version {
             since: self.next(),
@@ -150,7 +150,7 @@ impl<'a> Reference<'a> {
         });
     }
 
-    /// The next record updates an account. Returns whether the account exists.
+    /// Updates an account in the next record. Returns whether the account exists.
     pub(super) fn update(&mut self, id: &str, terms: &AccountTerms) -> bool {
         let next = self.next();
         let Some(account) = self.account_mut(id) else {
@@ -164,7 +164,7 @@ impl<'a> Reference<'a> {
         true
     }
 
-    /// The next record gives accounts these columns.
+    /// Changes the columns of accounts in the next record.
     pub(super) fn set_columns(&mut self, changes: Changes) {
         let next = self.next();
         for (id, columns) in changes {
@@ -191,8 +191,8 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Returns the rejection without a record that a transaction gets after the records up to `after`. `None` if the service records an
-    /// outcome instead.
+    /// Judges a transaction that comes after the records up to `after`. Returns its rejection if the service does not
+    /// record this rejection; `None` if the service records the outcome.
     pub(super) fn unrecorded(&self, transaction: &Transaction, after: u64) -> Option<Rejection> {
         if let Err(rejection) = self.find_accounts(&transaction.legs, after) {
             return Some(rejection);

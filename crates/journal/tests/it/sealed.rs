@@ -257,7 +257,8 @@ fn a_block_that_no_block_can_follow_is_refused() {
             RawBlockDefect::Header(HeaderDefect::Number(number))
         );
     }
-    // In the last segment, too short for the longest block, not aligned.
+    // Wrong positions: in the last segment, too close to the end of a segment for the longest block, and two that are
+    // not aligned.
     for position in [u64::from(u32::MAX) << 32, 8192 - 128, 4, u64::MAX] {
         assert!(matches!(
             refused(48, &position.to_le_bytes()),

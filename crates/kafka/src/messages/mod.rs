@@ -110,7 +110,7 @@ impl Api {
         Encoder::new(self.is_flexible(version))
     }
 
-    /// Returns a decoder for the body of an answer, behind the answer's header.
+    /// Returns a decoder for the body of an answer, which begins after the answer's header.
     pub(crate) fn decoder(&self, version: i16, answer: Bytes) -> Result<Decoder, Malformed> {
         let mut decoder = Decoder::new(answer, self.is_flexible(version));
         if self.has_tagged_answer(version) {

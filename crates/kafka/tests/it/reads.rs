@@ -13,7 +13,8 @@ use crate::{
 /// Returns the batch that is in a request of version 7.
 fn batch_of(call: &Call, base_offset: i64) -> Vec<u8> {
     let mut body = call.body.clone();
-    // No transaction, acks, time limit, one topic, its name, one partition, its number, the length of the records.
+    // Skip the fields before the records: transactional id (null), acks, time limit, number of topics (1), topic name,
+    // number of partitions (1), partition, length of the records.
     body.advance(2 + 2 + 4 + 4 + 2 + 6 + 4 + 4 + 4);
     let mut batch = body.to_vec();
     batch[..8].copy_from_slice(&base_offset.to_be_bytes());

@@ -18,7 +18,7 @@ pub struct CancelOnDrop(Cancellation);
 // ===== impl Cancellation =====
 
 impl Cancellation {
-    /// Returns a value that cancels when it is dropped.
+    /// Returns a value that cancels the read when it is dropped.
     #[must_use]
     pub fn cancel_on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(self.clone())

@@ -135,7 +135,7 @@ impl Tenants {
         self.raw_messages(token, path, &[message.to_vec()]).await
     }
 
-    /// Like `raw`, for a call with several messages.
+    /// Does the same as [`Tenants::raw`], for a call with several messages.
     async fn raw_messages(&self, token: &str, path: &str, messages: &[Vec<u8>]) -> (Status, Bytes) {
         let framed = messages.iter().map(|message| {
             let length = u32::try_from(message.len()).unwrap().to_be_bytes();

@@ -68,7 +68,7 @@ METHOD                                                          NO TOKEN | ALL I
 /grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo  token | ok    ok   ok  | ok    ok    ok    | -     -     -
 ";
 
-/// The same for the operators' port. Reading needs no token, so the port must not be public.
+/// The HTTP status of each request to the operators' port. Reading needs no token, so the port must not be public.
 const OPERATORS_TABLE: &str = "
 METHOD  PATH        NO TOKEN | ALL IDS: READ WRITE ADMIN | PREFIX
 GET     /           200 | 200 200 200 | 200 200 200

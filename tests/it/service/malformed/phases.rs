@@ -1,4 +1,4 @@
-//! Fields of transactions that belong to some phases only.
+//! Tests that a request is rejected if it sets a field that does not belong to the phase of its transaction.
 
 use tally::proto::{ProcessTransactionRequest, TransactionPhase, Uint128, transfer as transfer_proto};
 use tonic::Code;

@@ -183,7 +183,8 @@ impl State {
         Ok(())
     }
 
-    /// Returns the error with which the operation fails: that of a fault for ever, or of a new fault of the plan.
+    /// Returns the error with which the operation fails, if it fails: the error of an earlier fault that lasts for
+    /// ever, or of a new fault of the plan.
     pub(super) fn draw_fault(&mut self, operation: Operation, path: PathId) -> Result<(), DiskError> {
         let fault = if self.faults.broken.contains(&(operation, path)) {
             Some(Fault::Io { for_ever: false })

@@ -166,7 +166,8 @@ impl State {
         }
     }
 
-    /// A request that has not reached the log may do so later.
+    /// Ends the wait for the answer to a request. If the request has not reached the log yet, it may still reach the
+    /// log later.
     fn abandon(&mut self, wire: &Wire) {
         if wire.progress == Progress::Sent {
             self.zombies.push(wire.batch.clone());

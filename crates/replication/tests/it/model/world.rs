@@ -10,7 +10,7 @@ use tally_replication::{
 use super::reference;
 use crate::support::{after, genesis};
 
-/// What may happen in a run.
+/// The limits of an exploration: how many events of each kind may happen, and which parts of the model are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) nodes: u8,
@@ -20,7 +20,7 @@ pub(crate) struct Bounds {
     pub(crate) blocks: u8,
     /// Requests that are refused or get no answer.
     pub(crate) failures: u8,
-    /// Times at which the last broker that holds a visible, unacknowledged record is lost.
+    /// Losses of records: each time, the last broker that holds a visible, unacknowledged record is lost.
     pub(crate) losses: u8,
     /// Crashes of nodes.
     pub(crate) restarts: u8,
@@ -28,7 +28,8 @@ pub(crate) struct Bounds {
     pub(crate) has_end: bool,
     /// Whether a standby applies blocks to its memory later than it accepts them.
     pub(crate) applies_late: bool,
-    /// Whether only the answers to clients are checked (I1 to I3), and not what the nodes know.
+    /// Whether only the answers to clients are checked (the invariants I1 to I3 of `docs/replication.md`), and not what
+    /// the nodes know.
     pub(crate) checks_answers_only: bool,
     /// Whether candidates compare themselves with all other nodes.
     pub(crate) has_peers: bool,
@@ -48,8 +49,8 @@ impl Bounds {
         has_peers: false,
     };
 
-    /// Whether a standby reads record by record, at any time. Otherwise it reads when it claims: if no record is lost,
-    /// the time of a read does not change what it shows.
+    /// Whether a standby reads record by record, at any time. Otherwise it reads only when it claims: if no record is
+    /// lost, the time of a read does not change what the standby finds.
     fn reads_stepwise(&self) -> bool {
         self.losses > 0 || self.applies_late
     }
@@ -126,8 +127,8 @@ pub(crate) enum Mode {
     Leader {
         appender: Appender,
         reads: Vec<(ReadId, u64, Option<u64>)>,
-        /// A read that arrived when its answer would not show everything that was acknowledged. It must never be
-        /// answered. This is the number of the block that it waits for.
+        /// The number of the block for which a stale read waits. A read is stale if an answer at its arrival would have
+        /// missed an acknowledged block. A stale read must never be answered.
         stale_read: Option<u64>,
         ended: bool,
     },
@@ -150,7 +151,7 @@ pub(crate) struct Node {
     pub(crate) hole: (u64, u64),
 }
 
-/// How much of the bounds was used.
+/// The number of events that have happened, of each kind that [`Bounds`] limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Used {
     pub(crate) claims: u8,
@@ -328,8 +329,9 @@ impl State {
         }
     }
 
-    /// A standby may claim on top of any accepted block that it has not read past. Where it stops among the skipped
-    /// records after this block makes no difference.
+    /// Adds the claims that a standby can make: one that continues its last accepted block, and one for each later
+    /// block that it would accept if it read on. The number of skipped records that it reads after this block makes no
+    /// difference.
     fn claims(
         &self,
         index: u8,
