@@ -21,8 +21,11 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     // again and again.
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
                     // The disk is full, but not slow, and every caller gets a clear answer without the circuit. After
-                    // the refusals the circuit must not be open when there is space again.
-                    Some(StoreFault::DiskFull { .. } | StoreFault::NotLeader) => Verdict::neutral(),
+                    // the refusals the circuit must not be open when there is space again. A change of the leader says nothing
+                    // about the log.
+                    Some(StoreFault::DiskFull { .. } | StoreFault::NotLeader | StoreFault::LeaderLost) => {
+                        Verdict::neutral()
+                    }
                     Some(_) => Verdict::failure(),
                 };
                 verdict

@@ -439,6 +439,7 @@ pub fn engine(error: &EngineError) -> Status {
                 .build()
         }
         EngineError::Store(StoreFault::NotLeader) => not_leader(None),
+        EngineError::Store(StoreFault::LeaderLost) => replica::leader_lost(error.to_string()),
         EngineError::Store(StoreFault::DiskFull { .. }) => {
             ErrorBuilder::new(ErrorKind::DISK_FULL, error.to_string())
                 .executed(error.is_not_executed())
@@ -450,6 +451,7 @@ pub fn engine(error: &EngineError) -> Status {
                 StoreFault::WriteFailed
                 | StoreFault::Failed
                 | StoreFault::NotLeader
+                | StoreFault::LeaderLost
                 | StoreFault::DiskFull { .. } => Code::Unavailable,
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };

@@ -12,8 +12,15 @@ const FORWARDED_RETRY: Duration = Duration::from_millis(100);
 
 /// The connection to the leader failed after the call was forwarded.
 #[must_use]
-pub(crate) fn leader_lost() -> Status {
-    let message = "the connection to the leader failed before the answer was complete; repeat the call with the same ids";
+pub(crate) fn connection_to_leader_lost() -> Status {
+    leader_lost(
+        "the connection to the leader failed before the answer was complete; repeat the call with the same ids",
+    )
+}
+
+/// The leader was lost after it may have executed the call. `message` says how.
+#[must_use]
+pub(crate) fn leader_lost(message: impl Into<String>) -> Status {
     ErrorBuilder::new(ErrorKind::LEADER_LOST, message)
         .retry_after(LEADER_RETRY)
         .build()
@@ -48,9 +55,7 @@ pub(crate) fn not_resigned(error: &ResignError, leader: Option<&str>) -> Status 
             );
             invalid_field("successor", rule)
         }
-        ResignError::Unresolved => ErrorBuilder::new(ErrorKind::LEADER_LOST, error.to_string())
-            .retry_after(LEADER_RETRY)
-            .build(),
+        ResignError::Unresolved => leader_lost(error.to_string()),
         ResignError::Stopping => shutting_down(),
     }
 }
@@ -61,6 +66,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::{engine::StoreFault, grpc::status::engine};
 
     #[test]
     fn the_errors_of_a_replica_say_whether_the_call_was_executed() {
@@ -71,7 +77,24 @@ mod tests {
                 "NOT_LEADER",
                 "false",
             ),
-            (leader_lost(), Code::Unavailable, "LEADER_LOST", "unknown"),
+            (
+                connection_to_leader_lost(),
+                Code::Unavailable,
+                "LEADER_LOST",
+                "unknown",
+            ),
+            (
+                engine(&StoreFault::LeaderLost.into()),
+                Code::Unavailable,
+                "LEADER_LOST",
+                "unknown",
+            ),
+            (
+                engine(&StoreFault::NotLeader.into()),
+                Code::Unavailable,
+                "NOT_LEADER",
+                "false",
+            ),
             (
                 too_many_forwarded(1, 2),
                 Code::ResourceExhausted,

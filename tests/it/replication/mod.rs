@@ -3,4 +3,5 @@
 mod cluster;
 mod faults;
 mod memory_log;
+mod reads;
 mod replicas;
