@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{ErrorBuilder, LEADER_RETRY, invalid_field, not_leader, plain_error, shutting_down};
+use super::{ErrorBuilder, invalid_field, leader_lost, not_leader, plain_error, shutting_down};
 use crate::{grpc::error_kind::ErrorKind, store::replicated::ResignError};
 
 /// Retry delay after the replica had no room for another forwarded call.
@@ -16,14 +16,6 @@ pub(crate) fn connection_to_leader_lost() -> Status {
     leader_lost(
         "the connection to the leader failed before the answer was complete; repeat the call with the same ids",
     )
-}
-
-/// The leader was lost after it may have executed the call. `message` says how.
-#[must_use]
-pub(crate) fn leader_lost(message: impl Into<String>) -> Status {
-    ErrorBuilder::new(ErrorKind::LEADER_LOST, message)
-        .retry_after(LEADER_RETRY)
-        .build()
 }
 
 /// The replica forwards too many calls.
