@@ -9,6 +9,9 @@ use crate::store::replicated::{LOG_DEPTH, ReplicatedConfig};
 /// Longest wait of a read of the log for a record. The election counts silence only while reads succeed, so this must be shorter than
 /// the gap that the election allows between two reads.
 pub(super) const READ_WAIT: Duration = Duration::from_millis(150);
+/// A replica that has read up to the end of the log reads again after this time, and then waits for the next record. A leader with many
+/// small blocks makes hundreds of them a second; reading each of them alone would cost the brokers more CPU time than storing them.
+pub(super) const READ_PAUSE: Duration = Duration::from_millis(5);
 /// The delay before the second connection of several that bring no success. It doubles with each further one.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
 /// The longest delay before a connection. When the brokers work again, calls wait at most this much longer.
