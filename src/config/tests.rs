@@ -4,7 +4,7 @@ use tally_breaker::BreakerMode;
 
 use super::*;
 use crate::{
-    engine::{InitialMode, ThresholdSource},
+    engine::{CallKind, InitialMode, ThresholdSource},
     settings::Origin,
 };
 
@@ -253,6 +253,32 @@ fn a_kind_of_call_can_have_its_own_settings() {
     assert_eq!(stream.threshold, ThresholdSource::Preset);
     assert_eq!(stream.settings.slow_threshold, Duration::from_millis(1));
     assert_eq!(stream.settings.violations, Some(10));
+}
+
+#[test]
+fn with_the_preset_for_replicated_stores_no_kind_of_call_waits_long_for_a_log_that_hangs() {
+    for (more, expected_s) in [
+        ("", [2, 4, 4, 4]),
+        ("slow_threshold = \"1s\"\n", [1, 20, 20, 20]),
+        (
+            "[breaker.methods.StreamTransactions]\nramp = \"1s\"\n",
+            [2, 4, 4, 4],
+        ),
+        (
+            "[breaker.methods.ProcessTransactions]\nslow_threshold = \"9s\"\n",
+            [2, 9, 4, 4],
+        ),
+    ] {
+        let file = file(&format!("[breaker]\npreset = \"replicated\"\n{more}"));
+        let engine = load(Some(file.path()), &[]).unwrap().engine().unwrap();
+        let found = CallKind::ALL.into_iter().zip(&engine.circuits.methods);
+        let found = found.map(|(kind, own)| match own {
+            Some(own) => own.settings.slow_threshold,
+            None => kind.settings(&engine.breaker).slow_threshold,
+        });
+        let expected = expected_s.map(Duration::from_secs);
+        assert_eq!(found.collect::<Vec<_>>(), expected, "{more}");
+    }
 }
 
 #[test]

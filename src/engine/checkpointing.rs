@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::{
     command::{Command, CommandReply},
-    fault::{EngineError, StoreFault},
+    fault::EngineError,
     pending::EngineReply,
     pipeline::CommitPipeline,
 };
@@ -174,8 +174,8 @@ impl Checkpointing {
         // Answers come in order, so every block whose effects the accounts show is durable now, unless the log has
         // failed.
         let progress = pipeline.progress();
-        if progress.failed {
-            return Err(EngineError::Store(StoreFault::Failed).into());
+        if let Some(end) = progress.ended {
+            return Err(EngineError::Store(end.before_execution()).into());
         }
         let durable_through = progress.durable.chain().block_sequence.saturating_sub(1);
         Ok(self.writer.finish(durable_through)?)

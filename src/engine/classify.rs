@@ -22,7 +22,10 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
                     // A full disk is not slow, and every caller gets a clear answer without the help of the circuit. If
                     // these faults counted as failures, the circuit would still be open when there is space again.
-                    Some(StoreFault::DiskFull { .. } | StoreFault::NotLeader) => Verdict::neutral(),
+                    // A change of the leader says nothing about the log.
+                    Some(StoreFault::DiskFull { .. } | StoreFault::NotLeader | StoreFault::LeaderLost) => {
+                        Verdict::neutral()
+                    }
                     Some(_) => Verdict::failure(),
                 };
                 verdict

@@ -61,6 +61,8 @@ pub enum Command {
     Holds(u32),
     /// Reads the ids of these accounts.
     AccountIds(Vec<AccountIndex>),
+    /// Reads nothing. The answer proves that this replica led after the command was given: see [`CommandReply::shows_ledger`].
+    ReadPoint,
     /// Encodes a chunk of a checkpoint. EXEC chooses how much.
     CheckpointChunk(ChunkStart),
     /// Commits the open block, even if it is empty.
@@ -108,6 +110,8 @@ pub enum CommandReply {
     },
     /// The ids, in the order of the command.
     AccountIds(Vec<String>),
+    /// Everything that was acknowledged before the command was given is durable here.
+    ReadPoint,
     /// A chunk of a checkpoint.
     CheckpointChunk {
         /// The encoded accounts or holds.
@@ -303,6 +307,7 @@ impl Command {
             | Command::Hold(_)
             | Command::Holds(_)
             | Command::AccountIds(_)
+            | Command::ReadPoint
             | Command::CheckpointChunk(_)
             | Command::Follow(_)
             | Command::Lead => false,
@@ -313,7 +318,11 @@ impl Command {
     pub(super) const fn shows_ledger(&self) -> bool {
         !matches!(
             self,
-            Command::CheckpointChunk(_) | Command::Follow(_) | Command::Lead | Command::StopLeading(..)
+            Command::AccountIds(_)
+                | Command::CheckpointChunk(_)
+                | Command::Follow(_)
+                | Command::Lead
+                | Command::StopLeading(..)
         )
     }
 }
@@ -322,15 +331,23 @@ impl Command {
 
 impl CommandReply {
     /// Whether the reply shows the ledger to a caller. A leader may give such a reply only when the log proves that it was still the
-    /// leader.
+    /// leader. The ids of accounts never change, and whoever asks for them has found the accounts in an earlier reply or in a durable
+    /// record.
     pub(super) const fn shows_ledger(&self) -> bool {
         !matches!(
             self,
-            CommandReply::CheckpointChunk { .. }
+            CommandReply::AccountIds(_)
+                | CommandReply::CheckpointChunk { .. }
                 | CommandReply::Followed(_)
                 | CommandReply::Leading
                 | CommandReply::StoppedLeading(_)
         )
+    }
+
+    /// Whether the records of the command can be in several blocks. The records of one transaction, or of one request to create accounts,
+    /// are in one block.
+    pub(super) fn may_span_blocks(&self) -> bool {
+        matches!(self, CommandReply::Transactions(processed) if processed.outcomes.len() > 1)
     }
 }
 
@@ -348,6 +365,7 @@ impl BatchItem for Command {
             | Command::History(_)
             | Command::Locate(_)
             | Command::Hold(_)
+            | Command::ReadPoint
             | Command::CheckpointChunk(_)
             | Command::Probe
             | Command::Lead
@@ -369,6 +387,7 @@ impl BatchItem for Command {
             Command::Accounts { .. }
             | Command::Hold(_)
             | Command::Holds(_)
+            | Command::ReadPoint
             | Command::CheckpointChunk(_)
             | Command::Probe
             | Command::Lead => 0,

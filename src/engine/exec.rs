@@ -19,7 +19,7 @@ use super::{
     command::{Command, CommandReply, Outcomes, Processed},
     counters::EngineCounters,
     details,
-    fault::StoreFault,
+    fault::{LogEnd, StoreFault},
     health::{Condition, Health},
     open_batch::OpenBatch,
     pending::{EngineReply, PendingAnswer},
@@ -68,8 +68,8 @@ pub(super) struct Exec {
     claimed: Vec<Claimed<Command, EngineReply>>,
     /// The command that the last step could not complete.
     suspended: Option<Suspended>,
-    /// Whether the log has failed. A failed log takes no more blocks.
-    failed: bool,
+    /// Why the log takes no more blocks. `None` while it takes blocks.
+    ended: Option<LogEnd>,
     space: SegmentSpace,
     /// The last segment that was found to have its space.
     available_segment: Option<u32>,
@@ -130,7 +130,7 @@ impl Exec {
             open: OpenBatch::default(),
             claimed: Vec::new(),
             suspended: None,
-            failed: false,
+            ended: None,
             space,
             available_segment: None,
             mode,
@@ -161,7 +161,8 @@ impl Exec {
         let large = self.book.open_records() >= LARGE_BLOCK_RECORDS;
         let due = if self.open.is_empty() {
             // A block without answers contains only holds that have expired.
-            (progress.idle && !self.failed && self.book.open_records() > 0).then_some(FlushReason::Idle)
+            (progress.idle && self.ended.is_none() && self.book.open_records() > 0)
+                .then_some(FlushReason::Idle)
         } else {
             let due = progress.idle.then(|| self.intake.due()).flatten();
             due.or((large && progress.has_room).then_some(FlushReason::Items))
@@ -177,7 +178,7 @@ impl Exec {
             }
             self.counters.publish(&self.book);
             let wake_at = if progress.idle { 1 } else { BUSY_WAKE_REQUESTS };
-            let until = if self.failed || self.mode == Mode::Following {
+            let until = if self.ended.is_some() || self.mode == Mode::Following {
                 None
             } else {
                 self.book.time_to_expiry()
@@ -252,14 +253,14 @@ impl Exec {
             until,
         } = suspended;
         self.catch_up();
-        let executed = match rest {
-            Rest::Whole(command) => self.execute(command),
+        let executed = match (rest, self.ended) {
+            (Rest::Whole(command), _) => self.execute(command),
             // The first transaction of the rest has the same id as a transaction whose outcome is unknown now.
-            Rest::Transactions(_, done) if self.failed && until == Until::Empty => {
-                self.given_up(&done.outcomes, StoreFault::WriteFailed)
+            (Rest::Transactions(_, done), Some(end)) if until == Until::Empty => {
+                self.given_up(&done.outcomes, end.after_execution())
             }
-            Rest::Transactions(_, done) if self.failed => self.given_up(&done.outcomes, StoreFault::Failed),
-            Rest::Transactions(batch, done) => self.transactions(batch, done),
+            (Rest::Transactions(_, done), Some(end)) => self.given_up(&done.outcomes, end.before_execution()),
+            (Rest::Transactions(batch, done), None) => self.transactions(batch, done),
         };
         self.settle(executed, reply, turn)
     }
@@ -326,8 +327,8 @@ impl Exec {
     }
 
     fn execute(&mut self, command: Command) -> Executed {
-        if self.failed {
-            return Executed::Done(Err(StoreFault::Failed));
+        if let Some(end) = self.ended {
+            return Executed::Done(Err(end.before_execution()));
         }
         if self.mode == Mode::Following && command.writes() {
             return Executed::Done(Err(StoreFault::NotLeader));
@@ -353,6 +354,7 @@ impl Exec {
             | Command::Hold(_)
             | Command::Holds(_)
             | Command::AccountIds(_)
+            | Command::ReadPoint
             | Command::CheckpointChunk(_)
             | Command::Probe => Executed::Done(self.read(command)),
         }
@@ -460,7 +462,11 @@ impl Exec {
 
     /// Ends holds whose time has come, if this was not yet done for the open block.
     fn expire_holds(&mut self) -> usize {
-        if self.mode == Mode::Following || !self.book.may_expire_holds() || self.failed || !self.has_space() {
+        if self.mode == Mode::Following
+            || !self.book.may_expire_holds()
+            || self.ended.is_some()
+            || !self.has_space()
+        {
             return 0;
         }
         match self.book.expire_holds(EXPIRIES_MAX) {
@@ -505,19 +511,21 @@ impl Exec {
         let progress = self.pipeline.progress();
         self.book.durable_to(progress.durable.chain().position);
         // After a failure, the latest changes in memory never become durable, so EXEC executes nothing more.
-        self.failed |= progress.failed;
+        if self.ended.is_none() {
+            self.ended = progress.ended;
+        }
         progress
     }
 
     /// Hands the open block over to the pipeline in the middle of a command. The next record goes into a new block.
     ///
     /// # Errors
-    /// [`StoreFault::Failed`] if the log has failed. [`Until::Room`] if the pipeline has no room.
+    /// [`LogEnd::before_execution`] if the log has ended. [`Until::Room`] if the pipeline has no room.
     fn next_block(&mut self, reason: FlushReason) -> Result<(), Halt> {
         if !self.flush(reason) {
             Err(Halt::Blocked(Until::Room))
-        } else if self.failed {
-            Err(Halt::Fault(StoreFault::Failed))
+        } else if let Some(end) = self.ended {
+            Err(Halt::Fault(end.before_execution()))
         } else {
             Ok(())
         }
@@ -538,18 +546,23 @@ impl Exec {
     /// `false`, and changes nothing, if the pipeline has no room.
     fn flush(&mut self, reason: FlushReason) -> bool {
         let progress = self.catch_up();
-        if !progress.has_room && !self.failed {
+        if !progress.has_room && self.ended.is_none() {
             return false;
         }
-        let block = if self.failed { None } else { self.seal(reason) };
+        let block = if self.ended.is_some() {
+            None
+        } else {
+            self.seal(reason)
+        };
         if block.is_none() {
             if self.open.is_empty() {
                 return true;
             }
-            if self.failed || progress.idle {
-                let (durable, failed, counters) = (&progress.durable, self.failed, &self.counters);
+            if self.ended.is_some() || progress.idle {
+                let (durable, end, counters) = (&progress.durable, self.ended, &self.counters);
                 let answers = self.open.drain();
-                let released = answers.map(|answer| answer.release(durable, failed, counters));
+                // The open block is not sent any more. The answers that depend on an earlier block have written nothing.
+                let released = answers.map(|answer| answer.release(durable, end, false, counters));
                 self.answerer.answer_untimed(released);
                 return true;
             }

@@ -47,9 +47,13 @@ pub enum StoreFault {
         /// Whether a part of the command was executed: some transactions of a batch.
         executed_part: bool,
     },
-    /// Another replica leads, or no replica leads. The command was not executed.
+    /// Another replica leads, or no replica leads. The command was not executed, or its block was never sent to the log.
     #[error("this replica does not lead")]
     NotLeader,
+    /// This replica has stopped to lead after the command, or a part of it, was executed. Whether the log has accepted the effects is
+    /// unknown.
+    #[error("this replica has stopped to lead; whether the log has accepted the transaction is unknown")]
+    LeaderLost,
     /// A record of the journal could not be read: the disk reported an error.
     #[error("a record of the journal could not be read")]
     ReadFailed,
@@ -64,6 +68,45 @@ pub enum StoreFault {
         /// The offset in the file of the segment, in bytes.
         offset: u32,
     },
+}
+
+/// Why the log takes no more blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogEnd {
+    /// The journal could not be written, or the thread that writes it has panicked.
+    Failed,
+    /// This replica leads no longer. Other replicas go on with the ledger.
+    LeadershipLost,
+}
+
+// ===== impl LogEnd =====
+
+impl LogEnd {
+    /// Returns the fault of a command that was not executed, because the log had ended before.
+    pub(super) const fn before_execution(self) -> StoreFault {
+        match self {
+            LogEnd::Failed => StoreFault::Failed,
+            LogEnd::LeadershipLost => StoreFault::NotLeader,
+        }
+    }
+
+    /// Returns the fault of a command that was executed, and whose effects may become durable or not.
+    pub(super) const fn after_execution(self) -> StoreFault {
+        match self {
+            LogEnd::Failed => StoreFault::WriteFailed,
+            LogEnd::LeadershipLost => StoreFault::LeaderLost,
+        }
+    }
+
+    /// Returns the fault of a command that was executed, but whose block was never given to the log. A replica that has lost its
+    /// leadership starts again without this block, and no other replica knows it. After a failure of the journal, the outcome counts as
+    /// unknown.
+    pub(super) const fn before_sending(self) -> StoreFault {
+        match self {
+            LogEnd::Failed => StoreFault::WriteFailed,
+            LogEnd::LeadershipLost => StoreFault::NotLeader,
+        }
+    }
 }
 
 // ===== impl StoreFault =====
@@ -110,12 +153,13 @@ impl StoreFault {
     }
 
     /// Returns the fault for a command of which a part was already executed. [`StoreFault::Failed`] and [`StoreFault::NotLeader`] mean that
-    /// nothing was executed, so this method turns them into [`StoreFault::WriteFailed`]; [`StoreFault::DiskFull`] says itself
-    /// whether a part was executed.
+    /// nothing was executed, so this method turns them into [`StoreFault::WriteFailed`] and [`StoreFault::LeaderLost`];
+    /// [`StoreFault::DiskFull`] says itself whether a part was executed.
     #[must_use]
     pub const fn after_partial_execution(self) -> Self {
         match self {
-            StoreFault::Failed | StoreFault::WriteFailed | StoreFault::NotLeader => StoreFault::WriteFailed,
+            StoreFault::Failed | StoreFault::WriteFailed => StoreFault::WriteFailed,
+            StoreFault::NotLeader | StoreFault::LeaderLost => StoreFault::LeaderLost,
             StoreFault::DiskFull { .. } => StoreFault::DiskFull { executed_part: true },
             StoreFault::ReadFailed | StoreFault::Damaged { .. } => self,
         }
@@ -142,7 +186,7 @@ impl EngineError {
             EngineError::Store(fault) => match fault {
                 // `ReadFailed` and `Damaged` mean that one transaction of the request needed a record that could not be
                 // read. The earlier transactions of the request may be committed.
-                StoreFault::ReadFailed | StoreFault::Damaged { .. } => false,
+                StoreFault::ReadFailed | StoreFault::Damaged { .. } | StoreFault::LeaderLost => false,
                 StoreFault::WriteFailed => planted("failed_write_not_executed"),
                 StoreFault::Failed | StoreFault::NotLeader => true,
                 StoreFault::DiskFull { executed_part } => !executed_part,

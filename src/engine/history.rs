@@ -36,11 +36,25 @@ impl TallyEngine {
         Ok(history)
     }
 
-    /// Returns the point up to which everything is durable. Every answer that was sent before this call depends only on blocks before
-    /// this point.
+    /// Returns the point up to which everything is durable. Every answer that this process has sent before this call depends only
+    /// on blocks before this point. Another replica may have acknowledged more: see [`TallyEngine::read_point`].
     #[must_use]
     pub fn durable(&self) -> DurablePoint {
         self.shared.pipeline.progress().durable
+    }
+
+    /// Returns the point up to which a read must show the ledger: everything that any replica has acknowledged before this call is before
+    /// the point. A leader proves with a block that it still leads. A replica that follows returns what it has applied.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn read_point(&self, deadline: Option<Instant>) -> Result<DurablePoint, EngineError> {
+        if self.replica().is_some() {
+            let CommandReply::ReadPoint = self.read(Command::ReadPoint, deadline).await? else {
+                return Err(unexpected());
+            };
+        }
+        Ok(self.durable())
     }
 
     /// The number of reads of the history since the start, and the number of records of accounts' chains that they have read.
@@ -59,11 +73,11 @@ impl TallyEngine {
     /// Waits until the record with this sequence is durable. Returns the point up to which everything is durable.
     ///
     /// # Errors
-    /// [`StoreFault::Failed`] if the journal has failed.
+    /// [`StoreFault::Failed`] if the journal has failed, [`StoreFault::NotLeader`] if this replica has lost its leadership.
     pub async fn durable_from(&self, sequence: u64) -> Result<DurablePoint, EngineError> {
         let progress = self.shared.pipeline.durable_from(sequence).await;
-        if progress.failed {
-            return Err(StoreFault::Failed.into());
+        if let Some(end) = progress.ended {
+            return Err(end.before_execution().into());
         }
         Ok(progress.durable)
     }

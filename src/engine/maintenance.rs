@@ -275,7 +275,9 @@ impl Maintenance {
             Ok(()) => {}
             // The service stops, is overloaded, or has failed. The thread tries again after a pause, if the service
             // still runs.
-            Err(CheckpointError::Engine(EngineError::Batch(_) | EngineError::Store(StoreFault::Failed))) => {
+            Err(CheckpointError::Engine(
+                EngineError::Batch(_) | EngineError::Store(StoreFault::Failed | StoreFault::NotLeader),
+            )) => {
                 self.pause(now);
             }
             Err(error) => {

@@ -9,7 +9,11 @@
 
 use tally_batch as batch;
 
-use super::{command::CommandReply, counters::EngineCounters, fault::StoreFault};
+use super::{
+    command::CommandReply,
+    counters::EngineCounters,
+    fault::{LogEnd, StoreFault},
+};
 use crate::{mutation::planted, store::embedded::DurablePoint};
 
 /// The engine's reply to a command: a durable result, or a fault.
@@ -88,14 +92,16 @@ impl PendingAnswer {
     }
 
     /// Makes the reply. `durable` says how far the log is durable. If the block is durable, the reply is the result.
-    /// Otherwise the reply is a fault with an unknown outcome, and `counters` count the unknown outcome.
+    /// Otherwise the reply is the fault of `end`, and `counters` count an unknown outcome. `is_sent` says whether the block was given to
+    /// the log.
     ///
     /// # Panics
-    /// If the block is not durable and the log has not `failed`, because the answer was released too early.
+    /// If the block is not durable and the log has not ended, because the answer was released too early.
     pub(super) fn release(
         self,
         durable: &DurablePoint,
-        failed: bool,
+        end: Option<LogEnd>,
+        is_sent: bool,
         counters: &EngineCounters,
     ) -> (batch::Reply<EngineReply>, EngineReply) {
         let PendingAnswer {
@@ -104,14 +110,20 @@ impl PendingAnswer {
             block,
         } = self;
         // A fault needs no check: a reply that reports a fault promises no durable effect.
-        if result.is_ok() && !durable.covers(block) && !planted("acknowledge_after_failure") {
-            assert!(
-                failed,
-                "an answer that depends on block {block} was released before the block was durable"
-            );
-            result = Err(StoreFault::WriteFailed);
+        if let Ok(reply) = &result
+            && !durable.covers(block)
+            && !planted("acknowledge_after_failure")
+        {
+            let Some(end) = end else {
+                panic!("an answer that depends on block {block} was released before the block was durable");
+            };
+            result = Err(if is_sent || reply.may_span_blocks() {
+                end.after_execution()
+            } else {
+                end.before_sending()
+            });
         }
-        if matches!(result, Err(StoreFault::WriteFailed)) {
+        if matches!(result, Err(StoreFault::WriteFailed | StoreFault::LeaderLost)) {
             counters.unknown_outcome();
         }
         (to, EngineReply { result, block })

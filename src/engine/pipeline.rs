@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 
 use super::{
     counters::EngineCounters,
+    fault::LogEnd,
     health::{Condition, Health},
     open_batch::{SealedBatch, Spare},
     pending::PendingAnswer,
@@ -78,8 +79,8 @@ struct State {
     poll_due: bool,
     /// Whether the pipeline takes no more batches: EXEC sends no more, or no thread is left to commit them.
     closed: bool,
-    /// Whether the log has failed. A failed log takes no more blocks.
-    failed: bool,
+    /// Why the log takes no more blocks. `None` while it takes blocks.
+    ended: Option<LogEnd>,
     /// The last block that EXEC has handed over.
     last_block: u64,
     /// Batches that have left the pipeline since the start.
@@ -94,6 +95,8 @@ struct State {
 struct InFlight {
     /// The last block that the answers depend on.
     block: u64,
+    /// Whether the log got the block of the batch. It gets none after its end.
+    is_sent: bool,
     answers: Vec<PendingAnswer>,
 }
 
@@ -137,8 +140,8 @@ pub(super) struct Progress {
     pub(super) idle: bool,
     /// Whether one more batch can wait.
     pub(super) has_room: bool,
-    /// Whether the log has failed. A failed log takes no more blocks.
-    pub(super) failed: bool,
+    /// Why the log takes no more blocks. `None` while it takes blocks.
+    pub(super) ended: Option<LogEnd>,
     /// Batches that have left the pipeline since the start.
     pub(super) finished: u64,
     /// How far the log is durable.
@@ -169,7 +172,7 @@ impl CommitPipeline {
                 committer: Some(Box::new(Committer { log, answerer })),
                 poll_due: false,
                 closed: false,
-                failed: false,
+                ended: None,
                 last_block: durable.chain().last_block_sequence(),
                 finished: 0,
                 durable,
@@ -191,7 +194,7 @@ impl CommitPipeline {
         Progress {
             idle: state.is_idle(),
             has_room: state.has_room(),
-            failed: state.failed,
+            ended: state.ended,
             finished: state.finished,
             durable: state.durable,
         }
@@ -203,7 +206,7 @@ impl CommitPipeline {
             // This future gets every signal from here on, so no signal is lost between the check and the wait.
             let moved = self.durable_moved.notified();
             let progress = self.progress();
-            if progress.failed || progress.durable.order().next_sequence > sequence {
+            if progress.ended.is_some() || progress.durable.order().next_sequence > sequence {
                 return progress;
             }
             moved.await;
@@ -300,7 +303,7 @@ impl CommitPipeline {
     /// the log. The answers in the pipeline are dropped, and their callers learn that the outcome is unknown.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
-        state.failed = true;
+        state.ended.get_or_insert(LogEnd::Failed);
         state.closed = true;
         let dropped = (
             std::mem::take(&mut state.waiting),
@@ -319,7 +322,7 @@ impl CommitPipeline {
     pub(super) fn finish(&self) {
         let committer = {
             let mut state = self.state.lock();
-            let clean = !state.failed && state.is_idle();
+            let clean = state.ended.is_none() && state.is_idle();
             state.closed = true;
             state.committer.take().filter(|_| clean)
         };
@@ -381,17 +384,17 @@ impl CommitPipeline {
             Some(Err(LogFault::Replica(fault @ ReplicaFault::Fenced { .. }))) => {
                 tracing::warn!(%fault, "this replica leads no longer, and starts again as a replica that follows");
                 self.health.fail(Condition::SteppedDown);
-                Some(Err(()))
+                Some(Err(LogEnd::LeadershipLost))
             }
             // The driver has reported why it has ended.
             Some(Err(LogFault::Replica(fault @ ReplicaFault::Ended))) => {
                 tracing::warn!(%fault, "the leader has stopped with blocks in flight");
-                Some(Err(()))
+                Some(Err(LogEnd::LeadershipLost))
             }
             Some(Err(error)) => {
                 tracing::error!(%error, "the journal could not be written; nothing is executed until the next start");
                 self.health.fail(Condition::StoreFailed);
-                Some(Err(()))
+                Some(Err(LogEnd::Failed))
             }
             None => None,
         };
@@ -401,20 +404,25 @@ impl CommitPipeline {
             Some(Ok(durable)) => state.advance(durable),
             // From now on, no block is submitted and no sync is retried. After a failed sync, the kernel may have
             // dropped the pages that it could not write, and a later sync could succeed without them.
-            Some(Err(_)) => state.failed = true,
+            Some(Err(end)) => {
+                state.ended.get_or_insert(end);
+            }
             None => {}
         }
         let settled = state.take_settled();
-        let (durable, failed) = (state.durable, state.failed);
+        let (durable, end) = (state.durable, state.ended);
         self.progress.notify_all();
         drop(state);
         // Notifies EXEC before the answers are released, so that EXEC seals the next block at the same time.
         notify();
         let mut spares: SmallVec<[Vec<PendingAnswer>; 1]> = SmallVec::new();
-        for InFlight { mut answers, .. } in settled {
+        for InFlight {
+            mut answers, is_sent, ..
+        } in settled
+        {
             let released = answers
                 .drain(..)
-                .map(|answer| answer.release(&durable, failed, &self.counters));
+                .map(|answer| answer.release(&durable, end, is_sent, &self.counters));
             committer.answerer.answer_all(released);
             spares.push(answers);
         }
@@ -460,7 +468,7 @@ impl State {
     /// Whether the first waiting batch can be submitted: the log takes one more block, or the log has failed. After a
     /// failure, the batch is submitted without its block, only to release its answers.
     fn can_submit(&self, depth: usize) -> bool {
-        !self.waiting.is_empty() && (self.failed || self.in_flight.len() < depth)
+        !self.waiting.is_empty() && (self.ended.is_some() || self.in_flight.len() < depth)
     }
 
     fn has_job(&self, depth: usize) -> bool {
@@ -505,9 +513,14 @@ impl State {
             answers,
             links,
         } = batch;
-        self.in_flight.push_back(InFlight { block, answers });
+        let is_sent = self.ended.is_none();
+        self.in_flight.push_back(InFlight {
+            block,
+            is_sent,
+            answers,
+        });
         Submission {
-            block: written.filter(|_| !self.failed),
+            block: written.filter(|_| is_sent),
             links,
         }
     }
@@ -533,7 +546,7 @@ impl State {
     fn take_settled(&mut self) -> SmallVec<[InFlight; 1]> {
         let mut settled = SmallVec::new();
         while let Some(first) = self.in_flight.front()
-            && (self.failed || self.durable.covers(first.block))
+            && (self.ended.is_some() || self.durable.covers(first.block))
         {
             settled.extend(self.in_flight.pop_front());
         }

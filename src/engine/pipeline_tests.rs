@@ -29,7 +29,7 @@ use tally_journal::{
 use super::{
     command::{Command, CommandReply},
     counters::EngineCounters,
-    fault::StoreFault,
+    fault::{LogEnd, StoreFault},
     health::{Condition, Health},
     open_batch::SealedBatch,
     pending::{EngineReply, PendingAnswer},
@@ -39,6 +39,7 @@ use super::{
 use crate::store::{
     block_log::{BlockLog, Commit, LogFault, Submitted},
     embedded::{DurablePoint, OrderPoint, SealedBlock},
+    replicated::ReplicaFault,
 };
 
 const DEPTH: usize = 3;
@@ -53,8 +54,8 @@ struct TestLog(Arc<Mutex<LogState>>);
 struct LogState {
     /// The numbers of the submitted blocks.
     submitted: Vec<u64>,
-    /// Reports that the pipeline has not polled yet: the last durable block, or a failure.
-    reports: VecDeque<Result<u64, ()>>,
+    /// Reports that the pipeline has not polled yet: the last durable block, or why there will be none.
+    reports: VecDeque<Result<u64, LogEnd>>,
     waker: Option<Waker>,
     finished: bool,
     panics: bool,
@@ -63,8 +64,8 @@ struct LogState {
 }
 
 impl TestLog {
-    /// Makes the log report that the blocks up to this number are durable, or that the log has failed.
-    fn report(&self, result: Result<u64, ()>) {
+    /// Makes the log report that the blocks up to this number are durable, or that the log takes no more blocks.
+    fn report(&self, result: Result<u64, LogEnd>) {
         let waker = {
             let mut state = self.0.lock();
             state.reports.push_back(result);
@@ -102,7 +103,8 @@ impl BlockLog for TestLog {
                 durable: durable(last),
                 latency: Duration::ZERO,
             })),
-            Some(Err(())) => Poll::Ready(Err(JournalError::Poisoned.into())),
+            Some(Err(LogEnd::Failed)) => Poll::Ready(Err(JournalError::Poisoned.into())),
+            Some(Err(LogEnd::LeadershipLost)) => Poll::Ready(Err(ReplicaFault::Fenced { term: 2 }.into())),
             None => {
                 state.waker = Some(context.waker().clone());
                 Poll::Pending
@@ -322,7 +324,7 @@ fn answers_are_given_in_order_when_their_blocks_are_durable() {
     assert_eq!(answered(&mut responses[1]), Ok(Ok(())));
     assert_eq!(answered(&mut responses[2]), Ok(Ok(())));
     let progress = rig.pipeline.progress();
-    assert!(progress.idle && !progress.failed);
+    assert!(progress.idle && progress.ended.is_none());
     assert_eq!(progress.finished, 3);
     assert_eq!(progress.durable, durable(3));
 }
@@ -348,7 +350,7 @@ fn after_a_failure_only_what_is_durable_is_confirmed() {
     let mut responses: Vec<_> = (1..=4).map(|block| rig.commit(block)).collect();
     assert_eq!(rig.log.submitted(), [1, 2, 3], "the fourth block waits");
     rig.log.report(Ok(1));
-    rig.log.report(Err(()));
+    rig.log.report(Err(LogEnd::Failed));
     // Block 1 leaves the log, so the pipeline submits block 4 before it polls the failure.
     rig.work();
     assert_eq!(answered(&mut responses[0]), Ok(Ok(())));
@@ -357,7 +359,7 @@ fn after_a_failure_only_what_is_durable_is_confirmed() {
     }
     assert_eq!(rig.counters.unknown_outcomes(), 3);
     assert_eq!(rig.health.condition(), Condition::StoreFailed);
-    assert!(rig.pipeline.progress().failed);
+    assert_eq!(rig.pipeline.progress().ended, Some(LogEnd::Failed));
 
     let before = rig.log.submitted();
     let mut late = rig.commit(5);
@@ -371,6 +373,22 @@ fn after_a_failure_only_what_is_durable_is_confirmed() {
     assert_eq!(rig.work(), PipelineStep::Ended);
     rig.pipeline.finish();
     assert!(!rig.log.0.lock().finished, "a failed log has no clean end");
+}
+
+/// What the log got may be accepted, although another replica leads. What it never got is lost with this process.
+#[test]
+fn after_a_loss_of_leadership_a_block_that_was_not_sent_was_not_executed() {
+    let mut rig = Rig::new();
+    let mut responses: Vec<_> = (1..=4).map(|block| rig.commit(block)).collect();
+    assert_eq!(rig.log.submitted(), [1, 2, 3], "the fourth block waits");
+    rig.log.report(Err(LogEnd::LeadershipLost));
+    rig.work();
+    for response in &mut responses[..3] {
+        assert_eq!(answered(response), Ok(Err(StoreFault::LeaderLost)));
+    }
+    assert_eq!(answered(&mut responses[3]), Ok(Err(StoreFault::NotLeader)));
+    assert_eq!(rig.counters.unknown_outcomes(), 3);
+    assert_eq!(rig.health.condition(), Condition::SteppedDown);
 }
 
 #[test]
@@ -509,7 +527,7 @@ fn a_synchronous_log_may_fail_or_panic_at_any_block_on_either_thread() {
         let wal_panicked = wal.join().is_err();
         let progress = rig.pipeline.progress();
         let ended = fails_at <= BLOCKS;
-        assert_eq!(progress.failed, ended);
+        assert_eq!(progress.ended.is_some(), ended);
         assert_eq!(exec_panicked || wal_panicked, ended && panics);
         assert!(!(exec_panicked && wal_panicked));
         assert!(progress.idle);

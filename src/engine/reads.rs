@@ -32,6 +32,7 @@ pub(super) fn read(
             let ids = indexes.iter().map(|index| account_id(book, *index, counters));
             Ok(CommandReply::AccountIds(ids.collect::<Result<_, _>>()?))
         }
+        Command::ReadPoint => Ok(CommandReply::ReadPoint),
         Command::CheckpointChunk(from) => {
             let mut bytes = Vec::new();
             let next = put_chunk(book.ledger(), from, &mut bytes);

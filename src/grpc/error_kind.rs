@@ -119,7 +119,7 @@ error_kinds! {
     MEMORY_LIMIT: [ResourceExhausted], Either, SameIdAfterDelay, "The calls of this client, or of all clients, hold too much memory. `unknown` if the id was committed before, and only the memory for what the answer says about its transfers is missing.";
     SHUTTING_DOWN: [Unavailable], No, SameIdAfterDelay, "The service is shutting down. Another instance may take the call.";
     NOT_LEADER: [Unavailable], No, SameIdAfterDelay, "This replica does not lead, and could not forward the call. The metadata has the address of the `leader`, if it is known.";
-    LEADER_LOST: [Unavailable], Unknown, SameIdAfterDelay, "The connection to the leader failed after the call was forwarded. Send the same transactions with the same ids again; a watch goes on where it was.";
+    LEADER_LOST: [Unavailable], Unknown, SameIdAfterDelay, "The leader has stopped to lead after it had executed the call, or the connection to it failed after the call was forwarded. Send the same transactions with the same ids again; a watch goes on where it was.";
     NOT_REPLICATED: [FailedPrecondition], No, No, "The method needs a replicated store, and the store of this service is embedded.";
     EXPIRED_IN_QUEUE: [DeadlineExceeded], No, SameId, "The deadline passed before the execution.";
     EXPIRED_IN_EXECUTION: [DeadlineExceeded], Unknown, SameId, "The deadline passed during the execution.";

@@ -279,10 +279,8 @@ pub fn request_too_slow(limit: Duration) -> Status {
 #[must_use]
 pub fn memory_limit() -> Status {
     let message = "the calls of this client, or of all clients, hold too much memory (server.memory_max)";
-    ErrorBuilder::new(ErrorKind::MEMORY_LIMIT, message)
-        .executed(true)
-        .retry_after(MEMORY_RETRY)
-        .build()
+    let builder = ErrorBuilder::new(ErrorKind::MEMORY_LIMIT, message);
+    builder.executed(true).retry_after(MEMORY_RETRY).build()
 }
 
 /// The call has too many headers.
@@ -407,12 +405,19 @@ pub fn shutting_down() -> Status {
 /// This replica does not lead, and the call was not forwarded. `leader` is the address of the leader, if it is known.
 #[must_use]
 pub fn not_leader(leader: Option<&str>) -> Status {
-    let builder = ErrorBuilder::new(ErrorKind::NOT_LEADER, "this replica does not lead");
-    let builder = match leader {
-        Some(leader) => builder.with("leader", leader),
-        None => builder,
-    };
+    let mut builder = ErrorBuilder::new(ErrorKind::NOT_LEADER, "this replica does not lead");
+    if let Some(leader) = leader {
+        builder = builder.with("leader", leader);
+    }
     builder.retry_after(LEADER_RETRY).build()
+}
+
+/// The leader was lost after it may have executed the call. `message` says how.
+#[must_use]
+pub(crate) fn leader_lost(message: impl Into<String>) -> Status {
+    ErrorBuilder::new(ErrorKind::LEADER_LOST, message)
+        .retry_after(LEADER_RETRY)
+        .build()
 }
 
 /// The engine did not execute a command, or does not know its outcome.
@@ -439,6 +444,7 @@ pub fn engine(error: &EngineError) -> Status {
                 .build()
         }
         EngineError::Store(StoreFault::NotLeader) => not_leader(None),
+        EngineError::Store(fault @ StoreFault::LeaderLost) => leader_lost(fault.to_string()),
         EngineError::Store(StoreFault::DiskFull { .. }) => {
             ErrorBuilder::new(ErrorKind::DISK_FULL, error.to_string())
                 .executed(error.is_not_executed())
@@ -450,6 +456,7 @@ pub fn engine(error: &EngineError) -> Status {
                 StoreFault::WriteFailed
                 | StoreFault::Failed
                 | StoreFault::NotLeader
+                | StoreFault::LeaderLost
                 | StoreFault::DiskFull { .. } => Code::Unavailable,
                 StoreFault::ReadFailed | StoreFault::Damaged { .. } => Code::Internal,
             };
@@ -541,8 +548,7 @@ pub(crate) fn call_cancelled(error: &dyn Display) -> Status {
 /// The engine answered without the outcome of a transaction. This is a bug, and the transaction may have been executed.
 #[must_use]
 pub(crate) fn outcome_missing() -> Status {
-    let message = "the outcome of the transaction is missing";
-    ErrorBuilder::new(ErrorKind::REPLY_LOST, message).build()
+    plain_error(ErrorKind::REPLY_LOST, "the outcome of the transaction is missing")
 }
 
 /// The call succeeded.

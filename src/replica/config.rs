@@ -9,6 +9,9 @@ use crate::store::replicated::{LOG_DEPTH, ReplicatedConfig};
 /// Maximum time for which a read of the log waits for a record. The election counts time without a block only while reads succeed, so
 /// this time must be shorter than the gap that the election allows between two reads.
 pub(super) const READ_WAIT: Duration = Duration::from_millis(150);
+/// A replica that has read up to the end of the log waits for this time before its next read, which then waits for a record. A leader with many
+/// small blocks makes hundreds of them a second; reading each of them alone would cost the brokers more CPU time than storing them.
+pub(super) const READ_PAUSE: Duration = Duration::from_millis(5);
 /// The delay before the second attempt to connect, if the first attempt fails. The delay doubles with each further attempt.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
 /// The longest delay before a connection. When the brokers work again, calls wait at most this much longer.

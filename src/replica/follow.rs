@@ -12,7 +12,7 @@ use tally_replication::{
 use tokio::time::Instant;
 
 use super::{
-    config::{READ_WAIT, next_delay},
+    config::{READ_PAUSE, READ_WAIT, next_delay},
     driver::{Driver, End, optional},
     place::Judged,
 };
@@ -229,6 +229,14 @@ impl<L: PartitionLog> Driver<L> {
         let passed = self.place.reader.passed(records.next_offset);
         passed.map_err(|reason| self.halt(reason))?;
         following.end_offset = Some(records.end_offset);
+        // A candidate waits for its own claim, and a successor that was named claims at once.
+        if !records.records.is_empty()
+            && records.next_offset >= records.end_offset
+            && following.claiming.is_none()
+            && self.place.successor.is_none()
+        {
+            following.read_after = Some(Instant::now() + READ_PAUSE);
+        }
         self.publish_progress(following);
         Ok(())
     }

@@ -13,10 +13,14 @@ use super::{
     mutation::planted,
     record::Record,
     side::Side,
+    sys::prefetch::prefetch_read,
     table::TableFull,
     time::Timestamp,
     transaction::{Names, Phase, TransactionView},
 };
+
+/// The accounts of this many transfers of a record are prefetched. Most transactions have one transfer.
+const PREFETCHED_TRANSFERS: usize = 2;
 
 /// Why a record can't be applied to a ledger to which the earlier records were applied.
 #[derive(Debug, Error)]
@@ -87,6 +91,20 @@ pub struct RecordPlace {
 // ===== impl Ledger =====
 
 impl Ledger {
+    /// Prefetches the memory that [`Ledger::replay`] changes for this record: the accounts of its first transfers.
+    pub fn prefetch_replay(&self, record: &Record<'_>) {
+        if let Record::Committed { transaction, .. } = record {
+            for transfer in transaction.transfers().take(PREFETCHED_TRANSFERS).flatten() {
+                // An account that was created by one of the last records is not here yet.
+                let accounts = [transfer.debit, transfer.credit].map(|index| self.accounts.get(index));
+                for account in accounts.into_iter().flatten() {
+                    prefetch_read(account);
+                    prefetch_read(&account.head);
+                }
+            }
+        }
+    }
+
     /// Applies a record of the log again, with its links. Skips each account and each hold that already contains its effect.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::{DISK_FULL, Exec, Mode};
 use crate::{
     engine::{
         command::{Command, CommandReply},
-        fault::StoreFault,
+        fault::LogEnd,
         health::Condition,
         suspended::{Executed, Rest, Until},
     },
@@ -33,8 +33,8 @@ impl Exec {
         );
         while let Some(block) = blocks.front() {
             let progress = self.catch_up();
-            if self.failed {
-                return Executed::Done(Err(StoreFault::WriteFailed));
+            if let Some(end) = self.ended {
+                return Executed::Done(Err(end.after_execution()));
             }
             if !progress.has_room {
                 return Executed::Blocked(Rest::Whole(Command::Follow(blocks)), Until::Room);
@@ -48,7 +48,7 @@ impl Exec {
                 Err(error) => {
                     // A part of the block may be applied. Nobody may see this state, not even a checkpoint.
                     tracing::error!(%error, "an accepted block does not fit the ledger; nothing is executed until the next start");
-                    self.failed = true;
+                    self.ended = Some(LogEnd::Failed);
                     self.health.fail(Condition::StoreFailed);
                     return Executed::Done(Ok(CommandReply::Followed(Err(error.to_string()))));
                 }
@@ -77,8 +77,8 @@ impl Exec {
         if !self.flush(FlushReason::Drain) || !self.catch_up().has_room {
             return Executed::Blocked(Rest::Whole(Command::StopLeading(kind, body)), Until::Room);
         }
-        if self.failed {
-            return Executed::Done(Err(StoreFault::Failed));
+        if let Some(end) = self.ended {
+            return Executed::Done(Err(end.before_execution()));
         }
         if !self.has_space() {
             return Executed::Done(Err(DISK_FULL));

@@ -290,7 +290,7 @@ impl Forwarder {
     fn lost(&self, leader: &str) -> Status {
         self.0.counts.count(Outcome::Lost);
         self.0.connections.failed(leader);
-        replica_status::leader_lost()
+        replica_status::connection_to_leader_lost()
     }
 
     /// Returns the function that makes the last status of an answer whose connection failed.

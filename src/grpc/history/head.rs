@@ -62,10 +62,10 @@ impl Blocks {
 /// Answers `GetChainHead`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT if the request can't be decoded.
+/// INVALID_ARGUMENT if the request can't be decoded, or that of the engine.
 pub(crate) async fn chain_head(engine: &TallyEngine, call: AdmittedCall) -> AnswerResult {
     let (_, inbound) = Inbound::read_request::<GetChainHeadRequest>(call, QUERY_BYTES_MAX).await?;
-    let durable = engine.durable();
+    let durable = engine.read_point(inbound.deadline).await?;
     let (chain, order) = (durable.chain(), durable.order());
     let number = chain.last_block_sequence();
     let block = (number > 0).then(|| BlockReference {

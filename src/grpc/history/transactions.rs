@@ -121,7 +121,7 @@ pub(crate) async fn transactions_page(
     let filter = Filter::of(&request.id_prefix, call.scope())?;
     let token = Token::of(request, range, &filter)?;
     let order = order_of(request.newest_first);
-    let durable = engine.durable();
+    let durable = engine.read_point(call.deadline()).await?;
     let next = durable.order().next_sequence;
     let head = request.with_blocks.then(|| durable.chain());
     call.hold(TRANSACTIONS_BYTES_MAX)?;

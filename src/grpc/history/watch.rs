@@ -98,7 +98,7 @@ pub(crate) async fn watch(
     let (request, mut inbound) =
         Inbound::read_request::<WatchTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
     let filter = Filter::of(&request.id_prefix, inbound.scope())?;
-    let next = first_sequence(feed, request.from_sequence)?;
+    let next = first_sequence(feed, request.from_sequence, inbound.deadline).await?;
     inbound.hold(WATCH_BYTES)?;
     let client = Client::of_call(client, inbound.principal());
     let watcher = Watcher {
@@ -132,9 +132,13 @@ pub(crate) async fn watch(
 /// Checks `from_sequence`.
 ///
 /// A later sequence is an error, because the watch would send nothing until the ledger reaches it. A client that asks for such a sequence has
-/// followed another ledger, for example this ledger before it was restored from a backup.
-fn first_sequence(feed: &Feed, from_sequence: i64) -> Result<u64, Status> {
-    let most = feed.engine.durable().order().next_sequence;
+/// followed another ledger, for example this ledger before it was restored from a backup. But a leader that was replaced and does not know it
+/// can be behind what the new leader has shown. So a sequence counts as later only if this replica still leads.
+async fn first_sequence(feed: &Feed, from_sequence: i64, deadline: Option<Instant>) -> Result<u64, Status> {
+    let mut most = feed.engine.durable().order().next_sequence;
+    if u64::try_from(from_sequence).is_ok_and(|from| from > most) {
+        most = feed.engine.read_point(deadline).await?.order().next_sequence;
+    }
     match u64::try_from(from_sequence) {
         Ok(from) if from <= most => Ok(from.max(1)),
         Ok(_) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{ErrorBuilder, LEADER_RETRY, invalid_field, not_leader, plain_error, shutting_down};
+use super::{ErrorBuilder, invalid_field, leader_lost, not_leader, plain_error, shutting_down};
 use crate::{grpc::error_kind::ErrorKind, store::replicated::ResignError};
 
 /// Retry delay after the replica had no room for another forwarded call.
@@ -12,11 +12,10 @@ const FORWARDED_RETRY: Duration = Duration::from_millis(100);
 
 /// The connection to the leader failed after the call was forwarded.
 #[must_use]
-pub(crate) fn leader_lost() -> Status {
-    let message = "the connection to the leader failed before the answer was complete; repeat the call with the same ids";
-    ErrorBuilder::new(ErrorKind::LEADER_LOST, message)
-        .retry_after(LEADER_RETRY)
-        .build()
+pub(crate) fn connection_to_leader_lost() -> Status {
+    leader_lost(
+        "the connection to the leader failed before the answer was complete; repeat the call with the same ids",
+    )
 }
 
 /// The replica forwards too many calls.
@@ -48,9 +47,7 @@ pub(crate) fn not_resigned(error: &ResignError, leader: Option<&str>) -> Status 
             );
             invalid_field("successor", rule)
         }
-        ResignError::Unresolved => ErrorBuilder::new(ErrorKind::LEADER_LOST, error.to_string())
-            .retry_after(LEADER_RETRY)
-            .build(),
+        ResignError::Unresolved => leader_lost(error.to_string()),
         ResignError::Stopping => shutting_down(),
     }
 }
@@ -61,6 +58,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::{engine::StoreFault, grpc::status::engine};
 
     #[test]
     fn the_errors_of_a_replica_say_whether_the_call_was_executed() {
@@ -71,7 +69,24 @@ mod tests {
                 "NOT_LEADER",
                 "false",
             ),
-            (leader_lost(), Code::Unavailable, "LEADER_LOST", "unknown"),
+            (
+                connection_to_leader_lost(),
+                Code::Unavailable,
+                "LEADER_LOST",
+                "unknown",
+            ),
+            (
+                engine(&StoreFault::LeaderLost.into()),
+                Code::Unavailable,
+                "LEADER_LOST",
+                "unknown",
+            ),
+            (
+                engine(&StoreFault::NotLeader.into()),
+                Code::Unavailable,
+                "NOT_LEADER",
+                "false",
+            ),
             (
                 too_many_forwarded(1, 2),
                 Code::ResourceExhausted,

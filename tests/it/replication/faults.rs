@@ -29,7 +29,7 @@ async fn a_leader_that_is_stopped_does_not_wait_for_the_blocks_in_flight() {
     first.link.set_cut(true);
     let (lost, ()) = tokio::join!(first.pay("lost", 3), async { first.stop() });
     let lost = lost.unwrap_err();
-    let expected = [StoreFault::WriteFailed, StoreFault::Failed].map(EngineError::Store);
+    let expected = [StoreFault::LeaderLost, StoreFault::NotLeader].map(EngineError::Store);
     assert!(expected.contains(&lost), "{lost:?}");
     let end = tokio::time::timeout(WAIT_MAX, first.kill()).await;
     assert_eq!(end.expect("the engine ends"), End::Stopped);

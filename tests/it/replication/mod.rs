@@ -4,4 +4,5 @@ mod cluster;
 mod faults;
 mod memory_log;
 mod peers;
+mod reads;
 mod replicas;
