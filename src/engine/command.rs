@@ -344,10 +344,17 @@ impl CommandReply {
         )
     }
 
-    /// Whether the records of the command can be in several blocks. The records of one transaction, or of one request to create accounts,
-    /// are in one block.
-    pub(super) fn may_span_blocks(&self) -> bool {
-        matches!(self, CommandReply::Transactions(processed) if processed.outcomes.len() > 1)
+    /// Whether the log can have effects that the reply shows, although it has not got the block for which the reply waits. The transactions of
+    /// a batch can be in several blocks, and a replayed transaction is in an earlier block. The records of any other command are in one block.
+    pub(super) fn may_be_in_earlier_block(&self) -> bool {
+        let CommandReply::Transactions(processed) = self else {
+            return false;
+        };
+        match processed.outcomes.as_slice() {
+            [Outcome::Committed { replayed, .. }] => *replayed,
+            [Outcome::Rejected { .. } | Outcome::Reused { .. }] | [] => false,
+            [..] => true,
+        }
     }
 }
 

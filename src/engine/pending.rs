@@ -117,7 +117,7 @@ impl PendingAnswer {
             let Some(end) = end else {
                 panic!("an answer that depends on block {block} was released before the block was durable");
             };
-            result = Err(if is_sent || reply.may_span_blocks() {
+            result = Err(if is_sent || reply.may_be_in_earlier_block() {
                 end.after_execution()
             } else {
                 end.before_sending()
