@@ -32,12 +32,13 @@ use crate::{
         GetAccountRequest, GetTransactionRequest, ListAccountEntriesRequest, ListHoldsRequest,
         ListTransactionsRequest,
     },
-    security::{Scope, Security},
+    security::{Client, Scope, Security},
     terminal::units,
 };
 
-/// Maximum number of reads at a time. The others wait. The engine reads the history for four callers at a time
-/// ([`HISTORY_READS_MAX`](crate::engine::HISTORY_READS_MAX)), so the callers of the gRPC port always get a turn.
+/// Maximum number of reads at a time. The others wait. The engine has more places for reads of the history
+/// ([`HISTORY_READS_MAX`](crate::engine::HISTORY_READS_MAX)), so the callers of the gRPC port always get a turn. All callers of the view
+/// are one client ([`Client::Operators`]), so the view gets a turn, too.
 const READS_MAX: usize = 2;
 /// Time limit of a read.
 const READ_TIME_MAX: Duration = Duration::from_secs(5);
@@ -249,6 +250,10 @@ impl From<Status> for Refusal {
 impl ReadCall for ViewCall {
     fn scope(&self) -> Scope {
         self.scope.clone()
+    }
+
+    fn client(&self) -> Client {
+        Client::Operators
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -7,7 +7,7 @@ use tally_batch::BatchItem;
 use tally_journal::{BlockKind, Position};
 use tally_ledger::{
     AccountField, AccountIndex, AccountSnapshot, AccountUpdate, Amount, Balances, History, Hold, Metadata,
-    NewAccount, Outcome, RecordKey, TableFull, Timestamp, UpdateOutcome,
+    NewAccount, Outcome, RecordKey, TableFull, Timestamp, UpdateOutcome, history::Step,
 };
 
 use super::{fault::StoreFault, transaction_batch::TransactionBatch};
@@ -185,8 +185,19 @@ pub enum BalancesAfter {
 pub struct PastBalances {
     /// The positions where the record of the transaction may be.
     pub candidates: Candidates,
-    /// The ids of the accounts, and where their histories begin.
-    pub accounts: Vec<(Box<str>, History)>,
+    /// The accounts.
+    pub accounts: Vec<PastAccount>,
+}
+
+/// An account whose balances after a transaction of the past are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastAccount {
+    /// The id.
+    pub id: Box<str>,
+    /// The number.
+    pub index: AccountIndex,
+    /// The newest record of the account, and the balances after it. The transaction may still be this record.
+    pub newest: Step,
 }
 
 /// A [`RecordKey`] that owns its text.
@@ -252,7 +263,7 @@ impl BalancesAfter {
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         match self {
             BalancesAfter::Known(balances) => balances.retain(|(id, _)| keep(id)),
-            BalancesAfter::Past(past) => past.accounts.retain(|(id, _)| keep(id)),
+            BalancesAfter::Past(past) => past.accounts.retain(|account| keep(&account.id)),
             BalancesAfter::Unread(_) => {}
         }
     }

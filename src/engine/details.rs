@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tally_ledger::{AccountIndex, Outcome, Phase, Reason, RecordKey, TRANSFERS_MAX, TransactionView};
 
 use super::{
-    command::{BalancesAfter, Detail, LEGS_CHARGED, MovedAmounts, PastBalances},
+    command::{BalancesAfter, Detail, LEGS_CHARGED, MovedAmounts, PastAccount, PastBalances},
     transaction_batch::TransactionBatch,
 };
 use crate::store::embedded::JournaledLedger;
@@ -60,13 +60,16 @@ pub(super) fn of(
     let ledger = book.ledger();
     let balances = match (batch.returns_balances(place), replayed) {
         (false, _) => BalancesAfter::default(),
-        (true, false) => BalancesAfter::Known(of_touched(book, |index| {
-            Some(ledger.accounts().get(index)?.balances)
+        (true, false) => BalancesAfter::Known(of_touched(book, |id, index| {
+            Some((id, ledger.accounts().get(index)?.balances))
         })),
         // Reading the balances here would delay the other calls.
         (true, true) => BalancesAfter::Past(Box::new(PastBalances {
             candidates: book.candidates(RecordKey::Transaction(transaction.id_bytes())),
-            accounts: of_touched(book, |index| ledger.history(index)),
+            accounts: of_touched(book, |id, index| {
+                let newest = ledger.newest(index)?;
+                Some(PastAccount { id, index, newest })
+            }),
         })),
     };
     (!moved.is_empty() || !balances.is_empty()).then_some(Detail {
@@ -76,17 +79,17 @@ pub(super) fn of(
     })
 }
 
-/// Calls `of` once for each account of the last transaction, in the order in which the transfers name the accounts. Returns the ids of
-/// the accounts, each with the result of `of`.
-fn of_touched<T>(book: &JournaledLedger, of: impl Fn(AccountIndex) -> Option<T>) -> Vec<(Box<str>, T)> {
+/// Returns what `of` says about the accounts of the last transaction, each account once, in the order in which the transfers name them.
+fn of_touched<T>(book: &JournaledLedger, of: impl Fn(Box<str>, AccountIndex) -> Option<T>) -> Vec<T> {
     let accounts = book.ledger().accounts();
     let mut seen = HashSet::new();
     let touched = book.ledger().last_accounts().filter(|index| seen.insert(*index));
     let described = |index: AccountIndex| {
-        let (Some(id), Some(found)) = (accounts.id(index), of(index)) else {
+        let described = accounts.id(index).and_then(|id| of(Box::from(id), index));
+        let Some(described) = described else {
             panic!("account number {} was changed, but is not in the table", index.0);
         };
-        (Box::from(id), found)
+        described
     };
     touched.map(described).collect()
 }

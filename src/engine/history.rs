@@ -1,22 +1,22 @@
 //! Reads the past of the ledger. These methods ask EXEC only where the chain of an account begins. Everything else is read from the
 //! journal, by threads for blocking calls.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
-use tally_batch::BatchError;
 use tally_journal::Position;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
 use super::{
     command::{AccountHistory, Command, CommandReply},
     fault::{EngineError, StoreFault},
     history_reads::HistoryReads,
+    read_places::ReadPlace,
     tally_engine::{TallyEngine, unexpected},
 };
-use crate::store::embedded::{DurablePoint, HistoryReader, RecordError, history::Cancellation};
+use crate::{
+    security::Client,
+    store::embedded::{DurablePoint, HistoryReader, RecordError, history::Cancellation},
+};
 
 // ===== impl TallyEngine =====
 
@@ -96,72 +96,53 @@ impl TallyEngine {
     }
 
     /// Reads the history on a thread for blocking calls. `read` gets the reader, and the end of the durable blocks. At most
-    /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time. The others wait, but not longer than until `deadline`.
+    /// [`HISTORY_READS_MAX`](super::HISTORY_READS_MAX) reads run at a time, and at most
+    /// [`HISTORY_READS_OF_CLIENT_MAX`](super::HISTORY_READS_OF_CLIENT_MAX) of one client. The others wait, but not longer than until
+    /// `deadline`.
     ///
     /// # Errors
     /// [`EngineError`] if the journal can't be read, or if the deadline has passed before the read could begin.
     pub async fn read_history<T: Send + 'static>(
         &self,
+        client: &Client,
         deadline: Option<Instant>,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let permits = Arc::clone(&self.shared.history.permits);
-        self.read_with(permits, deadline, read).await
+        let places = &self.shared.history.places;
+        self.read_with(places.take(client, deadline), read).await
     }
 
-    /// Does the same as [`TallyEngine::read_history`], for a page of a watch. A watch may read page after page without end. So these
-    /// reads have a separate permit, and the other reads do not wait for them.
+    /// The same for a page of a watch. Such reads can go on without end, so they have a place of their own, and the other reads do not
+    /// wait for them.
     ///
     /// # Errors
     /// [`EngineError`] if the journal can't be read.
     pub async fn read_history_for_watch<T: Send + 'static>(
         &self,
+        client: &Client,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let permits = Arc::clone(&self.shared.history.watch_permits);
-        self.read_with(permits, None, read).await
+        let places = &self.shared.history.watch_places;
+        self.read_with(places.take(client, None), read).await
     }
 
     async fn read_with<T: Send + 'static>(
         &self,
-        permits: Arc<Semaphore>,
-        deadline: Option<Instant>,
+        place: impl Future<Output = Result<ReadPlace, EngineError>>,
         read: impl FnOnce(&HistoryReader, Position) -> Result<T, RecordError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let HistoryReads { reader, reads, .. } = self.shared.history.clone();
+        let HistoryReads { reader, reads, .. } = &self.shared.history;
         reads.fetch_add(1, Ordering::Relaxed);
         let end = self.durable().chain().position;
-        let permit = permit(permits, deadline).await?;
-        // The thread continues after this call was cancelled. The guard then makes the read end at its next step, so that its permit
-        // becomes free.
+        let place = place.await?;
+        // The thread goes on after this call has been cancelled. Then the read ends at its next step, so that its place is free.
         let cancellation = Cancellation::default();
         let _guard = cancellation.cancel_on_drop();
         let reader = reader.until(&cancellation);
         self.read_blocking(move || {
-            let _permit = permit;
+            let _place = place;
             read(&reader, end)
         })
         .await
     }
-}
-
-/// Waits for a permit until `deadline`.
-async fn permit(
-    permits: Arc<Semaphore>,
-    deadline: Option<Instant>,
-) -> Result<OwnedSemaphorePermit, EngineError> {
-    // Try without a timer first, because most reads need not wait.
-    if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-        return Ok(permit);
-    }
-    let waiting = permits.acquire_owned();
-    let permit = match deadline {
-        Some(deadline) => match timeout_at(deadline, waiting).await {
-            Ok(permit) => permit,
-            Err(_elapsed) => return Err(BatchError::ExpiredInQueue.into()),
-        },
-        None => waiting.await,
-    };
-    // The semaphore is never closed.
-    permit.map_err(|_| StoreFault::ReadFailed.into())
 }

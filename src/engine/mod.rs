@@ -37,7 +37,9 @@ mod pipeline;
 #[cfg(test)]
 mod pipeline_tests;
 mod prefetch;
+mod read_places;
 mod reads;
+mod record_reads;
 mod replica;
 mod replica_metrics;
 mod resume_writer;
@@ -60,14 +62,16 @@ pub use self::{
     command::{
         AccountHistory, BalancesAfter, CREATE_ACCOUNTS_MAX, Command, CommandReply, CreatedAccounts, Detail,
         Existing, LEGS_CHARGED, MovedAmounts, Outcomes, OwnedKey, PAGE_ACCOUNTS_MAX, PAGE_HOLD_SLOTS,
-        PastBalances, Processed,
+        PastAccount, PastBalances, Processed,
     },
     counters::{FoundBy, JournalCondition, LedgerFigures},
     engine_config::{CheckpointInterval, EngineConfig, HoldsMax},
     exec::ExecStep,
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
-    history_reads::HISTORY_READS_MAX,
+    history_reads::{
+        HISTORY_READS_MAX, HISTORY_READS_OF_CLIENT_MAX, RECORD_READS_MAX, RECORD_READS_OF_CLIENT_MAX,
+    },
     pending::EngineReply,
     pipeline::PipelineStep,
     scrubbing::ScrubRate,

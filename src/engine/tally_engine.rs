@@ -21,7 +21,7 @@ use super::{
     call_kind::CallKind,
     circuits::{CircuitReport, Circuits, TransitionKind},
     classify::EngineClassifier,
-    command::{Command, CommandReply, CreatedAccounts, Existing, OwnedKey, Processed},
+    command::{Command, CommandReply, CreatedAccounts, Existing, Processed},
     counters::{EngineCounters, JournalCondition, LedgerFigures},
     fault::{EngineError, StoreFault},
     health::{Condition, Health, PanicGuard},
@@ -35,7 +35,7 @@ use super::{
 use crate::{
     ledger_clock::{ClockError, ClockReading, ClockStep, LedgerClock},
     store::{
-        embedded::{FoundRecord, RecordError, RecordReader, RecoveryReport},
+        embedded::{RecordError, RecordReader, RecoveryReport},
         replicated::Replica,
     },
     telemetry::trace_link,
@@ -225,53 +225,6 @@ impl TallyEngine {
             return Err(unexpected());
         };
         Ok(updated)
-    }
-
-    /// Finds the record with a key. Returns `None` if no record has the key. A thread for blocking calls reads
-    /// the record, because neither EXEC nor NET may wait until a slow disk returns an old record.
-    ///
-    /// # Errors
-    /// [`EngineError`].
-    pub async fn record(
-        &self,
-        key: OwnedKey,
-        deadline: Option<Instant>,
-    ) -> Result<Option<FoundRecord>, EngineError> {
-        let CommandReply::Located(candidates) = self.read(Command::Locate(key.clone()), deadline).await?
-        else {
-            return Err(unexpected());
-        };
-        self.read_journal(move |records| {
-            let mut found = candidates.into_iter();
-            found
-                .find_map(|position| records.find(position, key.borrow()).transpose())
-                .transpose()
-        })
-        .await
-    }
-
-    /// Reads the records at these positions. EXEC must have returned the positions as those of records. See
-    /// [`TallyEngine::record`].
-    ///
-    /// # Errors
-    /// [`EngineError`].
-    pub async fn records_at(&self, positions: Vec<Position>) -> Result<Vec<FoundRecord>, EngineError> {
-        self.read_journal(move |records| {
-            positions
-                .into_iter()
-                .map(|position| records.at(position))
-                .collect()
-        })
-        .await
-    }
-
-    /// Reads from the journal on a thread for blocking calls.
-    async fn read_journal<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&RecordReader) -> Result<T, RecordError> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        let records = self.shared.records.clone();
-        self.read_blocking(move || read(&records)).await
     }
 
     /// Calls `read` on a thread for blocking calls, or here if the engine must not use other threads.

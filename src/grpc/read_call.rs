@@ -4,12 +4,15 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::transport::framing::Inbound;
-use crate::security::Scope;
+use crate::security::{Client, Scope};
 
 /// A call that reads the ledger.
 pub(crate) trait ReadCall: Send {
     /// The accounts and transactions that the caller may see.
     fn scope(&self) -> Scope;
+
+    /// The client with which the call is counted.
+    fn client(&self) -> Client;
 
     /// The time after which the caller no longer waits.
     fn deadline(&self) -> Option<Instant>;
@@ -24,6 +27,10 @@ pub(crate) trait ReadCall: Send {
 impl ReadCall for Inbound {
     fn scope(&self) -> Scope {
         Inbound::scope(self)
+    }
+
+    fn client(&self) -> Client {
+        Inbound::client(self)
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -140,9 +140,7 @@ impl Services {
             Handler::ListTransactions => transactions.list_transactions(call),
             Handler::GetChainHead => transactions.chain_head(call),
             Handler::StreamTransactions => transactions.stream_transactions(call, self.lifetime(authorised)),
-            Handler::WatchTransactions => {
-                transactions.watch_transactions(call, self.lifetime(authorised), peer.ip())
-            }
+            Handler::WatchTransactions => transactions.watch_transactions(call, self.lifetime(authorised)),
             Handler::Accounts(method) => self.accounts.call(method, call),
             Handler::Unary | Handler::Stream | Handler::HealthWatch => self.route(call, authorised, peer),
         }

@@ -1,9 +1,40 @@
-//! Decides which addresses count as one client. The limits for each client use this decision.
+//! Decides which calls come from one client. The limits for each client use this decision.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 /// Mask of the network part of an IPv6 address: the upper 64 bits (RFC 4291, 2.5.1).
 const NETWORK: u128 = !(u64::MAX as u128);
+
+/// Whose calls are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// All callers with this address, or from this network (see [`client_of`]).
+    Address(IpAddr),
+    /// All callers with a token of this name.
+    Principal(Arc<str>),
+    /// All callers of the operators' port. They need not wait for the calls of the gRPC port from the same address.
+    Operators,
+}
+
+// ===== impl Client =====
+
+impl Client {
+    /// Returns the client of a call. With a token, the address does not matter: many tenants can come through one proxy, and one tenant can
+    /// have many addresses.
+    #[must_use]
+    pub fn of_call(address: IpAddr, principal: Option<Arc<str>>) -> Self {
+        principal.map_or_else(|| address.into(), Client::Principal)
+    }
+}
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Self {
+        Client::Address(client_of(address))
+    }
+}
 
 /// Returns the client to which an address belongs. All limits by client use this value. The client is the IPv4 address
 /// itself, or the 64-bit network of an IPv6 address: a host in an IPv6 network can usually use all 2^64 addresses of

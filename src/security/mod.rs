@@ -18,7 +18,7 @@ pub use self::{
     audit::{Administrator, CircuitChange, ClockChange, Resignation},
     auth_failures::AuthFailure,
     bearer::bearer_token,
-    client::client_of,
+    client::{Client, client_of},
     error::{SecurityError, TlsError},
     refresher::Refresher,
     settings::{SecurityConfig, TlsPaths},

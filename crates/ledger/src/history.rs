@@ -82,7 +82,7 @@ pub struct Row {
 /// The rows of a record.
 pub type Rows = SmallVec<[Row; 1]>;
 
-const NOT_LINKED: Malformed = Malformed {
+pub(super) const NOT_LINKED: Malformed = Malformed {
     what: "a record of the account's history",
 };
 
@@ -93,15 +93,21 @@ impl Ledger {
     #[must_use]
     pub fn history(&self, account: AccountIndex) -> Option<History> {
         let accounts = self.accounts();
-        let found = accounts.get(account)?;
         Some(History {
             account,
-            newest: Step {
-                place: found.head,
-                balances: Some(found.balances),
-            },
+            newest: self.newest(account)?,
             last_update: accounts.last_update(account),
             waypoints: accounts.waypoints(account),
+        })
+    }
+
+    /// Returns the newest record of an account, and the balances after it, or `None` if no account has this number.
+    #[must_use]
+    pub fn newest(&self, account: AccountIndex) -> Option<Step> {
+        let found = self.accounts().get(account)?;
+        Some(Step {
+            place: found.head,
+            balances: Some(found.balances),
         })
     }
 }

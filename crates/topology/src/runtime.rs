@@ -22,9 +22,9 @@ use super::{
 };
 use crate::sys::affinity::{self, THIS_THREAD, Tid};
 
-/// Maximum number of blocking-pool threads of one runtime. Programs rarely use these threads, for example to look up
-/// host names and to read certificates.
-pub const BLOCKING_THREADS_MAX: usize = 4;
+/// Maximum number of blocking-pool threads of one runtime. Programs use these threads to look up host names, to read certificates, and to
+/// read files. They start when they are needed, and end when they are idle.
+pub const BLOCKING_THREADS_MAX: usize = 16;
 
 /// Name of blocking-pool threads. The programs `ps` and `top` show the first 15 bytes of a name.
 pub const BLOCKING_THREAD_NAME: &str = "tally-blocking";

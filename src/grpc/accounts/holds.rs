@@ -68,10 +68,10 @@ pub(crate) async fn holds_page(
             .map_err(|error| status::invalid_field("account_id", error.to_string()))?;
     }
     check_state(request.state)?;
-    let scope = call.scope();
+    let (scope, client) = (call.scope(), call.client());
     let start = HoldsStart::of(&request.page_token, &request.account_id, &scope)?;
     let mut page = Page {
-        lookup: Lookup::new(engine, call.deadline()),
+        lookup: Lookup::new(engine, &client, call.deadline()),
         account_id: &request.account_id,
         scope: scope.clone(),
         limit,

@@ -248,7 +248,7 @@ pub(crate) async fn read_account(
             from_account(*account)
         }
         Some(moment) => {
-            let account = history::account_as_of(engine, &id, moment, call.deadline()).await?;
+            let account = history::account_as_of(engine, &id, moment, call).await?;
             proto::Account {
                 etag: String::new(),
                 ..from_account(account)

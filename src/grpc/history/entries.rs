@@ -80,7 +80,8 @@ pub(crate) async fn entries_page(
     let history = found.history;
     let order = order_of(request.newest_first);
     let head = request.with_blocks.then(|| engine.durable().chain());
-    let read = engine.read_history(call.deadline(), move |reader, end| {
+    let client = call.client();
+    let read = engine.read_history(&client, call.deadline(), move |reader, end| {
         let (from, to) = match token {
             Some(Token { from, to, .. }) => (from, to),
             None => rows_of(reader, range, history.newest.place, end)?,
@@ -90,7 +91,7 @@ pub(crate) async fn entries_page(
         Ok((page, blocks, (from, to)))
     });
     let (page, blocks, (from, to)) = read.await?;
-    let lookup = Lookup::new(engine, call.deadline());
+    let lookup = Lookup::new(engine, &client, call.deadline());
     let counterparties: HashSet<_> = page.rows.iter().map(|row| row.row.counterparty).collect();
     let ids = lookup.ids(counterparties).await?;
     let next = page.next;

@@ -20,8 +20,9 @@ use crate::{
     engine::TallyEngine,
     grpc::{
         status,
-        transport::clients::{Client, ClientPlace, Clients},
+        transport::clients::{ClientPlace, Clients},
     },
+    security::Client,
     store::embedded::DurablePoint,
 };
 
@@ -98,7 +99,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) feed: Arc<Feed>,
-    client: Client,
+    pub(super) client: Client,
     _place: ClientPlace,
 }
 

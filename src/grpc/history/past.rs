@@ -1,13 +1,12 @@
 //! `GetAccount` with `as_of`.
 
 use tally_ledger::{Account, AccountSnapshot, Timestamp};
-use tokio::time::Instant;
 use tonic::Status;
 
 use super::range::{TIME_BOUNDS, time_of};
 use crate::{
     engine::{AccountHistory, TallyEngine},
-    grpc::status,
+    grpc::{read_call::ReadCall, status},
     proto::get_account_request::AsOf,
     store::embedded::history::Bound,
 };
@@ -20,10 +19,10 @@ pub(crate) async fn account_as_of(
     engine: &TallyEngine,
     id: &str,
     moment: AsOf,
-    deadline: Option<Instant>,
+    call: &impl ReadCall,
 ) -> Result<AccountSnapshot, Status> {
     let bound = bound_of(&moment)?;
-    let found = engine.account_history(id.to_owned(), deadline).await?;
+    let found = engine.account_history(id.to_owned(), call.deadline()).await?;
     let not_found = || status::account_not_found(id);
     let AccountHistory {
         now,
@@ -33,7 +32,8 @@ pub(crate) async fn account_as_of(
         as_of_max,
     } = *found.ok_or_else(not_found)?;
     check_past(bound, next_sequence, as_of_max)?;
-    let past = engine.read_history(deadline, move |reader, end| {
+    let client = call.client();
+    let past = engine.read_history(&client, call.deadline(), move |reader, end| {
         let place = reader.place_after(bound, end)?;
         let Some(balances) = reader.balances_before(&history, place)? else {
             return Ok(None);

@@ -125,8 +125,8 @@ pub(crate) async fn transactions_page(
     let next = durable.order().next_sequence;
     let head = request.with_blocks.then(|| durable.chain());
     call.hold(TRANSACTIONS_BYTES_MAX)?;
-    let scanned = filter.clone();
-    let read = engine.read_history(call.deadline(), move |reader, _| {
+    let (scanned, client) = (filter.clone(), call.client());
+    let read = engine.read_history(&client, call.deadline(), move |reader, _| {
         let end = durable.chain().position;
         let (from, to) = match token {
             Some(Token { from, to, .. }) => (from, to.min(next)),
@@ -137,7 +137,7 @@ pub(crate) async fn transactions_page(
         Ok((page, blocks, (from, to)))
     });
     let (page, blocks, (from, to)) = read.await?;
-    let lookup = Lookup::new(engine, call.deadline());
+    let lookup = Lookup::new(engine, &client, call.deadline());
     let (found, left_out) = fitting(page.records, call)?;
     let mut accounts = HashSet::new();
     for event in &found {

@@ -3,7 +3,7 @@
 //! A watcher knows only the next sequence that it must send. It takes the batch with this sequence from the window of the feed, or reads
 //! a page of the journal. So there is no gap and no duplicate, whichever of the two it reads.
 
-use std::{collections::VecDeque, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -26,7 +26,7 @@ use crate::{
         status,
         transport::{
             budget::{Reservation, until_sent},
-            clients::{Client, ClientPlace},
+            clients::ClientPlace,
             connection_limits::ConnectionLimits,
             framing::{AdmittedCall, Inbound},
             lifetime::Lifetime,
@@ -85,7 +85,7 @@ struct Watcher {
     has_begun: bool,
 }
 
-/// Begins a watch of the client with this address.
+/// Begins a watch.
 ///
 /// # Errors
 /// INVALID_ARGUMENT, RESOURCE_EXHAUSTED with too many watchers or too little memory.
@@ -93,16 +93,14 @@ pub(crate) async fn watch(
     feed: &Arc<Feed>,
     call: AdmittedCall,
     lifetime: Lifetime,
-    client: IpAddr,
 ) -> Result<Frames, Status> {
     let (request, mut inbound) =
         Inbound::read_request::<WatchTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
     let filter = Filter::of(&request.id_prefix, inbound.scope())?;
     let next = first_sequence(feed, request.from_sequence, inbound.deadline).await?;
     inbound.hold(WATCH_BYTES)?;
-    let client = Client::of_call(client, inbound.principal());
     let watcher = Watcher {
-        subscription: feed.subscribe(client)?,
+        subscription: feed.subscribe(inbound.client())?,
         filter,
         limits: Arc::clone(&inbound.limits),
         held: Arc::new(inbound.into_reservation()),
@@ -271,11 +269,11 @@ impl Watcher {
             // The memory of a small page is part of `WATCH_BYTES`.
             None => (SMALL_PAGE, (self.reserve(0)?, None)),
         };
-        let Subscription { feed, .. } = &self.subscription;
+        let Subscription { feed, client, .. } = &self.subscription;
         let durable = feed.engine.durable();
         let (first, to, end) = (self.next, durable.order().next_sequence, durable.chain().position);
         let filter = self.filter.clone();
-        let read = feed.engine.read_history_for_watch(move |reader, _| {
+        let read = feed.engine.read_history_for_watch(client, move |reader, _| {
             reader.transactions_within((first, to), most.records, end, &|record| filter.accepts(record))
         });
         let page = read.await?;

@@ -16,8 +16,9 @@ use crate::{
 
 /// Maximum memory of an amount that was moved, in bytes: 16 in the engine's answer, and 22 in the message.
 const MOVED_BYTES_MAX: usize = 40;
-/// Maximum memory of the balances of an account, in bytes: the id and the four columns, in the engine's answer and in the message. The answer
-/// to a repeated transaction has the beginning of the account's history instead, until the balances are read.
+/// Maximum memory of the balances of an account, in bytes: the id and the four columns, in the engine's answer and in the message. Before
+/// they are read for a transaction of the past, the answer has the account's newest record in their place, and
+/// the walk that finds them has an entry for the account.
 const BALANCES_BYTES_MAX: usize = 512;
 /// Memory of a detail in addition to its amounts and balances, in bytes. The list of details can have twice the capacity that it needs.
 const DETAIL_BYTES: usize = 2 * size_of::<Detail>();

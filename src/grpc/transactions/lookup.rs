@@ -21,7 +21,7 @@ use crate::{
         status,
     },
     proto::{self, transaction::Outcome, transfer},
-    security::Scope,
+    security::{Client, Scope},
     store::embedded::FoundRecord,
 };
 
@@ -42,6 +42,7 @@ pub(crate) const IDS_TOGETHER: usize = 512;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lookup<'a> {
     engine: &'a TallyEngine,
+    client: &'a Client,
     deadline: Option<Instant>,
 }
 
@@ -100,9 +101,23 @@ enum Fate {
 // ===== impl Lookup =====
 
 impl<'a> Lookup<'a> {
-    /// Returns the reads of a call with this deadline.
-    pub(crate) const fn new(engine: &'a TallyEngine, deadline: Option<Instant>) -> Self {
-        Lookup { engine, deadline }
+    /// Returns the reads of a call of this client with this deadline.
+    pub(crate) const fn new(engine: &'a TallyEngine, client: &'a Client, deadline: Option<Instant>) -> Self {
+        Lookup {
+            engine,
+            client,
+            deadline,
+        }
+    }
+
+    async fn record(self, key: OwnedKey) -> Result<Option<FoundRecord>, EngineError> {
+        self.engine.record(key, self.client, self.deadline).await
+    }
+
+    async fn records_at(self, positions: Vec<Position>) -> Result<Vec<FoundRecord>, EngineError> {
+        self.engine
+            .records_at(positions, self.client, self.deadline)
+            .await
     }
 
     /// Finds a transaction by its id.
@@ -111,7 +126,7 @@ impl<'a> Lookup<'a> {
     /// An error of the engine.
     pub(crate) async fn transaction(self, id: &str) -> Result<Option<Found>, Status> {
         let key = OwnedKey::Transaction(id.to_owned());
-        let Some(record) = self.engine.record(key, self.deadline).await? else {
+        let Some(record) = self.record(key).await? else {
             return Ok(None);
         };
         let fate = parts(&record)?.fate();
@@ -136,7 +151,7 @@ impl<'a> Lookup<'a> {
         let own = holds.iter().map(|hold| Position::from_u64(hold.place));
         let advanced = holds.iter().filter(|hold| hold.newest != hold.place);
         let newest = advanced.map(|hold| Position::from_u64(hold.newest));
-        let mut records = self.engine.records_at(own.chain(newest).collect()).await?;
+        let mut records = self.records_at(own.chain(newest).collect()).await?;
         let mut newest = records.split_off(holds.len().min(records.len())).into_iter();
         let with_progress = |(record, hold): (FoundRecord, &Hold)| {
             let newest = (hold.newest != hold.place).then(|| newest.next());
@@ -184,11 +199,11 @@ impl<'a> Lookup<'a> {
                 return Ok(Progress::Untouched);
             }
             let newest = vec![Position::from_u64(hold.newest)];
-            let newest = self.engine.records_at(newest).await?.pop();
+            let newest = self.records_at(newest).await?.pop();
             return Ok(newest.map_or(Progress::Untouched, Progress::PartlyPosted));
         }
         let key = OwnedKey::HoldEnd(id.to_owned());
-        let end = self.engine.record(key, self.deadline).await?;
+        let end = self.record(key).await?;
         let end = end.ok_or_else(|| StoreFault::damaged_at(position))?;
         Ok(Progress::Ended(end))
     }
@@ -198,7 +213,7 @@ impl<'a> Lookup<'a> {
         let mut reversals = Vec::new();
         for number in 1..=REVERSALS_MAX {
             let key = OwnedKey::Reversal(id.to_owned(), number);
-            let Some(record) = self.engine.record(key, self.deadline).await? else {
+            let Some(record) = self.record(key).await? else {
                 break;
             };
             reversals.push(parts(&record)?.transaction.id().to_owned());

@@ -3,7 +3,7 @@
 //! Requests are read without tonic's server; `transport/framing.rs` gives the reasons. Requests with transactions are
 //! read without the generated types; `wire.rs` gives the reason.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use tally_ledger::id::check_id;
 use tonic::Status;
@@ -79,16 +79,11 @@ impl TransactionService {
         Box::pin(async move { Ok(limits.answer(history::list_transactions(engine, call).await)) })
     }
 
-    /// Answers `WatchTransactions` to the client with this address. `lifetime` decides when the service ends the watch.
-    pub(crate) fn watch_transactions(
-        &self,
-        call: AdmittedCall,
-        lifetime: Lifetime,
-        client: IpAddr,
-    ) -> AnswerFuture {
+    /// Answers `WatchTransactions`. `lifetime` decides when the service ends the watch.
+    pub(crate) fn watch_transactions(&self, call: AdmittedCall, lifetime: Lifetime) -> AnswerFuture {
         let (feed, limits) = (Arc::clone(&self.feed), Arc::clone(&call.limits));
         Box::pin(async move {
-            Ok(match history::watch(&feed, call, lifetime, client).await {
+            Ok(match history::watch(&feed, call, lifetime).await {
                 Ok(frames) => Answer::frames(frames, &limits.memory),
                 Err(status) => limits.answer_failed(status),
             })
@@ -140,7 +135,8 @@ pub(crate) async fn read_transaction(
     if !scope.contains(id.as_bytes()) {
         return Err(status::transaction_not_found(&id));
     }
-    let lookup = Lookup::new(engine, call.deadline());
+    let client = call.client();
+    let lookup = Lookup::new(engine, &client, call.deadline());
     let found = lookup.transaction(&id).await?;
     let found = found.ok_or_else(|| status::transaction_not_found(&id))?;
     call.hold(found.memory_bytes()?)?;
@@ -150,7 +146,7 @@ pub(crate) async fn read_transaction(
     let mut transaction = found.describe(&ids, &scope)?;
     if request.with_block {
         let head = engine.durable().chain();
-        let read = engine.read_history(call.deadline(), move |reader, _| {
+        let read = engine.read_history(&client, call.deadline(), move |reader, _| {
             let blocks = Blocks::of(reader, std::iter::once(found.record()), Some(&head))?;
             Ok(blocks.get(found.record()))
         });
@@ -252,7 +248,8 @@ async fn execute(
     leave_out_foreign(&mut processed, &inbound.scope());
     if has_past_balances(&processed) {
         // Boxed, because few calls need this large future.
-        Box::pin(engine.read_past_balances(batch, &mut processed, inbound.deadline)).await?;
+        let client = inbound.client();
+        Box::pin(engine.read_past_balances(batch, &mut processed, &client, inbound.deadline)).await?;
     }
     Ok(processed)
 }

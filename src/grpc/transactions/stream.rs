@@ -32,7 +32,7 @@ use crate::{
             lifetime::Lifetime,
         },
     },
-    security::Scope,
+    security::{Client, Scope},
 };
 
 /// The outcomes of the transactions of a chunk, or the error of the chunk.
@@ -54,6 +54,8 @@ pub(crate) struct StreamAnswers {
     /// `None` after reading has ended.
     chunks: Option<Chunks>,
     deadline: Option<Instant>,
+    /// The client with which the stream is counted.
+    client: Client,
     /// The sequence to which all chunks of the stream belong. The engine executes the chunks of a sequence in order. If
     /// it does not execute a chunk, it executes no later chunk.
     sequence: Sequence,
@@ -111,6 +113,7 @@ impl StreamAnswers {
     pub(crate) fn new(engine: Arc<TallyEngine>, inbound: Inbound, lifetime: Lifetime) -> Self {
         StreamAnswers {
             deadline: inbound.deadline,
+            client: inbound.client(),
             chunks: Some(Chunks {
                 inbound,
                 engine: Arc::clone(&engine),
@@ -185,7 +188,14 @@ impl StreamAnswers {
         // clients.
         let called = called.map(|called| {
             let (engine, batch) = (Arc::clone(engine), Arc::clone(&batch));
-            let answered = answered(called, engine, batch, places.scope.clone(), deadline);
+            let answered = answered(
+                called,
+                engine,
+                batch,
+                places.scope.clone(),
+                self.client.clone(),
+                deadline,
+            );
             AbortOnDropHandle::new(tokio::spawn(answered))
         });
         Box::pin(async move {
@@ -292,12 +302,13 @@ async fn answered(
     engine: Arc<TallyEngine>,
     batch: Arc<TransactionBatch>,
     scope: Scope,
+    client: Client,
     deadline: Option<Instant>,
 ) -> ChunkOutcomes {
     let mut processed = called.await?;
     leave_out_foreign(&mut processed, &scope);
     if has_past_balances(&processed) {
-        Box::pin(engine.read_past_balances(&batch, &mut processed, deadline)).await?;
+        Box::pin(engine.read_past_balances(&batch, &mut processed, &client, deadline)).await?;
     }
     Ok(processed)
 }

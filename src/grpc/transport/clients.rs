@@ -3,25 +3,15 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, OnceLock},
 };
 
 use parking_lot::Mutex;
 
 use crate::{
-    security::client_of,
+    security::Client,
     telemetry::{Families, MetricSource},
 };
-
-/// A client: the callers whose places are counted together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
-    /// All callers with this address, or from this network (see [`client_of`]).
-    Address(IpAddr),
-    /// All callers with a token of this name.
-    Principal(Arc<str>),
-}
 
 /// Counts the places in use, in total and for each client. All clones share the same counts.
 #[derive(Debug, Clone)]
@@ -50,22 +40,6 @@ pub(crate) struct ClientPlace {
 /// The metrics of the connections to the gRPC port. All values are 0 until the port is served. Clones share the values.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionMetrics(Arc<OnceLock<Clients>>);
-
-// ===== impl Client =====
-
-impl Client {
-    /// Returns the client of a call. If the call has a token, the address does not matter: many tenants can use one proxy, and one tenant can
-    /// have many addresses.
-    pub(crate) fn of_call(address: IpAddr, principal: Option<Arc<str>>) -> Self {
-        principal.map_or_else(|| address.into(), Client::Principal)
-    }
-}
-
-impl From<IpAddr> for Client {
-    fn from(address: IpAddr) -> Self {
-        Client::Address(client_of(address))
-    }
-}
 
 // ===== impl Clients =====
 
@@ -152,6 +126,8 @@ impl Drop for ClientPlace {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]

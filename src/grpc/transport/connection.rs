@@ -117,7 +117,7 @@ impl Connections {
         let memory = ConnectionMemory::new(self.budget.share(peer.ip()));
         let throttle = Throttle::new(&self.unsent);
         let (socket, cut_slot) = GovernedSocket::new(stream, &throttle);
-        let limits = ConnectionLimits::new(self.config.message_time_max, memory, throttle);
+        let limits = ConnectionLimits::new(peer.ip(), self.config.message_time_max, memory, throttle);
         self.serve_calls(socket, peer, Arc::new(limits)).await;
         let cut = cut_slot.lock().take();
         if let Some(cut) = cut {

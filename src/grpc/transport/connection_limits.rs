@@ -1,7 +1,7 @@
 //! The limits of one connection: the time in which a message must arrive, the memory of the calls, and the number of
 //! refused calls after which the service cuts the connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -22,8 +22,9 @@ const HEADERS_MAX: usize = 64;
 /// The limits of a connection. All calls of the connection share this value.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimits {
-    /// The time within which a message must arrive. Also the longest time for which the client of a watch may read
-    /// nothing.
+    /// The address of the client.
+    pub(crate) address: IpAddr,
+    /// The longest time in which a message must arrive, and in which a client may take nothing of a watch.
     pub(crate) time_max: Duration,
     pub(crate) memory: Arc<ConnectionMemory>,
     pub(super) throttle: Arc<Throttle>,
@@ -45,9 +46,15 @@ pub(crate) struct Parked(Arc<ConnectionLimits>);
 // ===== impl ConnectionLimits =====
 
 impl ConnectionLimits {
-    /// Returns the limits of a new connection.
-    pub(crate) fn new(time_max: Duration, memory: Arc<ConnectionMemory>, throttle: Arc<Throttle>) -> Self {
+    /// Returns the limits of a new connection from this address.
+    pub(crate) fn new(
+        address: IpAddr,
+        time_max: Duration,
+        memory: Arc<ConnectionMemory>,
+        throttle: Arc<Throttle>,
+    ) -> Self {
         ConnectionLimits {
+            address,
             time_max,
             memory,
             throttle,

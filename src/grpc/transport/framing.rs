@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     grpc::status,
-    security::{Principal, Scope},
+    security::{Client, Principal, Scope},
 };
 
 /// Number of bytes that a call reads before it lets the other tasks of its thread run.
@@ -134,6 +134,11 @@ impl Inbound {
     /// The name of the caller's token. `None` if the service asks for no tokens.
     pub(crate) fn principal(&self) -> Option<Arc<str>> {
         self.caller.as_ref().map(|caller| Arc::clone(&caller.name))
+    }
+
+    /// The client with which the call is counted.
+    pub(crate) fn client(&self) -> Client {
+        Client::of_call(self.limits.address, self.principal())
     }
 
     /// The accounts and transactions that the caller may touch and see.

@@ -4,11 +4,13 @@ use std::{net::IpAddr, sync::Arc};
 
 use bytesize::ByteSize;
 use tally::{
-    engine::{EngineConfig, HISTORY_READS_MAX, ScrubRate},
+    engine::{
+        EngineConfig, HISTORY_READS_MAX, HISTORY_READS_OF_CLIENT_MAX, RECORD_READS_OF_CLIENT_MAX, ScrubRate,
+    },
     grpc::NetConfig,
     proto::{
-        CreateAccountRequest, GetAccountRequest, ListAccountEntriesRequest, ListTransactionsRequest,
-        StreamTransactionsRequest, account_service_client::AccountServiceClient,
+        CreateAccountRequest, GetAccountRequest, GetTransactionRequest, ListAccountEntriesRequest,
+        ListTransactionsRequest, StreamTransactionsRequest, account_service_client::AccountServiceClient,
         transaction_service_client::TransactionServiceClient,
     },
     security::Security,
@@ -81,6 +83,13 @@ async fn other_calls(channel: Channel, name: &str) {
     assert_eq!(count, CALLS);
 }
 
+async fn stalled(service: &Service, count: usize) {
+    let disk = service.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_stalled_reads(count))
+        .await
+        .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hanging_reads_of_the_history_delay_no_write() {
     let config = EngineConfig {
@@ -108,13 +117,32 @@ async fn hanging_reads_of_the_history_delay_no_write() {
         listings.spawn(async move { accounts.list_account_entries(statement()).await });
     };
     let accounts = service.accounts().await;
-    for _ in 0..HISTORY_READS_MAX {
+    for _ in 0..HISTORY_READS_OF_CLIENT_MAX {
         list(&mut listings, accounts.clone());
     }
-    let disk = service.disk.clone();
-    tokio::task::spawn_blocking(move || disk.wait_for_stalled_reads(HISTORY_READS_MAX))
-        .await
-        .unwrap();
+    let other = AccountServiceClient::new(channel_of(&service, OTHER).await);
+    for _ in HISTORY_READS_OF_CLIENT_MAX..HISTORY_READS_MAX {
+        list(&mut listings, other.clone());
+    }
+    stalled(&service, HISTORY_READS_MAX).await;
+
+    // The reads of single records of a client leave some places for the others.
+    let mut found = JoinSet::new();
+    let find = |found: &mut JoinSet<_>, mut client: TransactionServiceClient<Channel>| {
+        let transaction_id = "old-7".to_owned();
+        let request = GetTransactionRequest {
+            transaction_id,
+            ..GetTransactionRequest::default()
+        };
+        found.spawn(async move { client.get_transaction(request).await });
+    };
+    for _ in 0..CALLS {
+        find(&mut found, client.clone());
+    }
+    stalled(&service, HISTORY_READS_MAX + RECORD_READS_OF_CLIENT_MAX).await;
+    let other = TransactionServiceClient::new(channel_of(&service, OTHER).await);
+    find(&mut found, other);
+    stalled(&service, HISTORY_READS_MAX + RECORD_READS_OF_CLIENT_MAX + 1).await;
     other_calls(service.channel().await, "same").await;
 
     // A further listing gets no place before its deadline. It was not begun, and may be repeated.
@@ -142,6 +170,9 @@ async fn hanging_reads_of_the_history_delay_no_write() {
     other_calls(channel_of(&service, OTHER).await, "other").await;
 
     service.disk.release_reads();
+    for found in found.join_all().await {
+        found.unwrap();
+    }
     let (mut listed, mut refused) = (0, 1);
     for listing in listings.join_all().await {
         match listing {

@@ -2,20 +2,23 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use tally::engine::HISTORY_READS_MAX;
+use tally::engine::{EngineError, HISTORY_READS_MAX, HISTORY_READS_OF_CLIENT_MAX};
 use tally::proto::{
     Account, AccountEntry, Balances, GetAccountRequest, GetChainHeadRequest, GetTransactionRequest,
     ListAccountEntriesRequest, ListTransactionsRequest, ProcessTransactionRequest,
     ProcessTransactionsRequest, Side, Transaction, TransactionPhase, TransferEffect, amount,
     get_account_request::AsOf, transaction,
 };
+use tally::security::Client;
 use tally::store::embedded::{HistoryReader, RecordError, history::CHUNK_BYTES};
+use tokio::task::JoinHandle;
 use tonic::Code;
 
 use super::{
@@ -708,29 +711,70 @@ fn endless(reader: &HistoryReader) -> Result<(), RecordError> {
     }
 }
 
-#[tokio::test]
-async fn a_cancelled_read_ends_and_gives_back_its_permit() {
-    let service = Service::start(&config()).await;
-    let begun = Arc::new(AtomicUsize::new(0));
-    let reads: Vec<_> = (0..HISTORY_READS_MAX)
-        .map(|_| {
-            let (engine, begun) = (service.engine.clone(), Arc::clone(&begun));
-            tokio::spawn(async move {
-                let read = engine.read_history(None, move |reader, _| {
-                    begun.fetch_add(1, Ordering::Relaxed);
-                    endless(reader)
-                });
-                read.await
-            })
+/// A client with this number.
+fn client(number: u8) -> Client {
+    IpAddr::from([127, 0, 0, number]).into()
+}
+
+/// Begins `count` endless reads of a client. `begun` counts those that have a place.
+fn begin_endless(
+    service: &Service,
+    client: &Client,
+    count: usize,
+    begun: &Arc<AtomicUsize>,
+) -> Vec<JoinHandle<Result<(), EngineError>>> {
+    let reads = (0..count).map(|_| {
+        let (engine, client, begun) = (service.engine.clone(), client.clone(), Arc::clone(begun));
+        tokio::spawn(async move {
+            let read = engine.read_history(&client, None, move |reader, _| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                endless(reader)
+            });
+            read.await
         })
-        .collect();
-    while begun.load(Ordering::Relaxed) < HISTORY_READS_MAX {
+    });
+    reads.collect()
+}
+
+async fn wait_until_begun(begun: &AtomicUsize, count: usize) {
+    while begun.load(Ordering::Relaxed) < count {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_cancelled_read_ends_and_gives_back_its_place() {
+    let service = Service::start(&config()).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let of_others = HISTORY_READS_MAX - HISTORY_READS_OF_CLIENT_MAX;
+    let mut reads = begin_endless(&service, &client(1), HISTORY_READS_OF_CLIENT_MAX, &begun);
+    reads.extend(begin_endless(&service, &client(2), of_others, &begun));
+    wait_until_begun(&begun, HISTORY_READS_MAX).await;
     for read in reads {
         read.abort();
     }
-    // Without a free permit, this read would wait for ever.
-    let read = service.engine.read_history(None, |_, _| Ok(7)).await;
-    assert_eq!(read.unwrap(), 7);
+    // Without a free place, these reads would wait for ever.
+    for number in 1..=3 {
+        let client = client(number);
+        let read = service.engine.read_history(&client, None, |_, _| Ok(7));
+        assert_eq!(read.await.unwrap(), 7);
+    }
+}
+
+/// Its reads never end, and it has begun many more of them than there are places.
+#[tokio::test]
+async fn one_client_cant_keep_the_others_from_reading_the_history() {
+    let service = Service::start(&config()).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let reads = begin_endless(&service, &client(1), 10 * HISTORY_READS_MAX, &begun);
+    wait_until_begun(&begun, HISTORY_READS_OF_CLIENT_MAX).await;
+    let other = client(2);
+    for _ in 0..100 {
+        let read = service.engine.read_history(&other, None, |_, _| Ok(7));
+        assert_eq!(read.await.unwrap(), 7);
+    }
+    assert_eq!(begun.load(Ordering::Relaxed), HISTORY_READS_OF_CLIENT_MAX);
+    for read in reads {
+        read.abort();
+    }
 }

@@ -1,7 +1,7 @@
 //! Tests of open streams: what happens if their client does not read or cancels, how much of a batch they may fill, and
 //! how they end.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -129,7 +129,8 @@ async fn a_cancelled_stream_withdraws_its_queued_requests() {
         call.await.unwrap().unwrap();
     }
     let key = OwnedKey::Transaction("given-up".to_owned());
-    let booked = service.engine.record(key, None).await;
+    let client = IpAddr::from([127, 0, 0, 1]).into();
+    let booked = service.engine.record(key, &client, None).await;
     assert!(booked.unwrap().is_none());
 }
 

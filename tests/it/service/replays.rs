@@ -177,8 +177,10 @@ async fn balances_that_cant_be_read_concern_their_own_transaction_only() {
     let service = Service::start(&patient_config()).await;
     service.open_accounts(&["bank", "shop"]).await;
     let pay = |id: &str| shown(transaction(id, vec![transfer("bank", "shop", 1)]));
-    batch(&service, &[pay("old"), pay(DAMAGED)]).await;
-    // The chain back to the old record leads through this record.
+    for id in [DAMAGED, "old", "newer"] {
+        batch(&service, &[pay(id)]).await;
+    }
+    // The way back from the old record leads over this one.
     let segment = Path::new("/data/journal/0000000000.segment");
     let contents = service.disk.contents(segment);
     let offset = contents
@@ -211,4 +213,45 @@ async fn balances_that_cant_be_read_concern_their_own_transaction_only() {
             .into_inner()
             .replayed
     );
+}
+
+/// Transactions with 512 accounts each: first the same ones in all, then others in some.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_records_that_accounts_share_are_read_once() {
+    let service = Service::start(&patient_config()).await;
+    let names: Vec<String> = (0..512).map(|number| format!("p{number}")).collect();
+    let others: Vec<String> = (0..256).map(|number| format!("q{number}")).collect();
+    let all: Vec<&str> = names.iter().chain(&others).map(String::as_str).collect();
+    for some in all.chunks(256) {
+        service.open_accounts(some).await;
+    }
+    let between = |id: &str, debited: &[String], credited: &[String]| {
+        let pairs = debited.iter().zip(credited);
+        let transfers = pairs.map(|(debit, credit)| transfer(debit, credit, 3));
+        shown(transaction(id, transfers.collect()))
+    };
+    let (left, right) = names.split_at(256);
+    let mut requests = Vec::new();
+    for number in 0..200 {
+        let debited = if number % 3 == 2 { &others } else { left };
+        requests.push(between(&format!("t{number}"), debited, right));
+    }
+    let mut first = Vec::new();
+    for some in requests.chunks(50) {
+        first.extend(batch(&service, some).await.into_iter().map(committed));
+    }
+    assert!(first.iter().all(|answer| answer.balances.len() == 512));
+    for number in [150, 151, 152, 198, 199] {
+        let (reads, records) = service.engine.history_figures();
+        let again = batch(&service, &requests[number..=number]).await;
+        let again = committed(again.into_iter().next().unwrap());
+        assert_eq!(again.balances, first[number].balances, "{number}");
+        let (reads, records) = {
+            let (reads_now, records_now) = service.engine.history_figures();
+            (reads_now - reads, records_now - records)
+        };
+        // A walk for each account would read more than ten thousand. The balances after the newest record are known.
+        assert!(records <= 150, "{records} records of {number}");
+        assert!(reads <= 2, "{reads} reads of {number}");
+    }
 }

@@ -105,9 +105,41 @@ fn entry(history: &History, log: &MemoryLog, step: Step) -> tally_ledger::histor
     history.entry(step, &log.framed(place)).unwrap()
 }
 
+/// Walks back from the record at `place` for these accounts. Returns the balances after it, and the number of records that were read.
+fn walk_jointly(log: &MemoryLog, place: u64, accounts: &[AccountIndex]) -> (Vec<Balances>, usize) {
+    let mut walk = JointWalk::new(place, accounts.iter().copied());
+    let (mut limit, mut read) = (u64::MAX, 0);
+    while let Some(next) = walk.next_place() {
+        assert!(next < limit, "the record at {next} is read twice");
+        limit = next;
+        walk.pass(&log.framed(usize::try_from(next).unwrap())).unwrap();
+        read += 1;
+    }
+    let balances = accounts.iter().map(|account| walk.balances(*account).unwrap());
+    (balances.collect(), read)
+}
+
+/// Checks joint walks for all accounts of each record.
+fn check_joint_walks(log: &MemoryLog, moments: &BTreeMap<AccountIndex, Vec<Moment>>) {
+    let mut records = BTreeMap::<u64, (Vec<AccountIndex>, Vec<Balances>)>::new();
+    for (account, of_account) in moments {
+        for (place, balances, _) in of_account {
+            let (accounts, expected) = records.entry(*place).or_default();
+            accounts.push(*account);
+            expected.push(*balances);
+        }
+    }
+    for (place, (accounts, expected)) in records {
+        let (found, _) = walk_jointly(log, place, &accounts);
+        assert_eq!(found, expected, "after the record at {place}");
+    }
+}
+
 /// Checks that the chain of each account has all its records, with the balances after each, and that searches find them.
 pub(super) fn check_histories(ledger: &Ledger, log: &MemoryLog) {
-    for (account, expected) in moments(log) {
+    let all = moments(log);
+    check_joint_walks(log, &all);
+    for (account, expected) in all {
         let history = ledger.history(account).unwrap();
         let mut step = Some(history.newest);
         let mut found = Vec::new();
@@ -222,6 +254,45 @@ fn every_account_that_keeps_moving_gets_its_waypoints() {
                 "{greatest} links, pool of {pool}, random: {is_random}"
             );
         }
+    }
+}
+
+#[test]
+fn a_joint_walk_reads_the_records_that_many_accounts_share_once() {
+    const ACCOUNTS: usize = 512;
+    let mut world = World::new();
+    let names: Vec<String> = (0..ACCOUNTS).map(|number| format!("p{number}")).collect();
+    let all = names.iter().map(|name| super::broken_logs::open(name));
+    world.ledger.create_accounts(all.collect(), &mut world.log);
+    let transfers: Vec<_> = names
+        .chunks(2)
+        .map(|pair| transfer(&pair[0], &pair[1], 1))
+        .collect();
+    for record in 0..300 {
+        world.process(&Content::posted(&format!("t{record}"), &transfers));
+    }
+    let indexes: Vec<_> = (0..ACCOUNTS).map(|number| AccountIndex(number as u32)).collect();
+    let places: Vec<_> = world
+        .log
+        .records()
+        .skip(ACCOUNTS)
+        .map(|(place, _)| place)
+        .collect();
+    for record in [0, 10, 150, 299] {
+        let (found, read) = walk_jointly(&world.log, places[record], &indexes);
+        for (number, balances) in found.iter().enumerate() {
+            let side = [Side::Debit, Side::Credit][number % 2];
+            let moved = Amount::new(record as u128 + 1);
+            assert_eq!(
+                balances.column(side, Column::Posted),
+                moved,
+                "account {number} after {record}"
+            );
+        }
+        // One walk for each account would read about 30 records for each.
+        let most = if record == 0 { 1 + ACCOUNTS } else { 96 + ACCOUNTS };
+        assert!(read <= most, "{read} records after {record}");
+        assert!(record < 100 || read <= 96, "{read} records after {record}");
     }
 }
 

@@ -13,6 +13,7 @@ mod transactions;
 
 pub use block_walk::CHUNK_BYTES;
 pub use cancellation::{CancelOnDrop, Cancellation};
+pub(crate) use reader::unexpected;
 pub use reader::{Bound, HistoryReader};
 pub use statement::{Order, Page, RowPlace, STATEMENT_BYTES_MAX, StatementRow};
 pub use transactions::{TRANSACTIONS_BYTES_MAX, TransactionPage};

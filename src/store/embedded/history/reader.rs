@@ -7,7 +7,7 @@ use std::sync::{
 
 use tally_journal::{BlockHash, ChainPoint, JournalReader, Position};
 use tally_ledger::{
-    AccountTerms, Balances, History, Malformed, Record, RecordKey, Timestamp,
+    AccountTerms, Balances, History, JointWalk, Malformed, Record, RecordKey, Timestamp,
     history::{Entry, LastUpdate, Step},
 };
 
@@ -134,34 +134,39 @@ impl HistoryReader {
         }
     }
 
-    /// Returns the balances that accounts had directly after the record with this key. `candidates` are the positions where the record may
-    /// be. The record must exist, and have changed all of the accounts.
+    /// Returns the place of the record with this key, which must exist. `candidates` are the positions where it may be.
     ///
     /// # Errors
-    /// [`RecordError`] if the journal can't be read, or is not the journal from which the histories come.
-    pub fn balances_after<T>(
-        &self,
-        key: RecordKey<'_>,
-        candidates: &[Position],
-        accounts: Vec<(T, History)>,
-    ) -> Result<Vec<(T, Balances)>, RecordError> {
-        let mut record = None;
+    /// [`RecordError`] if the journal can't be read.
+    pub fn place_of(&self, key: RecordKey<'_>, candidates: &[Position]) -> Result<u64, RecordError> {
         for position in candidates {
-            record = self.records.find(*position, key)?;
-            if record.is_some() {
-                break;
+            if let Some(record) = self.records.find(*position, key)? {
+                return Ok(record.position().as_u64());
             }
         }
         let first = candidates.first().copied();
-        let position = match record {
-            Some(record) => record.position(),
-            None => return Err(unexpected(first.unwrap_or_else(|| Position::new(0, 0)))),
-        };
-        let balances = |(account, history): (T, History)| {
-            let balances = self.balances_before(&history, position.as_u64() + 1)?;
-            Ok((account, balances.ok_or_else(|| unexpected(position))?))
-        };
-        accounts.into_iter().map(balances).collect()
+        Err(unexpected(first.unwrap_or_else(|| Position::new(0, 0))))
+    }
+
+    /// Takes a walk to its end, but reads at most `records_max` records. Returns the number of records that it has read.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the journal can't be read, or is not the one from which the place of the walk comes.
+    pub fn advance(&self, walk: &mut JointWalk, records_max: usize) -> Result<usize, RecordError> {
+        let (mut read, mut buffer) = (0, Vec::new());
+        while read < records_max
+            && let Some(place) = walk.next_place()
+        {
+            self.check()?;
+            let position = Position::from_u64(place);
+            self.records_read.fetch_add(1, Ordering::Relaxed);
+            read += 1;
+            let bytes = self.records.read(position, &mut buffer)?;
+            let framed = parse_record(position, bytes)?;
+            let passed = walk.pass(&framed);
+            passed.map_err(|source| RecordError::Malformed { position, source })?;
+        }
+        Ok(read)
     }
 
     /// Returns the terms that an account had just before `bound`, or `None` if it still had the terms with which it was created. The
@@ -282,7 +287,8 @@ impl HistoryReader {
     }
 }
 
-pub(super) const fn unexpected(position: Position) -> RecordError {
+/// The error for a record that is not the one that should be at its place.
+pub(crate) const fn unexpected(position: Position) -> RecordError {
     RecordError::Malformed {
         position,
         source: Malformed {
