@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     command::{AccountHistory, Command, CommandReply},
-    fault::{EngineError, StoreFault},
+    fault::EngineError,
     history_reads::HistoryReads,
     read_places::ReadPlace,
     tally_engine::{TallyEngine, unexpected},
