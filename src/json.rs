@@ -3,20 +3,26 @@
 
 mod misfit;
 mod rounded;
+mod strict;
+mod time;
 
-use std::{borrow::Cow, collections::HashSet, fmt, sync::LazyLock};
+use std::sync::LazyLock;
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
-use serde::{
-    Serialize,
-    de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor},
-};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use serde::{Serialize, de::DeserializeSeed};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use thiserror::Error;
 
-pub use self::misfit::Misfit;
-use self::rounded::Rounded;
+pub use self::{
+    misfit::Misfit,
+    strict::is_repeated_key,
+    time::{TimeError, parse_time},
+};
+use self::{
+    rounded::Rounded,
+    strict::{Strict, ValueType},
+};
 use crate::proto::FILE_DESCRIPTOR_SET;
 
 /// Why a message could not be converted.
@@ -33,26 +39,6 @@ pub enum JsonError {
     #[error(transparent)]
     Decode(#[from] prost::DecodeError),
 }
-
-/// Reads any JSON value and fails if an object in it repeats a key. A field of a message has two spellings, such as
-/// `transaction_id` and `transactionId`; both count as the same key. The keys of a map are compared without such a
-/// conversion.
-struct UniqueKeys(ValueType);
-
-/// The type of a JSON value.
-#[derive(Clone)]
-enum ValueType {
-    /// A message, or a list of messages.
-    Message(MessageDescriptor),
-    /// A map. Contains the descriptor of its values.
-    Map(FieldDescriptor),
-    /// A scalar, or a value that the API does not define.
-    Other,
-}
-
-/// The text of the error about a repeated key, before and after the key.
-const REPEATED_BEGIN: &str = "the key ";
-const REPEATED_END: &str = " is repeated";
 
 static POOL: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).ok());
@@ -134,11 +120,11 @@ fn write_json<M: Message, F: Formatter>(
 ///
 /// # Errors
 /// [`JsonError`] if the API has no message `name`, or the text is not the JSON form of such a message, has an unknown
-/// field, or repeats a key of an object at any depth.
+/// field, or repeats a key of an object at any depth, or has a time with the second 60.
 pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, JsonError> {
     let descriptor = descriptor(name)?;
-    // This check is necessary, because `DynamicMessage` silently keeps the last value of a repeated key.
-    UniqueKeys(ValueType::Message(descriptor.clone()))
+    // This check is necessary, because `DynamicMessage` silently keeps the last value of a repeated key, and moves leap seconds.
+    Strict(ValueType::Message(descriptor.clone()))
         .deserialize(&mut serde_json::Deserializer::from_str(text))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let dynamic = DynamicMessage::deserialize(descriptor, &mut deserializer)?;
@@ -154,103 +140,6 @@ pub fn from_json<M: Message + Default>(name: &str, text: &str) -> Result<M, Json
 pub fn misfit(name: &str, text: &str) -> Option<Misfit> {
     let value = serde_json::from_str(text).ok()?;
     misfit::in_message(&descriptor(name).ok()?, &value, "")
-}
-
-/// Returns whether `text` is the text of the error of [`from_json`] about a repeated key, without the line and column. All other texts of
-/// [`JsonError::Json`] come from libraries.
-#[must_use]
-pub fn is_repeated_key(text: &str) -> bool {
-    text.starts_with(REPEATED_BEGIN) && text.ends_with(REPEATED_END)
-}
-
-// ===== impl ValueType =====
-
-impl ValueType {
-    fn of(field: &FieldDescriptor) -> Self {
-        match field.kind().as_message() {
-            Some(entry) if field.is_map() => ValueType::Map(entry.map_entry_value_field()),
-            Some(message) => ValueType::Message(message.clone()),
-            None => ValueType::Other,
-        }
-    }
-
-    /// Returns the name under which a key is compared with other keys, and the type of its value. For a field of a
-    /// message, the name is the one in the `.proto` file.
-    fn member<'a>(&self, key: Cow<'a, str>) -> (Cow<'a, str>, Self) {
-        match self {
-            ValueType::Message(message) => {
-                let field = message.get_field_by_json_name(&key);
-                match field.or_else(|| message.get_field_by_name(&key)) {
-                    Some(field) => (Cow::Owned(field.name().to_owned()), ValueType::of(&field)),
-                    None => (key, ValueType::Other),
-                }
-            }
-            ValueType::Map(value) => (key, ValueType::of(value)),
-            ValueType::Other => (key, ValueType::Other),
-        }
-    }
-}
-
-// ===== impl UniqueKeys =====
-
-impl<'de> DeserializeSeed<'de> for UniqueKeys {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for UniqueKeys {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, _value: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _value: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _value: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _value: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _value: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<(), A::Error> {
-        while values.next_element_seed(UniqueKeys(self.0.clone()))?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let mut seen = HashSet::new();
-        while let Some(key) = members.next_key::<Cow<'de, str>>()? {
-            let shown = key.to_string();
-            let (name, value_type) = self.0.member(key);
-            if !seen.insert(name.into_owned()) {
-                return Err(A::Error::custom(format_args!(
-                    "{REPEATED_BEGIN}{shown:?}{REPEATED_END}"
-                )));
-            }
-            members.next_value_seed(UniqueKeys(value_type))?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -283,6 +172,24 @@ mod tests {
             from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", r#"{"nope":1}"#).unwrap_err();
         assert!(wrong.to_string().contains("nope"), "{wrong}");
         assert!(to_json("Nope", &ProcessTransactionRequest::default()).is_err());
+    }
+
+    #[test]
+    fn a_leap_second_is_an_error_at_any_depth() {
+        let line = r#"{"effectiveTime":"2016-12-31T23:59:60Z"}"#;
+        let wrong = from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", line).unwrap_err();
+        assert!(wrong.to_string().contains("seconds from 0 to 59"), "{wrong}");
+        // In a map, and in a field that is no time, the text means nothing.
+        let line =
+            r#"{"transactionId":"2016-12-31T23:59:60Z","metadata":{"effectiveTime":"2016-12-31T23:59:60Z"}}"#;
+        assert!(from_json::<ProcessTransactionRequest>("ProcessTransactionRequest", line).is_ok());
+        let nested = r#"{"account":{"createTime":"2016-12-31T23:59:60Z"}}"#;
+        let misfit = misfit("CreateAccountRequest", nested).unwrap();
+        assert_eq!(
+            (misfit.field.as_str(), misfit.value.as_str()),
+            ("account.create_time", "2016-12-31T23:59:60Z")
+        );
+        assert!(misfit.expected.contains("seconds from 0 to 59"), "{misfit:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::security::{Administrator, AuthFailure, Grant, Role, Scope, Security, bearer_token};
+use crate::security::{Administrator, AuthFailure, Grant, NoToken, Role, Scope, Security, bearer_token};
 
 /// A request that is refused, with the text of the answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,11 +48,15 @@ pub(super) fn administrator(
         principal,
     };
     if !security.asks_for_tokens() {
-        if peer.ip().is_loopback() {
-            return Ok(administrator(None));
+        if !peer.ip().is_loopback() {
+            let why = "without security.tokens_file, changes are accepted from this machine only\n";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
         }
-        let why = "without security.tokens_file, changes are accepted from this machine only\n";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        if !names_this_machine(headers) {
+            let why = "without security.tokens_file, changes are accepted only at an address such as http://127.0.0.1:9090 or http://localhost:9090\n";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        }
+        return Ok(administrator(None));
     }
     let grant = grant(security, headers)?;
     if grant.principal.role < Role::Admin {
@@ -93,21 +97,25 @@ pub(super) fn reader(security: &Security, peer: SocketAddr, headers: &HeaderMap)
 
 /// Returns the grant of the request's token.
 fn grant(security: &Security, headers: &HeaderMap) -> Result<Grant, Refusal> {
-    let Some(token) = bearer_token(headers) else {
-        security.count_failure(AuthFailure::MissingToken);
-        return Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "the request needs a bearer token\n",
-        ));
-    };
+    let unauthorised = |text: &'static str| Refusal::new(StatusCode::UNAUTHORIZED, text);
+    let token = bearer_token(headers).map_err(|why| match why {
+        NoToken::Missing => {
+            security.count_failure(AuthFailure::MissingToken);
+            unauthorised("the request needs a bearer token\n")
+        }
+        NoToken::Repeated => {
+            security.count_failure(AuthFailure::InvalidToken);
+            unauthorised("the request has several headers authorization, it must have one\n")
+        }
+    })?;
     security.grant(token).ok_or_else(|| {
         security.count_failure(AuthFailure::InvalidToken);
-        Refusal::new(StatusCode::UNAUTHORIZED, "the bearer token is not valid\n")
+        unauthorised("the bearer token is not valid\n")
     })
 }
 
 /// Whether the host of the request is an IP address or `localhost`. The owner of any other name can let the name point to this machine
-/// after a browser on this machine has loaded a page from it. The page could then read the ledger.
+/// after a browser on this machine has loaded a page from it. The page could then read the ledger, and change the log.
 fn names_this_machine(headers: &HeaderMap) -> bool {
     // If a request has two such headers, a proxy and this port could choose different ones.
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -142,22 +150,24 @@ mod tests {
 
     use super::*;
 
+    /// Returns the answer to a read and to a change.
     fn read(peer: &str, host: Option<&'static str>) -> StatusCode {
         let mut headers = HeaderMap::new();
         if let Some(host) = host {
             headers.insert(header::HOST, HeaderValue::from_static(host));
         }
-        match reader(&Security::default(), peer.parse().unwrap(), &headers) {
-            Ok(scope) => {
-                assert_eq!(scope, Scope::ALL);
-                StatusCode::OK
-            }
-            Err(refusal) => refusal.status,
-        }
+        let (security, peer) = (Security::default(), peer.parse().unwrap());
+        let read = reader(&security, peer, &headers).map(|scope| assert_eq!(scope, Scope::ALL));
+        let changed = administrator(&security, peer, &headers).map(|_| ());
+        let status =
+            |answer: Result<(), Refusal>| answer.map_or_else(|refusal| refusal.status, |()| StatusCode::OK);
+        let statuses = [read, changed].map(status);
+        assert_eq!(statuses[0], statuses[1], "{host:?}");
+        statuses[0]
     }
 
     #[test]
-    fn without_tokens_only_this_machine_reads_the_ledger_and_only_under_its_own_address() {
+    fn without_tokens_only_this_machine_reads_and_changes_and_only_under_its_own_address() {
         for host in [
             "127.0.0.1:9090",
             "localhost:9090",

@@ -9,7 +9,7 @@ use super::{
     exit::{self, Failure, block_on, finish},
     ledger_client::LedgerClient,
     ledger_text::{phase_name, time_text, units},
-    moment::{Ends, Moment, bound},
+    moment::{Ends, EndsError, Moment, bound},
     output::{OutputFormat, json_line},
 };
 use crate::{
@@ -52,14 +52,13 @@ pub(super) fn run(args: &StatementArgs) -> ExitCode {
     block_on(async { finish(show(args).await) })
 }
 
-/// Returns the failure for a range that mixes sequences and times.
-pub(super) fn mixed_ends() -> Failure {
-    let message = "--from and --to must both be sequences, or both be times";
-    Failure::with_message(exit::USAGE, message.to_owned())
+/// Returns the failure for two ends that are not those of a range.
+pub(super) fn wrong_ends(error: EndsError) -> Failure {
+    Failure::with_message(exit::USAGE, error.to_string())
 }
 
 async fn show(args: &StatementArgs) -> Result<(), Failure> {
-    let ends = Ends::of(args.from, args.to).ok_or_else(mixed_ends)?;
+    let ends = Ends::of(args.from, args.to).map_err(wrong_ends)?;
     let ledger = LedgerClient::connect(&args.client).await?;
     let mut left = if args.all { u64::MAX } else { args.limit };
     let mut request = ListAccountEntriesRequest {

@@ -145,8 +145,12 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Flow-control window of a call, in bytes. It is large, so the server can send a large answer without waiting for the
 /// client.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// Flow-control window of the connection, in bytes.
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Flow-control window of the connection, in bytes. The windows of the calls bound what the client holds.
+///
+/// The HTTP/2 library h2 takes half of this value as its budget for short DATA frames, which tonic can't set otherwise: it counts 256
+/// bytes less the length of a frame for each frame that the caller has not read, and ends the connection when the budget is used up. With
+/// this window the budget suffices for a call whose window is full of the shortest answers of a stream, which have 7 bytes.
+const CONNECTION_WINDOW_BYTES: u32 = 128 * STREAM_WINDOW_BYTES;
 
 // ===== impl Token =====
 

@@ -7,7 +7,7 @@ use super::{
     methods::{self, Method},
     status,
 };
-use crate::security::{AuthFailure, Grant, Security, bearer_token};
+use crate::security::{AuthFailure, Grant, NoToken, Security, bearer_token};
 
 /// The proof that a call is authorised. Only [`check`] makes this value, and the dispatch of a call needs it.
 #[derive(Debug)]
@@ -36,12 +36,16 @@ pub(crate) fn check<B>(security: &Security, request: &Request<B>) -> Result<Auth
 
 /// Returns the grant of the request's token.
 fn grant<B>(security: &Security, request: &Request<B>) -> Result<Grant, Status> {
-    let Some(token) = bearer_token(request.headers()) else {
-        security.count_failure(AuthFailure::MissingToken);
-        return Err(status::unauthenticated(
-            "authorization: the call needs a bearer token",
-        ));
-    };
+    let token = bearer_token(request.headers()).map_err(|why| match why {
+        NoToken::Missing => {
+            security.count_failure(AuthFailure::MissingToken);
+            status::unauthenticated("authorization: the call needs a bearer token")
+        }
+        NoToken::Repeated => {
+            security.count_failure(AuthFailure::InvalidToken);
+            status::unauthenticated("authorization: the call has several of this header, it must have one")
+        }
+    })?;
     security.grant(token).ok_or_else(|| {
         security.count_failure(AuthFailure::InvalidToken);
         status::unauthenticated("authorization: the token is not valid")

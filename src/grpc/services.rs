@@ -3,7 +3,6 @@
 use std::{future::ready, net::SocketAddr, sync::Arc};
 
 use futures_util::FutureExt;
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes, transport::server::TcpConnectInfo};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -28,6 +27,7 @@ use super::{
         lifetime::Lifetime,
         outbound::{Answer, AnswerFuture},
         receive_timeout::TimedBody,
+        request_body::RequestBody,
     },
 };
 use crate::{
@@ -101,7 +101,7 @@ impl Services {
     /// Answers a call from `peer`. `limits` are the limits of the call's connection.
     pub(crate) fn call(
         &self,
-        request: http::Request<Incoming>,
+        request: http::Request<RequestBody>,
         peer: SocketAddr,
         limits: &Arc<ConnectionLimits>,
     ) -> AnswerFuture {
@@ -153,7 +153,7 @@ impl Services {
     /// As [`ConnectionLimits::check_headers`], [`access::check`] and [`ConnectionLimits::admit`].
     fn admit(
         &self,
-        request: &http::Request<Incoming>,
+        request: &http::Request<RequestBody>,
         limits: &ConnectionLimits,
     ) -> Result<(Reservation, Authorised), Status> {
         let authorised = ConnectionLimits::check_headers(request.headers())

@@ -1,7 +1,10 @@
 //! Finds the value in a JSON text that does not fit its field. The errors of the libraries name a column only.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
+
+use super::strict::{Strict, TIMESTAMP, ValueType};
 
 /// A value that does not fit its field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +49,11 @@ fn in_field(
     path: &str,
 ) -> Option<Misfit> {
     let fits = |value: &Value| {
-        let alone = Map::from_iter([(key.to_owned(), value.clone())]);
-        DynamicMessage::deserialize(message.clone(), Value::Object(alone)).is_ok()
+        let alone = Value::Object(Map::from_iter([(key.to_owned(), value.clone())]));
+        Strict(ValueType::Message(message.clone()))
+            .deserialize(&alone)
+            .is_ok()
+            && DynamicMessage::deserialize(message.clone(), alone).is_ok()
     };
     if fits(value) {
         return None;
@@ -113,7 +119,7 @@ fn expected(kind: &Kind) -> String {
             format!("one of {}", names.join(", "))
         }
         Kind::Message(message) => match message.full_name() {
-            "google.protobuf.Timestamp" => "a time of RFC 3339, such as \"2026-01-31T12:00:00Z\"",
+            TIMESTAMP => "a time of RFC 3339 with seconds from 0 to 59, such as \"2026-01-31T12:00:00Z\"",
             "google.protobuf.Duration" => "a number of seconds with the unit s, such as \"3600s\"",
             "google.protobuf.FieldMask" => {
                 "names of fields in lowerCamelCase, separated by commas, such as \"status,overdraftLimit\""

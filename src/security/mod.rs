@@ -17,7 +17,7 @@ mod watched;
 pub use self::{
     audit::{Administrator, CircuitChange, ClockChange, Resignation},
     auth_failures::AuthFailure,
-    bearer::bearer_token,
+    bearer::{NoToken, bearer_token},
     client::{Client, client_of},
     error::{SecurityError, TlsError},
     refresher::Refresher,

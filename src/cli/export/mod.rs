@@ -31,7 +31,7 @@ use super::{
     exit::{block_on, finish},
     moment::{Ends, Moment, bound},
     output::named,
-    statement::mixed_ends,
+    statement::wrong_ends,
 };
 use crate::terminal::outln;
 
@@ -63,11 +63,11 @@ pub struct ExportArgs {
 
 pub(super) fn run(args: &ExportArgs) -> ExitCode {
     let range = match Ends::of(args.from, args.to) {
-        Some(ends) => Range {
+        Ok(ends) => Range {
             ends,
             is_open: args.to.is_none(),
         },
-        None => return mixed_ends().report(),
+        Err(error) => return wrong_ends(error).report(),
     };
     let writer = match Writer::open(args.format(), args.output.as_deref(), &args.request()) {
         Ok(writer) => writer,
@@ -115,10 +115,8 @@ impl ExportArgs {
             Some(data) => format!("--data {}", data.display()),
             None => format!("--endpoint {}", self.client.endpoint.join(",")),
         };
-        let end = |option: &str, moment: Option<Moment>| match moment {
-            Some(Moment::Sequence(sequence)) => format!(" {option} {sequence}"),
-            Some(Moment::Time(time)) => format!(" {option} {time}"),
-            None => String::new(),
+        let end = |option: &str, moment: Option<Moment>| {
+            moment.map_or_else(String::new, |moment| format!(" {option} {moment}"))
         };
         let format = match self.format() {
             ExportFormat::Ndjson => "ndjson",

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::{fields::Record, row::Flaw};
+use crate::json::parse_time;
 
 /// One row of a CSV file.
 #[derive(Debug, Clone, Copy)]
@@ -74,11 +75,11 @@ impl<'a> Cells<'a> {
         if text.is_empty() {
             return Ok(None);
         }
-        prost_types::Timestamp::from_str(text).map(Some).map_err(|_| {
+        parse_time(text).map(Some).map_err(|_| {
             Flaw::new(
                 self.named(column),
                 text,
-                "a date like 1993-01-31 or a time like 1993-01-31T12:00:00Z",
+                "a date like 1993-01-31 or a time like 1993-01-31T12:00:00Z, with seconds from 0 to 59",
             )
         })
     }

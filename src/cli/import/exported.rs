@@ -3,6 +3,8 @@
 //! The new ledger must get the same balances. So a transfer that moved less than its amount becomes a transfer of the moved amount, and the
 //! expiry of a hold becomes a void. Holds get no timeout, because a hold could expire during the import, before the row that posts it.
 
+use prost_types::Timestamp;
+
 use super::row::Flaw;
 use crate::{
     cli::ledger_text::transfer_amount,
@@ -13,13 +15,13 @@ use crate::{
 
 /// Maximum length of an id, in bytes.
 const ID_BYTES_MAX: usize = 64;
-/// The ending that is added to the id of a hold. The result is the id of the void that replaces the expiry of the hold.
-const EXPIRED: &str = ":expired";
+/// What is added to the id of a hold, before the time of its expiry, for the id of the void that stands for the expiry.
+const EXPIRED: &str = ":expired@";
 
 /// Returns the request that has the same effect as a committed transaction.
 ///
 /// # Errors
-/// [`Flaw`] if the transaction was not committed.
+/// [`Flaw`] if the transaction was not committed, or if it is an expiry without a time.
 pub(super) fn request_of(transaction: Transaction) -> Result<ProcessTransactionRequest, Flaw> {
     let Some(Outcome::Committed(committed)) = &transaction.outcome else {
         let problem = "must be set: only committed transactions can be imported".to_owned();
@@ -27,7 +29,11 @@ pub(super) fn request_of(transaction: Transaction) -> Result<ProcessTransactionR
     };
     let (mut id, mut phase) = (transaction.transaction_id.clone(), transaction.phase());
     if phase == TransactionPhase::ExpirePending {
-        id = id_of_expiry(&transaction.pending_transaction_id, committed.sequence);
+        let Some(time) = &committed.commit_time else {
+            let problem = "must be set: the void that stands for an expiry is named by it".to_owned();
+            return Err(Flaw::of_problem("field committed.commit_time", problem));
+        };
+        id = id_of_expiry(&transaction.pending_transaction_id, time);
         phase = TransactionPhase::VoidPending;
     }
     let moved = &committed.moved_amounts;
@@ -55,14 +61,14 @@ pub(super) fn request_of(transaction: Transaction) -> Result<ProcessTransactionR
     })
 }
 
-/// Returns the id of the void. It begins with the id of the hold, so that it has the same prefix. It is unique, because a hold expires only
-/// once.
-fn id_of_expiry(hold: &str, sequence: i64) -> String {
-    if hold.len() + EXPIRED.len() <= ID_BYTES_MAX {
-        return format!("{hold}{EXPIRED}");
-    }
-    let ending = format!("{EXPIRED}:{sequence}");
-    let kept = ID_BYTES_MAX.saturating_sub(ending.len());
+/// Returns the id of the void that stands for an expiry at `time`. It begins as the id of the hold, so it has the same prefix.
+///
+/// Without the time, a client's transaction could have the same id: `HOLD:expired` is a name that a client itself can choose. A client
+/// can't know the time of an expiry before it happens, to the nanosecond, and no two transactions have the same time.
+fn id_of_expiry(hold: &str, time: &Timestamp) -> String {
+    let Timestamp { seconds, nanos } = time;
+    let ending = format!("{EXPIRED}{seconds}.{nanos:09}");
+    let kept = hold.len().min(ID_BYTES_MAX.saturating_sub(ending.len()));
     // Ids are ASCII, and another text fails the check of ids.
     format!("{}{ending}", hold.get(..kept).unwrap_or(hold))
 }
@@ -78,6 +84,10 @@ mod tests {
         };
         Some(Outcome::Committed(ProcessTransactionResponse {
             sequence: 17,
+            commit_time: Some(Timestamp {
+                seconds: 1_764_504_000,
+                nanos: 1_000,
+            }),
             moved_amounts: moved.iter().map(amount).collect(),
             ..ProcessTransactionResponse::default()
         }))
@@ -117,10 +127,14 @@ mod tests {
         };
         let request = request_of(expiry("acme/h")).unwrap();
         assert_eq!(request.phase(), TransactionPhase::VoidPending);
-        assert_eq!(request.transaction_id, "acme/h:expired");
+        assert_eq!(request.transaction_id, "acme/h:expired@1764504000.000001000");
         assert_eq!(request.pending_transaction_id, "acme/h");
         let long = request_of(expiry(&"h".repeat(64))).unwrap().transaction_id;
-        assert_eq!(long, format!("{}:expired:17", "h".repeat(53)));
+        assert_eq!(long, format!("{}:expired@1764504000.000001000", "h".repeat(35)));
+        let mut without_time = expiry("h");
+        without_time.outcome = Some(Outcome::Committed(ProcessTransactionResponse::default()));
+        let flaw = request_of(without_time).unwrap_err().to_string();
+        assert!(flaw.contains("committed.commit_time"), "{flaw}");
     }
 
     #[test]

@@ -12,7 +12,10 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tonic::Status;
 
-use crate::grpc::{status, transport::clients::ClientPlace};
+use crate::grpc::{
+    status,
+    transport::{clients::ClientPlace, request_body::RequestBody},
+};
 
 /// The reason for which the replica has cut off the rest of the client's messages; unset if it has not.
 #[derive(Debug, Default)]
@@ -20,7 +23,7 @@ pub(super) struct Cut(OnceLock<Status>);
 
 /// The messages of a client, for the leader.
 pub(super) struct OutgoingBody {
-    body: Incoming,
+    body: RequestBody,
     /// Becomes ready when the replica must cut off the messages, with the reason.
     over: Option<BoxFuture<'static, Status>>,
     cut: Arc<Cut>,
@@ -48,19 +51,19 @@ struct Relayed<F> {
 // ===== impl OutgoingBody =====
 
 impl OutgoingBody {
-    pub(super) fn new(body: Incoming, over: Option<BoxFuture<'static, Status>>, cut: Arc<Cut>) -> Self {
+    pub(super) fn new(body: RequestBody, over: Option<BoxFuture<'static, Status>>, cut: Arc<Cut>) -> Self {
         OutgoingBody { body, over, cut }
     }
 }
 
 impl Body for OutgoingBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = h2::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if self.cut.0.get().is_some() {
             return Poll::Ready(None);
         }

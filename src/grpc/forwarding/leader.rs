@@ -50,8 +50,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// The flow-control window of an answer, in bytes. `FORWARDED_BYTES` includes it.
 const STREAM_WINDOW_BYTES: u32 = 16 << 10;
-/// The flow-control window of a connection, in bytes: enough for the windows of all answers that the leader allows on a connection by
-/// default. So answers that nobody reads do not block other answers.
+/// The flow-control window of a connection, in bytes: the windows of as many answers as the leader allows on a connection by
+/// default. So answers that nobody reads do not block the others.
+///
+/// The HTTP/2 library h2 takes half of this value as its budget for short DATA frames, which hyper can't set otherwise (`http2.rs` of
+/// the server says what it counts). The window of a call is small, so 128 calls whose windows are full of frames of 16 bytes fit into
+/// the budget.
 const CONNECTION_WINDOW_BYTES: u32 = 4096 * STREAM_WINDOW_BYTES;
 /// Largest header block of an answer, in bytes. The details of an error are in a header.
 const HEADER_BYTES_MAX: u32 = 64 << 10;

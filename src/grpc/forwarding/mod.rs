@@ -36,7 +36,7 @@ use super::{
     status::{self, replica as replica_status},
     transport::{
         budget::CALL_BYTES, clients::Clients, deadline, framing::AdmittedCall, lifetime::Lifetime,
-        outbound::Answer,
+        outbound::Answer, request_body::RequestBody,
     },
 };
 use crate::store::replicated::{Replica, ReplicaRole, ReplicaView};
@@ -219,7 +219,7 @@ impl Forwarder {
     /// Makes the request to the leader.
     fn outgoing(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         leader: &str,
         over: Option<BoxFuture<'static, Status>>,
         cut: &Arc<Cut>,

@@ -1,20 +1,15 @@
 //! Serves one connection: the TLS handshake, the calls, and the end of the connection.
 
 use std::{
-    future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -28,8 +23,9 @@ use super::{
     clients::ClientPlace,
     connection_limits::ConnectionLimits,
     governor::{Cut, GovernedSocket, Throttle, UnsentRefusals},
+    http2::Http2,
     outbound::Answer,
-    windows::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+    request_body::RequestBody,
 };
 use crate::{
     engine::TallyEngine,
@@ -38,14 +34,6 @@ use crate::{
     telemetry::rpc_span,
 };
 
-/// Maximum number of bytes of the answers of one call that the HTTP/2 library buffers.
-const SEND_BYTES_MAX: usize = 64 << 10;
-/// Largest header block of a call, in bytes.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// The service closes a connection that does not answer a ping within this time.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time between two pings on a connection on which nothing arrives.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest time of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Size of the buffer for the bytes that the service reads and discards when it cuts a connection.
@@ -141,10 +129,10 @@ impl Connections {
         let throttle = Arc::clone(&limits.throttle);
         // The number of calls that have begun.
         let begun = Arc::new(AtomicU64::new(0));
-        let service = service_fn({
+        let answer = {
             let (services, begun) = (self.services, Arc::clone(&begun));
             let caller = self.engine.caller();
-            move |request: http::Request<Incoming>| {
+            move |request: http::Request<RequestBody>| {
                 begun.fetch_add(1, Ordering::Relaxed);
                 // Without an exporter of traces the span is disabled, and costs one check.
                 let span = rpc_span(request.uri().path(), request.headers(), peer);
@@ -153,11 +141,11 @@ impl Connections {
                     .instrument(span.clone());
                 call.map(|answered| answered.map(|response| Answer::traced(response, span)))
             }
-        });
-        let connection = http2(streams_per_connection_max).serve_connection(TokioIo::new(socket), service);
+        };
+        let connection = Http2::new(socket, streams_per_connection_max, throttle, answer);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
-            result = poll_fn(|context| poll_turn(connection.as_mut(), &throttle, context)) => Some(result),
+            result = &mut connection => Some(result),
             () = self.draining.cancelled() => None,
             () = sleep(connection_age_max) => None,
             () = idle(&begun, idle_timeout) => {
@@ -172,9 +160,8 @@ impl Connections {
             Some(result) => result,
             None => {
                 // Sends GOAWAY. From now on the connection accepts no new calls, and answers the calls in flight.
-                connection.as_mut().graceful_shutdown();
-                let calls = poll_fn(|context| poll_turn(connection.as_mut(), &throttle, context));
-                match timeout(connection_grace, calls).await {
+                connection.graceful_shutdown();
+                match timeout(connection_grace, &mut connection).await {
                     Ok(result) => result,
                     // Without this time limit, a client that does not read its answers would keep its connection for
                     // ever.
@@ -188,33 +175,6 @@ impl Connections {
             tracing::debug!(%error, %peer, "a connection failed");
         }
     }
-}
-
-/// Returns the settings of HTTP/2.
-fn http2(streams_per_connection_max: u32) -> http2::Builder<TokioExecutor> {
-    let mut http2 = http2::Builder::new(TokioExecutor::new());
-    http2
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(streams_per_connection_max)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .max_send_buf_size(SEND_BYTES_MAX)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        // gRPC does not use the header, and hyper panics when it writes a date before 1970.
-        .auto_date_header(false);
-    http2
-}
-
-/// Renews the read budget of a connection's socket, and polls the connection.
-fn poll_turn<C: Future>(
-    connection: Pin<&mut C>,
-    throttle: &Throttle,
-    context: &mut Context<'_>,
-) -> Poll<C::Output> {
-    throttle.begin_turn();
-    connection.poll(context)
 }
 
 /// Waits until no call has begun for the time `limit`. Returns at most twice this time after the last call has begun.

@@ -24,7 +24,6 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
-use hyper::body::Incoming;
 use prost::Message;
 use tokio::time::Instant;
 use tonic::Status;
@@ -35,6 +34,7 @@ use super::{
     deadline,
     frame::{FrameReader, HEADER_BYTES, Piece, put_frame},
     receive_timeout::ReceiveTimeout,
+    request_body::RequestBody,
 };
 use crate::{
     grpc::status,
@@ -52,7 +52,7 @@ const IDENTITY: &str = "identity";
 /// A call that was admitted and whose messages are not read yet.
 #[derive(Debug)]
 pub(crate) struct AdmittedCall {
-    pub(crate) request: Request<Incoming>,
+    pub(crate) request: Request<RequestBody>,
     /// The limits of the call's connection.
     pub(crate) limits: Arc<ConnectionLimits>,
     /// The memory of the call.
@@ -64,7 +64,7 @@ pub(crate) struct AdmittedCall {
 /// Reads the messages of a call while they arrive.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    body: Incoming,
+    body: RequestBody,
     frames: FrameReader,
     /// Whether the call has no further message: after the client has ended the call, or after an error.
     ended: bool,

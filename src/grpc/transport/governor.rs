@@ -68,8 +68,9 @@ const CALM: u8 = 11;
 const CALL_CREDIT: u64 = 8;
 /// What each DATA frame of an answer adds to the allowance for frames.
 const ANSWER_CREDIT: u64 = 4;
-/// A DATA frame of fewer bytes that does not end its call counts as a frame without a message. No message is so short.
-const DATA_BYTES_MIN: u32 = 16;
+/// A DATA frame of fewer bytes that does not end its call counts as a frame without a message: with the header of gRPC, every message
+/// has this many bytes.
+const DATA_BYTES_MIN: u32 = 5;
 /// What a SETTINGS frame takes from the allowance for frames. The frame can change every stream of the connection.
 const SETTINGS_COST: u64 = 16;
 /// What a CONTINUATION frame takes from the allowance for frames. The headers of a usual call fit into one frame, so a
@@ -85,6 +86,8 @@ const OTHER_BYTES: u32 = 256;
 /// calls of the connection share this value.
 #[derive(Debug)]
 pub(crate) struct Throttle {
+    /// Whether something has arrived since the last [`Throttle::take_heard`].
+    heard: AtomicBool,
     /// Bytes that may still pass to the library in this poll.
     turn: AtomicUsize,
     /// Whether the next read cuts the connection.
@@ -165,6 +168,7 @@ impl Throttle {
     pub(crate) fn new(unsent_of_service: &UnsentRefusals) -> Arc<Self> {
         let refusals = TokenBucket::new(REFUSALS_BURST, REFUSALS_EACH_SECOND, Instant::now());
         Arc::new(Throttle {
+            heard: AtomicBool::new(false),
             turn: AtomicUsize::new(TURN_BYTES),
             cut: AtomicBool::new(false),
             refusals: Mutex::new(refusals),
@@ -185,6 +189,11 @@ impl Throttle {
     /// Renews the number of bytes that may pass to the library. Call this function before each poll of the connection.
     pub(crate) fn begin_turn(&self) {
         self.turn.store(TURN_BYTES, Ordering::Relaxed);
+    }
+
+    /// Returns whether something has arrived since the last call of this function.
+    pub(crate) fn take_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed) && self.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Counts a refused call. The service cuts a connection with too many refused calls.
@@ -360,6 +369,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for GovernedSocket<S> {
             ready!(self.stream()?.poll_read(context, buffer))?;
         }
         let received = buffer.filled().get(before..).unwrap_or_default();
+        if !self.throttle.heard.load(Ordering::Relaxed) {
+            self.throttle.heard.store(true, Ordering::Relaxed);
+        }
         // If only a few bytes may be read, the turn ends now: the calls that begin in these bytes run before the
         // connection is read again.
         let left = if little {

@@ -12,10 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
+use super::request_body::RequestBody;
 use crate::grpc::status;
 
 /// The time limit for the messages of one call.
@@ -30,7 +30,7 @@ pub(crate) struct ReceiveTimeout {
 /// The body of a request that tonic reads. The whole body must arrive within the limit.
 #[derive(Debug)]
 pub(crate) struct TimedBody {
-    body: Incoming,
+    body: RequestBody,
     receive_timeout: ReceiveTimeout,
 }
 
@@ -63,7 +63,7 @@ impl ReceiveTimeout {
 // ===== impl TimedBody =====
 
 impl TimedBody {
-    pub(crate) const fn new(body: Incoming, time_max: Duration) -> Self {
+    pub(crate) const fn new(body: RequestBody, time_max: Duration) -> Self {
         TimedBody {
             body,
             receive_timeout: ReceiveTimeout::new(time_max),

@@ -347,7 +347,9 @@ fn naive_time(text: &str) -> Option<Option<Timestamp>> {
     if text.is_empty() {
         Some(None)
     } else {
-        Timestamp::from_str(text).ok().map(Some)
+        // A leap second, which the library reads as another second.
+        let is_leap = text.get(10..).is_some_and(|clock| clock.get(7..9) == Some("60"));
+        Timestamp::from_str(text).ok().filter(|_| !is_leap).map(Some)
     }
 }
 

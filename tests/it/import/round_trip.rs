@@ -48,6 +48,19 @@ async fn expire_a_hold(client: &Client) {
         ..pay("expiry/hold", 50)
     };
     client.process_transaction(hold).await.unwrap();
+    // Ids that an import could choose for the void that stands for the expiry.
+    for ending in [
+        "expired",
+        "expired:1",
+        "expired:2",
+        "expired@",
+        "expired@1764504000.000000000",
+    ] {
+        client
+            .process_transaction(pay(&format!("expiry/hold:{ending}"), 1))
+            .await
+            .unwrap();
+    }
     for number in 0..TRANSACTIONS_MAX {
         let pay = pay(&format!("expiry/{number}"), 1);
         client.process_transaction(pay).await.unwrap();

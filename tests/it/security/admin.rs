@@ -133,3 +133,66 @@ async fn only_administrators_can_change_the_log_level() {
         "{answer}"
     );
 }
+
+/// Sends a request with these headers, and returns the status code and the text of the answer.
+async fn ask_with(server: &TestServer, method_and_path: &str, headers: &[&str], body: &str) -> (u16, String) {
+    let mut stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let length = body.len();
+    let request = format!(
+        "{method_and_path} HTTP/1.1\r\n{headers}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, text.to_owned())
+}
+
+/// A browser on this machine can load a page from a name that then points to this machine.
+#[tokio::test]
+async fn without_tokens_the_log_level_changes_only_under_an_own_address() {
+    let server = TestServer::start();
+    let own = format!("host: {}", server.admin());
+    for host in [
+        "host: evil.example",
+        "host: evil.example:9090",
+        "host: localhost.evil.example",
+    ] {
+        let (status, text) = ask_with(&server, "PUT /log-level", &[host], "debug").await;
+        assert_eq!(status, 403, "{text}");
+        assert!(
+            text.contains("changes are accepted only at an address such as"),
+            "{text}"
+        );
+    }
+    assert_eq!(get(&server, "/log-level").await.2, "info\n");
+    for (host, level) in [
+        (own.as_str(), "warn"),
+        ("host: localhost:9090", "info"),
+        ("host: [::1]:9090", "warn"),
+    ] {
+        let (status, text) = ask_with(&server, "PUT /log-level", &[host], level).await;
+        assert_eq!(status, 204, "{host}: {text}");
+        assert_eq!(get(&server, "/log-level").await.2, format!("{level}\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_two_tokens_is_refused() {
+    let (server, _home, _file) = with_tokens();
+    let token = format!("authorization: Bearer {ADMIN}");
+    for path in ["PUT /log-level", "GET /ledger/feed"] {
+        let headers = ["host: operators", token.as_str(), token.as_str()];
+        let (status, text) = ask_with(&server, path, &headers, "debug").await;
+        assert_eq!(
+            (status, text.as_str()),
+            (
+                401,
+                "the request has several headers authorization, it must have one\n"
+            )
+        );
+    }
+    assert_eq!(get(&server, "/log-level").await.2, "info\n");
+}

@@ -37,6 +37,30 @@ pub(super) fn code_and_reason<T>(answer: Result<T, Status>) -> (Code, String) {
     }
 }
 
+/// A proxy in front of the service could check another one of two tokens than the service.
+#[tokio::test]
+async fn a_call_with_two_tokens_is_refused() {
+    let (server, _home, _file) = with_tokens();
+    let channel = Calls::to(&server).await.0;
+    for second in [ADMIN, "wrong"] {
+        let mut request = with_token(GetCircuitStatsRequest {}, Some(ADMIN));
+        let second = format!("Bearer {second}").parse().unwrap();
+        request.metadata_mut().append("authorization", second);
+        let refused = EngineServiceClient::new(channel.clone())
+            .get_circuit_stats(request)
+            .await;
+        let message = refused.as_ref().unwrap_err().message().to_owned();
+        assert_eq!(
+            message,
+            "authorization: the call has several of this header, it must have one"
+        );
+        assert_eq!(
+            code_and_reason(refused),
+            (Code::Unauthenticated, "UNAUTHENTICATED".to_owned())
+        );
+    }
+}
+
 struct Calls(Channel);
 
 impl Calls {

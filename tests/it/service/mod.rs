@@ -24,6 +24,7 @@ mod open_streams;
 mod overload;
 mod reasons;
 mod replays;
+mod short_frames;
 mod statuses;
 mod streams;
 mod watch;
