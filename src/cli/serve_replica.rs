@@ -96,7 +96,7 @@ pub(super) fn open(
     let clock = Arc::new(SystemWallClock);
     let (engine, origin) =
         TallyEngine::start_replica(engine_config, Arc::new(RealDisk), dir, clock, affinity, &exchange)?;
-    let resume = match check_resume(origin.resume, &facts) {
+    let resume = match check_resume(origin.resume, &engine.durable().chain(), &facts) {
         Ok(resume) => resume,
         Err(error) => {
             engine.drain();

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     engine::EngineError,
+    mutation::planted,
     store::{
         embedded::LedgerEnd,
         replicated::{
@@ -316,7 +317,9 @@ impl<L: PartitionLog> Driver<L> {
         if leading.resigning.is_none() {
             // This replica must take no reads any more when it sends its last block. The log may accept this block long before this
             // replica learns it, and a read that arrives in between would not show what the next leader has executed.
-            self.publish(|view| view.role = ReplicaRole::Standby);
+            if !planted("lead_while_resigning") {
+                self.publish(|view| view.role = ReplicaRole::Standby);
+            }
             let body = ResignBody { successor: next }.encode();
             let engine = self.engine.clone();
             leading.resigning = Some(Box::pin(async move { engine.stop_leading(kind, body).await }));

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use tally_journal::{Disk, Genesis, GenesisDefect, Journal, JournalError};
+use tally_journal::{ChainPoint, Disk, Genesis, GenesisDefect, Journal, JournalError};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -78,7 +78,8 @@ pub async fn prepare<L: PartitionLog>(
     let genesis = loop {
         match first_record(log).await {
             Ok(Some(first)) => break Genesis::decode(&first)?,
-            Ok(None) => return Err(PrepareError::Empty),
+            // The broker that leads since a moment ago may not show yet what the log has.
+            Ok(None) => sleep(RETRY_DELAY).await,
             Err(error @ (ReadError::Unusable(_) | ReadError::Replaced(_) | ReadError::OutOfRange { .. })) => {
                 return Err(error.into());
             }
@@ -88,22 +89,29 @@ pub async fn prepare<L: PartitionLog>(
         }
     };
     let journal = Journal::create_replica(disk, path, &genesis)?;
-    let resume = ResumePoint::beginning(facts.topic_id, &genesis);
+    let resume = ResumePoint::beginning(facts.topic_id, &genesis.start().previous_hash);
     ResumeFiles::open(journal.directory())?.write(&resume)?;
     tracing::info!(data = %path.display(), "made the data directory of a new replica from the first record of the log");
     Ok(facts)
 }
 
-/// Checks that the resume point of a directory belongs to the topic.
+/// Returns where the replica with a directory whose journal ends at `end` continues to read the log of the topic.
 ///
 /// # Errors
 /// [`PrepareError::NoResumePoint`] or [`PrepareError::OtherTopic`].
-pub fn check_resume(resume: Option<ResumePoint>, facts: &TopicFacts) -> Result<ResumePoint, PrepareError> {
-    let resume = resume.ok_or(PrepareError::NoResumePoint)?;
-    if resume.topic_id == facts.topic_id {
-        Ok(resume)
-    } else {
-        Err(PrepareError::OtherTopic)
+pub fn check_resume(
+    resume: Option<ResumePoint>,
+    end: &ChainPoint,
+    facts: &TopicFacts,
+) -> Result<ResumePoint, PrepareError> {
+    match resume {
+        Some(resume) if resume.topic_id == facts.topic_id => Ok(resume),
+        Some(_) => Err(PrepareError::OtherTopic),
+        // The process that made the directory has ended before it wrote the first resume point.
+        None if end.last_block_sequence() == 0 => {
+            Ok(ResumePoint::beginning(facts.topic_id, &end.previous_hash))
+        }
+        None => Err(PrepareError::NoResumePoint),
     }
 }
 

@@ -144,7 +144,7 @@ pub async fn publish<L: PartitionLog>(
 /// [`PublishError`].
 pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<(), PublishError> {
     let journal = Journal::open_replica(disk, path)?;
-    let resume = ResumePoint::beginning(facts.topic_id, &journal.directory().genesis());
+    let resume = ResumePoint::beginning(facts.topic_id, &journal.start().previous_hash);
     ResumeFiles::open(journal.directory())?.replace(&resume)?;
     Ok(())
 }

@@ -6,10 +6,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tally::mutation::{self, MUTATIONS, Mutation};
+use tally::mutation::{self, MUTATIONS, MUTATIONS_OF_REPLICATION, Mutation};
+use tally_topology::CpuAffinityManager;
 
 use crate::{
     arguments::{Options, ROUND_SEEDS},
+    replicas,
     runs::{affinity, configure, simulate},
 };
 
@@ -25,12 +27,17 @@ struct Finding {
 /// Plants every bug, and prints how fast each was found.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let affinity = affinity();
+    let bugs = if options.replicas {
+        MUTATIONS_OF_REPLICATION
+    } else {
+        MUTATIONS
+    };
     let next = AtomicUsize::new(0);
     let findings = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.threads {
             scope.spawn(|| {
-                while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(mutation) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     mutation::plant(Some(mutation.name)).unwrap();
                     let mut finding = Finding {
                         mutation,
@@ -40,9 +47,8 @@ pub(crate) fn run(options: &Options) -> ExitCode {
                     for round in 0..options.rounds {
                         let first = options.seed + round * ROUND_SEEDS;
                         let found = (0..options.runs).find_map(|run| {
-                            let config = configure(first + run, &options.set);
-                            let failure = simulate(&config, &affinity, false).failure?;
-                            Some((run + 1, failure.0))
+                            let failure = failure_of(first + run, options, &affinity)?;
+                            Some((run + 1, failure))
                         });
                         let (seeds, seen) = found.unzip();
                         finding.seeds.push(seeds);
@@ -73,6 +79,16 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// What a run of this seed finds.
+fn failure_of(seed: u64, options: &Options, affinity: &CpuAffinityManager) -> Option<String> {
+    let outcome = if options.replicas {
+        replicas::simulate(seed, affinity, false)
+    } else {
+        simulate(&configure(seed, &options.set), affinity, false)
+    };
+    outcome.failure.map(|failure| failure.0)
 }
 
 impl Finding {

@@ -4,9 +4,10 @@
 //! read next. It is written after the journal is durable up to this block, so the journal may contain later blocks, and never fewer. A
 //! start reads the log from there and passes over the blocks that the journal has.
 
-use tally_journal::{ChunkedFiles, DataDirectory, FileFamily, Genesis, JournalError};
+use tally_journal::{BlockHash, ChunkedFiles, DataDirectory, FileFamily, JournalError};
 
 use super::port::TopicId;
+use crate::mutation::planted;
 
 /// The files of this kind in a data directory.
 pub const FAMILY: FileFamily = FileFamily {
@@ -67,6 +68,13 @@ impl ResumeFiles {
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
     pub fn write(&self, point: &ResumePoint) -> Result<(), JournalError> {
+        let mut point = *point;
+        if planted("resume_too_low") {
+            point.offset = point.offset.saturating_sub(1);
+        }
+        if planted("resume_too_high") {
+            point.offset += 1;
+        }
         let mut file = self.0.create(point.block)?;
         file.write_chunk(&point.encode())?;
         file.finish()?;
@@ -101,15 +109,15 @@ impl ResumeFiles {
 // ===== impl ResumePoint =====
 
 impl ResumePoint {
-    /// Returns the point after the first record of a log.
+    /// Returns the point after the first record of a log. `start` is the hash that the first block names as the one before it.
     #[must_use]
-    pub fn beginning(topic_id: TopicId, genesis: &Genesis) -> Self {
+    pub const fn beginning(topic_id: TopicId, start: &BlockHash) -> Self {
         ResumePoint {
             topic_id,
             offset: 0,
             epoch: None,
             block: 0,
-            hash: genesis.start().previous_hash.0,
+            hash: start.0,
             term: 0,
             writer: 0,
         }

@@ -132,7 +132,7 @@ impl Cluster {
             peers: Peers::default(),
             data_id: origin.data_id,
             geometry: origin.geometry,
-            resume: check_resume(origin.resume, &facts).unwrap(),
+            resume: check_resume(origin.resume, &engine.durable().chain(), &facts).unwrap(),
             stop: stop.clone(),
         })
         .unwrap();
