@@ -60,6 +60,13 @@ fn main() -> ExitCode {
         eprintln!("sim: {problem}");
         return ExitCode::from(2);
     }
+    if options.verbose {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        log.without_time()
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     runs::remember_panics();
     if options.mutations {
         hunt::run(&options)

@@ -9,7 +9,7 @@
 
 use crate::{
     acceptance::{Accepted, SkipReason, Verdict},
-    block::{BlockFacts, BlockHash},
+    block::{BlockFacts, BlockHash, BlockKind},
     halt::{HaltReason, WrongField},
     mutation::planted,
 };
@@ -210,6 +210,9 @@ impl LogReader {
             epoch: Some(record.epoch),
             ..last
         });
+        // A resume point does not say that the log has ended.
+        let is_end = |block: &BlockFacts| block.kind == BlockKind::End && block.hash == self.accepted.hash;
+        self.accepted.ended |= record.block.as_ref().is_some_and(is_end);
         Ok(())
     }
 

@@ -68,6 +68,8 @@ impl Exec {
         self.mode = Mode::Leading;
         self.book.set_following(false);
         self.book.set_keeping_sent_blocks(true);
+        // The driver sends blocks only after it has the answer. So the answer must not wait for a block, also if the next command needs one.
+        self.open.fill();
         Executed::Done(Ok(CommandReply::Leading))
     }
 

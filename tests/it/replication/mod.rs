@@ -4,3 +4,4 @@ mod cluster;
 mod faults;
 mod memory_log;
 mod replicas;
+mod takeover;

@@ -297,6 +297,29 @@ impl Node {
         }
     }
 
+    /// What a person needs to know who looks for the reason of a failure.
+    pub(crate) fn brief(&mut self) -> String {
+        let Some(view) = self.view() else {
+            return format!("no process, stopped: {:?}", self.halted);
+        };
+        let steps = self.running().map(|running| {
+            let exec = running.service.step_exec();
+            (exec, running.service.step_wal())
+        });
+        let ReplicaView {
+            role,
+            term,
+            leader,
+            accepted_block,
+            next_offset,
+            end_offset,
+            ..
+        } = view;
+        format!(
+            "{role:?}, term {term}, leader {leader:?}, block {accepted_block}, offset {next_offset} of {end_offset:?}, {steps:?}"
+        )
+    }
+
     /// What the replica does, and its term.
     pub(crate) fn role(&self) -> Option<(ReplicaRole, u64)> {
         match &self.process.as_ref()?.stage {

@@ -80,9 +80,12 @@ impl Cluster {
             cluster.clients.iter().all(is_idle) && cluster.is_settled()
         };
         if !self.go_on(limit, settled).await? {
-            let views: Vec<_> = self.nodes.iter().map(super::node::Node::view).collect();
+            for index in 0..REPLICAS {
+                let brief = self.nodes[index].brief();
+                self.note(format_args!("replica {index}: {brief}"));
+            }
             return Err(Failure(format!(
-                "{RECOVERY_MAX:?} after the last fault, the replicas do not agree: {views:#?}"
+                "{RECOVERY_MAX:?} after the last fault, the replicas do not agree"
             )));
         }
         let views = self.nodes.iter().filter_map(super::node::Node::view);
