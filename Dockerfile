@@ -6,7 +6,7 @@
 # --format docker, because the OCI format has no HEALTHCHECK.
 ARG RUST_IMAGE=rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1
 ARG BASE_IMAGE=gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
-# `compiled`, or `prebuilt` to use an existing target/dist/tally, which must not need a newer glibc than the base image has.
+# `compiled` builds the binary; `prebuilt` uses the existing target/dist/tally, which must not need a newer glibc than that of the base image.
 ARG BINARY=compiled
 
 # ----- build
@@ -46,8 +46,8 @@ RUN mkdir -p /out/data \
     && strip --strip-debug /out/tally \
     && objcopy --add-gnu-debuglink=/out/tally.debug /out/tally \
     && chmod 0755 /out/tally
-# Sets the capability as permitted, not effective: so the binary also starts if the runtime does not grant it. The binary uses
-# real-time scheduling only if configured.
+# Sets the capability as permitted, not effective: so the binary also starts if the container does not get this capability. The binary
+# uses real-time scheduling only if configured.
 RUN setcap cap_sys_nice+p /out/tally
 
 FROM scratch AS debug

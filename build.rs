@@ -17,8 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    // Server reflection and the JSON output of the CLI need the descriptors. `compile_fds` does not write the
-    // descriptors.
+    // Server reflection and the JSON output of the CLI need the descriptors. `compile_fds` does not write them to a
+    // file.
     fs::write(out.join("tally_v1_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // Sorted maps, so that equal messages are encoded to equal bytes. The check of a repeated id compares bytes.

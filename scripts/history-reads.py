@@ -1,4 +1,4 @@
-"""Measures the reads of the history of a service, and checks what they return. Run by scripts/bench-history."""
+"""Measures how long a service takes to read old records, and checks the answers. scripts/bench-history runs this program."""
 
 import argparse
 import bisect
@@ -20,18 +20,18 @@ import urllib.request
 import tally_client
 
 EPILOG = """
-as-of  One account is debited in every transaction, so it has as many records as the ledger has transactions. Before each size, the
-       measurement sends the missing transactions, and reads all of them again (tally export), in their order: that is the naive replay.
-       Then it calls GetAccount as of random sequences and of random times, and compares each answer with the replay. A different answer
-       ends the run with exit code 1.
-cold   Transactions between N accounts, chosen uniformly, with N such that each account gets about --entries records, far apart in the journal.
-       Then it reads statements in pages of 100 rows: with the files of the journal in the page cache; page after page of one account, with
-       nothing of the journal in the page cache at the beginning; and at random places, with nothing of it in the cache before each page.
-       posix_fadvise takes the files out of the cache, so no privileges are needed. The rows of a whole statement must add up to the
-       account's balances.
+as-of  One account is debited in every transaction, so it has as many records as the ledger has transactions. For each of --sizes, the
+       program first sends transactions until the account has this number of records. It exports them (tally export) and computes from the
+       export what the account had after each transaction: the replay. Then it calls GetAccount as of random sequences and of random times,
+       and compares each answer with the replay. A different answer ends the run with exit code 1.
+cold   The program sends transactions between N accounts, chosen uniformly. N is such that each account gets about --entries records, far
+       apart in the journal. Then it reads statements in pages of 100 rows, in three ways: page after page, with nothing of the journal in
+       the page cache at the beginning; pages at random places, with an empty page cache before each page; and page after page again, with
+       the files of the journal in the page cache. posix_fadvise takes the files out of the cache, so no privileges are needed. The rows of
+       a whole statement must add up to the account's balances.
 
-Latencies are those of a client in Python on the same machine. A reading of the journal reads from one block. Readings and the bytes that
-come from the disk are those of the service's process (/proc/PID/io)."""
+The latencies are measured by a client in Python on the same machine. A *reading* of the journal is a system call that reads from one
+block. The number of readings, and of bytes from the disk, are those of the service's process (/proc/PID/io)."""
 BATCH = 8192
 HOT = "acct-00000000"
 PAGE = 100
@@ -63,7 +63,7 @@ class Service:
                 said[match[1]] = match[2]
         self.address, self.operators = said["listening"], said["operators"]
         self.client = tally_client.Tally(self.address)
-        # The first calls of a method wait for the reflection of the service.
+        # Looks up the methods before the measurement, because a look-up asks the service for its descriptors (reflection).
         self.get_account, self.get_account_request = self.client.method("AccountService.GetAccount")
         self.list_entries, self.list_entries_request = self.client.method("AccountService.ListAccountEntries")
 
@@ -132,7 +132,7 @@ class Replay:
         self.times, self.debits = [], [0]
 
     def read(self, service, home):
-        """Reads the transactions after those that it knows."""
+        """Exports and adds the transactions that are not yet in this replay."""
         path = home / "ledger.csv"
         command = [service.binary, "export", "--endpoint", f"http://{service.address}", "--output", path]
         subprocess.run([*command, "--from", str(len(self.times) + 1)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -148,7 +148,7 @@ class Replay:
         count = random.randint(1, len(self.times))
         if not by_time:
             return {"as_of_sequence": count}, self.debits[count]
-        # Just at the time of a transaction, or one nanosecond before or after it.
+        # Exactly the time of a transaction, or one nanosecond before or after that time.
         moment = self.times[count - 1] + random.randint(-1, 1)
         seconds, nanos = divmod(moment, 10**9)
         return {"as_of_time": {"seconds": seconds, "nanos": nanos}}, self.debits[bisect.bisect_right(self.times, moment)]
@@ -188,7 +188,7 @@ def as_of(service, home, options):
         service.send(size - len(replay.times), seed, "--hot")
         replay.read(service, home)
         assert len(replay.times) == size
-        # The first reads find the marks of each segment.
+        # Not counted: the first reads also make the marks of each segment, which later reads use.
         measure_as_of(service, replay, options.reads // 10, by_time=False)
         by_sequence = measure_as_of(service, replay, options.reads, by_time=False)
         by_time = measure_as_of(service, replay, options.reads, by_time=True)
@@ -260,7 +260,7 @@ def cold(service, _home, options):
     service.send(options.transactions, 1, "--accounts", str(accounts))
     size = service.journal_bytes()
     print(f"{options.transactions:,} transactions between {accounts:,} accounts, {size / 2**30:.1f} GiB. Pages of {PAGE} rows:\n")
-    # What the service has in memory then comes from its checkpoint and the journal.
+    # After a restart, everything in the service's memory comes from its checkpoint and the journal.
     service.stop()
     service.start()
     print("| pages | page cache | rows first | p50 / p99 | readings of the journal, p50 | from the disk, p50 |")
@@ -279,7 +279,7 @@ def cold(service, _home, options):
         report(f"all {len(figures)} of an account, {rows:,} rows", "empty at the beginning", newest_first, figures)
         figures = random_places(service, account, newest_first, options.reads, options.transactions)
         report(f"{options.reads} at random places", "empty before each page", newest_first, figures)
-        # The second walk finds in the page cache what the first one has read.
+        # The first walk fills the page cache. Only the second walk is measured.
         walk(service, account, newest_first)
         _, figures = walk(service, account, newest_first)
         report(f"all {len(figures)} of an account", "has what is read", newest_first, figures)

@@ -1,5 +1,5 @@
-//! Certificates and private keys in PEM files, and why TLS can't use them: the file, what is wrong, and what to do. The
-//! texts of the TLS library name none of these.
+//! Reads certificates and private keys from PEM files. If TLS can't use a file, the error names the file, what is
+//! wrong, and what to do. The texts of the TLS library name none of these.
 
 use std::{
     path::{Path, PathBuf},
@@ -127,7 +127,8 @@ pub fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, Ce
 /// The label of an encrypted key in PEM.
 const ENCRYPTED: &[u8] = b"BEGIN ENCRYPTED PRIVATE KEY";
 
-/// Returns the TLS settings of a client that trusts `roots`, and that presents `identity`, a chain of certificates and its key.
+/// Returns the TLS settings of a client that trusts the authorities `roots` and presents `identity`, which is a chain
+/// of certificates and its private key.
 ///
 /// # Errors
 /// [`rustls::Error`] if TLS can't use the identity. [`pair`] has better texts for most of these cases.
@@ -144,8 +145,8 @@ pub fn client_tls(
     }
 }
 
-/// Returns the certificate chain from the file `certificate` with the private key from the file `key`. Checks that the
-/// key belongs to the first certificate.
+/// Joins a certificate chain and its private key, and checks that the key belongs to the first certificate. An error
+/// names the files that they were read from: `certificate` and `key`.
 ///
 /// # Errors
 /// [`CertificateFileError`].
@@ -168,7 +169,8 @@ pub fn pair(
     })
 }
 
-/// Returns the authorities from the file `path`.
+/// Returns the store of trusted authorities with these `certificates`. An error names `path`, the file that they were
+/// read from.
 ///
 /// # Errors
 /// [`CertificateFileError`] if one of them can't be used.
@@ -185,8 +187,8 @@ pub fn authorities(
     Ok(roots)
 }
 
-/// Checks that at least one authority from the file `path` can be used. The TLS library ignores the others: a bundle of
-/// the operating system may contain very old certificates.
+/// Checks that at least one of the authorities `certificates`, which were read from the file `path`, can be used. The
+/// TLS library ignores the others, because a bundle of the operating system may contain very old certificates.
 ///
 /// # Errors
 /// [`CertificateFileError`] for the first certificate, if none of them can be used.

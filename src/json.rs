@@ -156,7 +156,7 @@ pub fn misfit(name: &str, text: &str) -> Option<Misfit> {
     misfit::in_message(&descriptor(name).ok()?, &value, "")
 }
 
-/// Returns whether `text` is the text of [`from_json`]'s error about a repeated key, without the place. All other texts of
+/// Returns whether `text` is the text of the error of [`from_json`] about a repeated key, without the line and column. All other texts of
 /// [`JsonError::Json`] come from libraries.
 #[must_use]
 pub fn is_repeated_key(text: &str) -> bool {

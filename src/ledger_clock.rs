@@ -1,14 +1,14 @@
 //! The ledger clock, which gives blocks their times: the wall clock, without its large steps.
 //!
 //! If the wall clock steps by more than [`STEP_MAX`] against the monotonic clock, the ledger clock does not follow: it
-//! goes on from its last time with the monotonic clock. The step is *held* until an administrator confirms the new time,
+//! continues from its last time with the monotonic clock. The step is *held* until an administrator confirms the new time,
 //! or until the wall clock has come back.
 //!
-//! Each smaller step is followed, also if several of them sum up to more than [`STEP_MAX`]. The monotonic clock of a
-//! machine has the same rate as its wall clock, so in the months for which a process runs, only steps separate the two:
-//! leap seconds, and the corrections of a time daemon. A bound for their sum would hold the time of a machine whose
-//! clock is right, some day. A clock that was set wrongly makes one large step, and this is what the bound is for. A step
-//! is measured against the reading before it, and the maintenance thread reads the clock every 20 ms.
+//! The ledger clock follows each smaller step, even if several steps add up to more than [`STEP_MAX`]. The monotonic clock
+//! of a machine has the same rate as its wall clock, so in the months for which a process runs, the two differ only by steps:
+//! leap seconds, and the corrections of a time daemon. A bound for the sum of these steps would, some day, hold the ledger
+//! clock of a machine whose wall clock is right. The bound is meant for a clock that was set wrongly, which makes one large
+//! step. A step is measured against the previous reading, and the maintenance thread reads the clock every 20 ms.
 
 use std::{
     fmt,
@@ -199,8 +199,8 @@ impl LedgerClock {
         if reading.held.is_none() {
             return reading;
         }
-        // The thread may have been stopped for a while between the readings of the two clocks. This looks like a step,
-        // but not a second time.
+        // If the thread was stopped for a while between the readings of the two clocks, the pause looks like a step. A second
+        // reading does not show this step.
         self.read_once()
     }
 
@@ -217,7 +217,7 @@ impl LedgerClock {
                 held: Some(step),
             };
         }
-        // If another thread has stored a newer difference meanwhile, the newer one stays.
+        // If another thread has stored a newer difference in the meantime, the newer difference stays.
         let followed = wall.as_nanos().wrapping_sub(elapsed);
         let (stored, failed) = (Ordering::Relaxed, Ordering::Relaxed);
         let _ = self.offset.compare_exchange(offset, followed, stored, failed);
@@ -346,7 +346,7 @@ mod tests {
                 assert_eq!(clocks.read(), (time, step as f64), "{step}");
                 clocks.pass(1).await;
             }
-            // The rest of the step is not larger than the steps that are followed.
+            // The remaining difference is not larger than the steps that the clock follows.
             clocks.step(1 - step);
             assert_eq!(clocks.read(), (1101, 0.0), "{step}");
             clocks.pass(1).await;

@@ -9,7 +9,6 @@
 //!   and the placement of threads. They contain no code about ledgers.
 //! - [`tally_ledger`] is the state machine of the ledger, without I/O. [`tally_journal`] stores blocks of records on
 //!   the disk. [`store`] writes the history of the ledger to the journal and recovers the ledger from it.
-//!
 //! - [`replica`] takes part in the replication of the ledger: it follows the replicated log, or leads. [`tally_replication`] is the
 //!   protocol without I/O, and [`tally_kafka`] the client of the brokers.
 //!

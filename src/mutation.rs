@@ -224,8 +224,8 @@ pub fn plant(name: Option<&str>) -> Result<(), UnknownMutation> {
     Ok(())
 }
 
-/// Deliberate bugs of the ledger that its own tests find (`crates/ledger/tests/it/mutations.rs`). The simulation finds them only with
-/// many holds that expire, so that `--mutations` does not ask for them.
+/// Deliberate bugs of the ledger that the tests of its crate find (`crates/ledger/tests/it/mutations.rs`). The simulation finds them only in
+/// runs in which many holds expire, so `--mutations` does not look for them.
 #[cfg(feature = "mutations")]
 pub const MUTATIONS_OF_LEDGER: &[Mutation] = &[mutation(
     "post_when_due",

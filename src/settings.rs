@@ -1,5 +1,5 @@
-//! Shared by all sections of the configuration: the error of a setting that is out of bounds, and the checks that return this
-//! error.
+//! Code that all sections of the configuration share: the error of a setting that is out of bounds, and the checks that return
+//! this error.
 //!
 //! Each section lives with the module that it configures (`store::settings`, `grpc::settings`, ...); `config` puts the sections
 //! together.

@@ -1,4 +1,4 @@
-//! Who may do what on the operators' port.
+//! Decides what a caller may do on the operators' port.
 
 use std::{
     borrow::Cow,
@@ -109,7 +109,7 @@ fn grant(security: &Security, headers: &HeaderMap) -> Result<Grant, Refusal> {
 /// Whether the host of the request is an IP address or `localhost`. The owner of any other name can let the name point to this machine
 /// after a browser on this machine has loaded a page from it. The page could then read the ledger.
 fn names_this_machine(headers: &HeaderMap) -> bool {
-    // With two of them, a proxy in front of the port and the port could choose different ones.
+    // If a request has two such headers, a proxy and this port could choose different ones.
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return false;

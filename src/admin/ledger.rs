@@ -46,14 +46,15 @@ const PAGE_ROWS: i32 = 50;
 /// Number of holds of a page.
 const PAGE_HOLDS: i32 = 20;
 
-/// No browser guesses another type for an answer, keeps the answer, or names the page to other servers.
+/// Headers of every answer: a browser must not guess another type, must not store the answer, and must not send the page's address to other
+/// servers.
 const HEADERS: [(HeaderName, &str); 3] = [
     (header::CONTENT_TYPE, "application/json"),
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
 
-/// What the reads of the view share.
+/// The state that all reads of the view share.
 #[derive(Debug, Clone)]
 struct LedgerView {
     engine: TallyEngine,

@@ -14,7 +14,7 @@ const SHOWN_CHARS_MAX: usize = 100;
 // ===== impl Parameters =====
 
 impl Parameters {
-    /// Reads a query such as `account_id=a%2Fb&page_token=e1`. Each parameter must be one of `known`, and stand there once.
+    /// Reads a query such as `account_id=a%2Fb&page_token=e1`. Each parameter must be one of `known`, and must not be repeated.
     ///
     /// # Errors
     /// Status 400.

@@ -1,8 +1,8 @@
 //! Limits the number of connections of the operators' port: every open connection occupies a place.
 //!
-//! There are three tables of places. A new connection is in the first one until its first bytes arrive. Then a health probe gets a place in
-//! the second one, and every other connection in the third one. So however many other requests a client makes, they never take the place
-//! of a probe, even if they come from the address of the probe.
+//! There are three tables of places. A new connection is in the first table until its first bytes arrive. Then a health probe gets a place in
+//! the second table, and every other connection in the third. So other requests never take the place of a probe, however many they are, and
+//! even if they come from the address of the probe.
 //!
 //! A new connection always gets a place, so that nobody can block health probes by holding connections open. If all places are
 //! occupied, the oldest connection of the client with the most connections is closed. The gRPC server does the opposite: it rejects
@@ -25,10 +25,10 @@ use crate::telemetry::{Families, MetricSource};
 const CONNECTIONS_MAX: usize = 64;
 /// Maximum number of such connections of one client. For a further connection, the client's oldest connection is closed.
 const CONNECTIONS_OF_CLIENT_MAX: usize = 16;
-/// The same numbers for health probes, which take a place only for one request.
+/// The same maximum for health probes, in total and for one client. A probe has its place only for one request.
 const PROBES_MAX: usize = 64;
 const PROBES_OF_CLIENT_MAX: usize = 16;
-/// The same numbers for connections that have not sent anything yet.
+/// The same maximum for connections that have not sent anything yet.
 const ARRIVING_MAX: usize = 128;
 const ARRIVING_OF_CLIENT_MAX: usize = 64;
 

@@ -129,9 +129,9 @@ async fn ready(State(admin): State<Admin>) -> Response {
         {
             "the replica has not caught up with the log: see `tally replica status`\n"
         }
-        // With an open circuit the service stays ready: an orchestrator that took the only instance out of service would not
-        // help clients.
-        // On a full disk the service also stays ready, because reads go on.
+        // With an open circuit the service stays ready: if an orchestrator took the only instance out of service, clients would get
+        // no answers at all.
+        // On a full disk the service also stays ready, because reads still work.
         (Condition::Running, Phase::Serving) if admin.engine.disk_is_full() => {
             let text = "ready, but the disk has no space for the next segment of the journal: writes are refused when the journal reaches it\n";
             return text.into_response();

@@ -64,7 +64,7 @@ pub(super) async fn run(
         match accepted {
             Ok((stream, peer)) => {
                 tokio::spawn(admitted(stream, peer, router.clone(), connections.clone()));
-                // Answers a request that has already arrived before further connections can evict this one.
+                // Answers a request that has already arrived, before further connections can evict its connection.
                 yield_now().await;
             }
             Err(error) => {

@@ -64,7 +64,7 @@ const TEST_TIME_MAX: Duration = Duration::from_secs(3);
 const FILE_BYTES: usize = 8 << 20;
 /// Alignment of direct writes in memory and on the disk.
 const ALIGNMENT: usize = 4096;
-/// Name of the file. The benchmark removes the name when it has opened the file, so that nothing is left if the process is killed.
+/// Name of the file. The benchmark removes the name right after it has opened the file, so that no file is left if the process is killed.
 const FILE: &str = "bench-disk.tmp";
 
 /// Measures the disk of directory `data`, or of the directory for temporary files.

@@ -31,7 +31,7 @@ pub enum BenchError {
         call: &'static str,
         /// The status of the answer.
         status: tonic::Status,
-        /// The timeout of the call. The calls of the load have none, because the benchmark measures how long they take.
+        /// The timeout of the call. The calls of the load have no timeout, because the benchmark measures how long they take.
         timeout: Option<Duration>,
     },
     /// A client thread could not be set up.

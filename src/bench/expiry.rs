@@ -37,7 +37,7 @@ use crate::{
 pub struct ExpiryReport {
     /// Number of holds with one deadline.
     holds: u64,
-    /// Time in which they were made.
+    /// Time that it took to make the holds.
     make_seconds: f64,
     /// Memory of the table of holds, in bytes per hold.
     bytes_per_hold: f64,
@@ -49,7 +49,7 @@ pub struct ExpiryReport {
     before: Calls,
     /// From the deadline until all holds had expired.
     during: Calls,
-    /// The first [`PHASE`] after that.
+    /// The first [`PHASE`] after the last hold had expired.
     after: Calls,
     in_flight: u32,
     connections: u32,
@@ -99,7 +99,7 @@ const MADE_PER_SECOND: f64 = 20_000.0;
 const HOLDS_OF_CALL: u64 = 8192;
 /// Calls in flight that make holds.
 const MAKING_CALLS: usize = 2;
-/// Time between two looks at the number of holds. The end of the expiry is known as exactly as this.
+/// Time between two reads of the number of holds, and so the precision with which the end of the expiry is known.
 const POLL: Duration = Duration::from_millis(20);
 /// Longest time until all holds must have expired.
 const EXPIRY_TIME_MAX: Duration = Duration::from_secs(600);
@@ -164,7 +164,7 @@ pub(super) async fn run(
     })
 }
 
-/// Waits until the ledger has no hold. Returns when this was found out.
+/// Waits until the ledger has no hold. Returns the time of the read that found none.
 async fn wait_until_gone(service: &Target, deadline: Instant) -> Result<Instant, BenchError> {
     sleep_until(deadline).await;
     let mut client = EngineServiceClient::new(connect(service.client()).await?);
@@ -190,7 +190,8 @@ async fn stats(service: &Target) -> Result<LedgerStats, BenchError> {
 // ===== impl Requests =====
 
 impl Requests {
-    /// Makes holds, all with the same deadline as far as a client can say: the service adds the time-out to the time of the block.
+    /// Makes holds with about the same deadline. A client can't set the deadline exactly, because the service adds the timeout of the request
+    /// to the time of the block.
     async fn make(&self, service: &Target, holds: u64, deadline: Instant) -> Result<(), BenchError> {
         let connection = connect(service.client()).await?;
         let calls = (0..holds)
@@ -278,7 +279,7 @@ impl Requests {
 // ===== impl Calls =====
 
 impl Calls {
-    /// Returns the calls that were in flight between two times. A call that began in one part and ended in the next one counts in both.
+    /// Returns the calls that were in flight between two times. A call that began in one part of the run and ended in the next counts in both.
     fn between(samples: &[Sample], from: Instant, to: Instant) -> Self {
         let within = samples
             .iter()

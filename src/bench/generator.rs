@@ -17,7 +17,8 @@ pub(super) struct Generator {
     distribution: Distribution,
     random_ids: bool,
     seed: u64,
-    /// Half of the number of transactions of a call, if one half of them makes holds and the other half posts them.
+    /// Half of the number of transactions of a call, if the first half of each call makes holds and the second half posts them. Otherwise
+    /// `None`.
     holds: Option<u64>,
     /// The number of the next transaction.
     next: Arc<AtomicU64>,
@@ -37,11 +38,11 @@ pub(super) struct Payment {
 /// What a transaction does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It posts its transfer.
+    /// The transaction posts its transfer.
     Post,
-    /// It makes a hold.
+    /// The transaction makes a hold.
     Hold,
-    /// It posts the hold that the transaction with this number has made.
+    /// The transaction posts the hold that the transaction with this number has made.
     PostHold(u64),
 }
 
@@ -181,7 +182,7 @@ impl Generator {
 // ===== impl AccountNumber =====
 
 impl AccountNumber {
-    /// The account that no other one is used more often than.
+    /// The account that is used most often, or one of them.
     pub(super) const MOST_USED: AccountNumber = AccountNumber(0);
 
     /// Writes the id of the account.

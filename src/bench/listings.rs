@@ -23,7 +23,7 @@ use crate::{
 
 /// Number of rows of a page: the maximum.
 const PAGE_ROWS: i32 = 1000;
-/// Wait after a page that the service refused because of overload.
+/// Delay after a page that the service refused because of overload.
 const OVERLOAD_WAIT: Duration = Duration::from_millis(10);
 
 /// Readers of a statement. Dropping this value stops them.

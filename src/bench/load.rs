@@ -281,8 +281,8 @@ impl Load {
         pace: &Pace,
         stats: &RefCell<LoadStats>,
     ) -> Result<(), BenchError> {
-        // With several endpoints, a failed call is sent again with the same ids, as by any other client. With one endpoint, the benchmark
-        // measures the service, and not what a client makes of its failures.
+        // With several endpoints, a failed call is sent again with the same ids, as any other client does. With one endpoint, a failed call
+        // is not sent again, because the benchmark measures the service and not the retries of a client.
         let retries = connection.has_alternatives();
         let mut client = self.client(connection);
         let codec = LoadCodec::new(self.generator.clone(), method.message_type);

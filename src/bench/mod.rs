@@ -40,7 +40,7 @@ use crate::client::ClientConfig;
 
 pub use self::{echo::serve as serve_echo, error::BenchError, settings::BenchSettings};
 
-/// The result of a benchmark. It serializes to the one object that `--json` prints.
+/// The result of a benchmark. `--json` prints it as one object.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum BenchReport {

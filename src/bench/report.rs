@@ -166,7 +166,7 @@ fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
 // ===== impl ListingReport =====
 
 impl ListingReport {
-    /// `rounds` are those in which `connections` read `pages`.
+    /// `rounds` are the rounds in which `connections` connections read `pages` pages.
     pub(super) fn new(connections: u32, pages: u64, rounds: &[Round]) -> Self {
         let elapsed: Duration = rounds.iter().map(|round| round.elapsed).sum();
         ListingReport {

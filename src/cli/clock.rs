@@ -60,7 +60,7 @@ async fn confirm(args: &ClockArgs, comment: &str) -> Result<(), Failure> {
     let mut engine = args.client.connect().await?;
     let seen = clock(&mut engine).await?;
     let request = ConfirmClockRequest {
-        // Without a held step, the call changes nothing, unless the clock makes a step at this moment.
+        // If there is no held step, the call changes nothing, unless the clock makes a step at this moment.
         held_step: Some(seen.held_step.unwrap_or_default()),
         comment: comment.to_owned(),
     };
@@ -110,7 +110,7 @@ fn state_text(held: Option<prost_types::Duration>) -> String {
 pub(super) fn step_text(step: prost_types::Duration) -> String {
     let (size, direction) = match Duration::try_from(step) {
         Ok(size) => (size, "forward"),
-        // The error has the size of a negative duration.
+        // If the duration is negative, the error contains its absolute value.
         Err(prost_types::DurationError::NegativeDuration(size)) => (size, "back"),
         Err(_) => (Duration::ZERO, "forward"),
     };

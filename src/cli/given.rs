@@ -1,4 +1,5 @@
-//! The options on the command line of the process. The others have the value of their environment variable, or their default.
+//! Finds the options that are on the command line of the process. Other options have the value of their environment variable, or their
+//! default.
 
 use std::ffi::OsString;
 

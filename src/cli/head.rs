@@ -24,7 +24,7 @@ pub struct HeadArgs {
     output: OutputFormat,
 }
 
-/// A block of the journal: its number, and its hash, which stands for the block and everything before it. The text form is
+/// A block of the journal: its number, and its hash, which depends on the block and on everything before it. The text form is
 /// `BLOCK:HASH`, with the hash in 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChainHead {

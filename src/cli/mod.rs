@@ -132,7 +132,7 @@ impl Command {
         if !uses_variables {
             return Ok(IgnoredVariables::default());
         }
-        // A name that is not UTF-8 is not the name of any used variable, so the rule for unknown names holds for it.
+        // A name that is not UTF-8 is not the name of any used variable, so it is treated as an unknown name.
         let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
         let ignored = check_variables(names, &option_variables::names(&Cli::command()))?;
         let has_log = matches!(self, Command::Serve(args) if args.starts_service());

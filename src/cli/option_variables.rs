@@ -70,7 +70,7 @@ pub(super) fn explain(error: clap::Error, command: &clap::Command, words: &[OsSt
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return CommandLineError::Requested(error);
     }
-    // The whole text would differ even without another error, because the usage names the options that are set.
+    // Compares only a part of the text: the usage in the text names the options that are set, so it differs even for the same error.
     let is_same = |other: clap::Error| {
         let argument = ContextKind::InvalidArg;
         other.kind() == error.kind() && other.get(argument) == error.get(argument)
@@ -93,7 +93,7 @@ pub(super) fn explain(error: clap::Error, command: &clap::Command, words: &[OsSt
 pub(super) fn check_values(command: &clap::Command, path: &[OsString]) -> Result<(), CommandLineError> {
     for name in names(command).iter().filter(|name| env::var_os(name).is_some()) {
         let only = with_variables(command.clone(), &|variable| variable == name.as_str());
-        // Other errors are those of the words in `path`, in which the required arguments are missing.
+        // Other errors concern the words in `path`, which lack the required arguments.
         let is_of_value = |error: &clap::Error| {
             matches!(
                 error.kind(),

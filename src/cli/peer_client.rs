@@ -28,7 +28,8 @@ pub(super) struct PeerClient {
 // ===== impl PeerClient =====
 
 impl PeerClient {
-    /// `identity` are the files of the certificate and the key of this replica, if the others ask for them.
+    /// Makes a client without connections. `identity` are the files of the certificate and the key of this replica, if
+    /// the other replicas ask for them.
     pub(super) fn new(config: &ReplicatedConfig, identity: Option<(PathBuf, PathBuf)>) -> Self {
         PeerClient {
             config: ClientConfig {
@@ -88,7 +89,7 @@ impl AskPeer for PeerClient {
     }
 }
 
-/// What the failure of a connection says: a process that has ended refuses connections.
+/// Returns what the failure of a connection says about the replica: if the connection was refused, the process of the replica has ended.
 fn unreachable(error: &ConnectError) -> PeerAnswer {
     if let ConnectError::Unreachable { fault, .. } = error {
         gone(fault)

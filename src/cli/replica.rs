@@ -33,7 +33,7 @@ pub struct ReplicaArgs {
 /// The subcommands of `tally replica`.
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show the role of the replica, the leader, and how far the replica is.
+    /// Show the role of the replica, the leader, and the lag of the replica.
     Status,
     /// Let the leader give up leadership. Another replica leads a moment later.
     Resign {
@@ -44,7 +44,7 @@ enum Action {
         #[arg(long, default_value = "", hide_default_value = true, value_parser = comment)]
         comment: String,
     },
-    /// Make a replicated ledger: of a new data directory, or of that of an embedded store. The topic must be empty. Start the other
+    /// Make a replicated ledger from a new data directory or from that of an embedded store. The topic must be empty. Start the other
     /// replicas with empty directories.
     Init(InitArgs),
     /// Publish the directory of a stopped replica in an empty topic, after the log was lost. Choose the replica with the greatest accepted
@@ -52,9 +52,9 @@ enum Action {
     Republish(DirectoryArgs),
     /// Let a stopped replica read the topic from its beginning, after another replica was republished.
     Rejoin(DirectoryArgs),
-    /// Copy the directory of a stopped replica, for a new one.
+    /// Copy the directory of a stopped replica for a new replica.
     Clone(CloneArgs),
-    /// End the replicated log, and make the data directory of this stopped replica one of an embedded store. All other replicas stop.
+    /// End the replicated log, and turn the data directory of this stopped replica into one of an embedded store. All other replicas stop.
     Detach(DirectoryArgs),
 }
 

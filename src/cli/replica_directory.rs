@@ -31,7 +31,7 @@ use crate::{
 
 /// Longest time until a new topic has a leader.
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(30);
-/// Delay between two questions for a new topic.
+/// Delay between two attempts to find the leader of a new topic.
 const TOPIC_DELAY: Duration = Duration::from_millis(200);
 
 /// Options of `tally replica init`, `republish` and `rejoin`.
@@ -90,7 +90,7 @@ fn setting(args: &SettingsArgs) -> Result<Setting, Failure> {
     })
 }
 
-/// `tally replica init`: makes a replicated ledger of a new directory, or of that of an embedded store.
+/// `tally replica init`: makes a replicated ledger, from a new directory or from the directory of an embedded store.
 pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
     let mut setting = setting(&args.settings)?;
     if args.create_topic {
@@ -106,7 +106,7 @@ pub(super) async fn republish(args: &DirectoryArgs) -> Result<(), Failure> {
     publish_directory(setting, "republished").await
 }
 
-/// `tally replica rejoin`: lets a replica read the whole log of a topic that was made anew.
+/// `tally replica rejoin`: lets a replica read the whole log of a topic that was made again.
 pub(super) async fn rejoin_topic(args: &DirectoryArgs) -> Result<(), Failure> {
     let mut setting = setting(&args.settings)?;
     expect_replica(&setting.data)?;
@@ -125,7 +125,7 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
     } = setting(&args.settings)?;
     expect_replica(&data)?;
     let (address, directory) = (config.advertise.clone(), data.clone());
-    // An earlier call may have ended the log and not come further.
+    // An earlier call may have ended the log, and may have been interrupted before it changed the directory.
     match detach(Arc::new(RealDisk), &data, &address) {
         Err(PublishError::NotEnded) => {}
         result => {
@@ -150,7 +150,7 @@ pub(super) async fn detach_directory(args: &DirectoryArgs) -> Result<(), Failure
 /// `tally replica clone`: copies the directory of a stopped replica.
 pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
     let CloneArgs { from, to } = args;
-    // The lock keeps a service from starting in the directory meanwhile.
+    // While this lock is held, no service can start in the directory.
     let journal =
         Journal::open_read_only(Arc::new(RealDisk), from).map_err(|error| Failure::new(exit::IO, &error))?;
     if journal.directory().store() != StoreKind::Replicated {
@@ -233,7 +233,7 @@ async fn create_topic(log: &mut KafkaLog) -> Result<(), Failure> {
     }
     let until = Instant::now() + TOPIC_TIMEOUT;
     loop {
-        // The brokers learn of a new topic one after the other, and some already know a newer leader than others.
+        // The brokers learn of a new topic one after the other, so some of them do not know its leader yet.
         let usable = match log.reconnect().await {
             Ok(()) => log.inspect().await.map(drop),
             Err(error) => Err(error),

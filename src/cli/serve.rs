@@ -199,7 +199,7 @@ impl Service<'_> {
         };
         let reason = stop.wait(&engine, &refresher).await;
         tracing::info!(reason = reason.as_str(), "stopping");
-        // The other replicas must not wait for the calls in flight here.
+        // Resigns before the calls in flight have finished, so that another replica can lead at once.
         if let Some(replica) = &replica {
             replica.resign(&engine).await;
         }
@@ -338,7 +338,7 @@ fn placement_error(loaded: &Loaded, error: AffinityError) -> ServeError {
     }
 }
 
-/// Warns of settings that are valid, but not as the operator probably wants them. Lowers the maximum number of connections
+/// Warns of settings that are valid, but probably not what the operator wants. Lowers the maximum number of connections
 /// if the process may not open enough files.
 fn warn(config: &mut Config, affinity: &CpuAffinityManager, security: &Security) {
     for warning in &affinity.plan().warnings {

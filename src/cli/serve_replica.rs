@@ -66,7 +66,7 @@ impl Drop for ReplicaThread {
 
 /// Starts the program again in this process, with the same arguments. Returns only if this fails.
 pub(super) fn restart() -> ExitCode {
-    // This name stays right when the file of the program was replaced.
+    // This path names the running program, even if its file was replaced.
     let mut arguments = std::env::args_os();
     let mut program = Command::new("/proc/self/exe");
     if let Some(name) = arguments.next() {
@@ -140,8 +140,8 @@ pub(super) fn open(
     Ok((engine, started))
 }
 
-/// Ends the log: takes part in the replication without serving calls, until this replica leads, and then writes the end of the log. Call
-/// this on a thread that may block.
+/// Ends the log: takes part in the replication without serving calls until this replica leads, and then writes the block that ends the
+/// log. Call this on a thread that may block.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -230,7 +230,7 @@ impl StartedReplica {
     }
 }
 
-/// Returns random bits.
+/// Returns a random number.
 fn random() -> Result<u64, ServeError> {
     let mut bytes = [0; 8];
     tally_journal::Disk::fill_random(&RealDisk, &mut bytes).map_err(ServeError::Random)?;

@@ -1,4 +1,4 @@
-//! Opens the data directory and starts the engine of `tally serve`, on a thread of its own: the recovery of a large journal takes
+//! Opens the data directory and starts the engine of `tally serve`, on a separate thread: the recovery of a large journal takes
 //! long, and a signal must be able to end the service meanwhile.
 
 use std::{
@@ -40,8 +40,8 @@ pub(super) struct StoreToOpen {
     pub(super) identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Starts the engine. Returns `None` if `stop` ends first. Then the thread still runs, and the end of the process ends it, as a
-/// crash would: the next start begins again.
+/// Starts the engine. Returns `None` if `stop` completes first. Then the thread runs until the process exits. This is safe, as a
+/// crash is: the next start repeats the recovery.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -54,7 +54,7 @@ pub(super) async fn start(
     let (report, started) = oneshot::channel();
     let thread = affinity.spawn(Role::Aux, 3, "tally-start", move || {
         let engine = store.open(&placement);
-        // The receiver is gone if `stop` ended first. Then nobody needs the engine.
+        // If `stop` completed first, the receiver was dropped and nobody needs the engine.
         let _received = report.send(engine);
     })?;
     let Some(started) = until(started, stop).await else {
@@ -98,8 +98,8 @@ impl StoreToOpen {
     }
 }
 
-/// Waits for the end of `work`. Returns `None` if `stop` ends first. If both have ended, the result of `work` counts, so that the
-/// engine is stopped in order.
+/// Returns the result of `work`, or `None` if `stop` completes first. If both are complete, returns the result of `work`, so that
+/// the caller stops the engine in order.
 async fn until<T>(work: impl Future<Output = T>, stop: impl Future<Output = ()>) -> Option<T> {
     tokio::select! {
         biased;
@@ -150,7 +150,7 @@ fn warn_of_foreign_files(data: &Path) {
 mod tests {
     use super::*;
 
-    /// A recovery can take minutes, and a disk can hang.
+    /// Checks that a stop does not wait for the start: recovery can take minutes, and a disk can hang.
     #[tokio::test]
     async fn a_signal_ends_a_start_that_does_not_end() {
         let (signal, received) = oneshot::channel::<()>();

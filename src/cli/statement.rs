@@ -137,7 +137,7 @@ fn cells(row: &AccountEntry) -> [String; 11] {
         Side::Unspecified => (String::new(), String::new()),
     };
     let balances = row.balances.as_ref();
-    // An expiry has no id of its own.
+    // An expiry is a transaction without an id.
     let id = if row.transaction_id.is_empty() {
         &row.pending_transaction_id
     } else {

@@ -34,7 +34,8 @@ pub(super) fn described(error: &clap::Error, command: &clap::Command, words: &[O
     format!("{problem}; see `{} --help`", path.join(" "))
 }
 
-/// Returns the error that the option or the variable `name` has `value`, which `error` does not accept.
+/// Returns the text of an error: the option or the variable `name` has the wrong value `value`. `error` is clap's error
+/// about it.
 pub(super) fn wrong_value(error: &clap::Error, name: &str, value: &OsStr) -> String {
     let mut bound = bound(error, value);
     let value = &*value.to_string_lossy();

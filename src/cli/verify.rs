@@ -228,7 +228,7 @@ fn add_assets(lines: &mut Lines, report: &DirectoryReport) {
 
 /// Adds the head of the journal if its end is known, and whether the journal has the expected heads.
 fn add_heads(lines: &mut Lines, report: &DirectoryReport, expected: &[ChainHead]) {
-    // After a damage, the hash of the end is not known for certain.
+    // If the journal is damaged, the hash of its end is not certain.
     let end = report.journal.end.as_ref();
     let last = end
         .filter(|_| report.journal.corruption.is_none())

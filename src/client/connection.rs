@@ -1,14 +1,14 @@
 //! A connection to a service with one or several endpoints.
 //!
-//! With one endpoint, every call goes there. With several, which are the replicas of one ledger, every call goes to one of them, which
-//! is called current. A call that fails because of its endpoint makes the current one unknown ([`Verdict`]), and the next call asks all
+//! With one endpoint, every call goes to this endpoint. Several endpoints are the replicas of one ledger, and every call goes to the
+//! *current* endpoint. If a call fails because of its endpoint ([`Verdict`]), no endpoint is current any more, and the next call asks all
 //! endpoints at the same time which of them leads. So:
 //!
-//! - The address in NOT_LEADER is followed only if it is one of the endpoints. A service can't make a client connect to any other host,
-//!   and a token is never sent to one. The address may also be one that only the replicas can reach, behind a load balancer. In both
-//!   cases the question finds the leader, or another replica, which forwards the calls to it.
+//! - The address in NOT_LEADER is followed only if it is one of the endpoints. So a service can't make a client connect to another host,
+//!   and a token is never sent to another host. Behind a load balancer, only the replicas may be able to reach the address. In both
+//!   cases the client asks all endpoints, and finds the leader, or another replica, which forwards the calls to the leader.
 //! - An endpoint that accepts connections and never answers, such as a stopped process, delays the others by [`GRACE`] at most.
-//! - A connection never sends a call twice. The retries of [`super::RetryPolicy`] do, with the same ids.
+//! - A connection never sends a call twice. The retries of [`super::RetryPolicy`] send calls again, with the same ids.
 
 use std::{
     cmp::Reverse,
@@ -55,11 +55,11 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) const LOSS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time to wait for the first answer of the endpoints.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time to wait for further endpoints after one has answered: another one may lead.
+/// Time to wait for further endpoints after the first answer, because another endpoint may lead.
 const GRACE: Duration = Duration::from_millis(50);
 /// A client whose endpoint does not lead looks for the leader at this interval, because a forwarded call takes longer.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
-/// An endpoint whose calls have failed this often in a row is used only if no other one answers.
+/// An endpoint whose calls have failed this often in a row is used only if no other endpoint answers.
 const FAILURES_MAX: u32 = 2;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -78,7 +78,7 @@ struct Shared {
     /// The header `authorization` of every call.
     authorization: Option<HeaderValue>,
     state: Mutex<State>,
-    /// Held while the endpoints are asked, so that many calls ask once.
+    /// Held while the endpoints are asked, so that calls at the same time ask only once.
     asking: tokio::sync::Mutex<()>,
     /// Whether the endpoints are asked in the background.
     looking: AtomicBool,
@@ -104,11 +104,11 @@ struct State {
     followed: bool,
     /// When to look for the leader, if the current endpoint does not lead.
     look_at: Option<Instant>,
-    /// Why nobody answered last, and when that was known.
+    /// The time of the last attempt to find an endpoint that failed, and its error.
     failed: Option<(Instant, NoAnswer)>,
 }
 
-/// What an endpoint answers to the question who leads.
+/// The answer of an endpoint to the question which replica leads.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     index: usize,
@@ -136,7 +136,7 @@ impl Connection {
             })
             .collect();
         let state = State {
-            // Among equals, the first endpoint is the next one.
+            // So the first endpoint is the first choice among endpoints that are equally good.
             last: endpoints.len() - 1,
             ..State::default()
         };
@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Returns whether a call can go on at another endpoint.
+    /// Returns whether a call can be repeated at another endpoint.
     #[must_use]
     pub fn has_alternatives(&self) -> bool {
         self.shared.endpoints.len() > 1
@@ -203,7 +203,7 @@ impl Shared {
         let index = self
             .current()
             .await
-            // The call was not sent, which this type says.
+            // The type of this error says that the call was not sent.
             .map_err(|error| tonic::ConnectError(Box::new(error)))?;
         let endpoint = self.endpoint(index)?;
         let mut channel = endpoint.channel.clone();
@@ -228,7 +228,7 @@ impl Shared {
         self.endpoints.get(index).ok_or(NoAnswer(Fault::Unknown))
     }
 
-    /// Notes what an answer says about its endpoint: at once, or when its body ends.
+    /// Records what an answer says about its endpoint, now or when the body of the answer ends.
     fn observe(self: Arc<Self>, index: usize, response: Response<Body>) -> Response<Body> {
         if response.status() != StatusCode::OK {
             self.judge(index, &Verdict::Leave);
@@ -250,7 +250,7 @@ impl Shared {
         }
     }
 
-    /// Notes what a call says about its endpoint.
+    /// Records what a call says about its endpoint.
     fn judge(&self, index: usize, verdict: &Verdict) {
         let Ok(endpoint) = self.endpoint(index) else {
             return;
@@ -261,11 +261,11 @@ impl Shared {
         }
         let mut state = self.state.lock();
         if state.current != Some(index) {
-            // Another call has left this endpoint.
+            // Another call has already left this endpoint.
             return;
         }
         endpoint.failures.fetch_add(1, Ordering::Relaxed);
-        // A replica may repeat old news. If the address was followed once in vain, the endpoints are asked.
+        // A replica may name an old leader. If this address was followed before and did not lead, all endpoints are asked instead.
         let leader = match verdict {
             Verdict::LeaderAt(address) if !state.followed => self
                 .endpoints
@@ -403,8 +403,9 @@ impl Shared {
         })
     }
 
-    /// Returns how good an endpoint is. A leader of an older term than another replica knows leads no more, so the term counts more.
-    /// Among equals, the endpoint after the last one is the best, so that a client does not stay at one that fails.
+    /// Returns how good an endpoint is. The term counts most, because a leader with an older term than that of another replica no longer
+    /// leads. If endpoints are equally good, the endpoint after the last current one is the best, so that a client does not stay at an
+    /// endpoint that fails.
     fn rank(&self, answer: &Answer) -> impl Ord + use<> {
         let count = self.endpoints.len();
         let last = self.state.lock().last;
@@ -422,12 +423,12 @@ impl Shared {
     }
 }
 
-/// The body of an answer. Its end says whether the endpoint can be used further.
+/// The body of an answer. Its end shows whether the endpoint can still be used.
 #[derive(Debug)]
 struct ObservedBody {
     body: Body,
     index: usize,
-    /// Taken when the end was noted.
+    /// `None` after the end of the body was recorded.
     shared: Option<Arc<Shared>>,
 }
 

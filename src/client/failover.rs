@@ -1,4 +1,4 @@
-//! Whether a failed call is a reason to go on at another endpoint.
+//! Decides whether a failed call is a reason to use another endpoint.
 
 use std::error::Error;
 
@@ -17,7 +17,7 @@ pub(super) enum Verdict {
     Stay,
     /// Another endpoint may do better.
     Leave,
-    /// Another replica leads. This is its address, as that replica was told to advertise it.
+    /// Another replica leads. This is its address, as configured at that replica (`advertise`).
     LeaderAt(String),
 }
 
@@ -31,7 +31,7 @@ impl Verdict {
             .get_details_error_info()
             .filter(|info| info.domain == DOMAIN);
         match (status.code(), info) {
-            // A proxy says so, or a service of another kind.
+            // Such a status comes from a proxy, or from a service that is not Tally.
             (Code::Unavailable, None) => Verdict::Leave,
             (_, Some(info)) => match &*info.reason {
                 "NOT_LEADER" => match info.metadata.get("leader") {
@@ -39,7 +39,7 @@ impl Verdict {
                     None => Verdict::Leave,
                 },
                 "SHUTTING_DOWN" | "STORE_FAILED" => Verdict::Leave,
-                // After LEADER_LOST, the replica works and learns first who leads next. The others are answers of the leader.
+                // After LEADER_LOST, the replica works, and will know the next leader first. The other reasons are answers of the leader.
                 _ => Verdict::Stay,
             },
             (_, None) => Verdict::Stay,

@@ -44,7 +44,7 @@ pub enum Fault {
     NoneAnswers(Vec<(String, Fault)>),
     /// Another cause, in the words of the operating system, or the message of the service.
     Other(String),
-    /// Another cause, which only a library has words for.
+    /// Another cause, for which only a library has a text.
     Unknown,
 }
 
@@ -213,7 +213,7 @@ impl Fault {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::UnexpectedEof => Some(Fault::Closed),
-            // The standard library reports a failed name resolution without a kind of its own.
+            // The standard library has no error kind for a failed name resolution.
             _ if error.to_string().starts_with("failed to lookup address") => Some(Fault::UnknownHost),
             _ => None,
         }
@@ -252,7 +252,7 @@ impl Fault {
     pub fn advice(&self, secure: bool) -> &'static str {
         match (self, secure) {
             (Fault::NoneAnswers(faults), _) => {
-                // A wrong setting is more useful to know than a service that does not run.
+                // Reports a wrong setting before a service that does not run, because the user can correct the setting.
                 let wrong = faults.iter().find(|(_, fault)| !fault.is_temporary());
                 match wrong.or(faults.first()) {
                     Some((_, fault)) => fault.advice(secure),

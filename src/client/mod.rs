@@ -7,7 +7,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With several endpoints, the replicas of one ledger, the client finds the leader, and goes on at another replica if it loses one:
+//! With several endpoints (the replicas of one ledger), the client finds the leader. If it loses a replica, it continues at another:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

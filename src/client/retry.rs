@@ -4,15 +4,15 @@
 //! The rules below decide whether a retry can succeed, and how long to wait before it:
 //!
 //! 1. A lost connection and `UNAVAILABLE` are temporary. `RESOURCE_EXHAUSTED` is temporary only if the server sends a delay.
-//!    The server sends a delay if its queue is full, but not if the ledger can't number any more accounts. After any other error, a
+//!    The server sends a delay if its queue is full, but not if the ledger has its maximum number of accounts. After any other error, a
 //!    retry would fail with the same error.
 //! 2. `grpc-retry-pushback-ms` (gRFC A6) is the delay. A negative or malformed number forbids a retry.
 //!    Without this metadata, `google.rpc.RetryInfo` is the delay.
 //! 3. If the server sends neither, the delay doubles with each attempt. Every delay has a random part, so that rejected clients do
 //!    not all return at once. A delay is never shorter than the delay of the server.
-//! 4. With several endpoints, an error that makes the client leave an endpoint ([`Verdict`]) has another delay, because the next
-//!    attempt goes elsewhere: at most an eighth of the time since the first failure. So an attempt soon finds a new leader, and few
-//!    attempts are made while there is none. The delay of the server concerns only the endpoint that was left.
+//! 4. With several endpoints, an error may make the client leave an endpoint ([`Verdict`]). The next attempt then goes to another endpoint,
+//!    so the delay is shorter: at most an eighth of the time since the first failure. So an attempt soon finds a new leader, and few
+//!    attempts are made while there is no leader. The delay of the server concerns only the endpoint that was left.
 //! 5. The number of attempts and the total time are bounded.
 //!
 //! A failed call reports whether it may have been executed ([`CallError::executed`]). An attempt with an unknown outcome makes
@@ -57,14 +57,14 @@ pub struct RetryPolicy {
     pub backoff_max: Duration,
 }
 
-/// The failed attempts of a call, or those of a stream since its last message.
+/// The failed attempts of a call, or of a stream since its last message.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Failures {
     /// Whether the client has several endpoints.
     pub(super) has_alternatives: bool,
     /// Number of failed attempts.
     pub(super) attempts: u32,
-    /// When the first of them failed.
+    /// When the first of these attempts failed.
     since: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-//! Follows the ledger. After a lost connection, the watch goes on where it was.
+//! Follows the ledger. After a lost connection, the watch resumes with the next sequence.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl TransactionWatch {
         }
     }
 
-    /// Returns the sequence from which another watch goes on: every earlier transaction was in a response of
+    /// Returns the sequence at which another watch can resume: every earlier transaction was in a response of
     /// [`TransactionWatch::next`].
     #[must_use]
     pub const fn next_sequence(&self) -> i64 {
@@ -65,7 +65,7 @@ impl TransactionWatch {
     /// of the client bounds the attempts and the time without a response. If the future is dropped, nothing is lost.
     ///
     /// # Errors
-    /// [`CallError`] if the watch can't go on. A later call tries again.
+    /// [`CallError`] if the watch can't continue. A later call tries again.
     pub async fn next(&mut self) -> Result<WatchTransactionsResponse, CallError> {
         loop {
             let status = match self.receive().await {
@@ -98,7 +98,7 @@ impl TransactionWatch {
         self.failures = Failures::new(self.failures.has_alternatives);
     }
 
-    /// Returns whether the service has rejected a place that another replica has shown. A new leader can be a moment behind.
+    /// Returns whether the service has rejected a sequence that follows a response of another replica. A new leader can be behind for a moment.
     fn is_behind(&self, status: &Status) -> bool {
         self.failures.has_alternatives && self.is_begun && status.code() == Code::InvalidArgument
     }

@@ -73,7 +73,7 @@ impl Config {
         })
     }
 
-    /// Returns the section `breaker`. A replicated store has a preset of its own.
+    /// Returns the section `breaker`. With a replicated store, the default preset is another one.
     fn breaker(&self) -> BreakerSettings {
         let is_replicated = self.store.kind == StoreKind::Replicated;
         BreakerSettings {
@@ -113,8 +113,8 @@ impl Config {
         Ok(security)
     }
 
-    /// Returns how a replica calls the others. It presents its own certificate to them, because they have the same settings: if one
-    /// asks its clients for certificates, all do.
+    /// Returns how a replica calls the other replicas. It presents the certificate of its own server to them. All replicas have the same
+    /// settings, so if a replica asks its clients for certificates, all replicas do.
     ///
     /// # Errors
     /// [`SettingError`] for the first key of `store.replicated` or `security` that is out of bounds.
@@ -154,7 +154,7 @@ impl Config {
         })
     }
 
-    /// Returns the configuration with the values that hold for the keys that are not set, and without secrets.
+    /// Returns the configuration with the effective values of the keys that are not set, and without secrets.
     #[must_use]
     pub fn effective(&self) -> Self {
         let mut effective = Config {

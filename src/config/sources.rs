@@ -155,7 +155,7 @@ impl Sources {
 
     /// Checks the bounds of the values that a stronger source overrides. The bounds of some settings depend on other
     /// settings. So an overridden value is an error only if it is out of bounds both among the values in force, and among
-    /// the values of its own source.
+    /// the values of the same source.
     fn check_overridden(&self, merged: &Figment) -> Result<(), ConfigError> {
         let known = known_keys();
         for (index, source) in self.0.iter().enumerate() {
@@ -279,7 +279,7 @@ fn show_as_written(error: &mut SettingError, value: Option<&Value>) {
     }
 }
 
-/// Adds the keys that are not those of settings.
+/// Adds the keys that no setting has.
 fn find_unknown(values: &Dict, prefix: &str, known: &BTreeSet<String>, unknown: &mut Vec<String>) {
     for (name, value) in values {
         let key = format!("{prefix}{name}");

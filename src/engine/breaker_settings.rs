@@ -24,7 +24,7 @@ pub enum Preset {
     /// need more than 1 ms for one sync.
     Seed,
     /// Values for a replicated store, and its default. A call that takes 2 s or longer is slow: when a broker of the log fails, appends
-    /// wait until the log has elected another one, which usually takes less. The open time is 1 s at first.
+    /// wait until the log has elected another broker, which usually takes less than 2 s. The open time is 1 s at first.
     Replicated,
 }
 

@@ -73,7 +73,7 @@ struct Chunk {
     answer: Pin<Box<ResponseFuture<EngineReply>>>,
 }
 
-/// How far a checkpoint is.
+/// The progress of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckpointStep {
     /// The next chunk has not arrived.
@@ -139,7 +139,7 @@ impl Checkpointing {
         Ok(CheckpointStep::Waiting)
     }
 
-    /// Asks for chunks until as many are in flight as wanted.
+    /// Asks for chunks until the wanted number of chunks is in flight.
     fn ask(&mut self, batch: &BatchProcessor<Command, EngineReply>) {
         while self.in_flight.len() < self.wanted
             && let Some(from) = self.next
@@ -152,15 +152,15 @@ impl Checkpointing {
         }
     }
 
-    /// Writes a chunk to the file. Returns whether it was the last one.
+    /// Writes a chunk to the file. Returns whether it was the last chunk.
     fn write(&mut self, from: ChunkStart, reply: CommandReply) -> Result<bool, CheckpointError> {
         let CommandReply::CheckpointChunk { bytes, next } = reply else {
             return Err(CheckpointError::UnexpectedReply);
         };
         self.writer.chunk(&bytes)?;
         // No account came after this chunk when EXEC encoded it. The chunks after it that are in flight are dropped,
-        // because EXEC encoded them later. If accounts were created in the meantime, these chunks could contain some of
-        // them while this chunk lacks earlier ones. The same holds for slots of holds.
+        // because EXEC encoded them later. If accounts were created in the meantime, these chunks could contain some of the new
+        // accounts, while this chunk lacks older ones. The same holds for slots of holds.
         let expected = from.after_full_chunk();
         if next != expected {
             self.in_flight.clear();

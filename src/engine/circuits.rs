@@ -28,8 +28,8 @@ pub struct CircuitOptions {
     /// Whether the engine refuses to start if commits of a healthy disk exceed a slow threshold. If `false`, it only
     /// logs a warning.
     pub strict: bool,
-    /// If true, the start times no trial commits, which compute or check the slow thresholds. For the simulation, whose
-    /// disk has simulated times.
+    /// If true, the start skips the measurement of trial commits, by which slow thresholds are computed or checked. For the simulation,
+    /// whose disk has simulated times.
     pub untimed: bool,
     /// The clock of the circuits; the system's clock if `None`.
     pub clock: Option<Arc<dyn Clock>>,
@@ -99,8 +99,8 @@ pub(super) struct Circuits {
 /// changes.
 #[derive(Debug)]
 pub(super) struct CircuitEvents {
-    /// Increases with every change. A slow subscriber may miss values. It then finds the changes that it missed in the
-    /// history that each circuit keeps.
+    /// Increases with every change. A slow subscriber may miss values. The subscriber finds the missed changes in the history that each
+    /// circuit keeps.
     version: watch::Sender<u64>,
     /// The number of state changes of each kind. There is at most one entry for each circuit, pair of states and
     /// reason.
@@ -179,8 +179,8 @@ pub fn auto_threshold(p99: Duration) -> Duration {
 // ===== impl CallKind =====
 
 impl CallKind {
-    /// Returns the settings that a kind of call has if the operator configured none for this kind. They are the base,
-    /// with a longer slow threshold for the kinds with many transactions or accounts.
+    /// Returns the settings that a kind of call has if the operator configured none for this kind. These settings are the base, with a
+    /// longer slow threshold for the kinds with many transactions or accounts.
     #[must_use]
     pub fn settings(self, base: &CircuitBreakerConfig) -> CircuitBreakerConfig {
         let mut config = base.clone();

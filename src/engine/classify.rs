@@ -20,8 +20,8 @@ impl Classify<Answer<EngineReply>, BatchError> for EngineClassifier {
                     // One damaged record must not open the circuit for other clients, even if a client reads the record
                     // again and again.
                     Some(StoreFault::Damaged { .. }) => Verdict::neutral().sampled(),
-                    // The disk is full, but not slow, and every caller gets a clear answer without the circuit. After
-                    // the refusals the circuit must not be open when there is space again.
+                    // A full disk is not slow, and every caller gets a clear answer without the help of the circuit. If
+                    // these faults counted as failures, the circuit would still be open when there is space again.
                     Some(StoreFault::DiskFull { .. } | StoreFault::NotLeader) => Verdict::neutral(),
                     Some(_) => Verdict::failure(),
                 };

@@ -24,8 +24,8 @@ pub const PAGE_ACCOUNTS_MAX: usize = 1000;
 /// Number of slots of the table of holds that one command reads.
 pub const PAGE_HOLD_SLOTS: usize = 1024;
 
-/// The memory for what the answer says about a transaction without transfers is held for this many legs before the execution, because
-/// only the execution finds out their number. Most transactions have fewer. For more legs, the execution asks for more memory, see
+/// Before the execution, memory for the answer about a transaction without transfers is held for this number of legs, because only the
+/// execution finds out how many legs there are. Most transactions have fewer. For more legs, the execution asks for more memory, see
 /// [`MemoryCharge::hold_legs`](super::MemoryCharge::hold_legs).
 pub const LEGS_CHARGED: usize = 4;
 
@@ -44,7 +44,7 @@ pub enum Command {
     UpdateAccount(Box<AccountUpdate>),
     /// Reads an account.
     Account(String),
-    /// Reads an account, and where its history begins.
+    /// Reads an account, and the place where its history begins.
     History(String),
     /// Reads a page of accounts, in the order of their creation.
     Accounts {
@@ -70,8 +70,8 @@ pub enum Command {
     Follow(VecDeque<AcceptedBlock>),
     /// Makes this replica the leader: its claim is the last block that was applied. From now on EXEC executes commands that write.
     Lead,
-    /// Commits the open block, and then a control block with which this replica stops to be the leader: a resignation, or the end of the
-    /// log. From now on the replica follows.
+    /// Commits the open block, and then a control block that ends the leadership of this replica: a resignation, or the end of the log.
+    /// From now on the replica follows.
     StopLeading(BlockKind, Vec<u8>),
 }
 
@@ -117,24 +117,25 @@ pub enum CommandReply {
     },
     /// The block that was open is durable.
     Probed,
-    /// The blocks were applied, and the journal is durable up to this point; or a block does not fit this ledger, and this is why.
+    /// `Ok`: the blocks were applied, and the journal is durable up to this point. `Err`: the reason why a block does not fit this
+    /// ledger.
     Followed(Result<Box<LedgerEnd>, String>),
     /// This replica leads from this point on.
     Leading,
-    /// The last block of this leader is durable. This is the point after it.
+    /// The last block of this leader is durable. The value is the point after this block.
     StoppedLeading(Box<LedgerEnd>),
 }
 
 /// An account, and where its history begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountHistory {
-    /// The account as it is.
+    /// The current state of the account.
     pub now: AccountSnapshot,
     /// The account as it was created.
     pub created: NewAccount,
     /// Where the history begins.
     pub history: History,
-    /// The sequence after the newest one of which the account and its history know.
+    /// The sequence after the newest sequence that `now` and `history` include.
     pub next_sequence: u64,
     /// The newest time whose state can't change any more: no later record gets this time or an earlier one.
     pub as_of_max: Timestamp,
@@ -237,7 +238,7 @@ impl BalancesAfter {
     pub const fn fault(&self) -> Option<StoreFault> {
         match self {
             BalancesAfter::Known(_) => None,
-            // Whoever answers has to read them before, so this is a bug.
+            // The code that answers must read these balances before, so this is a bug.
             BalancesAfter::Past(_) => Some(StoreFault::ReadFailed),
             BalancesAfter::Unread(fault) => Some(*fault),
         }
@@ -252,7 +253,7 @@ impl BalancesAfter {
         }
     }
 
-    /// Whether nothing is to be shown.
+    /// Whether there is no balance to show, and no fault.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, BalancesAfter::Known(balances) if balances.is_empty())
     }

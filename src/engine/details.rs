@@ -22,8 +22,8 @@ fn shows_moved(transaction: &TransactionView<'_, &[u8]>) -> bool {
     transaction.is_derived() && transaction.phase() != Phase::VoidPending
 }
 
-/// Returns the maximum number of legs of a transaction about which the response says more than its outcome, as long as no
-/// more memory is held.
+/// Returns the maximum number of legs for which memory is reserved before a transaction is executed. `are_wanted` says
+/// whether the response says more about the transaction than its outcome.
 #[inline]
 pub(super) const fn legs_max(are_wanted: bool) -> usize {
     if are_wanted { LEGS_CHARGED } else { TRANSFERS_MAX }
@@ -40,8 +40,8 @@ pub(super) fn too_many_legs(outcome: &Outcome) -> Option<usize> {
     }
 }
 
-/// Returns the details of the transaction at `place`, which was just processed with this outcome. Returns `None` if there is nothing to
-/// say.
+/// Returns the details of the transaction at `place`, which was just processed with this outcome. Returns `None` if the response says
+/// nothing but the outcome.
 pub(super) fn of(
     book: &JournaledLedger,
     batch: &TransactionBatch,
@@ -63,7 +63,7 @@ pub(super) fn of(
         (true, false) => BalancesAfter::Known(of_touched(book, |index| {
             Some(ledger.accounts().get(index)?.balances)
         })),
-        // To read them here would delay the other calls.
+        // Reading the balances here would delay the other calls.
         (true, true) => BalancesAfter::Past(Box::new(PastBalances {
             candidates: book.candidates(RecordKey::Transaction(transaction.id_bytes())),
             accounts: of_touched(book, |index| ledger.history(index)),
@@ -76,7 +76,8 @@ pub(super) fn of(
     })
 }
 
-/// Returns what `of` says about the accounts of the last transaction, each account once, in the order in which the transfers name them.
+/// Calls `of` once for each account of the last transaction, in the order in which the transfers name the accounts. Returns the ids of
+/// the accounts, each with the result of `of`.
 fn of_touched<T>(book: &JournaledLedger, of: impl Fn(AccountIndex) -> Option<T>) -> Vec<(Box<str>, T)> {
     let accounts = book.ledger().accounts();
     let mut seen = HashSet::new();

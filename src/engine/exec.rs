@@ -42,10 +42,11 @@ const BUSY_WAKE_REQUESTS: usize = 64;
 const LARGE_BLOCK_RECORDS: u32 = 4096;
 /// Maximum number of records in a block.
 const BLOCK_RECORDS_MAX: u32 = 16 * 1024;
-/// Maximum number of holds that expire before the first transaction of a block. The simulation needs a small one, so that
-/// holds stay outstanding although their time has come.
+/// Maximum number of holds that expire before the first transaction of a block. The simulation needs a small number, so that holds
+/// stay outstanding although their time has come.
 const EXPIRIES_MAX: usize = if cfg!(feature = "simulation") { 4 } else { 1024 };
-/// EXEC sleeps at least this long until a hold expires. If its time has come, but the disk is full, EXEC tries again after this time.
+/// EXEC sleeps at least this long until a hold expires. If the time of a hold has come, but the disk is full, EXEC tries again after
+/// this time.
 const EXPIRY_SLEEP_MIN: Duration = Duration::from_millis(1);
 /// EXEC sleeps at most this long while a hold can expire, because the wall clock may be set forward.
 const EXPIRY_SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -65,7 +66,8 @@ pub(super) struct Exec {
     health: Arc<Health>,
     counters: Arc<EngineCounters>,
     open: OpenBatch,
-    /// Commands that EXEC has claimed, and executes after the suspended command. Empty if no command is suspended.
+    /// Commands that EXEC has taken from the queue (claimed), and executes after the suspended command. Empty if no command is
+    /// suspended.
     claimed: Vec<Claimed<Command, EngineReply>>,
     /// The command that the last step could not complete.
     suspended: Option<Suspended>,
@@ -102,7 +104,7 @@ pub enum ExecStep {
         /// The time until the next hold may expire, if there is one.
         until: Option<Duration>,
     },
-    /// EXEC can do nothing until the commit pipeline gets there.
+    /// EXEC can do nothing until the commit pipeline has reached this state.
     Blocked(Until),
     /// The queue is closed and empty, and everything is answered.
     Ended,
@@ -189,7 +191,7 @@ impl Exec {
         ExecStep::Worked
     }
 
-    /// Hands over what is left after the last command. Ends when it is durable.
+    /// Hands over the open block and its answers after the last command. Returns [`ExecStep::Ended`] when everything is durable.
     fn end(&mut self) -> ExecStep {
         if !self.flush(FlushReason::Drain) {
             ExecStep::Blocked(Until::Room)
@@ -265,7 +267,8 @@ impl Exec {
         self.settle(executed, reply, turn)
     }
 
-    /// Keeps the answer to a command until it is durable, or keeps the command if it could not be completed.
+    /// Keeps the answer to a command until the blocks that it depends on are durable, or keeps the command if it could not be
+    /// completed.
     ///
     /// # Errors
     /// What EXEC waits for before it can execute another command.
@@ -336,7 +339,7 @@ impl Exec {
             return Executed::Done(Err(StoreFault::NotLeader));
         }
         if self.mode == Mode::Leading && command.shows_ledger() && !self.has_space() {
-            // The answer would wait for a block.
+            // The answer would wait for a block for which the disk has no space.
             return Executed::Done(Err(DISK_FULL));
         }
         match command {
@@ -411,7 +414,7 @@ impl Exec {
         Executed::Done(Ok(CommandReply::Transactions(processed)))
     }
 
-    /// Ends a batch whose first transactions have these outcomes, and whose next one met `fault`.
+    /// Ends a batch whose first transactions have these outcomes, and whose next transaction met `fault`.
     fn given_up(&self, outcomes: &Outcomes, fault: StoreFault) -> Executed {
         self.counters.outcomes(outcomes);
         Executed::Done(Err(fault.after(outcomes)))
@@ -451,9 +454,9 @@ impl Exec {
         };
         match answered {
             Ok(outcome) => outcome.ok_or(Halt::Fault(DISK_FULL)),
-            // An earlier transaction has an id with the same hash, or the transaction names another one, and its block is still
-            // in flight. EXEC can read its record only when the block is durable. The wait costs other transactions
-            // little, because blocks become durable in order.
+            // An earlier transaction has an id with the same hash, or the transaction names an earlier one, and the block of the
+            // earlier transaction is still in flight. EXEC can read its record only when the block is durable. The wait costs other
+            // transactions little, because blocks become durable in order.
             Err(RecordError::NotYetDurable(_)) => Err(Halt::Blocked(Until::Empty)),
             Err(error @ (RecordError::Store(_) | RecordError::Malformed { .. } | RecordError::Cancelled)) => {
                 Err(Halt::Fault(StoreFault::from_read_error(&error, &self.counters)))
@@ -487,9 +490,9 @@ impl Exec {
         self.book.time_to_expiry().is_some_and(|time| time.is_zero()) && self.expire_holds() > 0
     }
 
-    /// Returns whether the disk has space for the open block. If it has none, no record and no probe may go into the
-    /// block, because a block that cannot be written ends the service. The question is cheap, because the segments are
-    /// made ahead; EXEC waits for the disk only if AUX is late with the next segment.
+    /// Returns whether the disk has space for the open block. If the disk has no space, no record and no probe may go into the
+    /// block, because a block that cannot be written ends the service. The check is cheap, because the segments are made ahead; EXEC
+    /// waits for the disk only if AUX is late with the next segment.
     #[inline]
     fn has_space(&mut self) -> bool {
         let segment = self.book.open_segment();

@@ -47,7 +47,7 @@ pub enum StoreFault {
         /// Whether a part of the command was executed: some transactions of a batch.
         executed_part: bool,
     },
-    /// Another replica leads, or none does. The command was not executed.
+    /// Another replica leads, or no replica leads. The command was not executed.
     #[error("this replica does not lead")]
     NotLeader,
     /// A record of the journal could not be read: the disk reported an error.

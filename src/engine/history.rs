@@ -1,5 +1,5 @@
-//! Reads the past. These methods ask EXEC only where the chain of an account begins. Everything else is read from the journal, by
-//! threads for blocking calls.
+//! Reads the past of the ledger. These methods ask EXEC only where the chain of an account begins. Everything else is read from the
+//! journal, by threads for blocking calls.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -36,7 +36,8 @@ impl TallyEngine {
         Ok(history)
     }
 
-    /// Returns the point up to which everything is durable. Every answer that was sent before depends only on what is before it.
+    /// Returns the point up to which everything is durable. Every answer that was sent before this call depends only on blocks before
+    /// this point.
     #[must_use]
     pub fn durable(&self) -> DurablePoint {
         self.shared.pipeline.progress().durable
@@ -94,8 +95,8 @@ impl TallyEngine {
         self.read_with(permits, deadline, read).await
     }
 
-    /// The same for a page of a watch. Such reads can go on without end, so they have a permit of their own, and the other reads do not
-    /// wait for them.
+    /// Does the same as [`TallyEngine::read_history`], for a page of a watch. A watch may read page after page without end. So these
+    /// reads have a separate permit, and the other reads do not wait for them.
     ///
     /// # Errors
     /// [`EngineError`] if the journal can't be read.
@@ -117,7 +118,8 @@ impl TallyEngine {
         reads.fetch_add(1, Ordering::Relaxed);
         let end = self.durable().chain().position;
         let permit = permit(permits, deadline).await?;
-        // The thread goes on after this call has been cancelled. Then the read ends at its next step, so that its permit is free.
+        // The thread continues after this call was cancelled. The guard then makes the read end at its next step, so that its permit
+        // becomes free.
         let cancellation = Cancellation::default();
         let _guard = cancellation.cancel_on_drop();
         let reader = reader.until(&cancellation);
@@ -134,7 +136,7 @@ async fn permit(
     permits: Arc<Semaphore>,
     deadline: Option<Instant>,
 ) -> Result<OwnedSemaphorePermit, EngineError> {
-    // Without a timer, because most reads need not wait.
+    // Try without a timer first, because most reads need not wait.
     if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
         return Ok(permit);
     }

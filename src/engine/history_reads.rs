@@ -17,7 +17,8 @@ const WATCH_READS_MAX: usize = 1;
 pub(super) struct HistoryReads {
     pub(super) reader: HistoryReader,
     pub(super) permits: Arc<Semaphore>,
-    /// For the pages of watches, which can go on without end. They do not take the permits of the other reads.
+    /// The permits for pages of watches. A watch may read pages without end, so its reads do not take the permits of
+    /// the other reads.
     pub(super) watch_permits: Arc<Semaphore>,
     /// The number of reads since the start.
     pub(super) reads: Arc<AtomicU64>,

@@ -39,8 +39,8 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(20);
 /// The rest after a failure.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
-/// The longest rest after a checkpoint that found the disk full. The first rest is [`FAILURE_PAUSE`], and each further
-/// one is twice as long. A checkpoint may be large, and each attempt takes space from the journal for a while.
+/// The longest rest after a checkpoint that found the disk full. The first rest is [`FAILURE_PAUSE`], and each further rest is twice
+/// as long as the last one. A checkpoint may be large, and each attempt takes space from the journal for a while.
 const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Before the next checkpoint, the journal grows by at least this multiple of the size of the last checkpoint. The
 /// reason is that syncs of the journal sometimes wait for the writes of a checkpoint. Without this rule, checkpoints
@@ -85,7 +85,7 @@ pub(super) struct Maintenance {
     /// No other work is done before this time, because work failed.
     pub(super) paused_until: Option<Instant>,
     pub(super) checkpoint_rest: CheckpointRest,
-    /// Limits the lines about failed work, which is tried again and again.
+    /// Limits the log lines about failed work, which is tried again and again.
     pub(super) failure_lines: LogLimit,
     /// The resume points of a replica; `None` for an embedded store.
     pub(super) resume: Option<ResumeWriter>,
@@ -219,7 +219,8 @@ impl Maintenance {
         }
     }
 
-    /// Removes the unfinished checkpoint, so that the next segment gets its space. Returns whether there was one.
+    /// Removes the unfinished checkpoint, so that the next segment gets its space. Returns whether there was an unfinished
+    /// checkpoint.
     fn give_up_checkpoint(&mut self, now: Instant) -> bool {
         if self.checkpoint.take().is_none() {
             return false;
@@ -231,9 +232,9 @@ impl Maintenance {
         true
     }
 
-    /// Writes the id file of the next full segment. Returns whether there may be another one. After a restore from a
-    /// backup, many id files may be missing, and the journal must not wait for its next segment meanwhile. So a step
-    /// writes only one.
+    /// Writes the id file of the next full segment. Returns whether there may be another full segment without an id file. After a
+    /// restore from a backup, many id files may be missing, and the journal must not wait for its next segment meanwhile. So a step
+    /// writes only one file.
     fn write_next_id_file(&mut self, durable: &ChainPoint, now: Instant) -> bool {
         if self.next_id_file >= durable.position.segment() {
             return false;

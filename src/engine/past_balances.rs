@@ -14,7 +14,8 @@ use super::{
 };
 use crate::store::embedded::{HistoryReader, RecordError};
 
-/// One read is for this many accounts, and for those of one transaction more. Then the other reads of the history get their turn.
+/// A read takes transactions until they have at least this many accounts together. Between two such reads, other reads of the history get
+/// their turn.
 const ACCOUNTS_TOGETHER: usize = 4;
 
 // ===== impl TallyEngine =====
@@ -24,7 +25,8 @@ impl TallyEngine {
     /// transaction, this transaction gets [`BalancesAfter::Unread`].
     ///
     /// # Errors
-    /// [`EngineError`] if the deadline passes. It says that the outcome is unknown, because something of the batch may have been executed.
+    /// [`EngineError`] if the deadline passes. The error says that the outcome is unknown, because a part of the batch may have been
+    /// executed.
     pub async fn read_past_balances(
         &self,
         batch: &Arc<TransactionBatch>,
@@ -63,7 +65,8 @@ impl TallyEngine {
     }
 }
 
-/// Takes what is to be read together next. Returns it with the places of the transactions, and the indexes of their details.
+/// Takes the past balances that the next read covers. Returns the indexes of their details; and the balances, each with the place of its
+/// transaction.
 fn next_turn(details: &mut [Detail]) -> (Vec<usize>, Vec<(usize, PastBalances)>) {
     let (mut indexes, mut wanted, mut accounts) = (Vec::new(), Vec::new(), 0);
     for (index, detail) in details.iter_mut().enumerate() {

@@ -70,8 +70,8 @@ impl PendingAnswer {
         self.block
     }
 
-    /// Plants `read_not_durable` and `checkpoint_not_durable`: gives an answer of this kind at once, although the state
-    /// that it shows may not be durable. Returns every other answer.
+    /// The planted bugs `read_not_durable` and `checkpoint_not_durable`: gives the answer to a read or a checkpoint
+    /// chunk at once, although the state that it shows may not be durable. Returns every other answer.
     #[cfg(feature = "mutations")]
     pub(super) fn unless_given_at_once(self, answerer: &mut batch::Answerer) -> Option<Self> {
         let is_planted = match &self.result {

@@ -56,8 +56,8 @@ pub(super) struct CommitPipeline {
     work: Condvar,
     /// Signalled when a batch has left the pipeline, another batch can wait, or the log has failed.
     progress: Condvar,
-    /// Signalled when the durable point has moved, or the log has failed. Nearly always nobody waits. A signal then costs a lock and an
-    /// atomic addition for each block, and needs no runtime.
+    /// Signalled when the durable point has moved, or the log has failed. Nearly always, no task waits for it. A signal then costs a
+    /// lock and an atomic addition for each block, and needs no runtime.
     durable_moved: Notify,
     /// How many blocks the log takes at a time: [`BlockLog::depth`].
     depth: usize,
@@ -418,7 +418,7 @@ impl CommitPipeline {
             committer.answerer.answer_all(released);
             spares.push(answers);
         }
-        // Whoever follows the journal learns of the blocks after the callers have their answers.
+        // The tasks that wait for the durable point are woken only after the callers have their answers.
         if is_moved {
             self.durable_moved.notify_waiters();
         }

@@ -16,7 +16,7 @@ use crate::store::embedded::{AcceptedBlock, LedgerEnd};
 
 impl TallyEngine {
     /// Applies blocks that the log has accepted, and appends them to the journal. Returns the end of the journal, after the last of the
-    /// blocks, or after an earlier one if the disk has no space for more.
+    /// blocks, or after an earlier block if the disk has no space for more.
     ///
     /// # Errors
     /// [`EngineError`]. `Err` inside `Ok` if a block does not fit the ledger: the state in memory must not be used any longer.
@@ -41,11 +41,11 @@ impl TallyEngine {
         Ok(())
     }
 
-    /// Commits what is open, and then a control block of this `kind` with this body: a resignation, or the end of the log. From now on this
-    /// replica follows.
+    /// Commits the open block, and then a control block of this `kind` with this body: a resignation, or the end of the log. From now on
+    /// this replica follows.
     ///
     /// # Errors
-    /// [`EngineError`]. If the outcome is unknown, the replica has stepped down or will.
+    /// [`EngineError`]. If the outcome is unknown, the replica has stepped down or will step down.
     pub async fn stop_leading(&self, kind: BlockKind, body: Vec<u8>) -> Result<Box<LedgerEnd>, EngineError> {
         let CommandReply::StoppedLeading(end) = self.read(Command::StopLeading(kind, body), None).await?
         else {
@@ -65,7 +65,7 @@ impl TallyEngine {
         Ok(())
     }
 
-    /// Reports that this replica can't go on, for a reason that the driver has logged.
+    /// Reports that this replica can't continue, for a reason that the driver has logged.
     pub fn halt(&self, condition: Condition) {
         self.shared.health.fail(condition);
     }

@@ -10,7 +10,8 @@ use crate::store::{
     replicated::{Exchange, ResumeFiles},
 };
 
-/// Time between two resume points. After a crash, the next start reads this much of the log again.
+/// Time between two resume points. After a crash, the next start reads again the part of the log that was written in
+/// this time.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes the resume points that the driver of a replica gives it, when the journal is durable up to their blocks.

@@ -78,7 +78,7 @@ impl Scrubber {
         }
     }
 
-    /// Reads blocks that are durable, as many as the time since the last call allows. `durable` is the end of the
+    /// Reads the number of durable blocks that the time since the last call allows. `durable` is the end of the
     /// durable blocks.
     pub(super) fn work(&mut self, durable: &ChainPoint) {
         let now = Instant::now();

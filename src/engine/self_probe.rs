@@ -76,8 +76,8 @@ impl Probe {
 }
 
 /// Returns what the answer of a probe says about the service. A probe that finds the disk full is a success: callers get
-/// an answer at once, either the refusal or what is known. A neutral verdict would keep the circuit half-open as long as
-/// the disk is full, and every caller would be refused with a wrong reason.
+/// an answer at once: the fault, or the recorded outcome if the id is known. A neutral verdict would keep the circuit
+/// half-open as long as the disk is full, and the circuit would reject every caller with a wrong reason.
 fn verdict(answer: Result<&Answer<EngineReply>, &BatchError>) -> Verdict {
     match answer {
         Ok(Answer { value, timing }) if matches!(value.fault(), Some(StoreFault::DiskFull { .. })) => {

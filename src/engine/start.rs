@@ -55,7 +55,8 @@ pub enum StartError {
     /// The data directory could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The wall clock is behind the journal, or shows a time that no record can have. The journal is as after any start.
+    /// The wall clock is behind the journal, or shows a time that no record can have. The start has changed nothing but what every
+    /// start does to the journal.
     #[error(transparent)]
     Clock(#[from] ClockError),
     /// A setting of the queue is out of bounds.
@@ -72,7 +73,7 @@ pub enum StartError {
     Affinity(#[from] AffinityError),
 }
 
-/// The parts of the engine that do its work. The service gives each a thread ([`TallyEngine::start`]). The simulation
+/// The parts of the engine that do its work. The service gives each part a thread ([`TallyEngine::start`]). The simulation
 /// calls their steps from a single thread.
 #[derive(Debug)]
 pub struct Cores {
@@ -81,14 +82,14 @@ pub struct Cores {
     maintenance: Maintenance,
 }
 
-/// What the driver of a replica needs to know of the data directory.
+/// What the driver of a replica needs to know about the data directory.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaOrigin {
-    /// The id of the directory, which is that of all replicas.
+    /// The id of the directory, which is the same for all replicas.
     pub data_id: DataId,
     /// The sizes of the journal.
     pub geometry: Geometry,
-    /// Where to continue to read the log; `None` if the directory does not say it.
+    /// Where to continue to read the log; `None` if the directory does not say so.
     pub resume: Option<ResumePoint>,
 }
 
@@ -236,7 +237,7 @@ impl Parts<'_> {
 // ===== impl Vitals =====
 
 impl Vitals {
-    /// Makes the commit pipeline over `log`, and what it reports to.
+    /// Makes the commit pipeline over `log`, and the health and the counters to which the pipeline reports.
     fn new(log: Box<dyn BlockLog>, durable: DurablePoint, answerer: Answerer, space: SegmentSpace) -> Self {
         let (health, counters) = (Arc::new(Health::new()), Arc::new(EngineCounters::default()));
         let sync_times = Arc::new(Distribution::new());
@@ -436,7 +437,7 @@ impl Cores {
         })
     }
 
-    /// Ends the cores after [`TallyEngine::drain`], and marks a clean stop if everything is durable. Call this when
+    /// Ends the cores after [`TallyEngine::drain`], and marks a clean stop if everything is durable. Call this method when
     /// [`Cores::step_exec`] has returned [`ExecStep::Ended`].
     pub fn end(self) {
         let pipeline = Arc::clone(&self.wal.pipeline);
@@ -465,7 +466,7 @@ impl Cores {
 }
 
 /// Measures how long commits in `dir` take. A disk error prevents the start only if a slow threshold depends on the
-/// times. A full disk never does, because reads must go on.
+/// times. A full disk never prevents the start, because reads must still be possible.
 fn commit_times(
     disk: &dyn Disk,
     dir: &Path,

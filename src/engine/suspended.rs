@@ -23,9 +23,9 @@ pub enum Until {
 /// Why a command can't be executed now.
 #[derive(Debug)]
 pub(super) enum Halt {
-    /// It never will be.
+    /// The command fails with this fault.
     Fault(StoreFault),
-    /// It must wait. Nothing of the current transaction was executed.
+    /// The command must wait. No part of the current transaction was executed.
     Blocked(Until),
 }
 
@@ -41,9 +41,9 @@ pub(super) struct Suspended {
 /// The part of a command that EXEC has not executed yet.
 #[derive(Debug)]
 pub(super) enum Rest {
-    /// The command is to be executed from its start.
+    /// The whole command.
     Whole(Command),
-    /// The transactions after those with these outcomes.
+    /// The transactions of the batch that have no outcome yet.
     Transactions(Arc<TransactionBatch>, Processed),
 }
 

@@ -250,7 +250,7 @@ impl TallyEngine {
         .await
     }
 
-    /// Reads the records at these positions, where records are. EXEC must have returned the positions. See
+    /// Reads the records at these positions. EXEC must have returned the positions as those of records. See
     /// [`TallyEngine::record`].
     ///
     /// # Errors
@@ -447,7 +447,7 @@ impl TallyEngine {
         self.shared.replica.get()
     }
 
-    /// Sets the replica of a replicated store. Call it once, before the engine is given to the services.
+    /// Sets the replica of a replicated store. Call this method once, before the engine is given to the services.
     ///
     /// # Panics
     /// If the replica is set already.
@@ -506,7 +506,7 @@ impl TallyEngine {
     /// has seen. Returns the step that was held, or `None` if none was held.
     ///
     /// # Errors
-    /// As [`LedgerClock::confirm`].
+    /// Those of [`LedgerClock::confirm`].
     pub fn confirm_clock(&self, seen: ClockStep) -> Result<Option<ClockStep>, ClockError> {
         self.shared.clock.confirm(seen)
     }

@@ -10,7 +10,7 @@ impl TallyEngine {
     /// pause to the circuits. `elapsed` is the time since the previous call. Call this method about once per period of
     /// the quota. Without a quota, the method does nothing.
     ///
-    /// The circuits learn of a pause only at the next call of this method. If a request ended after the pause and
+    /// The circuits receive a pause only at the next call of this method. If a request ended after the pause and
     /// before this call, its circuit judged the latency of the request as if there had been no pause.
     pub fn note_throttling(&self, elapsed: Duration) {
         let Some(throttled) = self.affinity().sample_throttling() else {

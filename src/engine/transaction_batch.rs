@@ -31,9 +31,9 @@ pub struct TransactionBatch {
 
 /// A charge to a memory budget. Dropping the charge returns the memory to the budget.
 pub trait MemoryCharge: std::fmt::Debug + Send + Sync {
-    /// Holds more memory, for what the answer says about a transaction with this many legs, if the budget allows it. The charge
-    /// includes the memory for [`LEGS_CHARGED`](super::LEGS_CHARGED) legs. `with_balances` says whether the answer shows the balances of their accounts.
-    /// EXEC calls this method, so it must not wait.
+    /// Takes the memory for the answer about a transaction with this many legs from the budget. The charge already includes the memory for
+    /// [`LEGS_CHARGED`](super::LEGS_CHARGED) legs. Returns `false` if the budget does not allow it. `with_balances` says whether the answer
+    /// shows the balances of their accounts. EXEC calls this method, so it must not wait.
     #[must_use]
     fn hold_legs(&self, legs: usize, with_balances: bool) -> bool;
 }
@@ -45,7 +45,7 @@ struct Entry {
     bytes_end: u32,
     tags_end: u32,
     id_tag: u64,
-    /// The hash of the id of the transaction that this one names.
+    /// The hash of the id of the transaction that this transaction names.
     named_tag: Option<u64>,
     return_balances: bool,
 }
@@ -85,8 +85,8 @@ impl TransactionBatch {
         self.entries.get(place).is_some_and(|entry| entry.return_balances)
     }
 
-    /// Holds the memory for the answer about the transaction at `place`, which has this many legs. A batch without a charge belongs to
-    /// no budget.
+    /// Takes the memory for the answer about the transaction at `place`, which has this many legs, from the budget. Returns `false` if the
+    /// budget does not allow it. A batch without a charge belongs to no budget, and the result is `true`.
     pub(super) fn hold_legs(&self, place: usize, legs: usize) -> bool {
         let with_balances = self.returns_balances(place);
         let charge = self.charge.as_ref();

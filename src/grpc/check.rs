@@ -1,5 +1,5 @@
-//! Checks the fields of requests in a program that is going to send them, with the checks of the service. So `tally import` finds an
-//! invalid line before it sends a part of its file.
+//! The checks of the service for the fields of requests, for a program that sends requests. `tally import` uses them to find an invalid
+//! line before it sends a part of its file.
 
 use prost::Message;
 use tonic_types::{FieldViolation, StatusExt};
@@ -38,7 +38,7 @@ impl From<FieldViolation> for InvalidField {
     }
 }
 
-/// Checks the fields of a transaction. What depends on the ledger, such as whether its accounts exist, is not checked.
+/// Checks the fields of a transaction. Conditions that depend on the ledger, for example whether its accounts exist, are not checked.
 ///
 /// # Errors
 /// The first [`InvalidField`].

@@ -11,8 +11,8 @@ static COUNTS: [AtomicU64; ERROR_KINDS.len()] = [const { AtomicU64::new(0) }; ER
 
 /// The metric of the errors of the process, by reason.
 ///
-/// A failed call counts once. Of a call with many transactions, each rejected transaction counts. After an error that ends a stream,
-/// the remaining transactions of the stream get copies of this error, which do not count.
+/// A failed call counts once. In a call with many transactions, each rejected transaction counts. After an error that ends a stream,
+/// the remaining transactions of the stream get copies of this error; the copies do not count.
 #[derive(Debug, Clone, Copy)]
 pub struct ErrorMetrics;
 

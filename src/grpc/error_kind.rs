@@ -5,7 +5,7 @@
 use tally_ledger::Reason;
 use tonic::Code;
 
-/// Whether a call with this error was executed. The value stands in the metadata of its `ErrorInfo`.
+/// Whether a call with this error was executed. The value is in the metadata of the `ErrorInfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Executed {
     /// The call was not executed and will not be.
@@ -17,10 +17,10 @@ pub enum Executed {
     Either,
 }
 
-/// What a client may do after an error. The value stands in the metadata of its `ErrorInfo`.
+/// What a client may do after an error. The value is in the metadata of the `ErrorInfo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// The same call never succeeds while its cause remains: the client must change the call, or the cause.
+    /// The same call never succeeds while the cause of the error remains: the client must change the call, or remove the cause.
     No,
     /// The client may repeat the same call, with the same transaction id.
     SameId,
@@ -51,7 +51,7 @@ pub struct ErrorKind {
 
 macro_rules! error_kinds {
     ($($reason:ident: [$($code:ident),+], $executed:ident, $retry:ident, $meaning:literal;)+) => {
-        /// Its discriminants are the indices in [`ERROR_KINDS`].
+        /// One variant for each kind. The discriminants are the indices in [`ERROR_KINDS`].
         #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "the variants have the names of the reasons")]
         enum Index {
             $($reason),+

@@ -2,7 +2,7 @@
 //!
 //! - `transactions`, `accounts` and `introspection`: each holds one service of `proto/tally/v1`;
 //! - `transport`: serves connections, and bounds the memory, time and number of calls of each client;
-//! - `read_call`: what the reads need to know about their caller; the operators' port calls them, too;
+//! - `read_call`: what the read functions need to know about their caller, which is the gRPC port or the operators' port;
 //! - `services`: finds the method of a call and passes the call to the code that answers it;
 //! - `status`: makes every error that a client can get.
 //!

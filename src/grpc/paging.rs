@@ -30,7 +30,7 @@ pub(crate) fn wrong_token(method: &str) -> Status {
     status::invalid_field("page_token", description)
 }
 
-/// Returns a hash of the parts (FNV-1a), with which a token names its filter. It is the same in every process.
+/// Returns a hash of the parts (FNV-1a). A page token contains the hash of its filter. The hash of equal parts is the same in every process.
 pub(crate) fn fingerprint(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter().chain(&[0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {

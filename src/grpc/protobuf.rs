@@ -15,7 +15,7 @@ pub(crate) const VARINT_BYTES_MAX: usize = 10;
 pub(crate) const CUT_SHORT: WireError = WireError("the message ends in the middle of a field");
 /// The wire type of a field differs from the schema.
 pub(crate) const WRONG_TYPE: WireError = WireError("a field has another wire type than it should");
-/// The key of a field is not one that protobuf allows.
+/// The key of a field is not allowed in protobuf.
 const MALFORMED_KEY: WireError = WireError("a key is malformed or cut short");
 /// The end of a group without its beginning.
 pub(crate) const NO_GROUP: WireError = WireError("a group ends that has not begun");
@@ -27,14 +27,14 @@ pub(crate) const TOO_DEEP: WireError = WireError("messages are nested too deep")
 #[error("{0}")]
 pub(crate) struct WireError(&'static str);
 
-/// The beginning of a field: its key, and the length or number behind the key.
+/// The beginning of a field: its key, and the length or number after the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FieldHead {
     pub(crate) field: u32,
     pub(crate) kind: WireType,
-    /// Bytes of the key and of the length or number behind it.
+    /// Bytes of the key and of the length or number after the key.
     pub(crate) bytes: usize,
-    /// Bytes of the field behind the head; 0 for a group. `None` if the length exceeds the address space.
+    /// Bytes of the field after the head; 0 for a group. `None` if the length exceeds the address space.
     pub(crate) behind: Option<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! What the reads of the ledger need to know about their caller. The operators' port calls the same reads as the gRPC port.
+//! What the read functions need to know about their caller. The gRPC port and the operators' port call the same read functions.
 
 use tokio::time::Instant;
 use tonic::Status;
@@ -14,7 +14,7 @@ pub(crate) trait ReadCall: Send {
     /// The time after which the caller no longer waits.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Reserves `bytes` for the call, in place of what the call had reserved.
+    /// Reserves `bytes` for the call. This replaces the previous reservation of the call.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if there is too little memory.

@@ -18,7 +18,7 @@ pub struct Rejected<'a> {
     pub amount: Option<Amount>,
     /// The transaction that the rejected transaction names. [`Names::Nothing`] if the caller must not see it.
     pub names: Names<'a>,
-    /// Whether the account may be one that the caller must not see. The error then has no figures of the account.
+    /// Whether the caller possibly must not see the account. The error then has no figures of the account.
     pub hides_accounts: bool,
 }
 
@@ -162,7 +162,7 @@ impl Description {
                 let field = format!("transfers[{transfer}].{side_field}");
                 (field, format!("account {account_id:?} "))
             }
-            // The transaction was sent without transfers. So the request does not have the account.
+            // The transaction was sent without transfers, so the request does not contain the account.
             (Subject::Account, None, Some((field, noun, Ok(id)))) => {
                 self.with("side", side_name);
                 let text = format!("the {side_name} account of transfer {transfer} of {noun} {id:?} ");
@@ -219,7 +219,7 @@ impl Description {
             | Reason::HoldsFull
             | Reason::MemoryLimit => return,
         };
-        // A complete reversal that finds nothing left has no amount of its own.
+        // A reversal without transfers has no amount if nothing is left to reverse.
         if let Some(needs) = about.amount.filter(|amount| *amount > available) {
             let text = format!(": needs {}, has {}", number(needs), number(available));
             self.message.push_str(&text);

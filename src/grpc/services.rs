@@ -190,7 +190,7 @@ impl Services {
         }
         let over = (handler != Handler::Unary).then(|| {
             let ended = self.lifetime(authorised).ended();
-            // The place becomes free when the answer drops this future, which is at the end of the stream.
+            // The call's place among the watchers becomes free when the answer drops this future, at the end of the stream.
             ended.inspect(move |_| drop(place)).boxed()
         });
         let request = request.map(|body| TimedBody::new(body, limits.time_max));
@@ -221,7 +221,7 @@ impl Services {
     }
 }
 
-/// Ends a call that was admitted, but that no handler answers, with an error.
+/// Answers an admitted call with an error, without a handler.
 fn refuse(status: Status, reservation: Reservation) -> AnswerFuture {
     Box::pin(ready(Ok(Answer::status(status, reservation))))
 }

@@ -36,7 +36,7 @@ pub struct NetConfig {
     #[serde(with = "humantime_serde")]
     pub connection_grace: Duration,
     /// The longest time in which the message of a call must arrive, 1 s to 1 hour. Otherwise the call fails with
-    /// REQUEST_TOO_SLOW. A watch ends with WATCH_TOO_SLOW if its client takes nothing of it for this time.
+    /// REQUEST_TOO_SLOW. A watch ends with WATCH_TOO_SLOW if its client reads nothing of it for this time.
     #[serde(with = "humantime_serde")]
     pub message_time_max: Duration,
     /// Maximum memory that the requests and answers of calls in flight may hold, 64 MiB to 1 TiB. One client (an IPv4

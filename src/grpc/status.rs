@@ -169,7 +169,7 @@ pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> 
         message.push_str(". This is final for the id: retry with a new id");
     }
     let is_recorded = rejection.reason.is_recorded();
-    // The ledger has found the id, but this rejection is not what it has recorded.
+    // The ledger has found the id, but this rejection is not the recorded outcome of the id.
     let hides_outcome = replayed && !is_recorded;
     if hides_outcome {
         message.push_str(". The transaction was committed before");
@@ -190,7 +190,7 @@ pub fn rejection(rejection: Rejection, about: &Rejected<'_>, replayed: bool) -> 
 #[must_use]
 pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Status {
     let (kind, words) = match outcome {
-        // The engine answers an update with the account, so this is a bug.
+        // The engine answers a successful update with the account and not with this outcome, so this is a bug.
         UpdateOutcome::Updated(_) => return batch(BatchError::Lost),
         UpdateOutcome::NotFound => return account_not_found(account_id),
         UpdateOutcome::Unlimited => {
@@ -213,7 +213,7 @@ pub fn account_not_updated(account_id: &str, outcome: UpdateOutcome) -> Status {
         ),
     };
     let builder = ErrorBuilder::new(kind, format!("account {account_id:?} {words}"));
-    // An update has no id of its own, so a new id is no help.
+    // An update has no transaction id, so the advice `new_id` of some of these kinds does not apply.
     let builder = builder
         .with("account_id", account_id)
         .with(RETRY, Retry::No.as_str());
@@ -383,7 +383,7 @@ pub(crate) fn watch_too_slow(stall: Duration) -> Status {
     plain_error(ErrorKind::WATCH_TOO_SLOW, message)
 }
 
-/// Adds to the error that ends a watch the sequence with which another watch goes on.
+/// Adds the sequence at which another watch can resume to the error that ends a watch.
 #[must_use]
 pub(crate) fn resumable(status: &Status, from_sequence: u64) -> Status {
     let mut details = status.get_error_details();

@@ -14,7 +14,7 @@ pub struct Misfit {
     pub expected: String,
 }
 
-/// The package of messages that have a JSON form of their own, such as times.
+/// The package of messages that have a special JSON form, such as times.
 const WELL_KNOWN: &str = "google.protobuf.";
 
 /// Finds the value in `value`, which should be the message `message`. `path` is its field; empty for the whole text.

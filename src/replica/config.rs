@@ -6,14 +6,14 @@ use tally_replication::{Limits, Timing};
 
 use crate::store::replicated::{LOG_DEPTH, ReplicatedConfig};
 
-/// Longest wait of a read of the log for a record. The election counts silence only while reads succeed, so this must be shorter than
-/// the gap that the election allows between two reads.
+/// Maximum time for which a read of the log waits for a record. The election counts time without a block only while reads succeed, so
+/// this time must be shorter than the gap that the election allows between two reads.
 pub(super) const READ_WAIT: Duration = Duration::from_millis(150);
-/// The delay before the second connection of several that bring no success. It doubles with each further one.
+/// The delay before the second attempt to connect, if the first attempt fails. The delay doubles with each further attempt.
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(20);
 /// The longest delay before a connection. When the brokers work again, calls wait at most this much longer.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(320);
-/// Maximum number of bytes of blocks in one request. A request with one larger block is possible.
+/// Maximum number of bytes of blocks in one request. A larger block is sent alone.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// The settings of a driver.
@@ -27,9 +27,9 @@ pub struct DriverConfig {
     pub version: String,
     /// Interval between two blocks of an idle leader.
     pub heartbeat: Duration,
-    /// When a standby claims.
+    /// When a standby claims leadership.
     pub timing: Timing,
-    /// The random addition to the time of silence, at most [`Timing::claim_jitter_max`].
+    /// The random addition to the time without a block after which this standby claims leadership, at most [`Timing::claim_jitter_max`].
     pub jitter: Duration,
     /// The random number of this process as a writer, not 0.
     pub writer: u32,
@@ -73,8 +73,8 @@ impl DriverConfig {
     }
 }
 
-/// Returns the delay before the next connection, if the connection before it was made after `delay` and has brought no success. The first
-/// connection is made at once, because most failures are short.
+/// Returns the delay before the next attempt to connect, if the last attempt was made after `delay` and has brought no success. The first
+/// attempt is made at once, because most failures are short.
 pub(super) fn next_delay(delay: Duration) -> Duration {
     (delay * 2).clamp(RECONNECT_DELAY_MIN, RECONNECT_DELAY_MAX)
 }

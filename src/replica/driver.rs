@@ -1,4 +1,4 @@
-//! The driver of a replica: who it is, and how it ends.
+//! The driver of a replica: its state, and how it ends.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// What a driver is made of.
+/// The parts of a driver.
 #[derive(Debug)]
 pub struct DriverParts<L> {
     /// The settings.
@@ -40,7 +40,7 @@ pub struct DriverParts<L> {
     pub engine: TallyEngine,
     /// The exchange that the engine was started with.
     pub exchange: Exchange,
-    /// The other side of the replica's handle.
+    /// Publishes the state of the replica, and receives the commands of the service.
     pub replica: ReplicaDriver,
     /// The other replicas.
     pub peers: Peers,
@@ -74,32 +74,32 @@ pub struct Driver<L> {
     pub(super) applied: u64,
     /// The highest term that this process has claimed.
     pub(super) claimed_term: u64,
-    /// Whether the log was connected to.
+    /// Whether the driver has connected to the log.
     pub(super) is_connected: bool,
-    /// The beginning of the times that the election uses.
+    /// The moment from which the times of the election are measured.
     started: Instant,
 }
 
 /// Why a driver has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// It was stopped.
+    /// The driver was stopped.
     Stopped,
     /// Another replica has become the leader while this one led. The process must start again.
     SteppedDown {
         /// The term of the other replica.
         term: u64,
     },
-    /// The log contradicts what this replica knows. Somebody must look at it.
+    /// The log contradicts what this replica knows. An operator must find the cause.
     Halted(String),
-    /// The log has ended: one directory goes on as an embedded store.
+    /// The log has ended: one directory continues the ledger as an embedded store.
     LogEnded {
-        /// The address of the replica whose directory goes on.
+        /// The address of the replica whose directory continues the ledger.
         address: Option<String>,
     },
     /// The engine has failed.
     Failed(Condition),
-    /// The engine does not answer as it should.
+    /// The engine could not execute a command of the driver, or a block does not fit its ledger.
     Engine(String),
 }
 
@@ -226,7 +226,7 @@ impl<L: PartitionLog> Driver<L> {
     pub(super) fn publish_accepted(&self, next_offset: u64) {
         let accepted = self.place.reader.accepted();
         let term = accepted.term;
-        // A replica that starts in the middle of a term learns from the others who leads.
+        // A replica that starts in the middle of a term learns from the other replicas who leads.
         let leader = if self.place.has_read_term {
             self.place.leader.clone()
         } else {
@@ -258,13 +258,13 @@ impl<L: PartitionLog> Driver<L> {
         self.engine.clock().ledger.max(last.plus_nanos(1))
     }
 
-    /// By how much the clock of this replica is behind the last accepted block.
+    /// The time by which the clock of this replica is behind the time of the last accepted block.
     pub(super) fn clock_behind(&self) -> Duration {
         let (last, wall) = (self.place.base_time_ns, self.engine.clock().wall.as_nanos());
         Duration::from_nanos(last.saturating_sub(wall))
     }
 
-    /// Returns what the protocol knows of the result of an append.
+    /// Converts the result of an append to the form that the protocol knows.
     pub(super) fn outcome(&mut self, result: &Result<Appended, AppendError>) -> Outcome {
         match result {
             Ok(appended) => Outcome::Appended {
@@ -280,7 +280,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Makes the end of a driver whose engine has refused a command that it must execute.
+    /// Returns the end of a driver whose engine has refused a command that it must execute.
     pub(super) fn refused(error: &EngineError) -> End {
         match error {
             // The service stops, and the engine ends before the driver.
@@ -291,7 +291,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Makes the end of a replica that must stop for good.
+    /// Returns the end of a replica that must stop for good.
     pub(super) fn halt(&self, reason: HaltReason) -> End {
         End::Halted(reason.to_string())
     }

@@ -27,8 +27,8 @@ use crate::{
     },
 };
 
-/// Maximum number of bytes of accepted blocks that wait for the engine. While more wait, the log is not read. One read adds at most the
-/// size of a fetch.
+/// Maximum number of bytes of accepted blocks that wait for the engine. While more bytes wait, the log is not read. So one more read can
+/// exceed the maximum by the size of a fetch.
 const WAITING_BYTES_MAX: usize = 16 << 20;
 /// Maximum number of blocks that the engine gets at a time.
 const APPLY_BLOCKS_MAX: usize = 256;
@@ -36,9 +36,9 @@ const APPLY_BLOCKS_MAX: usize = 256;
 const APPLY_BYTES_MAX: usize = 8 << 20;
 /// Delay before the engine gets blocks again that it could not apply, and before the log is read again after a failure.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Longest wait until the log has a halt record.
+/// Maximum time to wait until the log has a halt record.
 const HALT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of accepted blocks whose hashes are kept, to compare them with what other replicas have.
+/// Number of accepted blocks whose hashes are kept, to compare them with the blocks of other replicas.
 const HASHES_MAX: usize = 4096;
 
 /// A claim that was accepted.
@@ -83,7 +83,7 @@ struct Following {
 // ===== impl Driver =====
 
 impl<L: PartitionLog> Driver<L> {
-    /// Follows until an own claim was accepted.
+    /// Follows until a claim of this replica was accepted.
     pub(super) async fn follow(&mut self) -> Result<Serve, End> {
         let mut following = Following::new();
         if !self.is_connected {
@@ -111,7 +111,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Begins what is due: a read of the log, the application of blocks, a claim.
+    /// Begins the work that is due: a read of the log, the application of blocks, a claim.
     fn begin_work(&mut self, following: &mut Following) -> Result<(), End> {
         let now = Instant::now();
         let is_due = |time: Option<Instant>| time.is_none_or(|time| time <= now);
@@ -167,7 +167,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Returns when to look again although nothing happens.
+    /// Returns the time of the next check if no event happens before.
     fn wake_at(&self, following: &Following) -> Instant {
         let latest = Instant::now() + READ_WAIT;
         let election = self
@@ -241,7 +241,7 @@ impl<L: PartitionLog> Driver<L> {
         self.election.news(now, news);
     }
 
-    /// Publishes how far the replica is.
+    /// Publishes the progress of the replica.
     fn publish_progress(&mut self, following: &Following) {
         let next_offset = self.place.reader.next_offset();
         let is_applied = following.waiting.is_empty() && self.place.has_found_journal();
@@ -322,7 +322,7 @@ impl<L: PartitionLog> Driver<L> {
         let leads = |driver: &Self, leader: &str| driver.place.leader.as_deref() == Some(leader);
         match command {
             ReplicaCommand::Resign { answer, .. } | ReplicaCommand::EndLog { answer } => {
-                // Nobody waits any more if this fails.
+                // If this fails, the caller no longer waits.
                 drop(answer.send(Err(ResignError::NotLeader)));
             }
             ReplicaCommand::ForwardFailed { leader } if leads(self, &leader) => {
@@ -336,7 +336,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Whether a claim could succeed: everything that is in the log was read and applied.
+    /// Whether a claim could succeed: the replica has read and applied everything that is in the log.
     fn may_claim(&self, following: &Following) -> bool {
         let accepted = self.place.reader.accepted();
         following.is_at_end(self.place.reader.next_offset())
@@ -418,7 +418,7 @@ impl<L: PartitionLog> Driver<L> {
                     connecting.await
                 }));
             }
-            // What is still arriving was read before.
+            // The read in flight began before the reader was restarted, so its records are discarded.
             ClaimStep::ReadFrom(_) => following.reading = None,
             ClaimStep::Ignore => {}
         }
@@ -468,7 +468,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Tells the other replicas through the log that it has lost blocks.
+    /// Appends a halt record, which tells the other replicas that the log has lost blocks.
     async fn send_halt(&mut self, reason: HaltReason) {
         if let HaltReason::ReplicaAheadOfLog { .. } | HaltReason::LogLostData { .. } = reason {
             let accepted = self.place.reader.accepted();
@@ -536,7 +536,7 @@ impl Following {
         self.hashes.get(found).map(|(_, hash)| *hash)
     }
 
-    /// Notes that a read failed. After the first failure, the log is read again as soon as it is connected to.
+    /// Notes that a read failed. After the first failure, the log is read again as soon as the driver has connected to it.
     fn note_failure(&mut self) {
         if std::mem::replace(&mut self.has_failed, true) {
             self.read_after = Some(Instant::now() + RETRY_DELAY);

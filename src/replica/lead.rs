@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Delay before the engine is asked again whose queue was full.
+/// Delay before the engine is asked again after its queue was full.
 const FULL_DELAY: Duration = Duration::from_millis(20);
 
 /// The result of a request to append.
@@ -55,7 +55,7 @@ struct Placed {
 /// The state of a leader.
 struct Leading {
     appender: Appender,
-    /// The own blocks that are not durable yet.
+    /// The blocks of this leader that are not durable yet.
     blocks: VecDeque<OwnBlock>,
     /// Where the log has put blocks that are not durable yet, at most one entry for each request in flight.
     placed: VecDeque<Placed>,
@@ -77,7 +77,8 @@ struct Leading {
 // ===== impl Driver =====
 
 impl<L: PartitionLog> Driver<L> {
-    /// Leads from the own claim on, which is the last accepted block, until another replica leads or this one resigns.
+    /// Leads from the claim of this replica on, which is the last accepted block, until another replica leads or this replica has
+    /// resigned.
     pub(super) async fn lead(&mut self, accepted: Accepted, next_offset: u64) -> Result<(), End> {
         let leadership = Leadership {
             term: accepted.term,
@@ -105,7 +106,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Makes the engine lead. Its queue can be full of reads.
+    /// Makes the engine lead. Repeats the command while the queue of the engine is full of reads.
     async fn begin_leading(&mut self) -> Result<(), End> {
         loop {
             let why = match self.engine.lead().await {
@@ -160,7 +161,7 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// Does what the appender asks for. An error is the end of the leadership.
+    /// Carries out the actions that the appender asks for. An error ends the leadership.
     fn act(&mut self, leading: &mut Leading) -> Result<(), End> {
         while let Some(action) = leading.appender.action() {
             match action {
@@ -199,15 +200,15 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// All blocks up to `through` are accepted for ever.
+    /// Notes that all blocks up to `through` are accepted for ever.
     fn durable(&mut self, leading: &mut Leading, through: u64, next_offset: u64) {
         while let Some(block) = leading
             .blocks
             .pop_front_if(|block| block.header.block_sequence <= through)
         {
             self.place.accepted_own(&block.header, block.hash, block.body());
-            // The log can have several copies of a block. Only the copy directly before the first record that is not known yet is a
-            // place to continue from: everything before it is known.
+            // The log can have several copies of a block. A start may continue only after the copy that is directly before the
+            // first unknown record, because all records before this copy are known.
             if block.header.block_sequence == through && leading.is_placed(through, next_offset) {
                 let resume = self
                     .place
@@ -263,8 +264,8 @@ impl<L: PartitionLog> Driver<L> {
             }
             Err(ReadError::OutOfRange { .. }) => leading.appender.out_of_range(),
             Err(error) => {
-                // The appender waits for this read, so it is repeated, on a new connection: on the old one every read may fail. The
-                // outcome of the appends in flight becomes unknown.
+                // The appender waits for this read, so the read is repeated on a new connection: on the old connection, every read
+                // may fail. The outcome of the appends in flight becomes unknown.
                 self.reports.log_unavailable(&error);
                 leading.failed_reads.push(read);
                 if leading.reconnecting.is_none() {
@@ -305,7 +306,7 @@ impl<L: PartitionLog> Driver<L> {
         }
     }
 
-    /// Begins to stop leading. If this has begun before, only the answer is added.
+    /// Begins to give up leadership. If this has begun before, only adds the receiver of the answer.
     fn stop_leading(
         &mut self,
         leading: &mut Leading,
@@ -315,7 +316,7 @@ impl<L: PartitionLog> Driver<L> {
     ) {
         leading.resign_answers.push(answer);
         if leading.resigning.is_none() {
-            // This replica must take no reads any more when it sends its last block. The log may accept this block long before this
+            // When this replica sends its last block, it must take no more reads. The log may accept this block long before this
             // replica learns it, and a read that arrives in between would not show what the next leader has executed.
             if !planted("lead_while_resigning") {
                 self.publish(|view| view.role = ReplicaRole::Standby);
@@ -366,7 +367,7 @@ impl<L: PartitionLog> Driver<L> {
         Ok(())
     }
 
-    /// Makes the end of a leader that must stop for good. The outcome of the blocks that the engine has submitted stays unknown.
+    /// Returns the end of a leader that must stop for good. The outcome of the blocks that the engine has submitted stays unknown.
     fn halted(&self, reason: String) -> End {
         self.exchange.fail(ReplicaFault::Halted(reason.clone()));
         End::Halted(reason)
@@ -400,7 +401,8 @@ impl Leading {
         self.resigning.is_none() && !self.resign_answers.is_empty() && self.blocks.is_empty()
     }
 
-    /// Gives blocks of the engine to the appender. After it has stopped, the blocks are void, and the pipeline learns it elsewhere.
+    /// Gives blocks of the engine to the appender. After the appender has stopped, the blocks are void, and the pipeline learns of
+    /// the stop in another way.
     fn submit(&mut self, blocks: VecDeque<OwnBlock>) {
         for block in blocks {
             self.last_submit = Instant::now();

@@ -1,12 +1,12 @@
 //! A replica: takes part in the replication of the ledger.
 //!
-//! The [`Driver`] is the only one that talks to the replicated log. It runs on a thread of its own, and is always in one of two states:
+//! Only the [`Driver`] talks to the replicated log. The driver runs on its own thread, and is always in one of two states:
 //!
 //! - **Following**: it reads the log, decides which blocks are accepted, lets the engine apply them, and watches whether the leader is
 //!   alive. If not, it claims leadership.
-//! - **Leading**: it sends the blocks of the engine to the log, and tells the engine which are durable.
+//! - **Leading**: it sends the blocks of the engine to the log, and tells the engine which blocks are durable.
 //!
-//! What may be accepted, answered and claimed is decided by the crate [`tally_replication`], which does no I/O. The log is a
+//! The crate [`tally_replication`], which does no I/O, decides what may be accepted, answered and claimed. The log is a
 //! [`PartitionLog`](crate::store::replicated::PartitionLog): a topic of the brokers, or a simulated log.
 //!
 //! ```text

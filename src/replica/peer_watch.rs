@@ -10,7 +10,7 @@ use crate::store::replicated::Replica;
 
 /// Interval at which the other replicas are asked. A standby notices after this time that the process of the leader has ended.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Longest time of an answer.
+/// Maximum time to wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// What another replica answers.
@@ -18,9 +18,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
 pub enum PeerAnswer {
     /// Its state.
     State(PeerState),
-    /// Its process has closed the connection, or accepts none.
+    /// Its process has closed the connection, or accepts no connection.
     Closed,
-    /// Nothing, or something else.
+    /// The replica did not answer, or its answer has another form.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! What a replica knows of the other replicas.
+//! What a replica knows about the other replicas.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl Peers {
         self.0.lock().clone()
     }
 
-    /// Returns the address of the replica that should lead next: one that has read the most.
+    /// Returns the address of the replica that should lead next: a replica that has read the most of the log.
     #[must_use]
     pub fn successor(&self) -> Option<String> {
         let states = self.0.lock();

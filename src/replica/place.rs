@@ -1,4 +1,4 @@
-//! The place of a replica in its log: which block was accepted last, and what must follow.
+//! The place of a replica in its log: the last accepted block, and the checks of the next block.
 
 use tally_journal::{
     BlockHash, BlockHeader, BlockKind, BlockSealer, ChainPoint, DataId, Genesis, Geometry, HEADER_BYTES,
@@ -25,7 +25,7 @@ pub(super) struct Place {
     pub(super) codec: Codec,
     topic_id: TopicId,
     pub(super) reader: LogReader,
-    /// The end of the journal, and then the point after the last accepted block.
+    /// The point after the last accepted block. At the start, this is the end of the journal.
     pub(super) chain: ChainPoint,
     /// The number of the last block that the journal had at the start.
     journal_end: u64,
@@ -35,7 +35,7 @@ pub(super) struct Place {
     pub(super) base_time_ns: u64,
     /// Who leads, according to the accepted blocks.
     pub(super) leader: Option<String>,
-    /// Whether a claim, a resignation or the end of the log was read since the start. Before, the log has not said who leads.
+    /// Whether a claim, a resignation or the end of the log was read since the start. Before that, the log has not said who leads.
     pub(super) has_read_term: bool,
     /// Who should lead next, according to a resignation.
     pub(super) successor: Option<String>,
@@ -43,18 +43,18 @@ pub(super) struct Place {
     pub(super) term_changes: u64,
 }
 
-/// What a record of the log was.
+/// The result of judging a record of the log.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every record is a new block, and it is moved once"
 )]
 pub(super) enum Judged {
-    /// A block that the journal does not have yet. The resume point is the one after it.
+    /// A block that the journal does not have yet. The resume point is the point after this block.
     New(AcceptedBlock, ResumePoint),
     /// A block that was accepted, and that the journal already has.
     InJournal,
-    /// Another record.
+    /// A record that is no newly accepted block. The replica skips it.
     Other,
 }
 
@@ -200,7 +200,7 @@ impl Place {
                 self.successor = None;
                 self.term_changes += 1;
             }
-            // The end of the log names the directory that goes on.
+            // The end of the log names the directory that continues the ledger.
             BlockKind::Resign | BlockKind::End => {
                 self.leader = None;
                 self.successor = ResignBody::decode(body).and_then(|resign| resign.successor);
@@ -209,7 +209,7 @@ impl Place {
         }
     }
 
-    /// Notes an own block that the log has accepted.
+    /// Notes a block of this replica that the log has accepted.
     pub(super) fn accepted_own(&mut self, header: &BlockHeader, hash: BlockHash, body: &[u8]) {
         self.note(header, body);
         self.chain = self.chain.after(header, hash, self.codec.geometry);
@@ -252,7 +252,7 @@ impl Codec {
         self.data_id
     }
 
-    /// Returns what the protocol knows of a record.
+    /// Returns what the protocol knows about a record.
     pub(super) fn record(&self, record: &LogRecord) -> Record {
         Record {
             offset: record.offset,
@@ -261,7 +261,7 @@ impl Codec {
         }
     }
 
-    /// Returns what the protocol knows of an own block.
+    /// Returns what the protocol knows about a block of this replica.
     ///
     /// # Panics
     /// If the bytes are not a block.
@@ -272,8 +272,8 @@ impl Codec {
         }
     }
 
-    /// Returns what the protocol knows of the bytes of a record, and the header if they are a block. Bytes that are not a block of this
-    /// ledger have no facts.
+    /// Returns what the protocol knows about the bytes of a record, and the header if the bytes are a block. Bytes that are not a block
+    /// of this ledger have no facts.
     fn facts_of(&self, value: &[u8]) -> (Option<BlockFacts>, Option<BlockHeader>) {
         match parse_block(value, self.data_id, self.geometry) {
             Ok((header, hash)) => (Some(facts(&header, hash)), Some(header)),
@@ -297,7 +297,7 @@ pub(super) fn genesis_point(genesis: &Genesis) -> Accepted {
     }
 }
 
-/// Returns what the protocol knows of a block. The chain begins with the hash that the first record states, and not with the hash of
+/// Returns what the protocol knows about a block. The chain begins with the hash that the first record states, and not with the hash of
 /// the first record.
 pub(super) fn facts(header: &BlockHeader, hash: BlockHash) -> BlockFacts {
     let hash = match header.kind {

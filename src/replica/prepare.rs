@@ -22,7 +22,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(250);
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PrepareError {
-    /// The topic could lose blocks, or it is not one of a replicated ledger.
+    /// The topic could lose blocks, or does not belong to a replicated ledger.
     #[error(transparent)]
     Topic(#[from] PublishError),
     /// The log can't be used, and waiting would not help.
@@ -60,7 +60,7 @@ pub enum PrepareError {
 /// does not exist. Returns what the log says about the topic.
 ///
 /// # Errors
-/// [`PrepareError`]. As long as the log can't be reached, this is no error.
+/// [`PrepareError`]. A log that can't be reached is not an error: the function waits.
 pub async fn prepare<L: PartitionLog>(
     log: &mut L,
     disk: Arc<dyn Disk>,

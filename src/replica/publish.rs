@@ -20,7 +20,7 @@ use crate::store::{
     settings::REPLICATED_BLOCK_BYTES_MAX,
 };
 
-/// Maximum number of bytes of the blocks in one request. A request with one larger block is possible.
+/// Maximum number of bytes of the blocks in one request. A larger block is sent alone.
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// Maximum number of blocks in one request.
 const REQUEST_BLOCKS_MAX: usize = 1024;
@@ -82,8 +82,9 @@ pub struct Published {
     pub next_offset: u64,
 }
 
-/// Publishes the directory at `path` in an empty topic: the first record, and then every block. Makes the directory one of a replica
-/// first, durably, so that no embedded store can continue it. If it does not exist, makes it with the sizes in `config`.
+/// Publishes the directory at `path` in an empty topic: the first record, and then every block. First turns the directory, durably, into
+/// one of the replicated store, so that no embedded store can append to it. If the directory does not exist, makes it with the sizes in
+/// `config`.
 ///
 /// A call that was interrupted can be repeated.
 ///
@@ -137,8 +138,8 @@ pub async fn publish<L: PartitionLog>(
     })
 }
 
-/// Lets the replica with the directory at `path` read the log of the topic from its beginning: the topic was made anew after the log was
-/// lost. The next start finds out whether the log has the blocks of the directory.
+/// Makes the replica with the directory at `path` read the log of the topic from its beginning. Used when the topic was made anew after
+/// the log was lost. The next start finds out whether the log has the blocks of the directory.
 ///
 /// # Errors
 /// [`PublishError`].
@@ -149,7 +150,8 @@ pub fn rejoin(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<()
     Ok(())
 }
 
-/// Makes the directory at `path` one of an embedded store, if its last block is the end of the log and names `address`. Can be repeated.
+/// Turns the directory at `path` into one of the embedded store, if its last block is the end of the log and names `address`. The call
+/// can be repeated.
 ///
 /// # Errors
 /// [`PublishError`].
@@ -176,7 +178,7 @@ pub fn detach(disk: Arc<dyn Disk>, path: &Path, address: &str) -> Result<(), Pub
 /// Checks that the topic keeps what it has acknowledged.
 ///
 /// # Errors
-/// [`PublishError::Unsafe`], unless this was accepted. Then it is a warning.
+/// [`PublishError::Unsafe`], unless `accept_unsafe` is true. Then the function only logs a warning.
 pub fn check_topic(facts: &TopicFacts, accept_unsafe: bool) -> Result<(), PublishError> {
     let found = unsafe_properties(facts, crate::store::replicated::REQUEST_BYTES_MAX as u64);
     if found.is_empty() {
@@ -205,7 +207,7 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
     Ok(journal)
 }
 
-/// Shows every block of the journal, its header and its body, to `visit`. Returns the end of the journal.
+/// Calls `visit` with the header and the body of every block of the journal. Returns the end of the journal.
 fn scan(journal: &Journal, mut visit: impl FnMut(&BlockHeader, &[u8])) -> Result<ChainPoint, JournalError> {
     let scanned = journal.scan(journal.start(), 0, |header, _, body| {
         visit(header, body);
@@ -312,7 +314,7 @@ impl<L: PartitionLog> Publisher<'_, L> {
         Ok(())
     }
 
-    /// Returns the resume point after the last block, if the log now has what the directory has.
+    /// Returns the resume point after the last block, if the log now has all blocks of the directory.
     fn resume_point(&self, facts: &TopicFacts, end: &ChainPoint) -> Result<ResumePoint, PublishError> {
         let accepted = self.reader.accepted();
         if accepted.number != end.last_block_sequence() || accepted.hash != end.previous_hash.0 {

@@ -52,7 +52,7 @@ pub(super) fn tokens_changed(before: usize, after: usize) {
     );
 }
 
-/// A leader that gave up leadership, for the audit event.
+/// The resignation of a leader.
 #[derive(Debug, Clone, Copy)]
 pub struct Resignation<'a> {
     /// The term that has ended.

@@ -1,5 +1,5 @@
-//! Bearer tokens. The tokens file has one line for each token: `role name sha256`, and `prefix=TEXT` after that if the token is for
-//! accounts and transactions only whose ids begin with the text. The file contains hashes of the tokens, and not the tokens.
+//! Bearer tokens. The tokens file has one line for each token: `role name sha256`, or `role name sha256 prefix=TEXT` if the token may use only
+//! accounts and transactions whose ids begin with the text. The file contains hashes of the tokens, and not the tokens.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -26,11 +26,11 @@ pub struct Principal {
     pub name: Arc<str>,
     /// The role of the token.
     pub role: Role,
-    /// What the token is for.
+    /// The accounts and transactions that the token may use.
     pub scope: Scope,
 }
 
-/// The accounts and transactions that a token is for: all, or those whose ids begin with a prefix. The prefix ends with a separator, so
+/// The accounts and transactions that a token may use: all, or those whose ids begin with a prefix. The prefix ends with a separator, so
 /// `acme/` does not include `acme2/`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope(Option<Arc<str>>);

@@ -8,7 +8,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// it within a tokio runtime.
 pub async fn reader_gone() {
     if wait().await.is_err() {
-        // Standard output can't be watched if it is a file, for example. A file has no reader that could go away.
+        // Standard output can't be watched, for example because it is a file. A file has no reader that could close it.
         std::future::pending::<()>().await;
     }
 }

@@ -26,7 +26,7 @@ pub(super) const FILTER_FORM: &str = "a level or TARGET=LEVEL, such as info or t
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FilterError {
-    /// A word stands where a level must stand.
+    /// A word that is not a level is in the place of a level.
     #[error(
         "unknown level {word:?}, the levels are off, error, warn, info, debug, trace{}",
         suggestion(meant.as_deref())

@@ -17,7 +17,7 @@ use super::{
 
 /// The name of the service in the collector.
 pub(super) const SERVICE_NAME: &str = "tally";
-/// Time limit of an export. Exports run on threads of their own, so a slow export delays no call.
+/// Time limit of an export. Exports run on separate threads, so a slow export delays no call.
 pub(super) const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit to send the last spans and events when the process ends. After this time, the remaining spans and events
 /// are lost.

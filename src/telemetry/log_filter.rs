@@ -23,10 +23,10 @@ const CRATES: [&str; 6] = [
     "tally_topology",
 ];
 
-/// The level of all targets that no rule names, if the filter has no rule for them. Without it, `tracing` would log only
-/// their errors, and a filter such as `payments=debug` would hide the events of the service.
+/// The level of targets for which the filter has no rule. Without this default, `tracing` would log only their errors, and a
+/// filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
-/// The targets of Tally's events: the modules that log, and the two targets with a name of their own.
+/// The targets of Tally's events: the modules that log, and two targets that are not the names of modules.
 const TARGETS: [&str; 48] = [
     "tally::admin::ledger",
     "tally::admin::routes",
@@ -289,7 +289,7 @@ mod tests {
                         .skip(1)
                         .collect::<Vec<_>>()
                 });
-                // An event with a target of its own has another one than its module.
+                // An event that sets a target does not have its module as the target.
                 let has_own = |call: &str| call.split(';').next().unwrap().contains("target: ");
                 if calls.concat().into_iter().any(|call| !has_own(call)) {
                     found.insert(inner);

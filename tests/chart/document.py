@@ -1,4 +1,4 @@
-"""Makes the table of values in helm/tally/README.md from the comments in values.yaml. `--write` updates the file."""
+"""Makes the table of values for helm/tally/README.md from the comments in values.yaml. `--write` updates the README."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ def leaves(node, path=()):
 def comments(text):
     """Returns the `# --` comment above each key, by the path of the key. The indentation is two spaces per level."""
     found, path, pending = {}, [], None
-    item = None  # indentation of the dash of a list item; deeper lines belong to the item
+    item = None  # the indentation of the dash of the current list item; lines with more indentation belong to this item
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())

@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "tally"
 RELEASE, NAMESPACE = "books", "ledger"
 FULLNAME = "books-tally"
-# The oldest supported version, and the newest version with available schemas.
+# The oldest supported version of Kubernetes, and the newest version whose schemas are available.
 KUBE_VERSIONS = ["1.30", "1.37"]
 CI_VALUES = sorted(path.name for path in (CHART / "ci").glob("*-values.yaml"))
-# The minimal values that render. Tests add to them.
+# The smallest set of values that renders. Tests add values to it.
 TLS = {"tls": {"existingSecret": "tally-tls"}, "auth": {"existingSecret": "tally-tokens"}}
 TRIAL = {"security": {"allowInsecure": True}}
 REPLICATED = {
@@ -67,7 +67,7 @@ def render(values):
 
 
 def merged(*parts):
-    """Merges nested dicts; a later one has priority."""
+    """Merges nested dicts. A value of a later dict replaces that of an earlier dict."""
     result = {}
     for part in parts:
         for key, value in part.items():

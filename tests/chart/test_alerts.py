@@ -1,4 +1,4 @@
-"""Alerts and dashboard: Prometheus accepts them, alerts fire when they should and at no other time, and each has a runbook."""
+"""Checks alerts and dashboard: Prometheus accepts them, alerts fire when they should and at no other time, each has a runbook."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_promtool_test_rules(tmp_path):
     cases = (ROOT / "tests/chart/alerts_test.yaml").read_text()
     (tmp_path / "test.yaml").write_text(cases)
     assert "SUCCESS" in promtool("test", "rules", "test.yaml", cwd=tmp_path)
-    # The tests show each alert firing and not firing.
+    # alerts_test.yaml tests each alert twice: a case in which it fires, and a case in which it does not.
     tested = [case for test in yaml.safe_load(cases)["tests"] for case in test["alert_rule_test"]]
     for alert in ALERTS:
         states = [bool(case.get("exp_alerts")) for case in tested if case["alertname"] == alert]
@@ -96,14 +96,14 @@ def test_thresholds_labels_and_exclusion():
     assert "7 * 3600" in found["TallyDiskFills"]["expr"]
     assert "< 3 * 86400" in found["TallyCertificateExpires"]["expr"]
     assert {rule["labels"]["team"] for rule in found.values()} == {"a"}
-    # The severity of an alert cannot be overridden.
+    # Values cannot change the severity of an alert.
     assert {rule["labels"]["severity"] for rule in found.values()} == {"warning", "critical"}
     assert "TallyPinningLost" not in rules({"pinning": {"enabled": False}})
     assert "TallyVerifyFailed" not in rules({"verify": {"enabled": False}})
 
 
 def selectors(expression):
-    """Returns every metric of an expression with the labels that select it."""
+    """Returns every metric of an expression, with the labels of its selector."""
     bare = re.sub(r'"[^"]*"', '""', expression)
     for name, braces in re.findall(r"\b((?:tally|kube)_\w+)(\{[^}]*\})?", bare):
         yield name, set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", braces))
@@ -130,7 +130,7 @@ def test_alerts_select_this_release_only():
 
 
 def test_prometheus_accepts_every_panel(tmp_path):
-    # Grafana replaces its variables by values.
+    # Prometheus does not know Grafana's variables, so the test replaces them by values, as Grafana does.
     expressions = [re.sub(r"\$__rate_interval", "1m", re.sub(r"\$(namespace|pod)\b", "x", expression)) for _, expression in targets()]
     assert len(expressions) >= 12 and not any("$" in expression for expression in expressions)
     group = {"name": "panels", "rules": [{"record": f"panel_{n}", "expr": e} for n, e in enumerate(expressions)]}

@@ -87,12 +87,12 @@ def test_affinity_settings():
 
 @pytest.mark.parametrize("values", CI_VALUES)
 def test_the_service_takes_its_configuration(values, tmp_path):
-    """The binary accepts the rendered tally.toml: it checks every key and bound."""
+    """Checks that the binary accepts the rendered tally.toml. The binary checks every key and bound."""
     [config] = [d for d in render_ci(values) if d["kind"] == "ConfigMap" and d["metadata"]["name"] == FULLNAME]
     text = known_sections(config["data"]["tally.toml"])
     result = serve_check(text, tmp_path)
     assert result.returncode == 0, result.stderr
-    # The check must fail for a wrong value.
+    # Control: the check fails for a wrong value.
     result = serve_check(text.replace('drain = "', 'drain = "x'), tmp_path)
     assert result.returncode == 78 and "server.drain" in result.stderr
 
@@ -117,7 +117,7 @@ def serve_check(text, scratch, *arguments):
     path = scratch / "tally.toml"
     path.write_text(text.replace("/etc/tally/", f"{scratch}/"))
     shutil.copy(certificate, scratch / "peer-ca/ca.crt")
-    # A pod has its own address in its environment.
+    # In a cluster, the pod's own address is in its environment.
     scheme = "https" if "tls_certificate" in text else "http"
     address = {"TALLY__STORE__REPLICATED__ADVERTISE": f"{scheme}://{FULLNAME}-0.{FULLNAME}-headless.{NAMESPACE}.svc:50051"}
     environment = {**os.environ, "TALLY__AFFINITY__MODE": "off", **(address if "[store.replicated]" in text else {})}
@@ -134,7 +134,7 @@ def test_every_setting_of_the_service_is_offered():
 
 
 def test_the_schema_has_the_settings_of_the_service():
-    """The schema of each section has exactly the fields of the section's struct, less those that the chart sets itself."""
+    """Checks that the schema of each section has the fields of the section's struct, except the fields that the chart sets itself."""
     schema, structs = json.loads(source("helm/tally/values.schema.json")), rust_structs()
     config = schema["properties"]["config"]["properties"]
     own = {"server": {"listen"}, "store": {"data"}}
@@ -155,7 +155,7 @@ def test_the_schema_has_the_settings_of_the_service():
 
 
 def test_the_schema_refuses_unknown_keys_everywhere():
-    """Objects without a list of keys are maps with free keys (labels, quantities) or objects of Kubernetes."""
+    """Skips objects without a list of keys: maps with free keys (labels, quantities) and objects of Kubernetes."""
     free = {"global", "affinity", "podSecurityContext", "containerSecurityContext"}
 
     def walk(node, path):
@@ -169,7 +169,7 @@ def test_the_schema_refuses_unknown_keys_everywhere():
 
 
 def everything():
-    """Returns a value for every key of `config` and for the settings that the chart has elsewhere."""
+    """Returns a value for every key of `config`, and for the settings that are outside `config` in the values."""
     return {
         "tls": {"clientCa": {"existingSecret": "clients"}},
         "pinning": {"cpus": {"exec": "1", "wal": "2", "net": "3", "aux": "0"}, "netThreadsMax": 1, "verifyInterval": "10s", "realtime": {"enabled": True}},
@@ -397,7 +397,8 @@ def verify_job(values):
 
 
 def test_verification_reads_a_copy_of_the_volume():
-    """Never the claim of the service itself, which is locked and, with ReadWriteOncePod, not even mountable."""
+    """Checks that the job never mounts the service's own claim: the service has locked the data directory, and with
+    ReadWriteOncePod a second pod cannot mount the claim."""
     job = verify_job({"persistence": {"storageClassName": "ssd", "size": "1Ti"}})
     spec = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     [volume] = spec["volumes"]
@@ -475,7 +476,8 @@ def test_names_can_be_replaced():
     ],
 )
 def test_notes_have_a_first_call(values, words, tmp_path):
-    # `helm template` omits the notes, and `helm install` needs a cluster. So the test renders them as an object in a copy.
+    # `helm template` omits the notes, and `helm install` needs a cluster. So the test renders the notes as an object in a copy of
+    # the chart.
     copy = tmp_path / "tally"
     shutil.copytree(CHART, copy)
     notes = (copy / "templates/NOTES.txt").read_text()

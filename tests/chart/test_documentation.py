@@ -1,4 +1,4 @@
-"""Every value is documented, and the schema contains exactly the values of values.yaml."""
+"""Checks that every value is documented, and that the schema contains exactly the values of values.yaml."""
 
 import json
 
@@ -30,11 +30,11 @@ def test_schema_and_values_have_the_same_keys():
         node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
         if "properties" not in node:
             return
-        # Keys that values.yaml need not have: most keys of the breaker, and the timeout of the startup probe.
+        # Optional keys that are in the schema but not in values.yaml: most keys of the breaker, the timeout of the startup probe.
         missing = set() if path == "config.breaker" else node["properties"].keys() - (values or {}).keys()
         missing -= {"timeoutSeconds"} if path == "probes.startup" else set()
         assert not missing, f"{path}: {missing} in the schema, not in values.yaml"
-        # Other charts may have other keys in `global`.
+        # `global` is shared with other charts, which may have other keys in it.
         assert path == "global" or node["additionalProperties"] is False, path
         for key, value in (values or {}).items():
             assert key in node["properties"], f"{path}.{key} is in values.yaml, not in the schema"

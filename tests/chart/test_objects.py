@@ -1,4 +1,4 @@
-"""Every rendered object is valid for Kubernetes, prometheus-operator and cert-manager."""
+"""Checks that every rendered object is valid for Kubernetes, prometheus-operator and cert-manager."""
 
 import copy
 
@@ -14,7 +14,7 @@ CUSTOM = {"monitoring.coreos.com/v1": monitoring, "cert-manager.io/v1": cert_man
 
 
 def check(document, kube_version):
-    """Raises if the document has unknown or missing fields, or wrong types, patterns or enumerations."""
+    """Raises if the document has an unknown field, lacks a field, or has a value of a wrong type, pattern or enumeration."""
     if models := CUSTOM.get(document["apiVersion"]):
         getattr(models, document["kind"]).model_validate(document, extra="forbid")
     else:

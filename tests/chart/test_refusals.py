@@ -1,9 +1,9 @@
-"""Invalid values do not render, and the message names the value and a remedy."""
+"""Checks that invalid values do not render, and that the message names the value and a remedy."""
 
 import pytest
 from support import CHART, FULLNAME, REPLICATED, REPLICATED_TRIAL, TLS, TRIAL, helm, merged, refusal, render_text
 
-# The values to add, the value that the message names (helm 3.12 writes a.b, later versions /a/b), and words of the message.
+# Each row: the values to add, the value that the message names (helm 3.12 writes a.b, later versions /a/b), words of the message.
 BY_SCHEMA = [
     ({"pining": {}}, "", "pining"),
     ({"replicas": 10}, "replicas", "9"),
@@ -64,7 +64,7 @@ BY_SCHEMA = [
 
 @pytest.mark.parametrize(("values", "place", "word"), BY_SCHEMA, ids=[place or "unknown" for _, place, _ in BY_SCHEMA])
 def test_schema(values, place, word):
-    # Newer versions of helm print 65,535.
+    # Newer versions of helm print 65535 as 65,535.
     message = refusal(merged(TLS, values)).replace(",", "")
     assert "values don't meet the specifications of the schema" in message
     assert place in message or "/" + place.replace(".", "/") in message, message
@@ -77,7 +77,7 @@ def replicated(key, value):
 
 
 def secretless(*keys):
-    """Returns the values of a replicated store without a Secret of `replication`."""
+    """Returns the values of a replicated store without these Secrets of `replication`."""
     part = {"existingSecret": ""}
     for key in reversed(keys):
         part = {key: part}
@@ -145,7 +145,7 @@ BY_RULE = [
         ["verify.enabled is true and persistence.enabled is false"],
     ),
     (merged(TLS, {"extraEnv": [{"name": "TALLY_POD_NAME", "value": "x"}]}), ["extraEnv: TALLY_POD_NAME is set by the chart"]),
-    # The replicated store.
+    # Values of the replicated store.
     (merged(TLS, {"replicas": 3}), ["replicas = 3, and config.store.kind is embedded", "config.store.kind=replicated"]),
     (merged(TLS, {"replication": {"init": {"enabled": True}}}), ["replication.init.enabled is true, and config.store.kind is embedded"]),
     (merged(REPLICATED, {"replicas": 1}), ["replicas = 1, and config.store.kind is replicated", "replication.allowFewerReplicas=true"]),
@@ -201,7 +201,7 @@ def test_what_the_refusals_change_renders():
 
 @pytest.mark.parametrize("command", [["lint"], ["template", "books"]], ids=["lint", "template"])
 def test_a_misspelt_setting_is_named(command):
-    """Both commands that people run before an upgrade find the error."""
+    """Checks that the commands that people run before an upgrade (`helm lint`, `helm template`) find the error."""
     values = ["--values", str(CHART / "ci/tls-values.yaml")]
     for setting in ("config.breaker.slow_treshold=50ms", "config.server.draim=20s", "pinning.cpus.exce=3"):
         run = helm(*command, str(CHART), *values, "--set-string", setting, check=False)

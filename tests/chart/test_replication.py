@@ -1,4 +1,4 @@
-"""The chart with a replicated store: what differs from that of one ledger on one volume."""
+"""Checks the chart with a replicated store where it differs from the chart with the embedded store."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_all_replicas_have_the_same_settings_and_each_its_own_address():
     assert "advertise" not in settings
     environment = container(REPLICATED)["env"]
     names = [variable["name"] for variable in environment]
-    # Kubernetes replaces only variables that are defined before.
+    # In the value of a variable, Kubernetes replaces only variables that are defined earlier in the list.
     assert names.index("TALLY_POD_NAME") < names.index("TALLY__STORE__REPLICATED__ADVERTISE")
     advertised = variables(container(REPLICATED))["TALLY__STORE__REPLICATED__ADVERTISE"]
     assert [advertised.replace("$(TALLY_POD_NAME)", f"{FULLNAME}-{ordinal}") for ordinal in range(3)] == [url(0), url(1), url(2)]
@@ -65,7 +65,7 @@ def test_every_file_of_the_settings_is_mounted():
     for key, path in paths.items():
         directory, name = path.rsplit("/", 1)
         secret = volumes[mounts[directory]]["secret"]
-        # The service is not root: it reads the files as a member of the group.
+        # The service does not run as root. Its group lets it read the files.
         assert secret["defaultMode"] == 0o440
         assert name in [item["path"] for item in secret["items"]]
         secrets[key] = secret["secretName"]
@@ -108,7 +108,7 @@ def test_pods_start_together_and_are_updated_one_by_one():
 def test_a_replica_is_ready_when_it_has_caught_up_and_may_take_its_time(values):
     found = container(values)
     assert found["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "admin"}
-    # While a replica reads the log, it is alive and not ready. The kubelet must not restart it.
+    # A replica that reads the log is alive but not ready, and the kubelet must not restart it.
     assert found["startupProbe"]["httpGet"] == found["livenessProbe"]["httpGet"] == {"path": "/live", "port": "admin"}
     assert found["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
 
@@ -182,7 +182,7 @@ def test_a_new_ledger_is_made_before_the_replicas_start():
     job = init_job({})
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install"
     spec = job["spec"]["template"]["spec"]
-    # A second attempt must have the directory of the first one.
+    # A second attempt must find the directory of the first attempt.
     assert spec["restartPolicy"] == "OnFailure"
     [volume] = [volume for volume in spec["volumes"] if volume["name"] == "data"]
     assert volume == {"name": "data", "emptyDir": {}}
@@ -193,7 +193,7 @@ def test_a_new_ledger_is_made_before_the_replicas_start():
 
 def test_an_embedded_ledger_can_become_replicated():
     job = init_job(CLAIM)
-    # The release exists, so this is an upgrade.
+    # A release with an embedded ledger exists already, so this is an upgrade.
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
     [volume] = [volume for volume in job["spec"]["template"]["spec"]["volumes"] if volume["name"] == "data"]
     assert volume["persistentVolumeClaim"] == {"claimName": f"data-{FULLNAME}-0"}
@@ -215,7 +215,7 @@ def test_the_job_mounts_only_what_exists_before_the_installation():
 
 @pytest.mark.parametrize("values", ["replicated-values.yaml", "replicated-trial-values.yaml"])
 def test_the_job_has_the_settings_of_the_service(values, tmp_path):
-    """Each setting is the same as in tally.toml, and the binary accepts all of them as variables."""
+    """Checks that each setting is the same as in tally.toml, and that the binary accepts all of them as environment variables."""
     documents = render_ci(values)
     [config] = [d["data"]["tally.toml"] for d in documents if d["kind"] == "ConfigMap" and d["metadata"]["name"] == FULLNAME]
     store = tomllib.loads(config)["store"]
@@ -242,7 +242,7 @@ def test_the_command_of_the_job_exists():
 
 
 def test_the_documented_command_runs_another_subcommand_in_the_job():
-    """docs/replication.md replaces one word of the rendered Job."""
+    """Checks the procedure of docs/replication.md, which replaces one word of the rendered Job."""
     [expression] = re.findall(r"sed '([^']+)'", (ROOT / "docs/replication.md").read_text())
     job = yaml.safe_dump(init_job(merged(CLAIM, {"replicas": 0, "replication": {"init": {"createTopic": False}}})), default_flow_style=False)
     changed = yaml.safe_load(subprocess.run(["sed", expression], input=job, capture_output=True, text=True, check=True, timeout=60).stdout)

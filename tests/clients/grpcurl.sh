@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests Tally with grpcurl over reflection. TALLY_ENDPOINT is the address of a running server, GRPCURL the path of the program.
-# tests/clients/run sets both.
+# Tests Tally with grpcurl over reflection. TALLY_ENDPOINT is the address of a running server, and GRPCURL the path of grpcurl.
+# tests/clients/run sets both variables.
 set -euo pipefail
 
 passed=0
@@ -18,7 +18,7 @@ expect() {
     passed=$((passed + 1))
 }
 
-# call NAME PATTERN METHOD JSON: does the same for a call.
+# call NAME PATTERN METHOD JSON: checks that a call of METHOD with the request JSON prints PATTERN.
 call() { expect "$1" "$2" -d "$4" "$TALLY_ENDPOINT" "tally.v1.$3"; }
 
 run="curl-$$-$RANDOM"

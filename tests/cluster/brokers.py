@@ -1,6 +1,6 @@
-"""The brokers: Kafka in KRaft mode, each process is broker and controller.
+"""The brokers: Kafka in KRaft mode. Each process is both a broker and a controller.
 
-Needs the variable KAFKA: the directory with the jars, which `source scripts/tools && kafka` prints.
+Needs the environment variable KAFKA: the directory with the jars, which `source scripts/tools && kafka` prints.
 """
 
 import base64
@@ -12,11 +12,11 @@ import uuid
 from nodes import Node
 
 JARS = os.environ.get("KAFKA", "")
-# A heap of 400 MB and the simplest collector and compiler: three brokers fit beside the tests on a small machine.
+# A heap of 400 MB and the simplest collector and compiler, so that three brokers and the tests fit on a small machine.
 JVM = ["java", "-Xms400m", "-Xmx400m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8"]
-# The largest batch, in bytes, and so the largest request with blocks of the journal.
+# The largest batch of records that a broker accepts, in bytes. It bounds the requests with which a Tally writes blocks.
 MESSAGE_BYTES_MAX = 8 << 20
-# The settings of a topic that holds a ledger: an acknowledged record is synced to disk on at least two brokers, and stays.
+# The settings of a topic that holds a ledger: an acknowledged record is synced to disk on at least two brokers, and never deleted.
 TOPIC_SETTINGS = {
     "min.insync.replicas": "2",
     "flush.messages": "1",
@@ -26,7 +26,7 @@ TOPIC_SETTINGS = {
     "retention.bytes": "-1",
     "max.message.bytes": str(MESSAGE_BYTES_MAX),
 }
-# What all brokers have in common. `properties` adds names, addresses, directories and access.
+# The settings that all brokers share. `Broker.properties` adds names, addresses, directories and access.
 COMMON = f"""\
 process.roles=broker,controller
 controller.listener.names=CONTROLLER
@@ -69,7 +69,7 @@ rootLogger.appenderRef.out.ref = out
 
 
 class Broker(Node):
-    """One broker. `access` is what clients need (`security.Access`); brokers among themselves use plain connections."""
+    """One broker. `access` (`security.Access`) says how clients authenticate. Brokers connect to each other without TLS or password."""
 
     def __init__(self, number, host, ports, directory, voters, access, cluster_id, timeouts, network=None):
         super().__init__(f"broker-{number}", host, directory, network)
@@ -83,7 +83,7 @@ class Broker(Node):
 
     @property
     def data(self):
-        """The directory with the records."""
+        """The directory in which the broker stores the records."""
         return self.directory / "data"
 
     def properties(self):
@@ -102,7 +102,7 @@ class Broker(Node):
         return COMMON + "".join(f"{key}={value}\n" for key, value in own.items())
 
     def format(self):
-        """Begins to format the directory, if it is not formatted; returns the process, or None."""
+        """Starts a process that formats the directory, and returns the process; None if the directory is formatted already."""
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "server.properties").write_text(self.properties())
         (self.directory / "log4j2.properties").write_text(LOG_SETTINGS)

@@ -1,6 +1,6 @@
 """Random faults, from a seed: processes that die or pause, links that are cut or slow, clocks that step.
 
-Up to two faults last at the same time. Each `ROUND_S` seconds all faults end, and the clients must get answers again.
+Up to two faults are active at the same time. Every `ROUND_S` seconds, all faults end, and the clients must get answers again.
 """
 
 import collections
@@ -16,20 +16,20 @@ FAULTS_MAX = 2
 
 
 class Fault:
-    """One fault, which lasts from `begin` to `end`. `nodes` are those that no other fault may touch meanwhile."""
+    """One fault. `begin` starts it, `end` ends it, and no other fault may affect `nodes` between the two."""
 
     def __init__(self, name, nodes, begin, end, seconds):
         self.name, self.nodes, self.begin, self.end, self.seconds = name, set(nodes), begin, end, seconds
 
 
 class Chaos:
-    """Injects faults into a cluster. `clocks`: the files with which the clocks of the Tallys step, by name (see `clocks.py`)."""
+    """Injects faults into a cluster. `clocks`: the clock of each Tally that a fault may step (see `clocks.py`), by the Tally's name."""
 
     def __init__(self, cluster, load, seed, clocks=None, pause_max_s=8.0):
         self.cluster, self.load, self.network = cluster, load, cluster.network
         self.random, self.clocks, self.pause_max_s = random.Random(seed), clocks or {}, pause_max_s
         self.counts = collections.Counter()
-        # Triples: when it ends, the fault.
+        # Pairs: the time at which a fault ends, and the fault.
         self.active = []
         self.log = open(cluster.directory / "faults.log", "w", buffering=1)
         self.slowest_recovery_s = 0.0
@@ -58,7 +58,7 @@ class Chaos:
     # ----- the schedule
 
     def run(self, seconds):
-        """Injects faults for this time. Returns their numbers by name."""
+        """Injects faults for this time. Returns how many faults it injected, by their names."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.round(min(end, time.monotonic() + ROUND_S))
@@ -94,7 +94,7 @@ class Chaos:
 
     @staticmethod
     def touches_broker(nodes):
-        """Two brokers with faults would only stop all acknowledgements."""
+        """Returns whether a broker is among the nodes. Only one fault affects brokers at a time: with two, no write is acknowledged."""
         return any(node.startswith("broker") for node in nodes)
 
     def end_faults(self, due=float("inf")):
@@ -150,7 +150,7 @@ class Chaos:
         return self.fault("pause of a broker", [broker], broker.pause, broker.resume, 0.3, 5)
 
     def cuts(self, pairs, one_way):
-        """Returns what begins and ends the cuts between these pairs."""
+        """Returns two functions: one cuts the links between these pairs of nodes, and one restores them."""
 
         def begin():
             for pair in pairs:
@@ -163,7 +163,7 @@ class Chaos:
         return begin, end
 
     def cut(self, name, nodes, pairs, high_s=5):
-        """Cuts links in both directions, in one, or in the other."""
+        """Returns a fault that cuts links in both directions or in one of them, at random."""
         way = self.random.choice(("both ways", "to", "from"))
         pairs = [(there, here) for here, there in pairs] if way == "from" else pairs
         return self.fault(f"{name}, {way}", nodes, *self.cuts(pairs, way != "both ways"), 0.3, high_s)
@@ -187,7 +187,7 @@ class Chaos:
         return self.cut("cut between two brokers", [broker, other], [(broker.name, other.name)])
 
     def cut_broker_from_brokers(self):
-        """The broker may believe for a while that it leads the topic, and answers its clients."""
+        """For a while, the broker that is cut off may believe that it still leads the topic, and answer its clients."""
         broker = self.some_broker()
         others = [other for other in self.cluster.brokers if other is not broker]
         pairs = [(broker.name, other.name) for other in others]
@@ -251,7 +251,7 @@ class Chaos:
 
 
 def settle(cluster, timeout_s=90):
-    """Waits until all nodes run and have everything."""
+    """Waits until all nodes run, all brokers are in sync, and all Tallys have caught up."""
     cluster.wait_in_sync(timeout_s=timeout_s)
     for tally in cluster.tallys:
         wait_until(tally.is_ready, f"{tally.name} is not ready:\n{tally.last_output()}", timeout_s)

@@ -1,4 +1,4 @@
-"""Compares what the clients were told (`load.py`) with what the directories of all replicas contain."""
+"""Compares the answers that the clients received (`load.py`) with the data directories of all replicas."""
 
 import functools
 import heapq
@@ -11,7 +11,7 @@ BLOCK_BYTES = 1 << 20
 
 
 class History:
-    """The lines of one load."""
+    """The lines that one load has written."""
 
     def __init__(self, path):
         lines = pathlib.Path(path).read_text().splitlines()
@@ -28,13 +28,13 @@ class History:
         return self.of("write", "hold", out="committed")
 
     def first_acknowledged_after(self, time_ns):
-        """Returns when the first transaction was acknowledged that was sent after this time; None if none was."""
+        """Returns the time of the first acknowledgement of a transaction that was sent after `time_ns`; None if there is none."""
         done = [line["done"] for line in self.acknowledged if line["last_sent"] > time_ns]
         return min(done, default=None)
 
 
 def check(history):
-    """Checks what follows from the answers alone. Returns nothing, and fails with the first few contradictions."""
+    """Checks that the answers do not contradict each other. Fails with the first few contradictions."""
     wrong = [line for line in history.of("again") if not line["same"]]
     assert not wrong, f"{len(wrong)} repetitions had another answer: {wrong[:3]}"
     failed = history.of("failed")
@@ -48,7 +48,7 @@ def check(history):
 
 
 def check_order(acknowledged):
-    """If A was answered before B was sent, A has the lower sequence."""
+    """Checks that A has a lower sequence than B if A was answered before B was sent."""
     answered = sorted(acknowledged, key=lambda line: line["done"])
     highest = None
     at = 0
@@ -63,7 +63,10 @@ def check_order(acknowledged):
 
 
 def check_reads(history):
-    """A read shows all that was acknowledged before it began, and nothing that was sent after it ended. Reads never go back."""
+    """Checks that each read shows all writes that were acknowledged before it began, and everything that reads before it showed.
+
+    The last read must not show more writes than were sent before it ended.
+    """
     reads = sorted(history.of("read"), key=lambda line: line["last_sent"])
     acknowledged = sorted(line["done"] for line in history.of("write", out="committed"))
     sent = sorted(line["sent"] for line in history.of("write"))
@@ -79,7 +82,7 @@ def check_reads(history):
         while earlier[0][0] < read["last_sent"]:
             shown = max(shown, heapq.heappop(earlier)[1])
         assert read["value"] >= shown, f"a read shows {read['value']}, but an earlier one has shown {shown}: {read}"
-    # A load that was killed has not written down what it sent last.
+    # The history of a killed load lacks the operations that were in flight at the kill.
     if reads and history.of("end"):
         last = max(reads, key=lambda line: line["done"])
         most = history.begun_with + sum(1 for time in sent if time < last["done"])
@@ -87,7 +90,7 @@ def check_reads(history):
 
 
 class Directory:
-    """What the directory of a stopped replica contains."""
+    """The contents of the data directory of a stopped replica."""
 
     def __init__(self, tally, scratch):
         self.name, self.data, self.binary = tally.name, pathlib.Path(tally.data), tally.binary
@@ -107,19 +110,19 @@ class Directory:
         return [line for line in self.lines if "committed" in line]
 
     def fact(self, name):
-        """Returns a line of `tally verify`."""
+        """Returns the value in the line `name` of the output of `tally verify`."""
         [found] = [line.split()[1] for line in self.verified.splitlines() if line.split()[:1] == [name]]
         return found
 
 
 def check_directory(directory, *histories):
-    """Each acknowledged id is in the ledger exactly once, with its sequence; what was refused is not there."""
+    """Checks that each acknowledged id is in the ledger exactly once, with its sequence, and that no refused id is in the ledger."""
     assert "sound" in directory.verified.split(), f"{directory.name}: {directory.verified}"
     found = {}
     for expected, transaction in enumerate(directory.transactions, start=1):
         sequence = int(transaction["committed"]["sequence"])
         assert sequence == expected, f"{directory.name}: sequence {sequence} is at position {expected}"
-        # The expiry of a hold has no id of its own.
+        # The expiry of a hold is a transaction without an id, so the check uses the id of the hold.
         key = transaction.get("transaction_id") or f"expiry of {transaction['pending_transaction_id']}"
         assert key not in found, f"{directory.name}: {key} is in the ledger twice: {found[key]} and {sequence}"
         found[key] = sequence
@@ -143,7 +146,7 @@ def check_directory(directory, *histories):
 
 
 def check_watch(directory, line):
-    """A watcher has received the ledger as it is: without gap, without duplicate, and nothing that vanished later."""
+    """Checks that a watcher received the ledger without a gap or a duplicate, and nothing that the ledger does not contain now."""
     sequences = [sequence for sequence, _ in line["found"]]
     expected = list(range(line["from"], line["from"] + len(sequences)))
     assert sequences == expected, f"a watcher received {sequences} from {line['from']}"
@@ -153,7 +156,7 @@ def check_watch(directory, line):
 
 
 def check_same(directories):
-    """The journals are byte-identical as far as all of them go, and so are the files FORMAT."""
+    """Checks that the files FORMAT are equal, and that each journal is byte for byte the beginning of every longer one."""
     first, *others = directories
     for other in others:
         assert (first.data / "FORMAT").read_bytes() == (other.data / "FORMAT").read_bytes(), f"FORMAT of {other.name} differs"
@@ -167,7 +170,7 @@ def check_same(directories):
 
 
 def journal_bytes(directory):
-    """Returns all segments in a row, without the zeros at the end, which are space for more blocks."""
+    """Returns the bytes of all segments, without the zeros at the end, which are free space for more blocks."""
     segments = sorted((directory.data / "journal").glob("*.segment"))
     return b"".join(segment.read_bytes() for segment in segments).rstrip(b"\0")
 
@@ -181,7 +184,7 @@ def first_difference(one, two):
 
 
 def check_all(tallys, histories, scratch):
-    """Checks everything, after the replicas were stopped. Returns what was found, for a report."""
+    """Runs all checks on stopped replicas. Returns counts for a report."""
     for history in histories:
         check(history)
     directories = [Directory(tally, scratch) for tally in tallys]

@@ -1,4 +1,4 @@
-"""Clocks of Tallys that a test can step, by the library libfaketime."""
+"""Steps the clocks of Tallys with the library libfaketime."""
 
 import glob
 import os
@@ -21,16 +21,16 @@ class Clock:
         tally.environment |= {
             "LD_PRELOAD": library(),
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            # Reads the file at each call instead of once in 10 s.
+            # libfaketime reads the file at each call instead of once in 10 s.
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
-            # A start whose clock is behind the journal is refused without this.
+            # Without this variable, a Tally whose clock is behind its journal refuses to start.
             "TALLY_ACCEPT_CLOCK_BEHIND": "true",
         }
 
     def set(self, seconds):
-        """Sets how far the clock is from the right time."""
+        """Sets the difference between this clock and the right time, in seconds."""
         text = self.file.with_suffix(".new")
         text.write_text(f"{seconds:+.3f}\n")
         text.rename(self.file)

@@ -1,4 +1,4 @@
-"""Brokers and Tallys as one cluster: starts them in the right order, makes the topic, and lets a test disturb them.
+"""A cluster of brokers and Tallys: starts them in the right order, makes the topic, and lets a test inject faults.
 
 with Cluster(directory) as cluster:
     cluster.start()
@@ -22,13 +22,14 @@ from security import Access
 from tallys import Tally
 
 TOPIC = "ledger"
-# A topic with the same settings. `start` writes to it to learn that the brokers work, because the ledger's topic must be empty.
+# A topic with the settings of a ledger's topic. `start` writes to it to find out whether the brokers work: the ledger's own topic
+# must stay empty.
 PROBE_TOPIC = "probe"
-# A broker whose controller hears nothing from it for `session_ms` loses its partitions. A follower that has not caught up for
-# `lag_ms` leaves the in-sync set. Until then, a follower that does not answer stops all acknowledgements.
+# A broker that sends nothing to the controller for `session_ms` loses the leadership of its partitions. A follower that has not
+# caught up for `lag_ms` leaves the in-sync set. Until then, a follower that does not answer stops all acknowledgements.
 TIMEOUTS = {"session_ms": 1000, "lag_ms": 3000}
 START_TIMEOUT_S = 90
-# Ports are taken from this range, because the kernel gives higher ones to outgoing connections.
+# The range of the listening ports. The kernel uses higher ports for outgoing connections.
 PORTS = range(20000, 32000)
 
 
@@ -36,11 +37,11 @@ class Cluster:
     """Three brokers, and `tallys` Tallys, in `directory`.
 
     `network`: true gives each node a network namespace, so that `cluster.network` can cut and delay its links; needs root.
-    `disks`: true gives each node a file system whose power `cut_power` cuts; needs root.
+    `disks`: true gives each node a disk (a file system in an image file), so that `cut_power` can cut its power; needs root.
     `sasl`, `tls`: how clients authenticate (see `security.Access`).
     `tally_settings`: further settings of the Tallys, by their keys.
-    `topic_settings`: settings of the ledger's topic that replace the right ones: `{"flush_messages": "1000"}`.
-    A cluster that starts again in the same directory has the same data and addresses.
+    `topic_settings`: settings of the ledger's topic that replace the correct settings: `{"flush_messages": "1000"}`.
+    A cluster that is started again in the same directory has the same data and addresses.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Cluster:
                 self.disks[node.name] = Disk(node.data)
 
     def _load_plan(self):
-        """Returns the names and ports that stay the same when the cluster starts again."""
+        """Returns the names and ports of the nodes. A file stores them, so that they stay the same when the cluster starts again."""
         path = self.directory / "plan.json"
         plan = json.loads(path.read_text()) if path.exists() else {"cluster_id": new_cluster_id(), "ports": {}}
         taken = {port for ports in plan["ports"].values() for port in ports.values()}
@@ -123,7 +124,7 @@ class Cluster:
 
     @property
     def bootstrap(self):
-        """The addresses of the brokers, as clients want them."""
+        """The addresses of the brokers in the format of Kafka's setting `bootstrap.servers`."""
         return ",".join(broker.address for broker in self.brokers)
 
     def __enter__(self):
@@ -138,7 +139,7 @@ class Cluster:
         self.start_tallys()
 
     def start_tallys(self):
-        """Starts the Tallys that do not run, and waits until all are ready. Makes the ledger, if there is none."""
+        """Starts the Tallys that do not run, and waits until all Tallys are ready. Makes the ledger if there is none."""
         if self.tallys and not any((tally.data / "FORMAT").exists() for tally in self.tallys):
             self.tallys[0].initialize()
         for tally in self.tallys:
@@ -158,7 +159,7 @@ class Cluster:
         self.wait_writable()
 
     def close(self):
-        """Ends all processes at once, without the order of a shutdown, and removes the network. The files stay."""
+        """Kills all processes at once and removes the network. The files stay."""
         for node in self.nodes:
             node.kill()
         for disk in self.disks.values():
@@ -167,7 +168,7 @@ class Cluster:
             self.network.close()
 
     def cut_power(self, *nodes):
-        """Cuts the power of these nodes at the same time. What they had not synced is lost. They can start again."""
+        """Cuts the power of these nodes at the same time: they lose all data that they have not synced. They can start again."""
         for node in nodes:
             self.disks[node.name].cut()
         for node in nodes:
@@ -178,8 +179,8 @@ class Cluster:
     def stop(self):
         """Stops the Tallys by SIGTERM, and then kills the brokers.
 
-        A broker that stops by SIGTERM waits for the other controllers, and can wait for minutes if they stop, too. A kill loses
-        nothing, because acknowledged records are on disk (`flush.messages`).
+        A broker that gets SIGTERM waits for the other controllers, possibly for minutes if they stop, too. A kill loses nothing,
+        because acknowledged records are on disk (`flush.messages`).
         """
         for tally in self.tallys:
             if tally.running:
@@ -193,10 +194,10 @@ class Cluster:
         self.close()
         shutil.rmtree(self.directory)
 
-    # ----- clients. They live in the namespace `client` if there is a network.
+    # ----- clients. They run in the namespace `client` if there is a network.
 
     def client_settings(self, **settings):
-        """Returns settings of librdkafka for a client that notices a broken broker soon."""
+        """Returns settings of librdkafka for a client that soon notices when a broker fails."""
         return {
             "bootstrap.servers": self.bootstrap,
             "socket.connection.setup.timeout.ms": 2000,
@@ -216,7 +217,7 @@ class Cluster:
             return make()
 
     def producer(self, **settings):
-        """Returns a producer: acks=all, idempotent, one record a request."""
+        """Returns a producer: acks=all, idempotent, one record per request."""
         defaults = {"acks": "all", "enable_idempotence": True, "linger_ms": 0, "retry_backoff_ms": 50, "request_timeout_ms": 2000}
         defaults |= {"message_timeout_ms": 30000, "message_max_bytes": MESSAGE_BYTES_MAX}
         return self._in_network(lambda: Producer(self.client_settings(**(defaults | settings))))
@@ -227,8 +228,8 @@ class Cluster:
     def read(self, topic=TOPIC, at_least=0, timeout_s=15):
         """Returns all records of the topic as pairs: offset, value.
 
-        Reads to the end that a broker reports, and waits for the records below the offset `at_least`: a broker that was cut off
-        and does not know yet that another one leads reports an end that is too low.
+        Reads up to the end that a broker reports, but at least the records below the offset `at_least`: a broker that was cut off
+        and does not know yet that another broker leads reports an end that is too low.
         """
         settings = {"group_id": "tests", "enable_auto_commit": False, "auto_offset_reset": "earliest", "check_crcs": True}
         consumer = self._in_network(lambda: Consumer(self.client_settings(**settings)))
@@ -250,7 +251,7 @@ class Cluster:
     # ----- the Tallys
 
     def leading_tally(self):
-        """Returns the Tally that became the leader last; None if none has led."""
+        """Returns the Tally that became leader last; None if there was no leader yet."""
         last = max(self.tallys, key=Tally.last_term_led)
         return last if last.led_term else None
 
@@ -299,7 +300,7 @@ class Cluster:
         return self.broker(wait_until(lambda: self._try(lambda: self.in_sync(topic)[1]), f"{topic} has no leader"))
 
     def wait_in_sync(self, count=None, topic=TOPIC, timeout_s=START_TIMEOUT_S):
-        """Waits until the in-sync set has exactly `count` brokers; without `count`, all of them."""
+        """Waits until the in-sync set has exactly `count` brokers, or all brokers if there is no `count`."""
         count = count or len(self.brokers)
         wait_until(
             lambda: self._try(lambda: len(self.in_sync(topic)[0]) == count),
@@ -324,7 +325,7 @@ class Cluster:
 
 
 def dotted(settings):
-    """Returns settings with the names of Kafka, which have dots: `flush_messages` is `flush.messages`."""
+    """Returns settings with Kafka's names, which have dots: `flush_messages` becomes `flush.messages`."""
     return {key.replace("_", "."): value for key, value in settings.items()}
 
 

@@ -1,4 +1,4 @@
-"""One cluster for most tests. Each test must leave it as it was: all nodes run, no link is cut, all replicas are in sync."""
+"""One cluster that most tests share. Each test must leave it as it found it: all nodes run, no link is cut, all are in sync."""
 
 import dataclasses
 import os
@@ -13,13 +13,14 @@ def pytest_addoption(parser):
     group = parser.getgroup("tally")
 
     def option(name, variable, default, text, kind=None):
-        """Adds an option. A variable of the environment can change its default, for scripts/test --soak."""
+        """Adds an option. An environment variable can change the default, for `scripts/test --soak`."""
         group.addoption(name, type=kind, default=os.environ.get(variable, default), help=f"{text}; default: %(default)s")
 
     option("--kills", "TALLY_TEST_FAILOVERS", "5", "how often the leading Tally is killed", int)
     option("--pauses", "TALLY_TEST_PAUSES", "5", "for how long the leading Tally is paused, in seconds")
     option("--chaos-seconds", "TALLY_TEST_CHAOS_SECONDS", "40", "the length of the random faults", float)
-    # Brokers on a machine that builds beside the test take each other for dead after a second, which makes a failover longer.
+    # On a busy machine, healthy brokers may not answer each other for a second. With a timeout of a second, the brokers would then
+    # believe that a broker is dead, and a failover would take longer.
     group.addoption("--session-ms", type=int, default=1000, help="broker.session.timeout.ms; default: %(default)s")
     group.addoption("--bounds", action="store_true", help="compares the times of failovers with their bounds")
     group.addoption("--seed", type=int, default=None, help="the seed of the random faults; default: another one each time")
@@ -51,7 +52,7 @@ def tally_binary():
 
 
 def need_network():
-    """Ends a test that needs network namespaces, if this machine has none. With CI=true this is a failure."""
+    """Skips a test that needs network namespaces if this machine has none. With CI=true, the test fails instead."""
     why = networks.available()
     if why:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no network namespaces here: {why}")

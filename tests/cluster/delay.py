@@ -2,8 +2,8 @@
 
     delay.py QUEUE MILLISECONDS JITTER_MS LOSS_PERCENT
 
-Needs only the module nfnetlink_queue of the kernel. Packets keep their order. The packets stay in the kernel: this program
-receives only their numbers, and says when each number may continue.
+Needs only the kernel module nfnetlink_queue. Packets keep their order. The packets stay in the kernel: this program receives only
+their numbers, and tells the kernel when to deliver each packet.
 """
 
 import collections
@@ -25,7 +25,7 @@ BIND, COPY_META = 1, 1
 DROP, ACCEPT = 0, 1
 # What this program prints when the queue is bound.
 READY = "ready"
-# The number of packets that the kernel holds for this program. It drops further ones.
+# The maximum number of packets that the kernel holds for this program. The kernel drops further packets.
 PACKETS_MAX = 100_000
 
 
@@ -40,7 +40,7 @@ def message(kind, queue, attributes, flags=REQUEST):
 
 
 def configure(netlink, queue, kind, payload):
-    """Changes the queue, and waits for the answer of the kernel. No packet arrives yet, so it is the first message."""
+    """Configures the queue, and waits for the kernel's answer. No packet arrives before it, so the next message is the answer."""
     netlink.send(message(CONFIG, queue, attribute(kind, payload), REQUEST | ACKNOWLEDGE))
     code = -struct.unpack_from("=i", netlink.recv(4096), 16)[0]
     if code:
@@ -48,7 +48,7 @@ def configure(netlink, queue, kind, payload):
 
 
 def packet_numbers(data):
-    """Returns the numbers of the packets in what the kernel sent."""
+    """Returns the numbers of the packets in a message from the kernel."""
     at = 0
     while at + 16 <= len(data):
         length, kind = struct.unpack_from("=IH", data, at)
@@ -86,7 +86,7 @@ def main(queue, delay_s, jitter_s, loss):
         try:
             data = netlink.recv(1 << 20)
         except OSError:
-            # The buffer overflowed. The kernel dropped the packets, which is a loss like any other.
+            # The receive buffer overflowed, and the kernel dropped packets. To the nodes, this looks like any lost packet.
             continue
         now = time.monotonic()
         for number in packet_numbers(data):

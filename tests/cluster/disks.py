@@ -1,7 +1,7 @@
-"""A disk of its own for each node, whose power a test can cut: what was not synced is lost. Needs root.
+"""A separate disk for each node. A test can cut its power: all data that were not synced are lost. Needs root.
 
-The disk is a file system in an image file. A power loss is the ioctl with which ext4 stops at once and writes nothing more; the
-next mount then finds what a real disk would hold, and replays the journal of ext4.
+The disk is an ext4 file system in an image file. To cut the power, the test calls an ioctl after which ext4 writes nothing more.
+The next mount finds what a real disk would contain after a power loss, and replays the journal of ext4.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ class Disk:
                 image.truncate(SIZE_MB << 20)
             run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", str(self.image))
         self.mount()
-        # Kafka would take this directory for one of a partition.
+        # Kafka would mistake this directory for the directory of a partition.
         lost_and_found = self.directory / "lost+found"
         if lost_and_found.exists():
             lost_and_found.rmdir()
@@ -48,11 +48,11 @@ class Disk:
         self.mounted = True
 
     def sync(self):
-        """Writes everything to the disk, as the operating system does from time to time."""
+        """Syncs the whole file system, as the operating system does from time to time."""
         run("sync", "--file-system", str(self.directory))
 
     def cut(self):
-        """Cuts the power: from now on, each write and sync fails. `mount_again` follows when no process uses the disk."""
+        """Cuts the power: from now on, each write and sync fails. Call `mount_again` when no process uses the disk."""
         directory = os.open(self.directory, os.O_RDONLY)
         try:
             fcntl.ioctl(directory, SHUTDOWN, struct.pack("=I", WITHOUT_JOURNAL))

@@ -1,19 +1,19 @@
-"""A load on the ledger that writes down what it was told. Runs as a process of its own, in the network of the clients.
+"""A load on the ledger that records all answers. Runs as a separate process, in the network of the clients.
 
     load.py HISTORY SEED WORKERS PAUSE_MS ENDPOINT...
 
-Each worker makes one call after the other, and repeats it with the same id at the next endpoint until it has a final answer. It
-writes one line of JSON for each operation to the file HISTORY. All times are those of the monotonic clock, in nanoseconds, which
-all processes of a machine share. SIGTERM ends the load: the operations that have begun are finished.
+Each worker makes one call after the other. It repeats a call with the same id at the next endpoint until it has a final answer. It
+writes one line of JSON for each operation to the file HISTORY. All times are nanoseconds of the monotonic clock, which all
+processes of a machine share. After SIGTERM, the load finishes the operations that have begun, and ends.
 
 Kinds of operations (`kind`):
-- `write`: a transaction: alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so
-  the balance of `total` is the number of those that were executed.
-- `hold`: reserves 1 for a short time. The expiry is a transaction of its own, which the leader makes.
+- `write`: a transaction, alone, in a batch or in a stream. It moves 1 from an account of the worker to the account `total`, so
+  the balance of `total` is the number of executed writes.
+- `hold`: reserves 1 for a short time. The expiry is another transaction, which the leader makes.
 - `reject`: a transaction that the ledger must reject, because the account is empty.
-- `again`: repeats a finished operation. The answer must be the same, and say that it is a repetition.
-- `read`: the balance of `total`.
-- `watch`: a part of the ledger, as a watcher of all transactions has received it.
+- `again`: repeats a finished operation. The answer must be the same, and be marked as a replay.
+- `read`: reads the balance of `total`.
+- `watch`: the transactions in one response to a watcher of all transactions.
 """
 
 import collections
@@ -29,13 +29,13 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from messages import account_methods, accounts, transaction_methods, transactions, types
 
-# How long an attempt may take before the client tries the next endpoint. A process that is paused does not answer.
+# Timeout of an attempt, after which the client tries the next endpoint: a paused process never answers.
 ATTEMPT_TIMEOUT_S = 1.0
 # Delay before the next attempt.
 RETRY_DELAY_S = 0.02
 # A stream ends after this time, and the client opens another one.
 STREAM_TIMEOUT_S = 5.0
-# An operation that has no final answer for this time has failed.
+# An operation without a final answer after this time has failed.
 GIVE_UP_S = 90
 TOTAL, HELD, EMPTY = "total", "held", "empty"
 # The endpoints are local, so a broken connection is tried again soon.
@@ -49,7 +49,7 @@ CHANNEL = [
 
 
 class Failure(Exception):
-    """An answer that is an error. `executed` is "false", "unknown", or empty if the service did not answer."""
+    """An error. `executed` is "false", "unknown", or empty if the service did not answer."""
 
     def __init__(self, code, status):
         info = detail(status, error_details_pb2.ErrorInfo)
@@ -97,7 +97,7 @@ class Client:
             raise Failure.of_call(error) from None
 
     def failed(self, endpoint, failure):
-        """Chooses the endpoint after one that failed, if no other call has done so."""
+        """Selects another endpoint after `endpoint` has failed, unless another call has done so already."""
         if self.current == endpoint:
             leader = (failure.leader or "").partition("://")[2]
             known = leader in self.endpoints and self.endpoints.index(leader) != endpoint
@@ -116,7 +116,7 @@ class Call:
         self.failures = collections.Counter()
 
     def run(self, service, method, request, gives_up=False):
-        """Returns the answer. Raises the failure if it is final, or with `gives_up` after the first one."""
+        """Returns the answer. Raises a failure that is final; with `gives_up`, raises any failure."""
         while True:
             self.endpoint = self.client.current
             self.attempts += 1
@@ -180,7 +180,8 @@ class Worker(threading.Thread):
         return transactions.ProcessTransactionRequest(transaction_id=self.id(), phase=phase, transfers=[transfer], **fields)
 
     def send(self, kind, request):
-        """Sends one transaction. Gives up some of them at the first failure: those that were refused must never be executed."""
+        """Sends one transaction. Does not repeat one in five after a failure: `checker.py` checks that none of these was executed if it
+        was refused."""
         call = self.call()
         line = {"kind": kind, "id": request.transaction_id}
         try:
@@ -215,7 +216,7 @@ class Worker(threading.Thread):
         self.send_many(attempt)
 
     def stream(self):
-        """Sends several transactions in a stream, whose answers arrive one by one. It can end after some of them."""
+        """Sends several transactions in a stream. The answers arrive one by one, and the stream can break after some of them."""
 
         def attempt(endpoint, left):
             method = self.load.client.services[endpoint][0].StreamTransactions
@@ -229,7 +230,7 @@ class Worker(threading.Thread):
         self.send_many(attempt)
 
     def send_many(self, attempt):
-        """Repeats the transactions that have no final answer in a further call."""
+        """Calls `attempt` with several transactions, and again with those that have no final answer, until all have one."""
         left = [self.transaction(f"source-{self.number}", TOTAL) for _ in range(self.random.randrange(2, 40))]
         call = self.call()
         while left:
@@ -257,7 +258,7 @@ class Worker(threading.Thread):
                 time.sleep(RETRY_DELAY_S)
 
     def note_result(self, call, request, result):
-        """Writes a line for a committed transaction of many. Returns the failure of another one."""
+        """Writes a line if the transaction, one of many in a call, was committed. Returns the failure if it was not."""
         if not result.HasField("committed"):
             status = status_pb2.Status.FromString(result.error.SerializeToString())
             return Failure(str(status.code), status)
@@ -289,7 +290,7 @@ class Worker(threading.Thread):
 
 
 class Watcher(threading.Thread):
-    """Receives all transactions from now on. Goes on after a lost stream where that one has ended."""
+    """Receives all transactions from now on. When a stream breaks, opens another one that continues where the first ended."""
 
     def __init__(self, load):
         super().__init__(name="watcher")
@@ -344,7 +345,7 @@ class Load:
     def run(self):
         signal.signal(signal.SIGTERM, lambda *_: self.stopped.set())
         self.create_accounts()
-        # Other loads may have written before.
+        # The balance is not 0 if another load has run before.
         read = Call(self.client, self.stopped).run(1, "GetAccount", accounts.GetAccountRequest(account_id=TOTAL))
         self.note({"kind": "begin", "value": read.account.balances.credits_posted.minor_units, "done": time.monotonic_ns()})
         for thread in (*self.workers, self.watcher):

@@ -1,4 +1,4 @@
-"""Runs `load.py` beside a test, and reads what it has written down."""
+"""Runs `load.py` in the background of a test, and reads its history."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ from checker import History
 from nodes import spawn, wait_until
 
 PROGRAM = pathlib.Path(__file__).with_name("load.py")
-# Longest time of an operation after the last fault has ended, in seconds.
+# The longest time until an operation ends after the end of the last fault, in seconds.
 END_TIMEOUT_S = 120
 
 
@@ -46,7 +46,7 @@ class Load:
         assert self.process.returncode == 0, f"the load ended with {self.process.returncode}:\n{self.output.read_text()[-3000:]}"
 
     def kill(self):
-        """Ends the load at once. What has no answer yet is not in its history."""
+        """Kills the load. Operations that are in flight are not in its history."""
         self.process.kill()
         self.process.wait()
 
@@ -61,13 +61,13 @@ class Load:
         return [json.loads(line) for line in lines]
 
     def first_acknowledged_after(self, time_ns):
-        """Returns when the first transaction was acknowledged that was sent after this time; None if none was yet."""
+        """Returns the time of the first acknowledgement of a transaction that was sent after `time_ns`; None if there is none yet."""
         writes = [line for line in self.new_lines() if line["kind"] == "write" and line["out"] == "committed"]
         self.acknowledged += [(line["last_sent"], line["done"]) for line in writes]
         return min((done for sent, done in self.acknowledged if sent > time_ns), default=None)
 
     def wait_for_progress(self, since_ns=None, timeout_s=60):
-        """Waits until a transaction is acknowledged that was sent after the time `since_ns`. Returns when it was acknowledged."""
+        """Waits for the acknowledgement of a transaction that was sent after `since_ns` (default: now). Returns its time."""
         since_ns = since_ns or time.monotonic_ns()
 
         def progress():

@@ -19,7 +19,7 @@ from cluster import TOPIC, Cluster
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULT_DIRECTORY = "target/cluster"
-# Timeout of a command, in seconds. `restart` waits for a clean stop of a broker.
+# Timeout of a command, in seconds. It is long, because `restart` waits for the clean stop of a broker.
 COMMAND_TIMEOUT_S = 120
 TOOLS = {
     "topics": "org.apache.kafka.tools.TopicCommand",
@@ -108,7 +108,7 @@ class Control:
     """The socket on which `up` receives the other commands."""
 
     def __init__(self, directory):
-        # The path of a socket has at most 107 bytes, so it is relative to the directory.
+        # The path of a socket has at most 107 bytes, so this path is relative to the directory.
         self.directory, self.name = pathlib.Path(directory), "control"
 
     def _in_directory(self, action):
@@ -177,11 +177,11 @@ class Supervisor:
 
     def run(self, control):
         def stop(*_):
-            # A second signal ends this process at once, and the kernel then kills the nodes.
+            # A second Ctrl-C ends this process at once, and the kernel then kills the nodes.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             self.stopping = True
 
-        # Also a signal during the start runs the block `finally`.
+        # A SIGTERM during the start raises SystemExit, so that the block `finally` runs.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         begun = time.monotonic()
         try:
@@ -316,7 +316,7 @@ def down(control):
 
 
 def tool(options, control):
-    """Replaces this process by a tool of Kafka, in the namespace `client` if there is a network."""
+    """Replaces this process by a Kafka tool, in the namespace `client` if there is a network."""
     status = control.ask({"command": "status"})
     prefix = control.ask({"command": "exec", "node": "client"}) if status["network"] else []
     if status["access"]["protocol"] != "PLAINTEXT":

@@ -1,11 +1,10 @@
-"""A network of its own for each node, so that a test can cut links and delay packets.
+"""A network namespace for each node, so that a test can cut links and delay packets.
 
-Each node has a network namespace with one address. The namespaces are connected by a bridge in a further namespace, and
-nothing connects them to the network of the machine. A user who is not root gets these rights in a user namespace
-(`become_root`).
+Each namespace has one address. A bridge in a further namespace connects the namespaces, and nothing connects them to the network of
+the machine. Making namespaces needs root; for another user, the program runs in a user namespace (`become_root`).
 
-A cut is a rule of iptables in the namespace of the receiver, which drops the packets of the sender. The sender learns nothing,
-as on a broken network. A delay is a queue of netfilter that `delay.py` empties, because not every kernel has `netem`.
+To cut a link, an iptables rule in the namespace of the receiver drops the packets of the sender. The sender gets no error, as on a
+broken network. To delay a link, a netfilter queue holds the packets, and `delay.py` releases them: not every kernel has `netem`.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ import threading
 from delay import READY
 from nodes import spawn, wait_until
 
-# The network for benchmarks of network devices (RFC 2544). No machine on the Internet has an address in it.
+# The addresses that RFC 2544 reserves for benchmarks of network devices. No machine on the Internet has such an address.
 NETWORK = "198.18.0"
 # The last part of the address of each node.
 NUMBERS = {f"{kind}-{number}": base + number for kind, base in (("broker", 10), ("tally", 20)) for number in range(1, 10)}
@@ -30,7 +29,7 @@ DELAY = pathlib.Path(__file__).with_name("delay.py")
 
 
 def available():
-    """Returns why this machine has no network namespaces; an empty text if it has them."""
+    """Returns the reason why this machine has no network namespaces; an empty text if it has them."""
     for program in ("ip", "iptables", "unshare"):
         if subprocess.run(["sh", "-c", f"command -v {program}"], stdout=subprocess.DEVNULL).returncode:
             return f"the program {program} is missing"
@@ -57,7 +56,7 @@ def remove_left_behind():
 
 
 def become_root(arguments):
-    """Runs this program again as root of a user namespace, with a /run of its own. Does nothing if the user is root."""
+    """Runs this program again as root of a user namespace, with a separate /run. Does nothing if the user is root."""
     if os.geteuid() != 0:
         inside = 'mount -t tmpfs none /run && ip link set lo up && exec "$@"'
         command = [
@@ -77,7 +76,7 @@ def become_root(arguments):
 
 
 def from_outside():
-    """Returns the beginning of a command that another process of the same user needs to see the namespaces of this process."""
+    """Returns the beginning of a command with which another process of the same user enters the namespaces of this process."""
     if pathlib.Path("/proc/self/uid_map").read_text().split()[1] == "0":
         return []
     return ["nsenter", "--target", str(os.getpid()), "--user", "--mount", "--preserve-credentials"]
@@ -126,7 +125,7 @@ class Network:
 
     @contextlib.contextmanager
     def inside(self, name="client"):
-        """Moves this thread, and the threads that it starts, to the namespace of the node. Their sockets stay there."""
+        """Moves this thread, and the threads that it starts, to the namespace of the node. Sockets that they open stay there."""
         libc = ctypes.CDLL(None, use_errno=True)
 
         def move(file):
@@ -142,7 +141,7 @@ class Network:
                 move(before)
 
     def cut(self, sender, receiver, one_way=False):
-        """Drops the packets from one node to another. Without `one_way`, drops those in the other direction, too."""
+        """Drops the packets from one node to another. Without `one_way`, drops the packets in the other direction, too."""
         self._rule(receiver, "-A", "INPUT", "-s", self.address(sender), "-j", "DROP")
         if not one_way:
             self._rule(sender, "-A", "INPUT", "-s", self.address(receiver), "-j", "DROP")
@@ -178,7 +177,7 @@ class Network:
             output = self.directory / f"delay-{sender}-{receiver}.log"
             output.unlink(missing_ok=True)
             process = self.delays[sender, receiver] = spawn(command, output, None, self, sender)
-            # Until the program has bound the queue, packets would pass without delay.
+            # Waits, because packets pass without delay until the program has bound the queue.
             wait_until(lambda: is_ready(process, output), f"the queue from {sender} to {receiver} was not bound")
             self._rule(sender, "-A", *rule)
 
@@ -190,7 +189,7 @@ class Network:
             self._rule(name, "-F", "INPUT")
 
     def _rule(self, name, *arguments):
-        # Waits for the lock that all namespaces share.
+        # `-w`: waits for the lock of iptables, which all namespaces share.
         run(*self.enter(name), "iptables", "-w", *arguments)
 
     def close(self):

@@ -10,13 +10,13 @@ import time
 
 # Timeout of a stop by SIGTERM, in seconds. After it, the process is killed.
 STOP_TIMEOUT_S = 30
-# All processes are started by this one thread. The kernel kills a process when the thread that started it ends, so that no
-# process survives a killed test. Threads of the caller may end earlier.
+# This one thread starts all processes. The kernel kills a process when the thread that started it ends, so no process survives a
+# killed test. A thread of the caller might end too early.
 _starter = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
 
 class Node:
-    """A process with a name, such as `broker-1`. A subclass says which command it runs."""
+    """A process with a name, such as `broker-1`. The subclass defines the command."""
 
     def __init__(self, name, host, directory, network=None):
         self.name, self.host, self.network = name, host, network
@@ -26,7 +26,7 @@ class Node:
         self.paused = False
 
     def command(self):
-        """Returns the command, and its environment: variables that are added to those of this process."""
+        """Returns the command, and the environment variables that it gets in addition to those of this process."""
         raise NotImplementedError
 
     def start(self):
@@ -65,7 +65,7 @@ class Node:
         self.paused = False
 
     def pause(self):
-        """Stops the process with SIGSTOP: its connections stay open, and nobody answers."""
+        """Pauses the process with SIGSTOP: its connections stay open, but it does not answer."""
         assert self.running, f"{self.name} does not run"
         self.process.send_signal(signal.SIGSTOP)
         self.paused = True

@@ -1,4 +1,4 @@
-"""What clients need to talk to the brokers: TLS certificates and passwords. A test makes them once for each cluster."""
+"""The TLS certificates and passwords with which clients connect to the brokers. A test makes them once for each cluster."""
 
 import pathlib
 import secrets
@@ -10,7 +10,7 @@ LOGIN_MODULES = "org.apache.kafka.common.security"
 
 
 class Access:
-    """`sasl` is None or a key of MECHANISMS; `tls` is true for encrypted connections. Files are made in `directory`."""
+    """How clients connect to the brokers. `sasl`: None or a key of MECHANISMS. `tls`: encrypts connections. `directory`: for the files."""
 
     def __init__(self, directory, hosts, sasl=None, tls=False):
         assert sasl is None or sasl in MECHANISMS, f"sasl is {sasl}, and must be one of {', '.join(MECHANISMS)}"
@@ -42,12 +42,12 @@ class Access:
 
     @property
     def ca(self):
-        """The certificate with which a client verifies the brokers."""
+        """The certificate of the authority with which a client verifies the brokers."""
         return self.directory / "ca.pem"
 
     @property
     def client_certificate(self):
-        """The certificate of a client. The brokers accept it, and do not require it."""
+        """The certificate of a client. The brokers accept it but do not require it."""
         return self.directory / "client.pem"
 
     @property
@@ -109,5 +109,5 @@ def make_certificates(directory, hosts):
     both = directory / "broker-with-key.pem"
     both.touch(mode=0o600)
     both.write_text((directory / "broker.key").read_text() + (directory / "broker.pem").read_text())
-    # The name appears last, because it says that all files are complete.
+    # This file gets its name last: its existence means that all files are complete.
     (directory / "new-ca.pem").rename(directory / "ca.pem")

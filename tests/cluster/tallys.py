@@ -1,4 +1,4 @@
-"""The Tallys: `tally serve` with the replicated store. All have the same settings, except their addresses and directories."""
+"""The Tallys: processes of `tally serve` with the replicated store. Their settings differ only in addresses and directories."""
 
 import http.client
 import json
@@ -7,7 +7,7 @@ from nodes import Node, spawn, wait_until
 
 
 class Tally(Node):
-    """One Tally. Needs `binary`, the path of the program. `more` are further settings, by their keys.
+    """One Tally. `binary` is the path of the program. `more` are further settings, by their keys.
 
     A test can add variables to `environment` before a start.
     """
@@ -63,7 +63,7 @@ class Tally(Node):
         return [str(self.binary), "serve"], environment | self.environment
 
     def last_term_led(self):
-        """Returns the last term of which the log of this Tally says that it leads; 0 if it has not led yet."""
+        """Returns the last term in which this Tally led, from its output; 0 if it has not led yet."""
         if not self.output.exists():
             return 0
         with open(self.output, "rb") as output:
@@ -96,7 +96,7 @@ class Tally(Node):
             return ask()
 
     def initialize(self):
-        """Makes the ledger, once for each cluster: the first Tally does it with an empty topic."""
+        """Makes the ledger in the empty topic. Only one Tally of a cluster does this, once."""
         wait_until(lambda: self.try_run("replica", "init"), f"tally replica init failed:\n{self.last_output()}", every_s=0.5)
 
     def run(self, *arguments):
@@ -104,7 +104,7 @@ class Tally(Node):
         assert self.try_run(*arguments), f"tally {' '.join(arguments)} failed:\n{self.last_output()}"
 
     def try_run(self, *arguments):
-        """Runs a subcommand, and returns whether it succeeded. A broker can fail meanwhile, and then some must be repeated."""
+        """Runs a subcommand, and returns whether it succeeded. The caller repeats it if a broker failed meanwhile."""
         assert not self.running, f"{self.name} runs"
         _, environment = self.command()
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Clients and Tallys reach the brokers over TLS with each kind of password, and not without."""
+"""Checks that clients and Tallys can use the brokers with TLS and each kind of password, and that others are rejected."""
 
 import security
 from checker import check_all
@@ -20,7 +20,7 @@ def is_refused(cluster, **settings):
 
 
 def test_tls_and_passwords(tmp_path, tally_binary):
-    """The records of the writers are in the topic of the ledger, where Tally must pass over them."""
+    """The writers, too, write their records to the topic of the ledger. Tally must ignore these records."""
     with Cluster(tmp_path, tallys=3, sasl="scram-512", tls=True, binary=tally_binary) as cluster:
         cluster.start()
         with Load(cluster, "access") as load:

@@ -1,4 +1,4 @@
-"""Random faults under load. `--chaos-seconds` and `--seed` make a long run, or repeat one."""
+"""Random faults under load. `--chaos-seconds` sets the length of a run, and `--seed` repeats an earlier run."""
 
 import clocks
 from chaos import Chaos, settle
@@ -7,7 +7,7 @@ from cluster import Cluster
 from conftest import need_network
 from loads import Load
 
-# Small files, so that there are many segments and checkpoints. On a busy machine, the circuit breaker would stop the load.
+# Small sizes, so that there are many segments and checkpoints. No circuit breaker: on a busy machine, it would stop the load.
 SETTINGS = {
     "breaker.mode": "disabled",
     "store.segment_bytes": "8MiB",

@@ -1,4 +1,4 @@
-"""The command scripts/cluster, as a newcomer uses it."""
+"""Tests the command scripts/cluster in the way of a new user."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ TIMEOUT_S = 150
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs scripts/cluster, without its installations."""
+    """Returns a function that runs the command of scripts/cluster, without the installation of tools."""
 
     def run(*arguments, check=True, text=None):
         words = [sys.executable, str(MAIN), "--directory", str(tmp_path), *arguments]

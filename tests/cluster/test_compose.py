@@ -1,4 +1,4 @@
-"""examples/compose.yaml has the settings of the tested cluster. Nothing here runs containers."""
+"""Checks that examples/compose.yaml has the settings of the tested cluster. Runs no containers."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ from brokers import COMMON, TOPIC_SETTINGS
 from cluster import TIMEOUTS, TOPIC, Cluster
 
 COMPOSE = yaml.safe_load((pathlib.Path(__file__).resolve().parents[2] / "examples/compose.yaml").read_text())
-# Settings that only make the tested brokers smaller or faster to start, or that are defaults of Kafka.
+# Settings that are not compared: they only make the tested brokers smaller or faster to start, or are defaults of Kafka.
 OMITTED = {
     "controlled.shutdown.enable",
     "group.initial.rebalance.delay.ms",
@@ -44,7 +44,7 @@ def test_the_topic_has_the_tested_settings():
 
 
 def test_the_tallys_have_the_settings_of_the_tested_ones(tmp_path):
-    # Makes only the plan of a cluster, and starts nothing.
+    # This cluster is never started. The test needs only its settings.
     tally = Cluster(tmp_path, tallys=3).tally(1)
     _, expected = tally.command()
     addresses = set()

@@ -1,7 +1,7 @@
-"""The leading Tally ends in several ways, under load. Prints how long the clients had no answer.
+"""Ends the leading Tally or a broker in several ways, under load. Prints how long the clients had no answer.
 
-`--kills N` repeats the first test N times, and `--bounds` compares the times with the bounds, which hold for a release binary on
-a machine that does nothing else.
+`--kills N` sets the number of kills of the leading Tally. `--bounds` compares the times with bounds, which hold for a release binary
+on a machine that does nothing else.
 """
 
 import statistics
@@ -22,7 +22,7 @@ KILL_MEDIAN_S, KILL_MAX_S, STOP_MAX_S = 0.9, 2.0, 0.3
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory, tally_binary, options):
-    """A cluster with three Tallys. After all tests of this file, everything that any load was told is compared with it."""
+    """A cluster with three Tallys. After all tests of this file, compares the answers to all loads with the ledger."""
     need_network()
     directory = tmp_path_factory.mktemp("ledger")
     timeouts = {"session_ms": options.session_ms}
@@ -93,7 +93,7 @@ def test_stop_of_the_leading_tally(ledger, options):
 
 
 def test_rolling_restart(ledger):
-    """No call of a client that repeats its calls fails. The checks of the histories find any that did."""
+    """Checks that no operation of a client that repeats its calls fails."""
     settle(ledger)
     with Load(ledger, "rolling") as load:
         for tally in ledger.tallys:
@@ -108,7 +108,7 @@ def test_rolling_restart(ledger):
 
 
 def test_paused_leader(ledger, options):
-    """The leader stops for seconds, and then continues as if it still led. It must not answer from what it knew before."""
+    """The leader is paused for seconds, and then continues as if it still led. It must not answer from its old state."""
     times = []
     with Load(ledger, "pause") as load:
         for pause_s in options.pauses:
@@ -127,7 +127,7 @@ def test_paused_leader(ledger, options):
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
 def test_kill_of_a_broker(ledger, options, role):
-    """The bound is that of the brokers: their session timeout, and an election. Also a dead follower stops acknowledgements."""
+    """The outage lasts for the session timeout of the brokers and an election. A dead follower stops acknowledgements, too."""
     times = []
     with Load(ledger, f"broker-{role}") as load:
         for _ in range(max(1, options.kills // 5)):
@@ -145,9 +145,9 @@ def test_kill_of_a_broker(ledger, options, role):
 
 
 def test_a_broker_that_is_cut_off_from_the_other_brokers(ledger):
-    """The broker still believes that it leads the topic, and answers the Tallys. The other brokers have chosen another leader.
+    """The broker that is cut off still believes that it leads the topic, and answers the Tallys. The others have elected a new leader.
 
-    The Tallys must find the new leader, and must not take the old end of the log for a loss.
+    The Tallys must find the new leader. They must not conclude from the shorter log of the old leader that records are lost.
     """
     with Load(ledger, "stale-broker") as load:
         settle(ledger)
@@ -163,7 +163,7 @@ def test_a_broker_that_is_cut_off_from_the_other_brokers(ledger):
             ledger.network.cut(stale.name, other.name)
         begun = time.monotonic_ns()
         outage = outage_s(load, begun)
-        # Every Tally connects anew, while the old leader still answers.
+        # Every Tally makes new connections while the old leader still answers.
         for tally in ledger.tallys:
             tally.restart()
             load.wait_for_progress()
@@ -177,7 +177,8 @@ def test_a_broker_that_is_cut_off_from_the_other_brokers(ledger):
 
 
 def test_a_tally_that_reaches_only_a_broker_that_is_cut_off(ledger):
-    """A standby has read records of the new leader. Then it reaches only the old one, whose log is shorter. This is no loss."""
+    """A standby has read records from the new leader, and then reaches only the old leader, whose log is shorter. The standby must
+    not conclude that records are lost."""
     with Load(ledger, "only-stale-broker") as load:
         settle(ledger)
         stale = ledger.leader()

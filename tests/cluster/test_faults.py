@@ -1,4 +1,4 @@
-"""What the brokers promise holds under the faults that the cluster can make, so that a test of Tally can build on it."""
+"""Checks that the brokers keep their guarantees under the faults that the cluster can inject. The tests of Tally rely on this."""
 
 import socket
 import time
@@ -18,7 +18,7 @@ def test_the_topic_has_the_settings_of_a_ledger(cluster):
 
 
 def test_the_largest_block_fits(cluster):
-    """A record of 7 MiB, because the bound of 8 MiB includes the headers."""
+    """Writes a record of 7 MiB: the limit of 8 MiB includes the headers."""
     with Writer(cluster, bytes_per_record=MESSAGE_BYTES_MAX - (1 << 20)) as writer:
         pass
     writer.check()
@@ -52,7 +52,7 @@ def test_one_broker_acknowledges_nothing(cluster):
         first, second, third = cluster.brokers
         first.kill()
         second.kill()
-        # An answer that the third broker has already sent can still arrive, for one record.
+        # The writer may still receive one answer that the third broker had sent before.
         acknowledged = len(writer.acknowledged)
         time.sleep(3)
         assert len(writer.acknowledged) <= acknowledged + 1
@@ -64,7 +64,7 @@ def test_one_broker_acknowledges_nothing(cluster):
 
 
 def test_a_paused_leader(cluster):
-    """The broker does not answer, and its connections stay open. When it continues, another one leads."""
+    """The paused broker does not answer, but its connections stay open. When it continues, another broker leads."""
     with Writer(cluster) as writer:
         leader = cluster.leader()
         leader.pause()
@@ -85,7 +85,7 @@ def test_a_leader_without_network(cluster, network):
 
 
 def test_a_link_that_fails_in_one_direction(cluster, network):
-    """A follower does not receive the answers of the leader. It leaves the in-sync set, and returns after the link has healed."""
+    """A follower that does not receive the answers of the leader leaves the in-sync set, and returns when the link works again."""
     with Writer(cluster) as writer:
         in_sync, leader = cluster.in_sync()
         follower = next(number for number in in_sync if number != leader)
@@ -98,7 +98,7 @@ def test_a_link_that_fails_in_one_direction(cluster, network):
 
 
 def test_a_client_that_does_not_reach_the_leader(cluster, network):
-    """The brokers see no fault, so the leader stays. The client must wait, and loses nothing."""
+    """The brokers see no fault, so they elect no other leader. The client must wait, and no record is lost."""
     with Writer(cluster) as writer:
         leader = cluster.leader()
         network.cut(leader.name, "client", one_way=True)
@@ -112,7 +112,7 @@ def test_a_client_that_does_not_reach_the_leader(cluster, network):
 
 
 def test_a_delayed_link(cluster, network):
-    """A packet is never faster than its delay."""
+    """Checks that no packet arrives before its delay has passed."""
     broker = cluster.broker(1)
 
     def round_trip_s():

@@ -1,4 +1,4 @@
-"""`tally replica init` in a Job: the topic is new, the command may be repeated, and its directory is lost afterwards."""
+"""Runs `tally replica init` as a Job does: with a new topic, possibly twice, and in a directory that is lost afterwards."""
 
 import os
 import shutil
@@ -32,9 +32,9 @@ def test_a_new_ledger_is_made_once_and_replicas_need_only_the_log(cluster, binar
 
     init = ["replica", "init", "--create-topic"]
     assert run("job", *init).wait(60) == 0, output.read_text()
-    # The answer may have been lost: the same directory goes on, and the topic that exists is no error.
+    # A Job repeats the command if the first answer was lost. With the same directory, this succeeds although the topic exists.
     assert run("job", *init).wait(60) == 0, output.read_text()
-    # Another directory would be another ledger.
+    # Another directory holds another ledger, so the command fails.
     assert run("other", *init).wait(60) == 1
     assert "does not belong to this data directory" in output.read_text()
     shutil.rmtree(tmp_path / "job")

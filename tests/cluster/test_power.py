@@ -1,4 +1,4 @@
-"""A power loss of all brokers at the same time, with the control experiment."""
+"""A power loss of all brokers at the same time. Control experiments show that the checks find lost records."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ from loads import Load
 from nodes import wait_until
 from writer import Writer
 
-# By default, Kafka leaves it to the operating system when it writes records to disk.
+# The default of Kafka: the operating system decides when records are written to disk.
 UNSAFE = {"flush_messages": "9223372036854775807"}
 
 
-# A busy machine must not stop the load.
+# On a busy machine, the circuit breaker would stop the load.
 SETTINGS = {"breaker.mode": "disabled"}
 
 
@@ -28,7 +28,7 @@ def _need_disks():
 
 
 def test_only_synced_records_survive_a_power_loss(tmp_path):
-    """The topic of the ledger loses nothing. A topic without `flush.messages=1` does, so the test would find a loss."""
+    """The topic of the ledger loses nothing. A topic without `flush.messages=1` loses records, so this check can find a loss."""
     with Cluster(tmp_path, disks=True) as cluster:
         cluster.start()
         cluster.create_topic("unsafe", **UNSAFE)
@@ -46,9 +46,9 @@ def test_only_synced_records_survive_a_power_loss(tmp_path):
 
 
 def test_a_ledger_survives_a_power_loss(tmp_path, tally_binary):
-    """All brokers and all Tallys lose their power at the same time, and what they had not synced. Nothing acknowledged is lost.
+    """All brokers and Tallys lose power at the same time, and all data that they have not synced. No acknowledged transaction is lost.
 
-    Then two Tallys lose their disks, and make them anew from the log alone.
+    Then two Tallys lose all their files, and build them again from the log alone.
     """
     with Cluster(tmp_path, tallys=3, disks=True, binary=tally_binary, tally_settings=SETTINGS) as cluster:
         cluster.start()
@@ -69,10 +69,11 @@ def test_a_ledger_survives_a_power_loss(tmp_path, tally_binary):
 
 
 def test_a_log_that_lost_records_is_found(tmp_path, tally_binary):
-    """The control experiment: the topic does not sync. The Tallys, which do, find that the log has lost blocks, and stop.
+    """The control experiment: the brokers do not sync the topic, but the Tallys sync their journals. After the power loss, the
+    Tallys find that the log has lost blocks, and stop.
 
-    A Tally that makes its directory anew from this log has not what was acknowledged, and the check finds that. Then the log
-    is made anew from a directory.
+    A Tally that builds its directory again from this log lacks acknowledged transactions, and the check finds this. Then a new log
+    is written from the directory of another Tally.
     """
     settings = SETTINGS | {"store.replicated.accept_unsafe_topic": "true"}
     with Cluster(
@@ -82,7 +83,7 @@ def test_a_log_that_lost_records_is_found(tmp_path, tally_binary):
         load = Load(cluster, "unsafe")
         load.__enter__()
         time.sleep(1)
-        # This part of the log survives.
+        # The records that the log contains now survive.
         for broker in cluster.brokers:
             cluster.disks[broker.name].sync()
         load.wait_for_progress()
@@ -98,7 +99,7 @@ def test_a_log_that_lost_records_is_found(tmp_path, tally_binary):
             tally.stop()
         history = load.history()
         check(history)
-        # The directories still have everything.
+        # The directories still contain all acknowledged transactions.
         directories = [Directory(tally, tmp_path) for tally in cluster.tallys]
         blocks = {directory.name: int(directory.fact("blocks")) for directory in directories}
         for directory in directories:
@@ -110,7 +111,7 @@ def test_a_log_that_lost_records_is_found(tmp_path, tally_binary):
         lost.stop()
         with pytest.raises(AssertionError, match="the acknowledged .* has sequence None"):
             check_directory(Directory(lost, tmp_path), history)
-        # With a new topic, the replicas go on from the directory that has the most.
+        # The replicas continue with a new topic and the directory that has the most blocks.
         lose(lost)
         cluster.delete_topic()
         cluster.create_topic()

@@ -1,6 +1,6 @@
-"""The cluster starts Tallys with the right settings.
+"""Checks that the cluster starts Tallys with the right settings.
 
-A small program takes their place, which prints its settings.
+A small program, which prints its settings, takes the place of Tally.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A load that knows what it was promised: writes numbered records, and compares the topic with the acknowledgements."""
+"""A load on a topic: writes numbered records, and compares the topic with the acknowledgements."""
 
 import functools
 import threading
@@ -7,12 +7,12 @@ import uuid
 from cluster import TOPIC
 from nodes import wait_until
 
-# A broken link delays the answer to a record up to this time. Then its outcome is unknown.
+# Timeout of a write, on a broken link for example. After it, the outcome of the write is unknown.
 MESSAGE_TIMEOUT_MS = 60_000
 
 
 class Writer:
-    """Writes one record after the other in a thread, each after the answer to the one before.
+    """Writes one record after the other in a thread. Waits for the answer to each record before it writes the next.
 
     with Writer(cluster) as writer:
         cluster.leader().kill()
@@ -58,7 +58,7 @@ class Writer:
             self.unknown.append(number)
 
     def wait_for_progress(self, timeout_s=90):
-        """Waits until a record is acknowledged that was written after this call."""
+        """Waits for the acknowledgement of a record that was written after this call."""
         first = self.begun
 
         def progress():

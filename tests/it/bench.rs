@@ -81,7 +81,7 @@ fn assert_sound(report: &Value) {
     assert!(command.contains(" bench "), "{command}");
 }
 
-/// Checks that every scheduled transaction was answered, rejected, or counted as missed.
+/// Checks that the counts add up: every scheduled transaction was answered, rejected, or counted as missed.
 fn assert_adds_up(figures: &Value) {
     let schedule = |part: &str| count(figures, &format!("/schedule/{part}"));
     let answered = count(figures, "/transactions") + schedule("rejected");

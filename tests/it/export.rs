@@ -1,4 +1,4 @@
-//! Tests of `tally export` as a process: an interrupted export goes on and gets the same bytes, and other files are never touched.
+//! Tests of `tally export` as a process: an interrupted export is resumed and gets the same bytes, and other files are never changed.
 
 use std::{
     fs,
@@ -81,7 +81,7 @@ fn assert_goes_on(source: &[&str], home: &Path, name: &str) {
         "the export got a note on its way"
     );
 
-    // Other options can't go on with the file.
+    // An export with other options can't resume the file.
     let mut other: Vec<&str> = source.to_vec();
     other.extend(["--from", "2"]);
     let refused = command(&other, &interrupted).output().unwrap();
@@ -98,7 +98,7 @@ fn assert_goes_on(source: &[&str], home: &Path, name: &str) {
         let _ = export.kill();
         let _ = export.wait();
         if !note(&interrupted).exists() {
-            // The export was faster than the test.
+            // The export has ended before the test could kill it.
             fs::remove_file(&interrupted).unwrap();
         }
     }

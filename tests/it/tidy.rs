@@ -35,7 +35,7 @@ const MODULES: [&str; 21] = [
     "bench",
     "cli",
 ];
-/// The crates that the service consists of. No crate depends on another one of them, and none depends on tonic.
+/// The crates that the service consists of. None of them depends on another or on tonic.
 const CRATES: [&str; 7] = [
     "breaker",
     "batch",
@@ -81,7 +81,7 @@ const SILENT_DEFAULTS: [&str; 4] = [".unwrap_or_default()", ".unwrap_or(", "let 
 const SILENT_EXITS: [&str; 4] = ["return;", "return }", "continue;", "continue }"];
 /// Functions that make a gRPC status. Only `src/grpc/status.rs` may call them, so that no status lacks its details.
 const STATUS_CONSTRUCTORS: [&str; 3] = ["Status::new(", "Status::with_details(", "Status::with_metadata("];
-/// Phrases that a reader has to read twice, each with the words to write instead.
+/// Phrases that readers do not understand at the first reading, each with the words to write instead.
 const STOCK_PHRASES: [(&str, &str); 5] = [
     ("under way", "in flight"),
     ("so many", "this many, or up to N"),

@@ -55,7 +55,7 @@ fn a_token_and_its_entry_are_written_to_private_files() {
     assert_eq!(table.len(), 2);
     assert!(table.find(admin.stdout.trim_ascii()).is_some());
 
-    // A second token of the same name must be asked for.
+    // A second token of the same name needs the option --rotate.
     let before = fs::read_to_string(&tokens).unwrap();
     let again = token(&payments);
     assert_eq!(again.status.code(), Some(64), "{again:?}");
@@ -155,7 +155,7 @@ fn a_token_that_can_not_be_printed_leaves_no_entry() {
                 command.arg("--tokens-file").arg(&tokens);
             }
             let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-            // The reader is gone before the process starts, so the write fails in every run.
+            // The reader is dropped before the process starts, so the write fails in every run.
             let closed = || std::io::pipe().unwrap().1;
             let child = command
                 .stdout(if is_full {
@@ -211,7 +211,7 @@ fn options_that_name_the_wrong_file_are_refused_and_a_dash_is_standard_output() 
             "{arguments:?}: {words}"
         );
     }
-    // Neither a file named - nor a lock file is left.
+    // Neither a file named `-` nor a lock file is left.
     let mut names: Vec<_> = fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -251,7 +251,7 @@ fn a_token_that_would_be_discarded_is_not_created() {
     }
 }
 
-/// Nobody can add an entry that is lost to a tokens file.
+/// If standard error discards the entry, nobody could add it to a tokens file, so no token may be created.
 #[test]
 fn an_entry_that_is_lost_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

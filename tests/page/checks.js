@@ -1,5 +1,5 @@
-// What every page of the operators' port must have: contrast, a layout that fits the window, and names for screen readers. Each check
-// calls `found` with the text of each finding.
+// Checks for every page of the operators' port: enough contrast, a layout that fits the window, and names for screen readers. Each
+// check calls `found` with the text of each finding.
 
 // The least contrast of text to its background (WCAG 2.2, 1.4.3).
 const CONTRAST_MIN = 4.5;
@@ -17,7 +17,7 @@ function parts(colour) {
   return { rgb: numbers.slice(0, 3), alpha: numbers.length > 3 ? numbers[3] : 1 };
 }
 const mix = (front, alpha, back) => front.map((part, index) => part * alpha + back[index] * (1 - alpha));
-// The colour behind the text of an element: the backgrounds of the element and of its ancestors, above a white page.
+// The colour behind the text of an element: the backgrounds of the element and of its ancestors, blended over a white page.
 function background(element) {
   const behind = element.parentElement ? background(element.parentElement) : [255, 255, 255];
   const { rgb, alpha } = parts(getComputedStyle(element).backgroundColor);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Uses the ledger view of the operators' page in a headless Chromium, as a person does: with the keyboard and the mouse, on a phone and on
-a screen, in both themes. The service is a real one, with tokens and with hostile data.
+"""Uses the ledger view of the operators' page in a headless Chromium like a person: with keyboard and mouse, at the widths of a phone
+and of a large screen, in both themes. The page belongs to a real service with tokens, whose ledger contains hostile texts.
 
 usage: ledger.py BINARY CHROMIUM [DIRECTORY-FOR-SCREENSHOTS]
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-# Maximum time until the page must show what it was asked for, in seconds. No check measures time.
+# The time within which the page must show an expected text, in seconds. It is long, because no check here measures speed.
 WAIT_MAX = 60
 HOSTILE_KEY = "<script>window.hacked=1</script>"
 HOSTILE_VALUE = "<img src=x onerror=window.hacked=1> \u202e \"'&"
@@ -27,11 +27,11 @@ CHECKS = pathlib.Path(__file__).with_name("checks.js").read_text(encoding="utf-8
 
 
 class Fault(Exception):
-    """What is wrong with the page."""
+    """A fault of the page."""
 
 
 class Elsewhere(Fault):
-    """The page was left for another one while the browser evaluated an expression."""
+    """The browser went to another page while it evaluated an expression."""
 
 
 def expect(condition, text):
@@ -43,7 +43,7 @@ def expect(condition, text):
 
 
 class Service:
-    """A service with three tokens: one that reads everything, one that writes, one that reads what begins with acme/."""
+    """A service with three tokens: for reading everything, for writing, and for reading ids that begin with `acme/`."""
 
     def __init__(self, binary, scratch):
         self.binary, self.scratch = binary, scratch
@@ -84,7 +84,7 @@ class Service:
         expect(done.returncode == 0, f"the import failed: {done.stdout}{done.stderr}")
 
     def create_account(self, account):
-        """`tally` has no command that makes an account with metadata and limits, so this sends the bytes of a CreateAccountRequest."""
+        """Sends the bytes of a CreateAccountRequest, because no command of `tally` creates an account with metadata and limits."""
         message = field(1, account)
         (self.scratch / "message").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
         command = ["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--header", "content-type: application/grpc"]
@@ -110,7 +110,7 @@ def varint(number):
 
 
 def field(number, value):
-    """A field of a protobuf message: a number, a text, or the bytes of a message."""
+    """Returns the bytes of a field of a protobuf message. The value is a number, a text, or the bytes of a message."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     value = value.encode() if isinstance(value, str) else value
@@ -118,7 +118,7 @@ def field(number, value):
 
 
 def wallet():
-    """An account with the rule CREDIT_BALANCE, an overdraft limit, hostile metadata, and a limit for a day."""
+    """Returns the bytes of an account with the rule CREDIT_BALANCE, an overdraft limit, hostile metadata, and a daily limit."""
     units = lambda amount: field(1, amount)
     limit = field(1, 1) + field(2, field(1, 86_400)) + field(3, 500) + field(4, units(1_000_000)) + field(5, units(50_000))
     parts = [field(1, "acme/wallet:1"), field(2, "EUR"), field(3, 2), field(4, units(1000))]
@@ -134,7 +134,7 @@ def transfer(debit, credit, units):
 
 
 def transactions():
-    """Sequences 1 to PAYMENTS are payments to the wallet; then a hold, a part of it, a reversal, a rejection, and others."""
+    """Yields PAYMENTS payments to the wallet, then a hold, a partial capture of the hold, a reversal, a rejection, and others."""
     def made(name, *transfers, **rest):
         return {"transaction_id": name, "transfers": list(transfers), **rest}
     for number in range(1, PAYMENTS + 1):
@@ -154,7 +154,7 @@ def transactions():
 
 
 class Browser:
-    """A Chromium that is controlled through a pipe (DevTools protocol), with one page."""
+    """A Chromium with one page. The test controls it through a pipe with the DevTools protocol."""
 
     def __init__(self, program, scratch):
         commands, self.commands = os.pipe()
@@ -162,7 +162,7 @@ class Browser:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync", "--hide-scrollbars"]
         options += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"]
         options += [f"--user-data-dir={scratch / 'profile'}", "about:blank"]
-        # Chromium reads commands from the descriptor 3, and writes messages to the descriptor 4.
+        # Chromium reads commands from descriptor 3, and writes messages to descriptor 4.
         shell = ["bash", "-c", f'exec "$0" "$@" 3<&{commands} 4>&{messages}', program, *options]
         self.log = open(scratch / "chromium.log", "w", encoding="utf-8")
         self.process = subprocess.Popen(shell, pass_fds=(commands, messages), stdout=self.log, stderr=self.log)
@@ -184,7 +184,7 @@ class Browser:
         while True:
             answer = self.receive()
             if answer.get("id") == self.number:
-                # The code of the protocol for a page that is gone.
+                # The error code of the DevTools protocol if the page no longer exists.
                 if answer.get("error", {}).get("code") == -32000 and method == "Runtime.evaluate":
                     raise Elsewhere(f"{method}: {answer['error']}")
                 expect("error" not in answer, f"{method}: {answer.get('error')}")
@@ -228,7 +228,7 @@ class Browser:
 
     def open(self, url):
         self.send("Page.navigate", url=url)
-        # Before the script of the page has run, the document is not complete.
+        # The document is complete only after the script of the page has run.
         self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url)})")
 
     def type(self, text):
@@ -242,7 +242,7 @@ class Browser:
         self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def click(self, selector):
-        """Clicks where the element is, so that an element above it is found."""
+        """Clicks at the position of the element, so that the test fails if another element covers it."""
         place = f"document.querySelector({json.dumps(selector)})"
         x, y = self.js(f"(() => {{ const one = {place}; one.scrollIntoView({{ block: 'center' }}); const box = one.getClientRects()[0];"
                        " return [box.left + box.width / 2, box.top + box.height / 2]; })()")
@@ -266,7 +266,7 @@ class Browser:
 
 
 def text_of(selector):
-    """The text that is shown. The browser returns the text of a hidden element, too, so that is left out."""
+    """Returns an expression for the visible text of an element: for a hidden element, `innerText` alone would return its text."""
     place = f"document.querySelector({json.dumps(selector)})"
     return f"({place}.getClientRects().length > 0 ? {place}.innerText.replaceAll('\\u00a0', ' ') : '')"
 
@@ -437,7 +437,8 @@ class View:
         page.fit(SCREEN, "light")
 
     def has_names(self):
-        """What a screen reader names: each link, button and field, and the tables, which are no tables in the layout of a phone."""
+        """Checks that each link, button and field has a name for screen readers, and that tables still are tables for them in the layout
+        of a phone, where CSS shows them as lists."""
         nodes = self.browser.send("Accessibility.getFullAXTree")["nodes"]
         roles = {}
         for node in nodes:
@@ -446,7 +447,7 @@ class View:
         for role in ["link", "button", "searchbox"]:
             names = roles.get(role, [])
             expect(names and all(names), f"a {role} has no name: {names}")
-        # The heads of the columns are not shown on a phone; each value names its column instead.
+        # Column headings are not checked: on a phone, the page hides them and shows the name of the column beside each value.
         for role in ["table", "row", "cell", "search", "status"]:
             expect(roles.get(role), f"the page has no {role}: {sorted(map(str, roles))}")
 
@@ -475,7 +476,7 @@ class View:
 
 def main():
     binary, chromium = sys.argv[1:3]
-    # `timeout` sends SIGTERM; the service and Chromium must not stay.
+    # After a timeout, `timeout` in tests/page/run sends SIGTERM. Then the service and Chromium must be stopped, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("tests/page/ledger.py: stopped"))
     pictures = pathlib.Path(sys.argv[3]).resolve() if len(sys.argv) > 3 else None
     if pictures:

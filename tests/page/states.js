@@ -1,13 +1,13 @@
-// Shows the operators' page in one state, without a service: answers the page's requests with the recorded data of a real service,
-// changed as the state needs it. Then checks the page, and sends the findings to the page that embeds this one.
+// Shows the operators' page in one state, without a service: answers the page's requests with data that were recorded from a real
+// service and changed for this state. Then checks the page, and sends the findings to states.html, which embeds this page.
 //
-// tests/page/run inserts this file into a copy of the page, as a function that runs before the script of the page. The function also
+// tests/page/run inserts this file into a copy of the page, in a function that runs before the script of the page. The function also
 // defines STATE (the name of the state), IDLE (the data of a service that has done nothing) and BUSY (the data of a service under
 // load).
 
-// What the service answers between two looks of the page.
+// The numbers of transactions that the service seems to answer between two requests of the page.
 const COMMITTED = 1000, REPLAYED = 200, REJECTED = 34;
-// The number of looks before the page is checked.
+// The number of requests of the page before the checks.
 const LOOKS = 5;
 
 const circuit = (stats, index = 0) => stats.circuits.circuits[index];
@@ -18,7 +18,8 @@ function set(stats, state, extra) {
   Object.assign(circuit(stats), { state: `CIRCUIT_STATE_${state}`, effective_state: `CIRCUIT_STATE_${state}`, in_state: "200.5s" }, extra);
 }
 
-// Each state: the recorded data, the change of it, the text of the header, texts that the page shows, and texts that it does not.
+// Each state: the recorded data, a function that changes the data, the text of the header, texts that the page must show (`shows`), and
+// texts that it must not show (`hides`).
 const STATES = {
   idle: {
     data: IDLE,
@@ -41,7 +42,7 @@ const STATES = {
       circuit(stats).window.min_calls_met = true;
     },
     header: "SERVING · breaker closed",
-    // 1,234 are the committed, replayed and rejected transactions together.
+    // 1,234 is the sum of the committed, replayed and rejected transactions.
     shows: ["1,234 transactions/s answered, last second", "1,000 committed/s, 200 replayed/s, 34 rejected/s", "Uptime", "3 d 2 h", "since 20",
       "Connections", "3 open", "of at most 9,000; 12 rejected since start; 2 to the operators' port", "Journal", "1.96 GiB", "Disk free", "56.8 GiB",
       "of 91.3 GiB (62.2 %)",
@@ -165,7 +166,8 @@ const STATES = {
 
 const state = STATES[STATE];
 let looks = 0;
-// The page computes rates with this clock. One second passes between two looks, however fast the browser runs.
+// The page computes rates with this clock. Between two requests of the page, this clock advances by one second, however fast the browser
+// runs.
 performance.now = () => looks * 1000;
 window.fetch = async () => {
   looks += 1;
@@ -180,7 +182,7 @@ window.fetch = async () => {
 };
 
 function checkTexts(found) {
-  // The page keeps a number and its unit together with a no-break space.
+  // The page joins a number and its unit with a no-break space.
   const text = document.body.innerText.replaceAll("\u00a0", " "), header = document.getElementById("state").textContent;
   if (header !== state.header) found(`the header shows "${header}", not "${state.header}"`);
   if (!document.title.startsWith(header)) found(`the title is "${document.title}"`);

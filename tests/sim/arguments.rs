@@ -1,4 +1,4 @@
-//! The command line, and what it must not say.
+//! The command line of the simulation, and the checks of its arguments.
 
 use std::ops::RangeInclusive;
 
@@ -14,7 +14,7 @@ pub(crate) struct Options {
     /// Number of seeds, one after the other.
     #[arg(long, default_value_t = 1)]
     pub(crate) runs: u64,
-    /// Number of threads. Each runs other seeds.
+    /// Number of threads. The threads share the seeds.
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: u64,
     /// Changes a setting of the configuration that the seed gives, as in `--set deaths=0`.
@@ -83,7 +83,7 @@ impl Options {
         }
     }
 
-    /// Every seed must be a number of 64 bits, also the seeds at which the threads see that they are at the end.
+    /// Checks that every seed fits into 64 bits, also the seeds after the last one, at which the threads notice the end.
     fn check_seeds(&self) -> Result<(), String> {
         let rounds = if self.mutations { self.rounds - 1 } else { 0 };
         let seeds = rounds

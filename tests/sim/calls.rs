@@ -26,25 +26,25 @@ pub(crate) struct Transaction {
 /// What a transaction does with its transfers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It posts them.
+    /// Posts them.
     Move,
-    /// It reserves them.
+    /// Reserves them.
     Hold {
         /// The time after which the hold expires, in nanoseconds.
         timeout: Option<u64>,
     },
-    /// It posts a hold: all of it if it has no transfers, otherwise their amounts.
+    /// Posts a hold: completely if the transaction has no transfers, otherwise the amounts of the transfers.
     Post {
         /// The id of the hold.
         hold: String,
         keep_remaining: bool,
     },
-    /// It releases a hold.
+    /// Voids a hold.
     Void {
         /// The id of the hold.
         hold: String,
     },
-    /// It reverses a transaction: all that is left if it has no transfers, otherwise their amounts.
+    /// Reverses a transaction: everything that is left if this transaction has no transfers, otherwise the amounts of the transfers.
     Reverse {
         /// The id of the transaction.
         target: String,
@@ -91,7 +91,7 @@ pub(crate) enum Request {
     Accounts { from: u32, limit: usize },
     /// Reads a transaction by its id.
     Transaction(String),
-    /// Reads what is outstanding of the hold with this id.
+    /// Reads the outstanding part of the hold with this id.
     Hold(String),
     /// Reads all outstanding holds.
     Holds,
@@ -112,10 +112,10 @@ pub(crate) struct Call {
 /// The result of a call.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// The outcomes of the transactions, in their order, and what the answer says besides.
+    /// The outcomes of the transactions, in their order, and the details: moved amounts and balances.
     Outcomes(Vec<Outcome>, Vec<Detail>),
-    /// All accounts exist now. These are all of them, or those that did not exist before if the request asked for the
-    /// missing ones only, in the order of the request.
+    /// All accounts of the request exist now. Contains all of them, in the order of the request; or only the created ones, if the
+    /// request asked for missing accounts only.
     Created(Vec<AccountSnapshot>),
     /// An account with the id of the account at `place` exists with other content.
     Reused { place: usize, field: AccountField },
@@ -144,22 +144,22 @@ pub(crate) struct Recorded {
     pub(crate) place: Committed,
     /// Where the record is in the journal. Later records have greater positions.
     pub(crate) position: u64,
-    /// What the transaction did, according to its record; empty if it was rejected.
+    /// The effects of the transaction, according to its record; empty if it was rejected.
     pub(crate) moved: Vec<Moved>,
 }
 
-/// What a transaction did with the two accounts of a transfer.
+/// The effect of a transfer on its two accounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Moved {
     /// The id of the account that was debited.
     pub(crate) debit: String,
     /// The id of the account that was credited.
     pub(crate) credit: String,
-    /// What was posted, or reserved by a hold.
+    /// The amount that was posted, or reserved by a hold.
     pub(crate) amount: u128,
-    /// What a hold no longer reserves, although it was not posted.
+    /// The amount that a hold released without posting it.
     pub(crate) released: u128,
-    /// What a hold still reserves; after a reversal of single amounts, what can still be reversed.
+    /// The amount that a hold still reserves; after a reversal of single amounts, the amount that can still be reversed.
     pub(crate) remaining: u128,
 }
 
@@ -204,7 +204,7 @@ pub(crate) type Reply = Result<Answer, EngineError>;
 /// unanswered.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
-    /// Every record of the journal, in order. This is not what the service says, but what is on its disk.
+    /// Every record of the journal, in order, read from the disk without the service.
     pub(crate) log: Vec<Logged>,
     /// Every account, in the order of creation.
     pub(crate) accounts: Vec<AccountSnapshot>,
@@ -226,7 +226,7 @@ const NOTE_KEY: &str = "note";
 // ===== impl Transaction =====
 
 impl Transaction {
-    /// A transaction that has nothing but its id and its transfers.
+    /// Makes a transaction with only an id and transfers.
     pub(crate) fn new(id: impl Into<String>, legs: Vec<Leg>) -> Self {
         Transaction {
             id: id.into(),

@@ -1,5 +1,5 @@
-//! The simulated clients. A client makes one call after the other, or several at a time in a stream. Some give up
-//! before the answer, and some repeat what they have sent.
+//! The simulated clients. A client makes one call after the other, or has several calls in flight in a stream. Some clients give up
+//! before the answer, and some repeat earlier transactions.
 
 use std::{
     future::Future,
@@ -41,7 +41,7 @@ pub(crate) enum Habit {
     Updater,
 }
 
-/// A client. It survives the deaths of the service, and connects anew.
+/// A client. When the service has died and started again, the client connects again.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) habit: Habit,
@@ -138,13 +138,13 @@ impl Client {
             .collect()
     }
 
-    /// The service died.
+    /// Closes the connection, because the service has died.
     pub(crate) fn disconnect(&mut self) {
         self.connection = None;
         self.in_flight = 0;
     }
 
-    /// Ends the stream of the client. Its next message begins another one.
+    /// Ends the stream of the client. The client's next message begins a new stream.
     pub(crate) fn end_stream(&mut self) {
         if let Some(connection) = &mut self.connection {
             connection.stream = None;
@@ -214,14 +214,14 @@ impl Client {
         }
     }
 
-    /// Chooses until when the client waits for the answer, if not for ever.
+    /// Chooses the time until which the client waits for the answer; `None` if it waits for ever.
     pub(crate) fn deadline(config: &Config, random: &mut Random, now: Duration) -> Option<Duration> {
         random
             .percent(config.deadlines)
             .then(|| now + random.up_to(DEADLINE_MAX))
     }
 
-    /// Describes the next call: the message of its stream, if it is one. `next_stream` is the number for another
+    /// Returns the stream and the message number of the next call, if it is a message of a stream. `next_stream` is the number for a new
     /// stream.
     pub(crate) fn message(&mut self, engine: &TallyEngine, next_stream: &mut u64) -> Option<(u64, u64)> {
         let connection = self.connection.get_or_insert_with(|| Connection {
@@ -346,7 +346,7 @@ async fn processed(
     Ok(Answer::Outcomes(processed.outcomes.into_vec(), processed.details))
 }
 
-/// Reads all outstanding holds. A run has so few that one page contains all.
+/// Reads all outstanding holds. One page contains all holds of a run, because there are few.
 async fn all_holds(engine: &TallyEngine, deadline: Option<Instant>) -> Result<Vec<Hold>, EngineError> {
     let (holds, next) = engine.holds(0, deadline).await?;
     assert_eq!(
@@ -364,7 +364,7 @@ fn created(created: CreatedAccounts) -> Answer {
     }
 }
 
-/// Reads for the examination. As long as the queue is full, tries again at each poll.
+/// Makes a read of the examination. As long as the queue is full, tries again at each poll.
 pub(crate) async fn examine<T>(read: impl AsyncFn() -> Result<T, EngineError>) -> Result<T, EngineError> {
     loop {
         match read().await {
@@ -473,7 +473,7 @@ impl Flight {
         self.woken.is_raised()
     }
 
-    /// Lets the client look for its answer.
+    /// Polls the call for its answer.
     pub(crate) fn poll(&mut self) -> Poll<Reply> {
         self.woken.lower();
         let waker = Waker::from(Arc::clone(&self.woken));

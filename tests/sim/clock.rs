@@ -57,7 +57,7 @@ impl SimClock {
         self.origin + elapsed
     }
 
-    /// What the wall clock shows. A reading by the simulator, which the ledger clock does not notice.
+    /// Returns the time of the wall clock. This is a reading by the simulator, which does not affect the ledger clock.
     pub(crate) fn wall(&self) -> Timestamp {
         let elapsed = u64::try_from(self.elapsed().as_nanos()).unwrap();
         let nanos = WALL_BASE.as_nanos() + elapsed;
@@ -87,8 +87,8 @@ impl SimClock {
 const JUMP_MAX: i64 = 24 * 3600;
 
 impl World {
-    /// Sets the wall clock: by some seconds, or by more than the service follows. Sometimes an administrator confirms the
-    /// step that is held before.
+    /// Moves the wall clock by some seconds, or by a step that is too large for the service to follow. Before that, sometimes an
+    /// administrator confirms the held step.
     pub(crate) fn step_clock(&mut self) -> Result<(), Failure> {
         if self.random.percent(30) {
             self.confirm_clock()?;

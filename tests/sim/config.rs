@@ -1,5 +1,5 @@
-//! What one simulation does. Everything is chosen from the seed, each seed with other emphases, so that rare
-//! combinations are frequent in some seeds.
+//! The configuration of one simulation. All values are chosen from the seed. The values differ much between seeds, so that
+//! combinations which are rare in most seeds are frequent in some.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) struct Knob {
 
 macro_rules! config {
     ($($(#[$doc:meta])* $field:ident: $simplest:literal,)*) => {
-        /// What one simulation does.
+        /// The configuration of one simulation.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub(crate) struct Config {
             pub(crate) seed: u64,
@@ -36,7 +36,7 @@ macro_rules! config {
 config! {
     /// Number of calls that the clients make.
     calls: 1,
-    /// Number of accounts that exist at most.
+    /// Maximum number of accounts.
     accounts: 2,
     /// Clients that send single transactions.
     single_clients: 1,
@@ -64,7 +64,7 @@ config! {
     deadlines: 0,
     /// Percentage of calls whose client leaves before the answer.
     impatient: 0,
-    /// Percentage of amounts that are so high that balances do not suffice.
+    /// Percentage of amounts that are too high for the balances.
     greedy: 0,
     /// Maximum pause of a client between two calls, in microseconds.
     pause_us: 1,
@@ -80,7 +80,7 @@ config! {
     segment_blocks: 4,
     /// Bytes of journal between two checkpoints, in KiB.
     checkpoint_kib: 1024,
-    /// How many times the process dies, in one of the ways that follow.
+    /// How many times the process dies. The next four settings are the weights of the ways to die.
     deaths: 0,
     /// Weight of deaths in which the power fails, at a random operation of the disk.
     power_cuts: 1,
@@ -88,7 +88,7 @@ config! {
     kills: 0,
     /// Weight of clean stops.
     stops: 0,
-    /// Weight of disk failures: a sync fails, or everything from then on.
+    /// Weight of disk failures: one sync fails, or all operations from then on fail.
     disk_failures: 0,
     /// Whether operations of the disk fail by chance: 1 or 0.
     disk_faults: 0,
@@ -100,7 +100,7 @@ config! {
     cuts_at_start: 0,
     /// Percentage of starts before which checkpoints and id files are damaged or removed.
     derived_damage: 0,
-    /// Percentage of starts before which a bit of the journal flips, to see the damage refused.
+    /// Percentage of starts before which a bit of the journal flips, to check that the start refuses the damage.
     journal_damage: 0,
     /// One in this many steps the disk becomes full, or has space again; 0 if it always has space.
     full_one_in: 0,
@@ -124,7 +124,7 @@ config! {
     timeouts: 0,
     /// The longest time after which a hold expires, in milliseconds.
     timeout_ms: 1,
-    /// Maximum number of outstanding holds; 0 if there is none.
+    /// Maximum number of outstanding holds; 0 if there is no maximum.
     holds_max: 0,
     /// Percentage of transactions that reverse another one.
     reversals: 0,
@@ -149,7 +149,7 @@ pub(crate) fn settings() -> Vec<Setting> {
             "batch_max" => 1..=8192,
             "legs_max" => 1..=100,
             "window" => 1..=1000,
-            // The store demands these.
+            // The bounds of the store.
             "block_kib" => 8..=1024,
             "segment_blocks" => 4..=64,
             "queue" => 0..=1 << 20,
@@ -244,7 +244,7 @@ impl Config {
         Duration::from_micros(self.commit_us)
     }
 
-    /// Describes how the configuration differs from the one that the seed gives.
+    /// Describes how the configuration differs from the configuration that the seed gives.
     pub(crate) fn difference(&self) -> String {
         let chosen = Config::from_seed(self.seed);
         let mut words = Vec::new();

@@ -27,11 +27,11 @@ use crate::{
 /// The deaths that are planned.
 #[derive(Debug)]
 pub(crate) struct Deaths {
-    /// Each with the number of the call before which it happens, the next one last.
+    /// The planned deaths, each with the number of the call before which it happens. The next death is the last element.
     planned: Vec<(u64, Death)>,
-    /// The power is out at the next operation of the disk, or some operations later.
+    /// Whether a power cut is planned for one of the next operations of the disk.
     pub(crate) armed: bool,
-    /// An operation of the disk may fail.
+    /// Whether an operation of the disk may fail.
     pub(crate) faulty: bool,
 }
 
@@ -40,15 +40,15 @@ pub(crate) struct Deaths {
 enum Death {
     /// The power fails between two steps.
     PowerCut,
-    /// The power fails at this many operations of the disk later.
+    /// The power fails after this number of further operations of the disk.
     PowerCutAfter(u64),
     Kill,
     Stop,
-    /// The sync after this many syncs fails.
+    /// After this number of further syncs, the next sync fails.
     SyncFails(u64),
 }
 
-/// A start is tried this often while the power fails again and again.
+/// Maximum number of attempts to start, if the power fails again and again.
 const STARTS_MAX: usize = 20;
 
 // ===== impl Deaths =====
@@ -103,7 +103,7 @@ impl Death {
 // ===== impl World: deaths =====
 
 impl World {
-    /// Lets the service die if it is time, or if a fault has broken it.
+    /// Ends the process if a death is planned now, or if a fault has broken the service.
     pub(crate) fn die_if_due(&mut self) -> Result<(), Failure> {
         self.kill_if_faulty()?;
         let Some((at, death)) = self.deaths.planned.last().copied() else {
@@ -129,7 +129,7 @@ impl World {
             Death::Stop => {
                 self.stop()?;
                 self.start()?;
-                // The power fails early in the next life, when the journal still has the marker of the stop.
+                // The power fails soon after the next start, while the journal still has the marker of the clean stop.
                 if self.random.percent(40) {
                     self.disk.power_off_after(self.random.within(&(0..8)));
                     self.deaths.armed = true;
@@ -144,7 +144,7 @@ impl World {
         }
     }
 
-    /// Buries the service if the power is out or the service has failed, and starts it again.
+    /// If the power is out or the service has failed, ends the process and starts the service again.
     pub(crate) fn kill_if_faulty(&mut self) -> Result<(), Failure> {
         if self.healed && (self.deaths.armed || self.deaths.faulty) {
             return self.cut_power();
@@ -185,7 +185,7 @@ impl World {
             self.pace.wake_if_due();
             self.service.as_mut().unwrap().step_wal();
         }
-        // The disk loses power before the process ends, so that nothing the process does then reaches it.
+        // The disk loses power before the process ends, so that the last actions of the process do not reach the disk.
         self.crash_disk();
         self.bury();
         self.start()
@@ -197,7 +197,7 @@ impl World {
         self.stale.extend(self.disk.take_stale());
     }
 
-    /// Ends the process without any last step.
+    /// Ends the process at once, without any last step of the service.
     fn bury(&mut self) {
         self.forget_calls();
         self.pace.reset();
@@ -245,11 +245,11 @@ impl World {
         Ok(())
     }
 
-    /// The clients get the answers that the service gave before it stopped.
+    /// Gives the clients the answers that the service gave before it stopped.
     fn collect_answers(&mut self) -> Result<(), Failure> {
         self.tell_time();
         for mut flight in std::mem::take(&mut self.flights) {
-            // A call that reads twice, or has not begun, gets no further.
+            // A call that still needs a read, or has not begun, gets no answer.
             if let Poll::Ready(reply) = flight.poll() {
                 self.oracle.answered(flight.id, &reply)?;
             }
@@ -293,8 +293,9 @@ impl World {
                     continue;
                 }
                 Err(error) if self.stale_bytes_excuse(&error) => {
-                    // On a file system that shows stale bytes, the journal may end in a block of an earlier life. The
-                    // start refuses that, and nothing is lost. docs/durability.md tells which file systems do so.
+                    // On a file system that shows stale bytes, an old block may be after the end of the journal. The
+                    // start
+                    // then fails, and nothing is lost. docs/durability.md says which file systems do not show stale bytes.
                     self.note(format_args!("the start is refused: {}", shown(&error)));
                     self.ended = true;
                     return Err(Failure(shown(&error)));
@@ -308,14 +309,14 @@ impl World {
             ));
             return self.examine();
         }
-        // The power stays on at last.
+        // In the last attempt, the power stays on.
         self.service = Some(self.open().map_err(|error| cannot_start(&error))?);
         self.stale.clear();
         self.examine()
     }
 
-    /// Lets operations of the disk fail by chance, if the configuration says so. After some attempts to start, the disk
-    /// is mended.
+    /// Lets operations of the disk fail by chance, if the configuration says so. After half of the attempts to start, the disk
+    /// no longer fails.
     fn equip_disk(&mut self, attempt: usize) {
         if self.config.stale_bytes > 0 {
             self.disk.set_crash_model(CrashModel::STALE);
@@ -357,15 +358,15 @@ impl World {
         Ok(Service::new(engine, cores, self.config.wake_task > 0))
     }
 
-    /// Flips a bit of a block that was durable and is not the last one, or removes whole segments or the note of the segments. A start
-    /// must refuse it and name the place, or every answer must still be right, or refused because of the damage.
+    /// Damages the journal: flips a bit of a durable block that is not the last block, or removes whole segments or the segment note. Then
+    /// either the start must fail and name the place, or every later answer must be right, or an error because of the damage.
     fn journal_damage_is_seen(&mut self) -> Result<(), Failure> {
         let blocks = self.pace.durable_blocks();
         if self.healed || blocks.len() < 2 || !self.random.percent(self.config.journal_damage) {
             return Ok(());
         }
         let whole = self.disk.snapshot();
-        // A start reads no block before the checkpoint as a whole, so damage of an early block is the more interesting one.
+        // Damages early blocks more often, because a start does not read blocks before the checkpoint as a whole.
         let choice = (blocks.len() - 1).div_ceil(if self.random.percent(50) { 2 } else { 1 });
         let block = blocks[self.random.below(choice)];
         let bit = self.random.below(block.bytes * 8);
@@ -405,20 +406,20 @@ impl World {
             Ok(service) => {
                 self.service = Some(service);
                 self.oracle.damage_planted();
-                // What is in the journal is known from the whole disk.
+                // The undamaged disk shows what was in the journal.
                 self.examine_with(&whole)?;
                 self.service = None;
                 self.pace.reset();
             }
         }
-        // Back to the whole disk.
+        // Restores the undamaged disk.
         self.oracle = oracle;
         self.pace.keep_blocks(blocks);
         self.disk = SimDisk::holding(self.random.next(), &whole);
         Ok(())
     }
 
-    /// Removes the segment `first` and maybe all later ones, or the note that says how many there are. Returns what was done.
+    /// Removes the segment `first` and maybe all later segments, or the segment note. Returns a description of the damage.
     fn remove_segments(&mut self, files: &mut BTreeMap<PathBuf, Vec<u8>>, first: u32) -> String {
         let journal = PathBuf::from(format!("{DATA}/journal"));
         let name_of = |path: &Path| {

@@ -1,4 +1,4 @@
-//! Reads everything that the service knows, after a start or at the end, and lets the oracle judge it.
+//! The examination: reads everything that the service knows, after a start or at the end, and lets the oracle check it.
 
 use std::{pin::Pin, task::Poll};
 
@@ -15,24 +15,24 @@ use crate::{
 
 /// Number of reads that the examination makes at the same time.
 const READS_AT_A_TIME: usize = 500;
-/// The service does what it has to do in fewer steps.
+/// Maximum number of steps of the engine in one examination. A correct engine needs fewer.
 const STEPS_MAX: usize = 100_000;
 
-/// The results of reads, each with what was asked for.
+/// The results of reads, each with the key that was read.
 type Results<K, T> = Vec<(K, Result<T, EngineError>)>;
 
 // ===== impl World: examinations =====
 
 impl World {
-    /// Reads everything that the service knows, and lets the oracle judge it.
+    /// Reads everything that the service knows, and lets the oracle check it.
     pub(crate) fn examine(&mut self) -> Result<(), Failure> {
         self.examine_with(&Files::new())
     }
 
-    /// Does so on a damaged disk, whose files were `whole` before the start.
+    /// Does the same as [`World::examine`], but on a damaged disk. `whole` are the files of the disk before the damage.
     pub(crate) fn examine_with(&mut self, whole: &Files) -> Result<(), Failure> {
         let Some(state) = self.read_state(whole)? else {
-            // The disk failed meanwhile.
+            // The disk failed during the reads.
             return Ok(());
         };
         self.note(format_args!(
@@ -85,7 +85,7 @@ impl World {
         }))
     }
 
-    /// Reads the journal from the disk. On a damaged disk, reads what there was before the damage from the `whole` one.
+    /// Reads the journal from the disk. If the disk is damaged, reads the earlier part from the undamaged files `whole`.
     fn read_journal(&self, whole: &Files) -> Result<Vec<Logged>, Failure> {
         let mut walk = JournalWalk::default();
         walk.read(whole)?;
@@ -113,7 +113,7 @@ impl World {
         Ok(Some(accounts))
     }
 
-    /// Asks for each of `keys`.
+    /// Makes a read for each of `keys`.
     fn read_each<K: Clone, T, F: Future<Output = Result<T, EngineError>>>(
         &mut self,
         keys: &[K],
@@ -131,7 +131,7 @@ impl World {
         Ok(results)
     }
 
-    /// Lets the service do everything that it has to do now: holds whose time has come expire. No time passes.
+    /// Lets the service finish all work that is due now, such as the expiry of holds. No time passes.
     fn settle(&mut self) -> Result<(), Failure> {
         for _ in 0..STEPS_MAX {
             self.pace.hurry();

@@ -1,4 +1,4 @@
-//! The hunt for deliberate bugs: each is planted in turn, and must be found within some seeds.
+//! The search for deliberate bugs: each bug is planted in turn, and the simulation must find it within a number of seeds.
 
 use std::{
     process::ExitCode,
@@ -20,7 +20,7 @@ struct Finding {
     mutation: &'static Mutation,
     /// The number of seeds that each search took; `None` if the search found nothing.
     seeds: Vec<Option<u64>>,
-    /// What the last search saw.
+    /// The failure that the last search found.
     seen: String,
 }
 

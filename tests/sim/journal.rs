@@ -1,5 +1,5 @@
-//! Reads the whole journal from the disk, without the code that the service reads it with. The format of a block is that of
-//! `crates/journal/src/block.rs`.
+//! Reads the whole journal from the disk, with code that is independent of the service. `crates/journal/src/block.rs` defines the format
+//! of a block.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -34,7 +34,7 @@ pub(crate) struct JournalWalk {
     accounts: Vec<String>,
     /// The number of blocks so far.
     blocks: u64,
-    /// Where the next block begins, unless it begins the next segment.
+    /// The position of the next block, unless it is at the beginning of the next segment.
     segment: u32,
     offset: usize,
 }
@@ -45,7 +45,7 @@ const ALIGNMENT: usize = 8;
 // ===== impl JournalWalk =====
 
 impl JournalWalk {
-    /// Reads on, to the end of the journal in `files`.
+    /// Continues reading to the end of the journal in `files`.
     pub(crate) fn read(&mut self, files: &Files) -> Result<(), Failure> {
         loop {
             let here = self.block_at(files, self.segment, self.offset);

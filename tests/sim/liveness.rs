@@ -1,4 +1,4 @@
-//! The end of a run: no more faults happen, and everything must come to its end and work again.
+//! The end of a run: no more faults happen, every call must end, and the service must work again.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     world::{Failure, PATIENT_PAUSE, World},
 };
 
-/// For how long all circuits must be closed. A call that was slow before the last fault ended may open one a little later.
+/// For how long all circuits must be closed. A call that was slow before the last fault ended may still open a circuit afterwards.
 const QUIET: Duration = Duration::from_secs(1);
 /// When everything is healthy, no call takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 // ===== impl World: liveness =====
 
 impl World {
-    /// Ends all faults. What a fault has broken already may still kill the service once more.
+    /// Ends all faults. An earlier fault may still end the service once more.
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
         self.note(format_args!("no more faults from here on"));
         self.healed = true;
@@ -36,7 +36,7 @@ impl World {
         Ok(())
     }
 
-    /// Lets every call come to its end.
+    /// Waits until every call has ended.
     pub(crate) async fn finish_calls(&mut self) -> Result<(), Failure> {
         let begun = self.clock.elapsed();
         while !self.flights.is_empty() {
@@ -50,7 +50,7 @@ impl World {
         Ok(())
     }
 
-    /// On a healthy disk, every circuit closes again, because the clients' calls serve as probes.
+    /// Checks that every circuit closes again on a healthy disk. The clients' calls are the probes.
     pub(crate) async fn circuits_close(&mut self) -> Result<(), Failure> {
         let begun = self.clock.elapsed();
         self.calls_left = u64::MAX;
@@ -92,8 +92,8 @@ impl World {
         }
     }
 
-    /// Accounts can be created and a transaction can be committed, while no other call is in flight. An error that a
-    /// healthy service never gives is a failure at once; the oracle knows which these are.
+    /// Checks that accounts can be created and a transaction can be committed, while no other call is in flight. The oracle
+    /// reports every error that a healthy service never gives.
     pub(crate) async fn writes_succeed(&mut self) -> Result<(), Failure> {
         let begun = self.clock.elapsed();
         let requests = [
@@ -119,7 +119,7 @@ impl World {
         Ok(())
     }
 
-    /// Nobody calls until every hold that expires is due. Then the examination finds none of them.
+    /// Makes no calls until every hold with a timeout is due. Then checks that none of these holds is outstanding.
     pub(crate) async fn holds_expire(&mut self) -> Result<(), Failure> {
         if self.config.holds == 0 || self.config.timeouts == 0 {
             return Ok(());

@@ -1,11 +1,11 @@
-//! The simulation: the real engine under a seeded scheduler, on a simulated disk, with simulated clients and time, and
-//! an oracle that knows what must be true.
+//! The simulation: the real engine under a seeded scheduler, on a simulated disk, with simulated clients and time. An oracle
+//! checks that all answers are right.
 //!
 //! ```text
 //! cargo test --features simulation --test sim -- --seed 1 --runs 2000
 //! ```
 //!
-//! One seed is one run, always the same. A run that fails prints the command that repeats it, the last events, and the
+//! A seed always gives the same run. A run that fails prints the command that repeats it, the last events, and the
 //! smallest configuration that still fails.
 #![expect(
     clippy::unwrap_used,

@@ -15,7 +15,7 @@ impl Random {
         Random(SplitMix64::new(seed, 0))
     }
 
-    /// Makes a generator whose numbers do not depend on how many numbers the others have given.
+    /// Makes a generator whose numbers are independent of later numbers of this generator.
     pub(crate) fn fork(&mut self) -> Self {
         Random::new(self.next())
     }
@@ -24,7 +24,7 @@ impl Random {
         self.0.next()
     }
 
-    /// A number of `range`, which must not be empty.
+    /// A number in `range`, which must not be empty.
     pub(crate) fn within(&mut self, range: &Range<u64>) -> u64 {
         range.start + self.next() % (range.end - range.start)
     }
@@ -50,7 +50,7 @@ impl Random {
         Duration::from_micros(self.within(&(0..max)))
     }
 
-    /// A duration up to `max`, whose order of magnitude is random, so that short ones are as frequent as long ones.
+    /// A duration up to `max`. Its order of magnitude is random, so that short durations are as frequent as long ones.
     pub(crate) fn up_to(&mut self, max: Duration) -> Duration {
         let max = u64::try_from(max.as_micros()).unwrap().max(2);
         let bits = u64::from(max.ilog2());

@@ -55,7 +55,7 @@ pub(crate) fn recorded(
     }
 }
 
-/// What the record of a transaction or of an expiry says that was moved.
+/// The amounts that were moved, according to the record of a transaction or of an expiry.
 pub(crate) fn moved(record: &Record<'_>, id_of: impl Fn(AccountIndex) -> String) -> Vec<Moved> {
     let moved = decoded_legs(record).into_iter().map(|leg| Moved {
         debit: id_of(leg.debit),

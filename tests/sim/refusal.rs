@@ -1,4 +1,4 @@
-//! Starts that are refused: the place of the damage, and what excuses the refusal.
+//! Starts that fail: finds the place of the damage in the error, and decides whether stale bytes excuse the failure.
 
 use tally::{
     engine::StartError,
@@ -37,8 +37,8 @@ fn corruption(error: &StartError) -> Option<&Corruption> {
 // ===== impl World: refused starts =====
 
 impl World {
-    /// Whether a start may be refused because the disk shows stale bytes: the damage is behind the last block that was
-    /// durable, and a crash since the last start has put stale bytes there.
+    /// Whether a start may fail because the disk shows stale bytes: the damage is after the last durable block, and a
+    /// crash since the last start has put stale bytes there.
     pub(crate) fn stale_bytes_excuse(&self, error: &StartError) -> bool {
         let Some(Corruption { position, path, .. }) = corruption(error) else {
             return false;
@@ -47,7 +47,7 @@ impl World {
         let is_at_end = blocks
             .last()
             .is_none_or(|last| *position > Position::new(last.segment, last.offset));
-        // The names of segments have the order of their numbers.
+        // The names of segments sort in the order of their numbers.
         let is_there = |stale_path: &std::path::Path, end: usize| {
             stale_path.parent() == path.parent()
                 && (stale_path > path.as_path()

@@ -43,7 +43,7 @@ enum How {
 const SHRINK_RUNS_MAX: usize = 400;
 
 thread_local! {
-    /// The place of the panic that was caught last.
+    /// The place of the last caught panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
     /// Whether the thread is in a simulation, which catches panics.
     static CATCHES: Cell<bool> = const { Cell::new(false) };
@@ -108,7 +108,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A placement of threads that pins none.
+/// A placement that pins no thread.
 pub(crate) fn affinity() -> CpuAffinityManager {
     CpuAffinityManager::detect(AffinityConfig {
         mode: Mode::Off,
@@ -196,7 +196,7 @@ pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// The command that repeats the run, with everything of the options on which the result depends.
+/// The command that repeats the run, with all options on which the result depends.
 fn command(config: &Config, options: &Options) -> String {
     let mut command = format!(
         "cargo test --workspace --features simulation --test sim -- --seed {}",

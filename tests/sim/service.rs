@@ -1,4 +1,4 @@
-//! The service under the scheduler: the engine, its cores, and which of them have work.
+//! The service under the scheduler: the engine, its cores, and whether they have work.
 
 use std::{
     pin::Pin,
@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use crate::clients::Flag;
 
-/// The service while it lives.
+/// The running service.
 pub(crate) struct Service {
     pub(crate) engine: TallyEngine,
     pub(crate) cores: Cores,
     pub(crate) exec_ready: bool,
-    /// When EXEC wakes by itself, because a hold may expire.
+    /// The time at which EXEC wakes by itself, because a hold may expire.
     pub(crate) exec_due: Option<Instant>,
     pub(crate) wal_ready: bool,
     pub(crate) maintenance_due: Instant,

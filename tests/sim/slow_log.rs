@@ -1,7 +1,7 @@
 //! A log in front of the journal that takes simulated time.
 //!
-//! The journal writes and syncs a block in one call, which takes no simulated time. So this log keeps a block until its
-//! time has come, and hands it to the journal only then. Meanwhile clients, EXEC and AUX go on, deadlines pass, and the
+//! The journal writes and syncs a block in one call, which takes no simulated time. So this log keeps a block until it is due,
+//! and passes it to the journal only then. Meanwhile clients, EXEC and AUX continue, deadlines pass, and the
 //! power may fail.
 
 use std::{
@@ -43,7 +43,7 @@ struct Pace {
     /// When the block in flight is to be written.
     due: Option<Instant>,
     waker: Option<Waker>,
-    /// Where the durable blocks are, in order.
+    /// The positions of the durable blocks, in order.
     durable: Vec<BlockPlace>,
 }
 
@@ -114,7 +114,7 @@ impl LogPace {
         (pace.due, pace.waker) = (None, None);
     }
 
-    /// Tells the pipeline if the block in flight is due. Returns whether it is.
+    /// Wakes the pipeline if the block in flight is due. Returns whether it is due.
     pub(crate) fn wake_if_due(&self) -> bool {
         let waker = {
             let mut pace = self.0.lock();
@@ -129,7 +129,7 @@ impl LogPace {
         self.0.lock().durable = blocks;
     }
 
-    /// Where the blocks are that were durable when they were answered, in order.
+    /// The positions of the blocks that were reported as durable, in order.
     pub(crate) fn durable_blocks(&self) -> Vec<BlockPlace> {
         self.0.lock().durable.clone()
     }

@@ -52,7 +52,7 @@ impl Trace {
         self.last.iter()
     }
 
-    /// A number that is different if anything was different.
+    /// A number that differs if any event of the run differs.
     pub(crate) fn digest(&self) -> u64 {
         self.digest.finish()
     }

@@ -1,4 +1,4 @@
-//! What the simulated clients ask for: accounts, transactions, and their encoding.
+//! The requests of the simulated clients: accounts, transactions, and their encoding.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,7 +23,7 @@ pub(crate) struct Workload {
     /// The places in `sent` of the holds, and of the other transactions, that clients know as committed.
     known_holds: Vec<usize>,
     known: Vec<usize>,
-    /// How many transactions were sent that reverse the transaction with this id.
+    /// The number of sent transactions that reverse the transaction with this id.
     reversals: BTreeMap<String, u64>,
     /// The newest revision of each account that a client has seen.
     revisions: BTreeMap<String, u64>,
@@ -38,7 +38,7 @@ impl Workload {
     /// Chooses a transaction: a new one, or one whose id was used before, sometimes with other content.
     pub(crate) fn transaction(&mut self, config: &Config, random: &mut Random) -> Transaction {
         if !self.sent.is_empty() && random.percent(config.repeats) {
-            // Recent ids are the more interesting ones, because their blocks may still be in flight.
+            // Prefers recent ids, because their blocks may still be in flight.
             let recent = self
                 .sent
                 .len()
@@ -94,7 +94,7 @@ impl Workload {
         }
     }
 
-    /// Chooses a transaction that posts or voids a hold: mostly a recent one, sometimes one that has ended, or no hold.
+    /// Chooses a transaction that posts or voids a hold: mostly a recent hold, sometimes a hold that has ended or does not exist.
     fn end_of_hold(&self, config: &Config, random: &mut Random) -> (Kind, Vec<Leg>) {
         let hold = self.some_hold(random);
         if random.percent(25) {
@@ -104,11 +104,11 @@ impl Workload {
         let legs = match random.below(20) {
             _ if reserved.is_empty() => Vec::new(),
             0..8 => Vec::new(),
-            // Other accounts than those of the hold.
+            // These transfers have other accounts than the hold.
             8 => legs(config, random),
             _ => parts_of(reserved, random),
         };
-        // All of a hold can't be posted and kept.
+        // A post without transfers posts the whole hold, so nothing remains to be kept.
         let keep_remaining = !legs.is_empty() && random.percent(50);
         let legs = legs.into_iter().map(exact).collect();
         (Kind::Post { hold, keep_remaining }, legs)
@@ -123,7 +123,7 @@ impl Workload {
         };
         let target = target.unwrap_or_else(|| self.some_id(random));
         let mut moved = self.find(&target);
-        // A post of a whole hold has moved what the hold reserved.
+        // A post without transfers has moved the transfers of the hold.
         while let Some(Transaction {
             kind: Kind::Post { hold, .. },
             legs,
@@ -162,7 +162,7 @@ impl Workload {
         (sent.id == id).then_some(place)
     }
 
-    /// The id of one of these transactions, mostly of a recent one.
+    /// The id of one of these transactions, mostly of a recent transaction.
     fn recent_of(&self, places: &[usize], random: &mut Random) -> Option<String> {
         if places.is_empty() {
             return None;
@@ -172,7 +172,7 @@ impl Workload {
         Some(self.sent[places[places.len() - 1 - back]].id.clone())
     }
 
-    /// The id of a hold: mostly of one that a client knows as committed. Sometimes an id that no hold has.
+    /// The id of a hold: mostly of a hold that a client knows as committed, sometimes an id that no hold has.
     pub(crate) fn some_hold(&self, random: &mut Random) -> String {
         let hold = match random.below(20) {
             0 => None,
@@ -195,7 +195,7 @@ impl Workload {
         ends.chain(reversals)
     }
 
-    /// A client gets an answer to a call with these transactions. So it learns which are committed, and the revisions of
+    /// Notes what a client learns from the answer to a call with these transactions: which of them are committed, and the revisions of
     /// accounts.
     pub(crate) fn learn(&mut self, ids: &[String], answer: &Answer) {
         match answer {
@@ -291,7 +291,7 @@ fn change(transaction: &mut Transaction, random: &mut Random) {
     }
 }
 
-/// The transfers with the same or smaller amounts, sometimes greater ones. Not all are zero.
+/// The transfers with the same or smaller amounts, sometimes with greater amounts. Not all amounts are zero.
 fn parts_of(legs: &[Leg], random: &mut Random) -> Vec<Leg> {
     let mut parts = legs.to_vec();
     for leg in &mut parts {

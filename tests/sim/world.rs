@@ -62,7 +62,7 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     /// When the last fault ended.
     pub(crate) healed_at: Option<Instant>,
-    /// Whether the simulation ends before its end, because a start was refused as it should be.
+    /// Whether the simulation ends early, because a start failed as it should.
     pub(crate) ended: bool,
     /// Operations of the scheduler so far.
     pub(crate) turns: u64,
@@ -188,7 +188,7 @@ impl World {
         self.trace.note(self.clock.elapsed(), event);
     }
 
-    /// Lets somebody do one piece of work. If nobody has work, moves the time on.
+    /// Makes one step of a part that has work. If no part has work, moves the time forward.
     pub(crate) async fn turn(&mut self) -> Result<(), Failure> {
         self.turns += 1;
         if self.random.one_in(self.config.clock_jumps_one_in) && !self.healed {
@@ -227,7 +227,7 @@ impl World {
         Ok(())
     }
 
-    /// Tells the pipeline when the block in flight is to be written. Before that, checks that the circuits saw it hang.
+    /// Wakes the pipeline when the block in flight is due. Before that, checks that the circuits have opened if the block hung.
     fn wake_log(&mut self) -> Result<(), Failure> {
         match self.pace.hangs_since() {
             None => self.freezes.clear(),
@@ -240,15 +240,15 @@ impl World {
         Ok(())
     }
 
-    /// The time since `since` in which the process was not frozen. The circuits leave the time out in which the process
-    /// could not run: the disk is not to blame for it. Freezes are remembered only while a block is in flight.
+    /// The time since `since` in which the process was not frozen. The circuits do not count the time in which the process
+    /// could not run, because the disk did not cause it. Freezes are remembered only while a block is in flight.
     fn awake_since(&self, since: Instant) -> Duration {
         let frozen = self.freezes.iter().filter(|(at, _)| *at >= since);
         let frozen: Duration = frozen.map(|(_, time)| *time).sum();
         Instant::now().duration_since(since).saturating_sub(frozen)
     }
 
-    /// Calls that waited for a hanging disk have opened their circuit. The disk hangs since `since`.
+    /// Checks that calls which wait for a hanging disk have opened their circuit. The disk has been hanging since `since`.
     fn circuits_saw_the_hang(&self, since: Instant) -> Result<(), Failure> {
         let engine = &self.service.as_ref().unwrap().engine;
         for kind in CallKind::ALL {
@@ -268,7 +268,7 @@ impl World {
         Ok(())
     }
 
-    /// Chooses who takes the next turn, among those who have work.
+    /// Chooses the part that makes the next step, among those that have work.
     fn choose(&mut self) -> Option<Turn> {
         let now = Instant::now();
         let service = self.service.as_ref().unwrap();
@@ -374,7 +374,7 @@ impl World {
         next.max(now + Duration::from_micros(1))
     }
 
-    /// Lets one of the woken clients look for its answer.
+    /// Polls one of the woken clients for its answer.
     fn poll(&mut self) -> Result<(), Failure> {
         let woken: Vec<usize> = (0..self.flights.len())
             .filter(|place| self.flights[*place].is_woken())
@@ -407,7 +407,7 @@ impl World {
         Ok(())
     }
 
-    /// The client pauses before its next call.
+    /// Lets the client pause before its next call.
     fn rest(&mut self, client: usize) {
         let pause = if self.patient {
             PATIENT_PAUSE
@@ -419,7 +419,7 @@ impl World {
         client.rests_until = Instant::now() + pause;
     }
 
-    /// One of the clients makes a call.
+    /// Lets one of the clients make a call.
     fn call(&mut self) {
         let now = Instant::now();
         let ready: Vec<usize> = (0..self.clients.len())
@@ -438,7 +438,7 @@ impl World {
             .then(|| now + self.random.up_to(Duration::from_secs(1)));
     }
 
-    /// The client at `place` begins a call. Returns its number.
+    /// Lets the client at `place` begin a call. Returns the number of the call.
     pub(crate) fn begin_call(
         &mut self,
         place: usize,
@@ -470,7 +470,7 @@ impl World {
         id
     }
 
-    /// Tells the oracle when the service has read the wall clock, and what time it is.
+    /// Reports to the oracle when the service has read the wall clock, and the current time.
     pub(crate) fn tell_time(&mut self) {
         for (elapsed, wall) in self.clock.take_readings() {
             self.oracle.wall_clock_read(elapsed, wall);
@@ -478,7 +478,7 @@ impl World {
         self.oracle.time_is(self.clock.elapsed());
     }
 
-    /// While no call of this kind is in flight, a half-open circuit has no probe in flight.
+    /// Checks that a half-open circuit has no probe in flight while no call of its kind is in flight.
     fn probes_are_settled(&self, kind: Option<CallKind>) -> Result<(), Failure> {
         let Some(kind) = kind.filter(|_| self.config.self_probe == 0) else {
             return Ok(());
@@ -501,7 +501,7 @@ impl World {
         )))
     }
 
-    /// A client leaves without its answer.
+    /// Lets a client leave without its answer.
     fn leave(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         let place = self
@@ -522,7 +522,7 @@ impl World {
         self.probes_are_settled(kind)
     }
 
-    /// A client loses its connection, with all calls of it.
+    /// Lets a client lose its connection, with all its calls.
     fn disconnect(&mut self, client: usize) {
         self.note(format_args!("client {client} loses its connection"));
         let (lost, kept) = std::mem::take(&mut self.flights)
@@ -536,7 +536,7 @@ impl World {
         self.clients[client].disconnect();
     }
 
-    /// Nobody who waited for the dead service gets an answer.
+    /// Drops all calls in flight of the dead service; they get no answer.
     pub(crate) fn forget_calls(&mut self) {
         self.tell_time();
         self.flights.clear();

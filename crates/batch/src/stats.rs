@@ -16,7 +16,7 @@ pub enum FlushReason {
     Items,
     /// The batch had the maximum number of bytes.
     Bytes,
-    /// The committer was idle, so the batch was closed at once.
+    /// The batch had no reason to wait, so it was closed as soon as a commit could begin.
     Idle,
     /// The batch waited for announced callers ([`Caller::calling`](super::Caller::calling)). The wait ended because the
     /// callers submitted their requests, or because the maximum time passed.
@@ -31,7 +31,7 @@ pub enum FlushReason {
     Drain,
 }
 
-/// Counters and distributions since the process started.
+/// Counters and distributions since the batch processor was made.
 #[derive(Debug)]
 pub(super) struct Counters {
     /// The time at which the counters were created. The times below are measured from this epoch.
@@ -63,7 +63,7 @@ pub(super) struct Counters {
     warned_at: AtomicU64,
 }
 
-/// Distributions since the process started.
+/// Distributions since the batch processor was made.
 #[derive(Debug, Default)]
 pub struct Distributions {
     /// Items in a batch.
@@ -76,7 +76,7 @@ pub struct Distributions {
     pub commit: Distribution,
 }
 
-/// A snapshot of the state of the queue and of the counters since the process started.
+/// A snapshot of the state of the queue and of the counters since the batch processor was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchStats {
     /// Number of queued requests.
@@ -102,9 +102,10 @@ pub struct BatchStats {
     pub over_budget: u64,
     /// Number of batches by the reason for which they were closed, in the order of [`FlushReason::ALL`].
     pub flushes: [u64; FlushReason::ALL.len()],
-    /// Number of requests held back for the next batch because their client had used its share.
+    /// Number of requests held back for the next batch because their client had used its share of the batch.
     pub held_back: u64,
-    /// The largest share of one client, in percent, in the last batch that was large enough for shares to be counted.
+    /// The largest share of one client in a batch, in percent. The value is that of the last batch that was large
+    /// enough for shares to be counted.
     pub client_share_percent: u64,
     /// Maximum time that a batch waits at present for announced callers:
     /// [`BatchConfig::max_linger`](super::BatchConfig::max_linger), but at most half of `commit_average`.
@@ -121,7 +122,8 @@ pub struct BatchStats {
     pub commit: Summary,
 }
 
-/// The time after which a caller that found the queue full should retry, until the rate of the executor is measured.
+/// The time after which a caller that found the queue full is asked to retry, if the rate of the executor has not been
+/// measured yet.
 const HINT_DEFAULT: Duration = Duration::from_millis(100);
 /// Shortest time after which a caller that found the queue full is asked to retry.
 const HINT_MIN: Duration = Duration::from_millis(1);
@@ -420,8 +422,8 @@ impl Counters {
     }
 }
 
-/// Returns `time` in milliseconds, for fields of log lines. The only rounding is that of one division, so the result has at
-/// most the six decimals of whole nanoseconds.
+/// Returns `time` in milliseconds, for fields of log lines. Because the result is computed with a single division, it
+/// is printed with at most six decimals, which are whole nanoseconds.
 fn millis(time: Duration) -> f64 {
     nanos(time) as f64 / 1e6
 }

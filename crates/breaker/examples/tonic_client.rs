@@ -71,7 +71,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Classifies a response by its gRPC status: a technical fault is a failure, an error of the caller is a success.
+/// Classifies a response by its gRPC status. A technical fault is a failure. A cancelled or throttled call shows
+/// nothing about the server. Every other status is a success: if it is an error, the caller made it.
 fn verdict(result: Result<&Response<Body>, &tonic::transport::Error>) -> Verdict {
     let Ok(response) = result else {
         return Verdict::failure();

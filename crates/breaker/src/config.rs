@@ -21,17 +21,17 @@ pub struct CircuitBreakerConfig {
     /// Minimum number of distinct commit batches with a slow or failed call before a rate can open the circuit. So a
     /// single slow batch of thousands of calls does not open the circuit. 1 to 10,000; default 5.
     pub min_batches: u32,
-    /// The number of slow thresholds for which the oldest call must have been in flight before calls in flight can open
-    /// the circuit. Calls in flight belong to no batch yet, so this condition replaces `min_batches` for them. 1 to 7;
-    /// default 2.
+    /// The time for which calls in flight must hang before they open the circuit, as a multiple of the slow threshold.
+    /// Calls in flight belong to no batch yet, so this condition replaces `min_batches` for them. 1 to 7; default 2.
     pub overdue_rounds: u32,
-    /// The circuit opens when this share of the calls admitted one to two slow thresholds ago is still in flight, and
-    /// this holds for `overdue_rounds − 1` slow thresholds without interruption. Completed calls in the window make no
-    /// difference. Above 0, to 1; default 0.5.
+    /// A share of calls in flight that can open the circuit. The share is measured among the calls that were admitted
+    /// between one and two slow thresholds ago. The circuit opens when the share has been at least this large for
+    /// `overdue_rounds − 1` slow thresholds without interruption. Completed calls in the window make no difference.
+    /// Above 0, to 1; default 0.5.
     pub stall_rate: f64,
-    /// Minimum number of *overdue* calls (in flight for the slow threshold or longer) with which the circuit opens
-    /// after `overdue_rounds` slow thresholds without an answer. With fewer overdue calls, the circuit opens after
-    /// `stall_after`. 1 to 1,000,000; default 5.
+    /// A number of *overdue* calls; a call is overdue when it has been in flight for the slow threshold or longer. With
+    /// at least this many overdue calls, the circuit opens after `overdue_rounds` slow thresholds without an answer.
+    /// With fewer, it opens after `stall_after` without an answer. 1 to 1,000,000; default 5.
     pub min_overdue: u32,
     /// The circuit opens when at least one call is overdue and no call has been answered for this time. None means
     /// `overdue_rounds` slow thresholds plus 50 ms; otherwise `slow_threshold` to 10 minutes; default None.
@@ -422,7 +422,8 @@ fn at_least(min: Duration, max: Duration, max_words: &str) -> String {
     }
 }
 
-/// Returns a function that adds the field whose value is one of the bounds to an error.
+/// Returns a function that adds `field` to an error. The value of this field is one of the bounds that the error
+/// states.
 fn of(field: &'static str) -> impl Fn(ConfigError) -> ConfigError {
     move |error| ConfigError {
         related: Some(field),

@@ -72,8 +72,8 @@ where
                 classify,
             } => {
                 let result = ready!(future.poll(cx));
-                // The permit is not moved. To move the permit, the CPU would copy bytes that were just written, and
-                // would wait until the write has finished.
+                // `end` takes the permit by reference. To move the permit, the CPU would copy bytes that were just
+                // written, and would wait for the end of the write before the copy.
                 permit.end(&classify.classify(result.as_ref()));
                 Poll::Ready(result.map_err(CircuitBreakerError::Inner))
             }

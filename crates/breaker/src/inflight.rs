@@ -5,10 +5,10 @@
 //! between a sixteenth and an eighth of the slow threshold. A *lap* is the time in which the ring uses each slot once:
 //! eight thresholds or more. A slot has two counts: *entered*, the calls admitted in the slot's time, and *left*, the
 //! calls among them that have ended. The difference is the number of calls in flight. These calls are overdue if the
-//! slot is older than the threshold. A thread counts in the ring of its own shard, even when it ends a call that
-//! another thread admitted. So each word is written only by the threads of one shard, and no count ever decreases. When
-//! a slot is used again in the next lap, its counts move to the *older* counters. The ring has two such counters: one
-//! for entered counts and one for left counts.
+//! slot is older than the threshold. A thread always counts in the ring of the shard to which the thread belongs, even
+//! when it ends a call that another thread admitted. So each word is written only by the threads of one shard, and no
+//! count ever decreases. When a slot is used again in the next lap, its counts move to the *older* counters. The ring
+//! has two such counters: one for entered counts and one for left counts.
 //!
 //! **A reading never reports more calls than are in flight.** For every call that ended before the reading began: if
 //! the reading sees the call's entry, it also sees the call's end. The reading adds both to the sum of the same slot,

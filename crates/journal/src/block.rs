@@ -119,13 +119,14 @@ pub enum HeaderDefect {
     /// The checksum of the header is correct, but this program does not support its format version.
     #[error("the header has format version {0}")]
     Version(u16),
-    /// The checksum of the header is correct, but it states another length than a header has.
+    /// The checksum of the header is correct, but the header length that it states is wrong.
     #[error("the header states its own length as {0} bytes")]
     Length(u16),
     /// The checksum of the header is correct, but this program does not know the kind of the block.
     #[error("the header states the kind of block {0}, which this program does not know")]
     Kind(u32),
-    /// The checksum of the header is correct, but a block of this kind or with a writer must have a term.
+    /// The checksum of the header is correct, but the term is 0, and a block of this kind or with a writer must have a term
+    /// greater than 0.
     #[error("the header of a block of kind {kind} states the writer {writer}, but no term")]
     NoTerm {
         /// The writer in the header.

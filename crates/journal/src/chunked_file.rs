@@ -197,8 +197,8 @@ impl ChunkedFiles {
     /// # Errors
     /// [`JournalError::UnsupportedVersion`] if a file has another format version, because the use of an older file
     /// would hide that a newer program wrote the directory. [`JournalError::Disk`] if the directory cannot be listed.
-    /// The error of `read`, unless it is [`JournalError::ChunkedFile`] or [`JournalError::Disk`], which count as an
-    /// unusable file.
+    /// Also the errors of `read`, except [`JournalError::ChunkedFile`] and [`JournalError::Disk`]: after these errors,
+    /// the file counts as unusable.
     pub fn newest<T>(
         &self,
         mut read: impl FnMut(u64, &ChunkedFileReader) -> Result<T, JournalError>,

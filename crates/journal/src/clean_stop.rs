@@ -85,7 +85,8 @@ impl CleanStop {
         let file = match disk.open(&path, FileAccess::Read) {
             Ok(file) => file,
             Err(error) if error.is_not_found() => return Ok(CleanStop::NoMarker),
-            // It is unknown whether there is a marker, so it is unknown whether a damaged last block is damage.
+            // If it is unknown whether the marker exists, recovery can't tell whether a damaged last block was
+            // durable.
             Err(error) => return Err(error.into()),
         };
         match file.read_at(0, &mut bytes) {

@@ -79,7 +79,7 @@ impl DataDirectory {
         Ok(opened)
     }
 
-    /// Makes a replica's directory at `path` whose `FORMAT` is the one in `genesis`, or opens it if it exists.
+    /// Locks and opens the replica's directory at `path`. If the directory does not exist, makes it with the `FORMAT` in `genesis`.
     pub(super) fn create_replica(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -109,7 +109,7 @@ impl DataDirectory {
         Ok(opened)
     }
 
-    /// Locks the directory at `path`, which must exist, of whichever store.
+    /// Locks the directory at `path`, which may belong to either store. The directory must exist.
     pub(super) fn open_existing(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         refuse_empty(path)?;
         let lock = lock(&*disk, path, LockKind::Exclusive)?;
@@ -126,7 +126,7 @@ impl DataDirectory {
         })
     }
 
-    /// Locks the directory at `path`, which exists or is made by `make`.
+    /// Locks the directory at `path`. If it has no `FORMAT`, calls `make` to make the data directory.
     fn open_or_make(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -165,20 +165,22 @@ impl DataDirectory {
         })
     }
 
-    /// Returns an error if another store continues the directory.
+    /// Returns an error unless the directory belongs to the store `expected`.
     fn expect_store(&self, expected: StoreKind) -> Result<(), JournalError> {
         expect_store(&self.path, self.format.store, expected)
     }
 
-    /// Makes the directory durably one of the replicated store. A crash leaves the old `FORMAT` or the new one.
+    /// Changes `FORMAT` durably, so that the directory belongs to the replicated store. After a crash, `FORMAT` is the old or the new
+    /// one.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk fails, or if the directory was opened for reading. The directory may then be of either store.
+    /// [`JournalError::Disk`] if the disk fails, or if the directory was opened for reading. After an error, the directory may belong
+    /// to either store.
     pub(super) fn make_replicated(&mut self) -> Result<(), JournalError> {
         self.change_store(StoreKind::Replicated)
     }
 
-    /// Makes the directory durably one of the embedded store. See [`DataDirectory::make_replicated`].
+    /// Changes `FORMAT` durably, so that the directory belongs to the embedded store. See [`DataDirectory::make_replicated`].
     pub(super) fn make_embedded(&mut self) -> Result<(), JournalError> {
         self.change_store(StoreKind::Embedded)
     }
@@ -214,10 +216,10 @@ impl DataDirectory {
         }
     }
 
-    /// Returns whether there is a data directory at `path`, of whichever kind. A missing or empty directory is none.
+    /// Returns whether a data directory of any kind is at `path`. A missing or empty directory is not a data directory.
     ///
     /// # Errors
-    /// As [`DataDirectory::check`].
+    /// Those of [`DataDirectory::check`].
     pub fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, JournalError> {
         refuse_empty(path)?;
         match disk.list(path) {
@@ -309,8 +311,8 @@ impl DataDirectory {
 // ===== impl DirectoryFormat =====
 
 impl DirectoryFormat {
-    /// Reads `FORMAT`. Returns `None` if neither `FORMAT` nor a journal exists, except for what a first start leaves that
-    /// was interrupted.
+    /// Reads `FORMAT`. Returns `None` if `FORMAT` does not exist, and the journal is either missing or was left by an interrupted
+    /// first start.
     pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join(FORMAT_FILE);
         let file = match disk.open(&path, FileAccess::Read) {
@@ -384,7 +386,7 @@ fn refuse_empty(path: &Path) -> Result<(), JournalError> {
     }
 }
 
-/// Checks and settles what an earlier process left in a data directory.
+/// Makes the name of `FORMAT` durable, checks the segment note, and removes the unfinished files of earlier processes.
 fn settle(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
     // If the process that wrote `FORMAT` failed to sync its directory, the name may exist only in the cache of the operating
     // system. Without the file, no block can be read.
@@ -443,7 +445,7 @@ pub(super) fn journal_path(directory: &Path) -> PathBuf {
 
 // ===== the journal of a new directory =====
 
-/// Makes the journal of a new directory: the first segment, full of zeros, and the segment note. Replaces what an
+/// Makes the journal of a new directory: the first segment, full of zeros, and the segment note. Replaces the files that an
 /// interrupted first start left.
 fn create_journal(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Result<(), JournalError> {
     let journal = journal_path(directory);
@@ -452,7 +454,7 @@ fn create_journal(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Resu
     let path = journal.join(segment_name(0));
     let unfinished = journal.join(format!("{}{UNFINISHED_SUFFIX}", segment_name(0)));
     if let Err(error) = write_zeros(disk, &unfinished, geometry.segment_bytes()) {
-        // On a full disk, the file must not keep its space.
+        // The disk may be full, so the file must not keep its space.
         if let Err(error) = remove_if_present(disk, &unfinished) {
             tracing::debug!(%error, "could not remove an unfinished segment");
         }
@@ -463,8 +465,8 @@ fn create_journal(disk: &dyn Disk, directory: &Path, geometry: Geometry) -> Resu
     Ok(disk.sync_dir(&journal)?)
 }
 
-/// Returns whether the directory of the journal contains only what [`create_journal`] makes, so no block. A start that
-/// is interrupted before it has made `FORMAT` leaves such a directory.
+/// Returns whether the directory of the journal contains only files that [`create_journal`] makes, and therefore no block. A start
+/// that is interrupted before it has made `FORMAT` leaves such a directory.
 fn is_interrupted_first_start(disk: &dyn Disk, directory: &Path) -> Result<bool, JournalError> {
     let journal = journal_path(directory);
     for name in journal_files(disk, directory)? {
@@ -499,8 +501,7 @@ fn contains_only_zeros(disk: &dyn Disk, path: &Path) -> Result<bool, JournalErro
 /// Returns the number of the last segment that was made, according to the segment note of the data directory.
 ///
 /// # Errors
-/// [`JournalError::NoJournal`] or [`JournalError::NoSegmentNote`] if there is no note. Every directory with `FORMAT` has
-/// had one.
+/// [`JournalError::NoJournal`] or [`JournalError::NoSegmentNote`] if the note is missing. Every directory with `FORMAT` had a note.
 pub(super) fn noted_segment(disk: &dyn Disk, directory: &Path) -> Result<u32, JournalError> {
     let names = journal_files(disk, directory)?;
     let is_empty = names.iter().all(|name| name.ends_with(UNFINISHED_SUFFIX));
@@ -517,7 +518,7 @@ pub(super) fn noted_segment(disk: &dyn Disk, directory: &Path) -> Result<u32, Jo
     })
 }
 
-/// Returns the names in the directory of the journal; none if the directory does not exist.
+/// Returns the names in the directory of the journal; an empty list if the directory does not exist.
 fn journal_files(disk: &dyn Disk, directory: &Path) -> Result<Vec<String>, JournalError> {
     match disk.list(&journal_path(directory)) {
         Ok(names) => Ok(names),

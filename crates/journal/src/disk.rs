@@ -44,7 +44,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// the file system returns an error.
     fn open(&self, path: &Path, access: FileAccess) -> Result<Arc<dyn DiskFile>, DiskError>;
 
-    /// Renames a file in its directory. A file that has the name `to` is replaced. The change is durable after
+    /// Renames a file in its directory. Replaces the file `to` if it exists. The change is durable after
     /// [`Disk::sync_dir`].
     ///
     /// # Errors
@@ -78,7 +78,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn try_lock(&self, dir: &Path, kind: LockKind) -> Result<Option<Box<dyn DiskLock>>, DiskError>;
 
     /// Returns the id of a process that holds a lock on the directory `dir`, for the text of an error. Returns `None` if the
-    /// system does not say: for example, the process runs in another container.
+    /// system does not report it, for example because the process runs in another container.
     fn lock_holder(&self, _dir: &Path) -> Option<u32> {
         None
     }
@@ -109,9 +109,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// If the disk fails or is full. Some of the bytes may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
 
-    /// Takes the space for a file of `bytes` bytes, at least 1, and makes the empty file as long. The file contains
-    /// zeros. A file system that can't take space in advance makes only the file as long; that is also what the default
-    /// does.
+    /// Reserves space for a file of `bytes` bytes (at least 1), and extends the empty file to this length. The file then
+    /// contains zeros. If the file system can't reserve space, this method only extends the file, and so does the default.
     ///
     /// # Errors
     /// If the disk fails or is full. A part of the space may have been taken.
@@ -119,10 +118,10 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
         self.write_at(bytes - 1, &[0])
     }
 
-    /// Takes the space for the bytes from `start` to `end`, so that writes to them do not find the disk full. The file
-    /// may have no space of its own: it may be sparse, or share its space with a copy. Changes neither the content nor
-    /// the length: the file has at least `end` bytes, and these bytes are zeros. On a file system that can't do this,
-    /// which is also the default, nothing happens.
+    /// Reserves space for the bytes from `start` to `end`, so that a later write to them never fails because the disk is
+    /// full. The space may be missing because the file is sparse or shares its space with a copy. The file has at least
+    /// `end` bytes, and the bytes in the range are zeros. Neither the content nor the length changes. If the file system
+    /// can't reserve space, this method does nothing, and so does the default.
     ///
     /// # Errors
     /// If the disk fails or is full. A part of the space may have been taken.
@@ -278,7 +277,7 @@ impl DiskError {
     }
 }
 
-/// Returns what to do about an error of the file system, as the end of its text. Empty if its words say enough.
+/// Returns the end of the text of a file system error, which says what to do. Empty if the error needs no advice.
 fn remedy(operation: Operation, source: &io::Error) -> &'static str {
     if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
         return "; its symbolic links form a circle: correct them";
@@ -288,7 +287,7 @@ fn remedy(operation: Operation, source: &io::Error) -> &'static str {
         reason = "most errors need no other advice than their words"
     )]
     match source.kind() {
-        // Only `regular_file` makes this kind without a number of the system.
+        // Only `regular_file` makes an error of this kind without an error number of the system.
         io::ErrorKind::InvalidInput if source.raw_os_error().is_none() => {
             "; nothing was changed: move it away, and put back the file, for example from a backup of the directory"
         }
@@ -471,7 +470,7 @@ impl Disk for RealDisk {
 // ===== impl RealFile =====
 
 impl RealFile {
-    /// Writes zeros over zeros. This takes space only where the file owns none.
+    /// Overwrites zeros by zeros. The file system takes new space only where the file does not own any.
     fn write_zeros_again(&self, start: u64, end: u64) -> Result<(), DiskError> {
         let zeros = vec![0; ZERO_STEP_BYTES];
         let mut offset = start;
@@ -515,7 +514,7 @@ impl DiskFile for RealFile {
             .metadata()
             .map_err(|source| DiskError::new(Operation::Size, &self.path, source))?;
         let has_holes = metadata.blocks().saturating_mul(BLOCK_UNIT_BYTES) < end;
-        // Copies what the file shares with another one (reflink), and fills holes.
+        // Copies the blocks that the file shares with another file (reflink), and takes space for the holes.
         let unshared = fallocate(&self.file, FallocateFlags::UNSHARE_RANGE, start, end - start);
         let owned = match unshared {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) if has_holes => {
@@ -525,7 +524,8 @@ impl DiskFile for RealFile {
         };
         match owned {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            // XFS says so if it has less free space than the range is long, although the file owns its space.
+            // XFS returns this error whenever its free space is less than the length of the range, even if the file needs no
+            // more space.
             Err(Errno::NOSPC) => self.write_zeros_again(start, end),
             Err(errno) => Err(failed(errno)),
         }

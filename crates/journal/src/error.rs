@@ -103,7 +103,7 @@ pub enum JournalError {
         /// The names of a few of its files.
         files: String,
     },
-    /// The directory is a copy of a replicated log, so the embedded store must not continue it.
+    /// The directory is a copy of a replicated log, so the embedded store must not append to it.
     #[error(
         "{} is a directory of a replicated ledger (FORMAT: store = replicated). The embedded store would make it differ from the \
          other replicas: set store.kind to replicated, or detach the directory first (tally replica detach)",
@@ -113,7 +113,7 @@ pub enum JournalError {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory is one of the embedded store, so the replicated store must not continue it.
+    /// The directory belongs to the embedded store, so the replicated store must not append to it.
     #[error(
         "{} is a directory of the embedded store (FORMAT: store = embedded): set store.kind to embedded, or make a replicated \
          ledger of it (tally replica init)",
@@ -265,7 +265,7 @@ pub struct Corruption {
     pub position: Position,
     /// The segment file.
     pub path: PathBuf,
-    /// The sequence of the block that should be at `position`; 0 if the reader does not know the sequence.
+    /// The sequence of the block that should be at `position`; 0 if the reader does not know its sequence.
     pub block_sequence: u64,
     /// What is wrong.
     pub kind: CorruptionKind,
@@ -311,12 +311,12 @@ pub enum CorruptionKind {
         /// The number of the later segment.
         later: u32,
     },
-    /// A segment is missing that was made according to the segment note.
+    /// A segment is missing that exists according to the segment note.
     SegmentLost {
         /// The number of the last segment that was made.
         last: u32,
     },
-    /// The journal ends before a segment that was made only after a later block was durable.
+    /// The chain of blocks ends too early: a segment exists that the journal makes only after a later block is durable.
     EndsEarly {
         /// The number of that segment.
         later: u32,
@@ -393,7 +393,7 @@ impl Corruption {
             kind,
         } = self;
         let mut place = format!("segment {} ({})", position.segment(), path.display());
-        // A wrong length has no place within the segment, and neither has a segment that does not exist.
+        // The offset means nothing if the whole segment has a wrong length or does not exist.
         if !matches!(
             kind,
             CorruptionKind::SegmentLength { .. } | CorruptionKind::SegmentLost { .. }

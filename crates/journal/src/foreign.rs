@@ -1,4 +1,4 @@
-//! Finds the files in a data directory that do not belong there. No start reads them, and no start removes them.
+//! Finds the files in a data directory that do not belong there. A start neither reads nor removes these files.
 
 use std::path::Path;
 

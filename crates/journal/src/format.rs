@@ -8,10 +8,10 @@ use crate::{
     geometry::{Geometry, JournalConfig},
 };
 
-/// Which store continues a data directory.
+/// The store to which a data directory belongs. Only this store appends to its journal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum StoreKind {
-    /// The embedded store: one directory, alone.
+    /// The embedded store: the ledger has only this directory.
     #[default]
     Embedded,
     /// The replicated store: the directory is a copy of a replicated log. Only blocks that the log has accepted belong in it.
@@ -32,13 +32,14 @@ pub(super) struct DirectoryFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FormatTextDefect {
     Malformed,
-    /// It has this version, which this program does not support.
+    /// The text has this version, which this program does not support.
     Version(u32),
 }
 
 /// Version of the layout of a data directory.
 ///
-/// Version 6 has the links of records. In version 7, a waypoint states the account's last update. It also has directories of the replicated store, and blocks with a term, a writer and a kind.
+/// Version 6 added the links of records. Version 7 added the last update of an account to waypoints, the directories of the replicated
+/// store, and the term, writer and kind of a block.
 pub const DIRECTORY_FORMAT_VERSION: u32 = 7;
 
 /// First line of `FORMAT`. The file is text, so an operator can read it in a damaged directory.

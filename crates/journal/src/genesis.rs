@@ -1,4 +1,4 @@
-//! The records that only a replicated log contains, and no journal: its first one, and the one that stops all replicas.
+//! The two records that occur in a replicated log, but never in a journal: its first record, and the record that stops all replicas.
 
 use thiserror::Error;
 
@@ -21,8 +21,8 @@ pub struct Genesis {
     format: DirectoryFormat,
 }
 
-/// A record that stops all replicas, because the replica that wrote it has blocks that the log has lost. It is outside the chain, and
-/// honoured wherever it stands.
+/// A record that stops all replicas. A replica writes it when it has blocks that the log has lost. The record is outside the hash
+/// chain, and takes effect at any place of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Halt {
     /// The term of the last block that the replica has; 0 if that block is older than the replicated log.
@@ -33,7 +33,7 @@ pub struct Halt {
     pub last_block: u64,
     /// The hash of that block.
     pub last_hash: BlockHash,
-    /// What the caller adds, such as the name of the replica.
+    /// Bytes that the caller adds, such as the name of the replica.
     pub body: Vec<u8>,
 }
 
@@ -161,7 +161,7 @@ impl Genesis {
         }
     }
 
-    /// What a header of number 0 states about the block before it.
+    /// Returns the block number 0, and what the header of a block with this number states as the hash of the block before it.
     fn start_of_all(&self) -> (u64, BlockHash) {
         (0, self.start().previous_hash)
     }

@@ -40,7 +40,7 @@ pub struct OpenJournal {
     pub writer: JournalWriter,
     /// Prepares segments, for a thread that may wait for the disk.
     pub preparer: SegmentPreparer,
-    /// Answers whether there is space for another segment, for the thread that builds blocks.
+    /// Reports whether the disk has space for another segment, for the thread that builds blocks.
     pub space: SegmentSpace,
     /// Reads blocks, for any number of threads.
     pub reader: JournalReader,
@@ -67,7 +67,7 @@ impl Journal {
     /// exactly the `FORMAT` of the ledger in `genesis`.
     ///
     /// # Errors
-    /// [`JournalError::NotReplicated`] if the directory is one of the embedded store, [`JournalError::OtherLedger`] if it belongs to
+    /// [`JournalError::NotReplicated`] if the directory belongs to the embedded store, [`JournalError::OtherLedger`] if it belongs to
     /// another ledger. Also the other errors of [`Journal::open`].
     pub fn create_replica(disk: Arc<dyn Disk>, path: &Path, genesis: &Genesis) -> Result<Self, JournalError> {
         Ok(Journal::of(DataDirectory::create_replica(disk, path, genesis)?))
@@ -76,13 +76,13 @@ impl Journal {
     /// Locks the directory of a replica at `path`, which must exist, and opens its journal.
     ///
     /// # Errors
-    /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`, [`JournalError::NotReplicated`] if it is one of the
+    /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`, [`JournalError::NotReplicated`] if it belongs to the
     /// embedded store. Also the other errors of [`Journal::open`].
     pub fn open_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, JournalError> {
         Ok(Journal::of(DataDirectory::open_replica(disk, path)?))
     }
 
-    /// Locks the data directory at `path`, of whichever store, and opens its journal. The directory must exist.
+    /// Locks the data directory at `path`, which may belong to either store, and opens its journal. The directory must exist.
     ///
     /// # Errors
     /// [`JournalError::NotADataDirectory`] if the directory has no `FORMAT`. Also the other errors of [`Journal::open`].
@@ -90,20 +90,21 @@ impl Journal {
         Ok(Journal::of(DataDirectory::open_existing(disk, path)?))
     }
 
-    /// Makes the directory durably one of the replicated store: the embedded store refuses it from now on. A crash leaves it as it was,
-    /// or as it should be.
+    /// Changes `FORMAT` durably, so that the directory belongs to the replicated store: from then on, the embedded store does not open
+    /// it. After a crash, `FORMAT` is the old or the new one.
     ///
     /// # Errors
-    /// [`JournalError::Disk`] if the disk fails, or if the journal was opened for reading. The directory may then be of either store.
+    /// [`JournalError::Disk`] if the disk fails, or if the journal was opened for reading. After an error, the directory may belong to
+    /// either store.
     pub fn make_replicated(&mut self) -> Result<(), JournalError> {
         self.directory.make_replicated()
     }
 
-    /// Makes the directory durably one of the embedded store, as [`Journal::make_replicated`]. The caller has checked that the
-    /// replicated log has ended, and that no other directory goes on.
+    /// Changes `FORMAT` durably, so that the directory belongs to the embedded store. See [`Journal::make_replicated`]. The caller has
+    /// checked that the replicated log has ended, and that no other directory continues the ledger.
     ///
     /// # Errors
-    /// As [`Journal::make_replicated`].
+    /// Those of [`Journal::make_replicated`].
     pub fn make_embedded(&mut self) -> Result<(), JournalError> {
         self.directory.make_embedded()
     }
@@ -182,8 +183,8 @@ impl Journal {
     ///
     /// `durable_through` is the greatest block sequence that the caller knows to have been durable, or 0. The scan
     /// reports damage if the journal ends before this block. It also reports damage if the journal ends before the
-    /// point that the marker of a clean stop names, if an incomplete write follows that point, or if a segment is missing
-    /// that was made according to the segment note.
+    /// point that the marker of a clean stop names, if an incomplete write follows that point, or if a segment is missing that exists
+    /// according to the segment note.
     ///
     /// # Errors
     /// [`ScanError::Store`] with [`JournalError::Corrupt`] for damage that a crash cannot cause, or with another error
@@ -198,9 +199,9 @@ impl Journal {
         self.scanner()?.scan(from, durable_through, visitor)
     }
 
-    /// Removes the remains of an incomplete write after the end that [`Journal::scan`] found, makes the last block
-    /// durable again, takes the space of the segments that are used next, and opens the journal for appends at this end.
-    /// If the disk is full, the journal can be read, and [`SegmentSpace`] tells when blocks can be placed.
+    /// Removes the remains of an incomplete write after the end that [`Journal::scan`] found, makes the last block durable again,
+    /// reserves the space of the segments that are used next, and opens the journal for appends at this end. If the disk is full, the
+    /// journal can be read, and [`SegmentSpace`] reports when blocks can be placed.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails. The caller can open the journal again and retry.

@@ -1,7 +1,8 @@
 //! Prepares a segment before the writer needs it, by filling the file with zeros. So a later append does not change
 //! the metadata of the file, and a sync writes only the block. This halves the duration of a sync on ext4.
 //!
-//! A segment is ready for blocks when it is durable under its name, owns its space, and is noted in the segment note.
+//! A segment is *ready* for blocks when it is durable under its final name, owns its space (is not sparse, and shares no space with another
+//! file), and is recorded in the segment note. To *note* a segment means to raise the number in this note to the number of the segment.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +32,7 @@ pub struct SegmentPreparer {
     pool: Arc<SegmentPool>,
 }
 
-/// Answers whether the journal has space for another segment. The thread that builds blocks asks before it puts a record
+/// Reports whether the journal has space for another segment. The thread that builds blocks asks before it puts a record
 /// into a block, because a block that is built must be written.
 #[derive(Debug, Clone)]
 pub struct SegmentSpace {
@@ -44,13 +45,13 @@ pub(super) struct SegmentPool {
     disk: Arc<dyn Disk>,
     journal: PathBuf,
     geometry: Geometry,
-    /// A thread holds this lock while it gives a finished segment its name and notes it, so that the writer and the
-    /// preparer never make the same segment. The writer waits for the lock at most for two renames and two syncs of the
-    /// directory, which it would do itself without the preparer; and for the space of a segment that owns none.
+    /// A thread holds this lock while it gives a finished segment its name and notes it, so that the writer and the preparer never make the
+    /// same segment. The writer waits for the lock at most for two renames and two syncs of the directory, which it would do itself without
+    /// the preparer. If a segment does not own its space, the writer also waits until the space is reserved.
     state: Mutex<PoolState>,
-    /// Whether the disk had no space for the segment after the active segment, or for the active segment itself, when a
-    /// thread last tried to take it. Only a thread that holds the lock changes the value. It is not part of
-    /// [`PoolState`], so that a reader need not wait for the disk.
+    /// Whether the disk had no space for the segment after the active segment, or for the active segment itself, when a thread last tried
+    /// to reserve the space. Only a thread that holds the lock changes the value. It is not part of [`PoolState`], so that a reader need
+    /// not wait for the disk.
     full: AtomicBool,
 }
 
@@ -58,9 +59,9 @@ pub(super) struct SegmentPool {
 struct PoolState {
     /// The number of the segment to which the writer appends.
     active: u32,
-    /// The offset in the active segment from which it had no block when the journal was opened.
+    /// The offset at which the free part of the active segment began when the journal was opened.
     empty_from: u32,
-    /// Whether the active segment owns its space and is noted. No block may go into it before.
+    /// Whether the active segment owns its space and is noted. Until then, no block may be written to it.
     active_ready: bool,
     spare: Spare,
     /// The number that the segment note states.
@@ -81,10 +82,10 @@ enum Spare {
     Ready,
 }
 
-/// What is to be done for the next segment.
+/// What makes the next segment ready.
 #[derive(Debug, Clone, Copy)]
 enum Work {
-    /// This segment exists. It must get its space and be noted.
+    /// This segment exists. Its space must be reserved, and it must be noted.
     Complete(u32),
     /// This segment must be made.
     Make(u32),
@@ -103,8 +104,8 @@ impl SegmentPreparer {
         self.pool.state.lock().work().is_some()
     }
 
-    /// Makes the segment after the active segment, unless it is ready. If the active segment does not own its space,
-    /// takes that first. Returns whether this call made a segment ready.
+    /// Makes the segment after the active segment, unless it is ready. If the active segment does not own its space, reserves that space
+    /// first. Returns whether this call made a segment ready.
     ///
     /// If the writer needs the segment before this call has finished, the writer makes the segment, and this call
     /// removes its unfinished file.
@@ -128,11 +129,11 @@ impl SegmentSpace {
     /// Returns whether blocks can be placed in segment `number`, which is the active segment or the one after it.
     ///
     /// If the preparer has not made the segment, and the disk was not full at the last attempt, this call makes the
-    /// segment, because otherwise the writer would do so. Returns `false` only if the disk is full: after any other
+    /// segment, because otherwise the writer would make it. Returns `false` only if the disk is full: after any other
     /// failure, the writer must find out what is wrong with the disk.
     ///
     /// # Panics
-    /// If `number` is another segment: nothing is known about its space. A builder of blocks is never so far ahead of
+    /// If `number` is another segment, because nothing is known about its space. A builder of blocks is never so far ahead of
     /// the writer, because a segment has room for several blocks.
     #[must_use]
     pub fn is_available(&self, number: u32) -> bool {
@@ -172,7 +173,7 @@ impl PoolState {
         }
     }
 
-    /// Makes segment `number` the active one, which is the segment after the active one, and is ready.
+    /// Makes segment `number` the active segment. Segment `number` must be ready, and be the segment after the active segment.
     const fn activate(&mut self, number: u32) {
         self.active = number;
         self.spare = Spare::Absent;
@@ -206,11 +207,11 @@ impl SegmentPool {
         }
     }
 
-    /// Makes the segment of `end` ready, where the journal ends, and the segment after it if that exists.
+    /// Makes the segment ready in which the journal ends (at `end`), and also the segment after it if that segment exists.
     /// Recovery calls this before any other thread uses the journal. Returns the number of the active segment.
     ///
-    /// If the disk is full, the journal can be read. The preparer makes the segments ready when there is space, and no
-    /// block goes into them before. If the segment of `end` could not be made, the active segment is the one before it.
+    /// If the disk is full, the journal can be read. The preparer makes the segments ready when there is space, and until then no block is
+    /// written to them. If the segment of `end` could not be made, the active segment is the one before it.
     pub(super) fn begin(&self, end: Position, exists: bool, spare_exists: bool) -> Result<u32, JournalError> {
         let (end, empty_from) = (end.segment(), end.offset());
         let first = {
@@ -299,8 +300,8 @@ impl SegmentPool {
         self.full.load(Ordering::Acquire)
     }
 
-    /// Makes segment `number` ready, which is the active segment or the one after it, unless it is. Returns `false` if
-    /// the disk is full.
+    /// Makes segment `number`, which is the active segment or the next segment, ready if it is not ready yet. Returns `false` if the disk
+    /// is full.
     fn reserve(&self, number: u32) -> bool {
         let mut state = self.state.lock();
         assert!(
@@ -325,7 +326,7 @@ impl SegmentPool {
         }
     }
 
-    /// Does the work, and notes whether the disk is full. Returns whether this call made a segment ready.
+    /// Does the work, and stores whether the disk is full. Returns whether this call made a segment ready.
     fn carry_out(&self, work: Work) -> Result<bool, JournalError> {
         let (number, done) = match work {
             Work::Complete(number) => (number, self.complete(number)),
@@ -340,8 +341,8 @@ impl SegmentPool {
         done
     }
 
-    /// Takes the space of an existing segment, and notes the segment. Holds the lock meanwhile: to take the space may mean
-    /// to write zeros, and the segment must not get a block before.
+    /// Reserves the space of an existing segment, and notes the segment. Holds the lock meanwhile: the reservation may write zeros over the
+    /// segment, so no block may be written there at the same time.
     fn complete(&self, number: u32) -> Result<bool, JournalError> {
         let mut state = self.state.lock();
         if state.failed || !state.is_near(number) || state.is_ready(number) {
@@ -375,8 +376,9 @@ impl SegmentPool {
         Ok(true)
     }
 
-    /// Makes segment `number` ready for a thread that needs it now, and holds the lock. A segment that does not exist gets its space, but is
-    /// not filled with zeros, because that takes longer than the slower syncs later.
+    /// Makes segment `number` ready for a thread that needs it now, and holds the lock meanwhile. If the segment does not exist, this
+    /// method makes it and reserves its space, but does not fill it with zeros: that would take longer than the faster syncs of a filled
+    /// segment would save.
     fn make_now(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
         if number == state.active || state.spare == Spare::Incomplete {
             let start = if number == state.active {
@@ -410,7 +412,7 @@ impl SegmentPool {
         Ok(())
     }
 
-    /// Gives the finished file of the segment after the active one its name, durably. The file is renamed last, so a
+    /// Gives the finished file of the segment after the active one its final name, durably. The rename is the last step, so a
     /// file with the name of a segment is too short only if it is damaged.
     fn name(&self, number: u32, unfinished: &Path, state: &mut PoolState) -> Result<(), JournalError> {
         self.disk.rename(unfinished, &self.path(number))?;
@@ -418,8 +420,8 @@ impl SegmentPool {
         self.sync_names(state)
     }
 
-    /// Notes that segment `number` exists, durably. The segment, its space and its name must be durable. Blocks may go
-    /// into it from now on.
+    /// Notes that segment `number` exists, durably. The segment, its space and its name must be durable. From now on, blocks may be written
+    /// to the segment.
     fn note(&self, number: u32, state: &mut PoolState) -> Result<(), JournalError> {
         if state.noted < number {
             segment_note::raise(&*self.disk, &self.journal, state.noted, number)?;

@@ -11,18 +11,18 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RawBlockDefect {
-    /// The bytes are fewer than a header has.
+    /// There are fewer bytes than a header has.
     #[error("{0} bytes are too few for a header")]
     Short(usize),
-    /// The header is damaged, or is not one of this directory.
+    /// The header is damaged, or belongs to another directory.
     #[error(transparent)]
     Header(#[from] HeaderDefect),
-    /// The bytes are not as many as the header states.
+    /// The number of bytes does not agree with the header.
     #[error("the block has {found} bytes, but its header states {stated}")]
     Length {
         /// Number of bytes.
         found: usize,
-        /// Number of bytes of the header and of the body that it states.
+        /// Length of the header, plus the length of the body that the header states, in bytes.
         stated: usize,
     },
     /// The body does not have the checksum that the header states.
@@ -31,10 +31,10 @@ pub enum RawBlockDefect {
 }
 
 /// Checks `bytes`, the header and the body of a block without padding: lengths, checksums, version, kind, the directory `data_id`,
-/// and the bounds of position, number and length. Returns the header and the hash of the block. A block of a journal can be followed
-/// by another block: [`crate::ChainPoint::after`] does not panic because of its number or its position alone.
+/// and the bounds of position, number and length. Returns the header and the hash of the block. The bounds ensure that another block
+/// can follow a block of a journal: its number and its position alone do not make [`crate::ChainPoint::after`] panic.
 ///
-/// The caller checks whether the block follows the blocks that it has.
+/// The caller checks whether the block is the next one of its chain.
 ///
 /// # Errors
 /// [`RawBlockDefect`]; never panics.
@@ -51,7 +51,7 @@ pub fn parse_block(
     if !geometry.may_hold_block(header.position) || header.position.segment() == u32::MAX {
         return Err(HeaderDefect::Misplaced(header.position).into());
     }
-    // Records that are only in the log have no place in the chain.
+    // A record that occurs only in a replicated log is not in the chain, so any number is allowed.
     if !header.kind.is_only_in_log() && matches!(header.block_sequence, 0 | u64::MAX) {
         return Err(HeaderDefect::Number(header.block_sequence).into());
     }

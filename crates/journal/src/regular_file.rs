@@ -14,8 +14,8 @@ use rustix::fs::OFlags;
 ///
 /// # Errors
 /// The error of the file system; [`io::ErrorKind::InvalidInput`] with a description if the path leads to something else
-/// than a regular file, or is a symbolic link that leads nowhere. Such a link is not a missing file: somebody has made it,
-/// and its target is probably on a file system that is not mounted.
+/// than a regular file, or is a symbolic link that leads nowhere. Such a link does not count as a missing file, because its
+/// target is probably on a file system that is not mounted.
 pub(super) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     // On Linux, this flag has no effect on later reads and writes of a regular file.
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());

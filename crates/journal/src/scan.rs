@@ -369,8 +369,8 @@ impl<'a> ChainScanner<'a> {
 
     /// Checks that a crash can have left these segment files. The journal renames a segment to its final name only
     /// after its full length is durable and the segment before it has its final name. So no crash leaves a segment that
-    /// is too short, or a later segment without the segment of `end`. It notes a segment only after its final name is
-    /// durable. So no crash removes a noted segment.
+    /// is too short, or a later segment without the segment of `end`. The journal enters a segment in the segment note only
+    /// after the final name is durable. So no crash removes a segment of the note.
     fn check_segments(&self, end: &ChainPoint, numbers: &[u32]) -> Result<(), JournalError> {
         let active = end.position.segment();
         if let Some(later) = numbers.iter().copied().find(|number| *number > active)

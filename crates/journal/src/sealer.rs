@@ -44,7 +44,7 @@ impl BlockSealer {
     ///
     /// # Panics
     /// If the position in `meta` is not [`BlockSealer::end`], because readers would not find the records at their
-    /// positions, or if `stamp` contradicts itself or `meta`: readers would not accept the block.
+    /// positions, or if `stamp` contradicts itself or `meta`, because readers would not accept the block.
     pub fn seal(
         &mut self,
         meta: &BlockMeta,
@@ -72,8 +72,8 @@ impl BlockSealer {
         Ok((header, next))
     }
 
-    /// Does the same as [`BlockSealer::seal`], but the next block gets the same place: the caller calls [`BlockSealer::advance`] when
-    /// the block is written.
+    /// Does the same as [`BlockSealer::seal`], but the sealer stays at the same point. The caller calls [`BlockSealer::advance`] after
+    /// it has written the block.
     pub(super) fn seal_next(
         &self,
         meta: &BlockMeta,
@@ -90,7 +90,7 @@ impl BlockSealer {
         Ok((header, self.end.after(&header, hash, self.geometry)))
     }
 
-    /// Returns the header of a sealed block that is the next one, and the point after it.
+    /// Checks that `bytes` are the next block, sealed. Returns its header, and the point after it.
     ///
     /// # Panics
     /// If `bytes` are not an undamaged block that follows the last one.

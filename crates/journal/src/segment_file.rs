@@ -1,4 +1,4 @@
-//! The names and numbers of segment files, and the making of a new one.
+//! The names and numbers of segment files, and how a new segment file is made.
 
 use std::path::Path;
 
@@ -50,7 +50,8 @@ pub(super) fn list_segments(disk: &dyn Disk, journal: &Path) -> Result<Vec<u32>,
 /// Makes a durable file of `bytes` zeros at a temporary `path`.
 pub(super) fn write_zeros(disk: &dyn Disk, path: &Path, bytes: u32) -> Result<(), DiskError> {
     let file = create_unfinished(disk, path)?;
-    // A full disk is found out before the zeros are written, so that repeated attempts do not load the disk.
+    // Reserve the space before the zeros are written: on a full disk, repeated attempts then fail without load on the
+    // disk.
     file.allocate(bytes.into())?;
     let mut unwritten = bytes as usize;
     let zeros = vec![0; unwritten.min(ZERO_STEP_BYTES)];

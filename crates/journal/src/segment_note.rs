@@ -1,14 +1,14 @@
 //! The segment note: a file in the directory `journal` that states the number of the last segment that was made.
 //!
-//! The hash chain detects a segment that is missing before another one. It can't detect that the last segments are
-//! missing: such a journal looks like a shorter one. With the note, a start knows which segments must exist.
+//! The hash chain detects a missing segment if a later segment exists. It can't detect that the last segments are
+//! missing: such a journal looks like a shorter journal. With the note, a start knows which segments must exist.
 //!
 //! The name of the file states the number, for example `SEGMENTS-0000000007`, because a rename is atomic and needs no
-//! space: the note can be raised on a full disk, and contains no bytes that can be damaged or torn. The content of the
-//! file is for people.
+//! space: the number can be raised on a full disk, and no bytes of the file can be damaged or torn. The content of the
+//! file is only an explanation for people.
 //!
-//! A segment is noted when it is durable under its own name, and before a block goes into it. So a crash leaves at most
-//! one segment that is not noted, and that segment has no block.
+//! A segment is noted when it is durable under its own name, and before a block is written to it. So a crash leaves at
+//! most one segment that is not noted, and that segment has no block.
 
 use std::path::Path;
 
@@ -28,8 +28,8 @@ pub(super) fn note_name(number: u32) -> String {
     format!("{PREFIX}{number:0DIGITS$}")
 }
 
-/// Returns the number that the note among the files `names` states; `None` if there is no note. The greatest number
-/// counts if there are several notes, because somebody copied the files of two moments into the same directory.
+/// Returns the number that the note among the files `names` states; `None` if there is no note. There are several notes
+/// only if somebody copied files of two points in time into the same directory. Then the greatest number counts.
 pub(super) fn noted_in(names: &[String]) -> Option<u32> {
     names.iter().filter_map(|name| stated_by(name)).max()
 }
@@ -55,7 +55,7 @@ pub(super) fn create(disk: &dyn Disk, journal: &Path) -> Result<(), DiskError> {
     disk.rename(&unfinished, &path)
 }
 
-/// Lets the note that states `from` state `to`. The change is durable after a sync of the directory.
+/// Changes the number of the note from `from` to `to`. The change is durable after a sync of the directory.
 pub(super) fn raise(disk: &dyn Disk, journal: &Path, from: u32, to: u32) -> Result<(), DiskError> {
     disk.rename(&journal.join(note_name(from)), &journal.join(note_name(to)))
 }

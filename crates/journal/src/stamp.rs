@@ -4,20 +4,21 @@ use std::fmt;
 
 /// What a block contains. The numbers are those in the header.
 ///
-/// A *control block* is a block of any other kind than [`BlockKind::Data`]. It has no records: its body is that of its kind.
+/// A *control block* is a block of any other kind than [`BlockKind::Data`]. A control block has no records. Each kind has its own
+/// format of the body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum BlockKind {
     /// Records of the caller.
     #[default]
     Data = 0,
-    /// The first record of a replicated log: what all directories have in common. Never in a journal.
+    /// The first record of a replicated log: what the directories of all replicas have in common. Never in a journal.
     Genesis = 1,
     /// A writer begins a term. All blocks up to the next claim are from this writer.
     Claim = 2,
     /// The writer gives up its term, and names a successor.
     Resign = 3,
-    /// The end of the replicated log: one directory goes on alone.
+    /// The end of the replicated log. From here on, one directory continues the ledger in an embedded store.
     End = 4,
     /// A replica reports that the log has lost blocks. Outside the chain, and never in a journal.
     Halt = 5,
@@ -100,8 +101,8 @@ impl fmt::Display for BlockKind {
 // ===== impl BlockStamp =====
 
 impl BlockStamp {
-    /// Returns the stamp of the next block of records by the writer of this block. After the end of a replicated log, an embedded
-    /// store goes on.
+    /// Returns the stamp of the next block of records by the writer of this block. After an end block, it is the stamp of an
+    /// embedded store, which continues the ledger.
     #[must_use]
     pub const fn next_data(self) -> Self {
         let (term, writer) = match self.kind {
@@ -124,7 +125,7 @@ impl BlockStamp {
     ///
     /// - A claim begins a greater term.
     /// - Every other block has the term and the writer of the block before it.
-    /// - After the end of a replicated log only an embedded store goes on, in term 0.
+    /// - After an end block, the next block is from an embedded store, in term 0.
     ///
     /// So terms never decrease, except to 0 at the end of a replicated log.
     #[must_use]

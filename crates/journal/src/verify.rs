@@ -21,7 +21,8 @@ pub struct JournalReport {
     pub bytes: u64,
     /// Number of records in the undamaged blocks, according to their headers.
     pub records: u64,
-    /// Number of claims in the undamaged blocks: of terms of a replicated log. 0 if an embedded store wrote all blocks.
+    /// Number of claims in the undamaged blocks. Each claim begins a term of a replicated log. 0 if an embedded store
+    /// wrote all blocks.
     pub claims: u64,
     /// The header of the first undamaged block; `None` if `blocks` is 0.
     pub first: Option<BlockHeader>,
@@ -80,8 +81,8 @@ impl JournalReport {
         }
     }
 
-    /// Returns whether blocks after the last run may be lost although no later block exists. [`Self::marked_last_block`]
-    /// tells their number if it is known.
+    /// Returns whether blocks after the last run may be lost although no later block exists. If the number of the last
+    /// block is known, it is [`Self::marked_last_block`].
     #[must_use]
     pub fn may_lack_last_blocks(&self) -> bool {
         let Some(damage) = self.further_damages.last().or(self.corruption.as_ref()) else {

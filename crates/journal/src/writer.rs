@@ -25,11 +25,11 @@ pub struct JournalWriter {
     data_id: DataId,
     active_segment: u32,
     active: Arc<dyn DiskFile>,
-    /// Its end is the end of the durable blocks.
+    /// The end of this sealer is the end of the durable blocks.
     sealer: BlockSealer,
     marker: MarkerState,
     poisoned: bool,
-    /// Memory to pad a block that was sealed before, reused for each block.
+    /// The copy of a sealed block with its padding. The memory is reused for each block.
     padded: Vec<u8>,
 }
 
@@ -222,7 +222,7 @@ impl JournalWriter {
         }
     }
 
-    /// Asserts that the block is in the active segment, or is the first one of the next segment.
+    /// Asserts that the block is in the active segment, or is the first block of the next segment.
     fn check_segment(&self, header: &BlockHeader) {
         let segment = header.position.segment();
         assert!(

@@ -41,7 +41,7 @@ pub struct Appender {
 /// The proof that records are appended: every in-sync replica has them, and there are at least `min.insync.replicas`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
-    /// The offset of the first record. The others follow without a gap.
+    /// The offset of the first record. The other records follow without a gap.
     pub base_offset: i64,
     /// The time at which the leader appended, in ms since 1970. Only if the topic has
     /// `message.timestamp.type=LogAppendTime`.
@@ -57,7 +57,7 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// As [`Partition::locate`].
+    /// Those of [`Partition::locate`].
     pub async fn appender(&self) -> Result<Appender, Error> {
         Appender::connect(self.clone()).await
     }
@@ -78,11 +78,11 @@ impl Appender {
     }
 
     /// Closes the connection, asks for the leader and connects to it. An append that is in flight ends as
-    /// [`AppendError::Unresolved`]. The old leader may still append what it has received.
+    /// [`AppendError::Unresolved`]. The old leader may still append the batches that it has received.
     ///
     /// # Errors
     ///
-    /// As [`Partition::locate`]. The appender stays closed then; call this again.
+    /// Those of [`Partition::locate`]. After an error, the appender stays closed. Call this method again.
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         self.close();
         let (ready, location) = self.partition.connect_to_leader().await?;
@@ -103,16 +103,16 @@ impl Appender {
     }
 
     /// Returns when the broker ends the SASL session, and with it the connection (`connections.max.reauth.ms`). Call
-    /// [`Appender::reconnect`] before, when nothing is in flight. `None`: never.
+    /// [`Appender::reconnect`] before this time, while nothing is in flight. `None`: the session never ends.
     #[must_use]
     pub const fn session_ends(&self) -> Option<Instant> {
         self.ready.expires
     }
 
-    /// Sends one batch with a record for each of `values`, behind all earlier appends, and returns its completion. The
-    /// records have no key, and the timestamp `timestamp_ms` in ms since 1970.
+    /// Sends one batch with a record for each of `values`, after all earlier appends, and returns the future of the
+    /// append. The records have no key, and the timestamp `timestamp_ms` in ms since 1970.
     ///
-    /// This does not wait, and it may be called on a thread without a runtime.
+    /// This method does not wait, and may be called on a thread without a runtime.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ impl Appender {
     ///
     /// # Errors
     ///
-    /// As [`Appender::submit`] and [`Append`].
+    /// Those of [`Appender::submit`] and [`Append`].
     pub async fn append(&mut self, values: &[Bytes], timestamp_ms: i64) -> Result<Receipt, AppendError> {
         self.submit(values, timestamp_ms)?.await
     }
@@ -181,10 +181,9 @@ fn version(ready: &Ready, location: &Location) -> Result<i16, Error> {
     Ok(version)
 }
 
-/// The completion of an append. It does not need a runtime to be polled. If it is dropped, the append happens
-/// nevertheless.
+/// The future of an append. It can be polled without a runtime. If it is dropped, the append happens nevertheless.
 ///
-/// It resolves to a [`Receipt`], or to an [`AppendError`] that says what is known about the records.
+/// The future resolves to a [`Receipt`], or to an [`AppendError`] that says what is known about the records.
 #[derive(Debug)]
 #[must_use = "only the completion says whether the records were appended"]
 pub struct Append {

@@ -1,9 +1,9 @@
-//! One connection to one broker, with its task.
+//! One connection to one broker, and the task that reads and writes it.
 //!
 //! Requests are sent in the order of [`Connection::send`]. A broker answers them in the same order, so an answer whose
-//! correlation id is not the one of the oldest request ends the connection. So does everything else that goes wrong: a
-//! passed time limit, a frame that is too large, an error of the socket. Then each request in flight fails, and no late
-//! answer can be matched to a later request.
+//! correlation id is not the one of the oldest request ends the connection. Every other fault also ends the connection:
+//! a time limit that has passed, a frame that is too large, an error of the socket. When the connection ends, each
+//! request in flight fails. So no late answer can be taken for the answer to a later request.
 
 use std::{
     collections::VecDeque,
@@ -27,7 +27,7 @@ use crate::{
     messages::{Api, connect::Versions},
 };
 
-/// Room that is reserved for the next bytes of the broker, if the frame's length is not known yet.
+/// Number of bytes for which the read buffer gets room while the length of the broker's next frame is not known.
 const READ_BYTES: usize = 16 * 1024;
 /// Bytes of the length before each frame.
 const LENGTH_BYTES: usize = 4;
@@ -67,7 +67,7 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Asks the connection to end. Every request in flight fails then.
+    /// Asks the connection to end. Every request in flight then fails.
     pub(crate) fn want(&self) {
         self.wanted.notify_one();
     }
@@ -147,7 +147,7 @@ impl Future for Answer {
 }
 
 impl Connection {
-    /// Starts the task of a connection. It needs the context of a tokio runtime.
+    /// Starts the task of a connection. Call this method within a tokio runtime.
     pub(crate) fn start(transport: Box<dyn Transport>, endpoint: String, bounds: Bounds) -> Self {
         let ending = Arc::new(Ending {
             endpoint,
@@ -186,7 +186,7 @@ impl Connection {
         self.versions = versions;
     }
 
-    /// Returns the best version of `api`.
+    /// Returns the best version of `api` that the broker and this client support.
     pub(crate) fn version(&self, api: &Api) -> Result<i16, Error> {
         self.versions.best(api).ok_or_else(|| Error::Unsupported {
             endpoint: self.ending.endpoint.clone(),
@@ -194,7 +194,7 @@ impl Connection {
         })
     }
 
-    /// Puts a request behind all earlier ones. If this returns an error, no byte of the request is ever sent.
+    /// Queues a request after all earlier requests. If this returns an error, no byte of the request is ever sent.
     ///
     /// The broker may use `wait` for the call, in addition to the time limit for a request.
     pub(crate) fn send(
@@ -222,7 +222,7 @@ impl Connection {
                 _place,
             },
         };
-        // The channel has a place for each permit, so it can only be closed.
+        // The channel has a place for each permit. So sending fails only if the channel is closed.
         self.requests
             .try_send(request)
             .map_err(|_| self.ending.reason())?;
@@ -266,7 +266,7 @@ struct Task {
     ending: Arc<Ending>,
 }
 
-/// What happened next on a connection.
+/// The next event on a connection.
 enum Event {
     Read(io::Result<usize>),
     Written(io::Result<Written>),
@@ -283,7 +283,7 @@ impl Task {
                 break reason;
             }
         };
-        // The first reason stays; this is the only place that sets it.
+        // No other code sets the reason, so it is not set yet.
         drop(self.ending.reason.set(reason.clone()));
         self.requests.close();
         while let Ok(request) = self.requests.try_recv() {
@@ -344,7 +344,7 @@ impl Task {
         )
     }
 
-    /// Frames a request and puts it behind the bytes that are not written yet.
+    /// Frames a request and appends it to the bytes that are not written yet.
     fn enqueue(&mut self, request: Request) -> Result<(), Error> {
         let Request {
             api,
@@ -390,7 +390,7 @@ impl Task {
         Some(i32::from_be_bytes(*length))
     }
 
-    /// Takes the next answer if it is complete. Returns whether there was one.
+    /// Takes the next answer if it is complete. Returns whether there was a complete answer.
     fn take_answer(&mut self) -> Result<bool, Error> {
         let Some(claimed) = self.frame_length() else {
             return Ok(false);
@@ -435,7 +435,7 @@ impl Task {
     }
 }
 
-/// What one step of writing did.
+/// The result of one step of writing.
 enum Written {
     /// The transport took this many bytes.
     Bytes(usize),
@@ -443,8 +443,8 @@ enum Written {
     All,
 }
 
-/// Writes some of `output`, or, if it is empty, makes the transport send what it has taken. It loses nothing when it is
-/// dropped before its end.
+/// Writes some of `output`. If `output` is empty, makes the transport send the bytes that it has taken. If the future
+/// is dropped before its end, no byte is lost.
 async fn write(transport: &mut WriteHalf<Box<dyn Transport>>, output: &mut Output) -> io::Result<Written> {
     if output.has_remaining() {
         transport.write_buf(output).await.map(Written::Bytes)

@@ -6,7 +6,7 @@ use crate::messages::{METADATA, PRODUCE};
 const LIMIT: Duration = Duration::from_secs(10);
 const FRAME_BYTES_MAX: usize = 1000;
 
-/// Connects a client with a peer, which the test plays.
+/// Connects a client with a peer, which the test simulates.
 fn connected(in_flight_max: usize) -> (Connection, DuplexStream) {
     let (near, far) = tokio::io::duplex(1 << 20);
     let bounds = Bounds {
@@ -94,7 +94,7 @@ async fn a_passed_time_limit_ends_the_connection() {
     assert_eq!(first.await, Err(expected.clone()));
     assert_eq!(begin.elapsed().as_secs(), LIMIT.as_secs());
     assert_eq!(second.await, Err(expected.clone()));
-    // A late answer finds nobody, and nothing more is sent.
+    // No request waits for the late answer, and the connection is closed.
     let late = [&8_i32.to_be_bytes()[..], &id.to_be_bytes(), b"late"].concat();
     assert!(peer.write_all(&late).await.is_err(), "the connection is closed");
     let outcome = connection.send(&PRODUCE, 7, vec![], Duration::ZERO);

@@ -308,7 +308,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the error code that a broker answered, if this is the answer of a broker.
+    /// Returns the error code of the broker, if the error is the answer of a broker.
     #[must_use]
     pub const fn code(&self) -> Option<ErrorCode> {
         if let Self::Broker { code, .. } = self {
@@ -318,7 +318,7 @@ impl Error {
         }
     }
 
-    /// Reports whether trying again cannot help until an operator changes something.
+    /// Returns whether a retry is useless until an operator changes something.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         match self {
@@ -350,7 +350,7 @@ impl Error {
     }
 }
 
-/// Why an append failed, by what is known about the records.
+/// Why an append failed. Each variant says what is known about the records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The records may have been appended, now or later.
@@ -365,11 +365,11 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// Classes an answer of a broker.
+    /// Classifies the error code that a broker answered to an append.
     ///
-    /// Only codes that Kafka answers *before* it appends are classed as not appended. `NOT_LEADER_OR_FOLLOWER`,
-    /// `UNKNOWN_TOPIC_OR_PARTITION` and `KAFKA_STORAGE_ERROR` are unresolved, although a broker that never led the
-    /// partition answers them, too: Kafka also answers them for records that it has appended, if the broker loses its
+    /// Only codes that Kafka answers *before* it appends count as not appended. A broker that never led the partition
+    /// answers `NOT_LEADER_OR_FOLLOWER`, `UNKNOWN_TOPIC_OR_PARTITION` or `KAFKA_STORAGE_ERROR`. These codes are
+    /// nevertheless unresolved: Kafka also answers them for records that it has appended, if the broker loses its
     /// leadership while the request waits for the followers (`DelayedProduce.tryComplete`). The new leader may have
     /// these records.
     pub(crate) fn from_answer(code: ErrorCode, error: Error) -> Self {
@@ -399,7 +399,7 @@ impl AppendError {
         }
     }
 
-    /// Reports whether the records may have been appended.
+    /// Returns whether the records may have been appended.
     #[must_use]
     pub const fn is_unresolved(&self) -> bool {
         matches!(self, Self::Unresolved(_))

@@ -13,7 +13,7 @@ use crate::{
     settings::{Endpoint, Mechanism, Sasl, Settings, Tls},
 };
 
-/// What a frame may be larger than the records that it contains.
+/// Maximum number of bytes of a frame in addition to its records.
 const FRAME_EXTRA_BYTES: usize = 1024 * 1024;
 
 /// A connection that is ready for calls.
@@ -136,7 +136,7 @@ async fn scram(connection: &Connection, sasl: &Sasl) -> Result<i64, Error> {
     let exchange = Scram::new(sasl.mechanism, &sasl.user, sasl.password.clone())
         .ok_or_else(|| refuse("the system has no random bytes"))?;
     let first = step(connection, &exchange.first()).await?.bytes;
-    // The hashes take milliseconds, in which the threads of the runtime must not wait.
+    // The hashes take milliseconds. A thread of the runtime must not be blocked for this time.
     let (last, proof) = tokio::task::spawn_blocking(move || exchange.last(&first))
         .await
         .map_err(|_| refuse("the runtime ended"))?

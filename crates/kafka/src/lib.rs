@@ -33,10 +33,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! **Time limits.** Each call has one. A call that is not answered in time closes its connection, so a late answer can
-//! never be taken for the answer to another call.
+//! **Time limits.** Each call has a time limit. A call that is not answered in time closes its connection, so a late
+//! answer can never be taken for the answer to another call.
 //!
-//! **Memory.** Nothing is allocated because a peer claims a length: an answer is at most
+//! **Memory.** A length that a peer claims never causes an allocation by itself: an answer is at most
 //! [`Settings::fetch_bytes_max`] or [`Settings::batch_bytes_max`] plus 1 MiB, and lengths inside an answer are compared
 //! with the bytes that are present. A connection holds at most [`Settings::in_flight_max`] requests.
 //!

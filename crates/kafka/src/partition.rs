@@ -22,7 +22,7 @@ use crate::{
     topic_id::TopicId,
 };
 
-/// How long a broker may take to answer before the next one is asked, too.
+/// How long a broker may take to answer before the next broker is asked, too.
 const NEXT_BROKER_AFTER: Duration = Duration::from_millis(100);
 
 /// A partition of a topic. A clone is the same partition.
@@ -82,7 +82,7 @@ impl Description {
 }
 
 impl Partition {
-    /// Names a partition. This makes no connection.
+    /// Makes the value for a partition. Connects to no broker.
     ///
     /// # Errors
     ///
@@ -112,13 +112,13 @@ impl Partition {
         self.shared.topic_id.get().copied()
     }
 
-    /// Asks for the leader of the partition. The brokers of [`Settings::bootstrap`] are asked one after the other; the
-    /// next one is asked when one fails, or has not answered within 100 ms. The first broker that knows a leader decides.
+    /// Asks for the leader of the partition. The brokers of [`Settings::bootstrap`] are asked one after the other. The next broker is asked
+    /// when a broker fails, or has not answered within 100 ms. The first answer that names a leader is used.
     ///
     /// # Errors
     ///
-    /// [`Error::TopicReplaced`]: the topic was deleted and created again. [`Error::UnknownTopic`] and
-    /// [`Error::NoLeader`] can be transient. Others: no broker answered.
+    /// [`Error::TopicReplaced`]: the topic was deleted and created again. [`Error::UnknownTopic`] and [`Error::NoLeader`] can be transient.
+    /// Other errors: no broker answered.
     pub async fn locate(&self) -> Result<Location, Error> {
         let (_, _, location) = self.ask(|metadata| self.location(metadata)).await?;
         Ok(location)
@@ -128,7 +128,7 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// As [`Partition::locate`], and [`Error::Broker`] if the user may not read the settings.
+    /// Those of [`Partition::locate`], and [`Error::Broker`] if the user may not read the settings.
     pub async fn describe(&self) -> Result<Description, Error> {
         let (ready, metadata, location) = self.ask(|metadata| self.location(metadata)).await?;
         let connection = &ready.connection;
@@ -151,7 +151,7 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// [`Error::Broker`] with [`ErrorCode::TOPIC_ALREADY_EXISTS`]: the topic exists. Others: as [`Partition::locate`].
+    /// [`Error::Broker`] with [`ErrorCode::TOPIC_ALREADY_EXISTS`]: the topic exists. Also the errors of [`Partition::locate`].
     pub async fn create_topic(&self, new: &NewTopic) -> Result<(), Error> {
         let (ready, _, controller) = self.ask(|metadata| Ok(controller(metadata))).await?;
         let ready = match controller {
@@ -177,9 +177,9 @@ impl Partition {
         Ok((ready, location))
     }
 
-    /// Asks all brokers of [`Settings::bootstrap`] at the same time for the leader of the partition, and believes the one that knows of the
-    /// newest election. A broker that is cut off from the others does not know that it leads no longer, and would be found again and
-    /// again. Slow brokers are waited for no longer than 100 ms after the first answer.
+    /// Asks all brokers of [`Settings::bootstrap`] at the same time for the leader of the partition, and uses the answer with the newest
+    /// election. A broker that is cut off from the others does not know that it no longer leads; with the first answer, the client could
+    /// find this broker again and again. The method waits for slow brokers at most 100 ms after the first answer.
     async fn locate_newest(&self) -> Result<Location, Error> {
         let mut tasks = JoinSet::new();
         for index in 0..self.settings().bootstrap.len() {
@@ -243,7 +243,7 @@ impl Partition {
             let finished = if is_last {
                 tasks.join_next().await
             } else {
-                // A time limit that passes means: ask the next one, too.
+                // When the time limit passes, the next broker is asked, too.
                 match tokio::time::timeout(NEXT_BROKER_AFTER, tasks.join_next()).await {
                     Ok(finished) => finished,
                     Err(_) => continue,
@@ -316,7 +316,7 @@ impl Partition {
             .iter()
             .find(|broker| broker.id == partition.leader);
         match leader {
-            // A code such as "a listener is missing" with a leader: the leader decides what it answers.
+            // An answer can name a leader and have an error code, such as for a missing listener. The client then asks the leader.
             Some(leader) if partition.leader >= 0 && partition.code != ErrorCode::LEADER_NOT_AVAILABLE => {
                 Ok(Location {
                     topic_id: found.id,
@@ -342,7 +342,7 @@ impl Partition {
     }
 }
 
-/// Reports whether an error says nothing about the topic, so that another broker's answer is of more use.
+/// Returns whether an error says nothing about the topic. If so, the answer of another broker is more useful.
 fn is_about_the_network(error: &Error) -> bool {
     matches!(
         error,
@@ -369,7 +369,7 @@ fn successful<T>(connection: &Connection, call: &'static str, outcome: Outcome<T
     })
 }
 
-/// Returns a time for a field of 31 bits. Every time limit is within it.
+/// Returns `time` in milliseconds, for a field of 31 bits. Every time limit fits into the field.
 pub(crate) fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
 }

@@ -20,8 +20,8 @@ use crate::{
 
 /// Reads from the leader of the partition, over one connection.
 ///
-/// Every request names the leader epoch that the metadata had, so a broker that has lost its leadership, or has gained it
-/// again, refuses. After an error other than [`Error::OffsetOutOfRange`], call [`Reader::reconnect`].
+/// Every request names the leader epoch that the metadata had, so a broker that has lost its leadership, or has gained it again, refuses
+/// the request. After an error other than [`Error::OffsetOutOfRange`], call [`Reader::reconnect`].
 #[derive(Debug)]
 pub struct Reader {
     partition: Partition,
@@ -32,7 +32,7 @@ pub struct Reader {
 /// The outcome of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
-    /// The records from the offset on, in order. Possibly none, if no record came within the time to wait.
+    /// The records from the offset on, in order. Empty if no record came within `max_wait`.
     ///
     /// Offsets can have gaps: the ends of transactions take an offset each, and compaction removes records.
     pub records: Vec<Record>,
@@ -52,7 +52,7 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// As [`Partition::locate`].
+    /// Those of [`Partition::locate`].
     pub async fn reader(&self) -> Result<Reader, Error> {
         Reader::connect(self.clone()).await
     }
@@ -74,7 +74,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// As [`Partition::locate`]. The reader stays closed then; call this again.
+    /// Those of [`Partition::locate`]. After an error, the reader stays closed. Call this method again.
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         self.ready.connection.ending().want();
         (self.ready, self.location) = self.partition.connect_to_leader().await?;
@@ -87,8 +87,8 @@ impl Reader {
         &self.location
     }
 
-    /// Returns when the broker ends the SASL session, and with it the connection. Call [`Reader::reconnect`] before.
-    /// `None`: never.
+    /// Returns when the broker ends the SASL session, and with it the connection. Call [`Reader::reconnect`] before this time. `None`:
+    /// the session never ends.
     #[must_use]
     pub const fn session_ends(&self) -> Option<Instant> {
         self.ready.expires
@@ -103,8 +103,8 @@ impl Reader {
     ///
     /// [`Error::OffsetOutOfRange`]: the log does not have `offset`. [`Error::Corrupt`]: a batch is damaged; fetch it
     /// again. [`Error::Broker`] with [`ErrorCode::NOT_LEADER_OR_FOLLOWER`], [`ErrorCode::FENCED_LEADER_EPOCH`] or
-    /// [`ErrorCode::UNKNOWN_LEADER_EPOCH`]: another broker leads, or the same one again. With
-    /// [`ErrorCode::UNKNOWN_TOPIC_ID`]: the topic was deleted. The latter two need [`Reader::reconnect`].
+    /// [`ErrorCode::UNKNOWN_LEADER_EPOCH`]: another broker leads, or the same broker was elected again. With
+    /// [`ErrorCode::UNKNOWN_TOPIC_ID`]: the topic was deleted. After these codes, call [`Reader::reconnect`].
     pub async fn fetch(&self, offset: i64, max_wait: Duration, bytes_max: usize) -> Result<Fetched, Error> {
         let settings = self.partition.settings();
         let max_wait = max_wait.min(TIMEOUT_MAX);
@@ -139,7 +139,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// As [`Reader::fetch`]. [`ErrorCode::LEADER_NOT_AVAILABLE`] can be transient after an election.
+    /// Those of [`Reader::fetch`]. [`ErrorCode::LEADER_NOT_AVAILABLE`] can be transient after an election.
     pub async fn offset(&self, edge: Edge) -> Result<i64, Error> {
         let connection = &self.ready.connection;
         let version = connection.version(&LIST_OFFSETS)?;

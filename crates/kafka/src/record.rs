@@ -12,6 +12,6 @@ pub struct Record {
     pub timestamp_ms: i64,
     /// The leader epoch of the batch, which the broker set when it took the batch. -1: unknown. The CRC does not cover it.
     pub leader_epoch: i32,
-    /// The value. An absent value is empty. It shares its memory with the other records of the same fetch.
+    /// The value; empty if the record has none. The value shares its memory with the other records of the same fetch.
     pub value: Bytes,
 }

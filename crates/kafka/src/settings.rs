@@ -22,13 +22,14 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// Which partition of which cluster, and the bounds of the client.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Brokers of the cluster, 1 to [`ENDPOINTS_MAX`]. One that answers is enough, because it knows the others.
+    /// Brokers of the cluster, 1 to [`ENDPOINTS_MAX`]. One broker that answers is enough, because it knows the other
+    /// brokers.
     pub bootstrap: Vec<Endpoint>,
     /// The topic.
     pub topic: String,
     /// The partition of the topic.
     pub partition: i32,
-    /// The id that the topic must have. `None`: the id that the topic has at the first call, from then on.
+    /// The id that the topic must have. `None`: the topic must keep the id that it has at the first call.
     pub topic_id: Option<TopicId>,
     /// Names this client in the logs and quotas of the brokers.
     pub client_id: String,
@@ -161,7 +162,7 @@ impl FromStr for Endpoint {
 pub struct Tls {
     /// The trusted certificates, and a client certificate if the brokers require one.
     pub config: Arc<ClientConfig>,
-    /// The name that the certificate of every broker must have. `None`: the host name that is connected to.
+    /// The name that the certificate of every broker must have. `None`: the host name to which the client connects.
     pub server_name: Option<String>,
 }
 
@@ -180,7 +181,7 @@ pub enum Mechanism {
     Plain,
     /// Proves knowledge of the password without sending it (RFC 5802, RFC 7677).
     ScramSha256,
-    /// As [`Mechanism::ScramSha256`], with SHA-512.
+    /// Like [`Mechanism::ScramSha256`], with SHA-512.
     ScramSha512,
 }
 
@@ -218,7 +219,7 @@ pub struct Sasl {
     pub mechanism: Mechanism,
     /// The user name.
     pub user: String,
-    /// The password. As Kafka does, this client uses its UTF-8 bytes without SASLprep.
+    /// The password. Like Kafka, this client uses the UTF-8 bytes of the password, without SASLprep.
     pub password: Password,
 }
 

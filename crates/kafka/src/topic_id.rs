@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-/// The id of a topic. A topic that is deleted and created again has another one.
+/// The id of a topic. A topic that is deleted and created again has another id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TopicId(pub [u8; 16]);
 
 impl TopicId {
-    /// What brokers send that do not know topic ids.
+    /// The id that brokers send if they do not know topic ids.
     pub const UNKNOWN: Self = Self([0; 16]);
 
-    /// Reports whether the broker knows the id.
+    /// Returns whether this is the id of a topic, and not [`TopicId::UNKNOWN`].
     #[must_use]
     pub fn is_known(self) -> bool {
         self != Self::UNKNOWN

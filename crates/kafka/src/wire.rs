@@ -95,7 +95,7 @@ impl Encoder {
         }
     }
 
-    /// Ends a structure: a flexible version has its tagged fields here, and this client sends none.
+    /// Ends a structure. In a flexible version, the tagged fields follow here; this client sends none.
     pub(crate) fn tags(&mut self) {
         if self.flexible {
             self.bytes.push(0);
@@ -111,7 +111,7 @@ impl Encoder {
     }
 }
 
-/// Appends an unsigned varint: seven bits a byte, the lowest first.
+/// Appends an unsigned varint: seven bits per byte, the lowest bits first.
 pub(crate) fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
     loop {
         let [low, ..] = value.to_le_bytes();
@@ -241,7 +241,8 @@ impl Decoder {
         }
     }
 
-    /// Reads an array. The array's claimed length must fit into the bytes that follow, `item_bytes_min` bytes an item.
+    /// Reads an array. The bytes that follow must have room for the claimed number of items, with at least
+    /// `item_bytes_min` bytes per item.
     pub(crate) fn array<T>(
         &mut self,
         item_bytes_min: usize,

@@ -57,7 +57,7 @@ pub enum AccountStatus {
     DebitsFrozen = 4,
 }
 
-/// The two kinds of balance columns. Each side of an account has one of each.
+/// The two kinds of balance columns. Each side of an account has one column of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     /// Transfers that have taken effect.
@@ -173,11 +173,11 @@ pub struct Account {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HasExtras {
-    /// It has neither limits nor updates.
+    /// The account has neither limits nor updates.
     No,
-    /// It was updated, and has no limits now.
+    /// The account was updated, and has no limits now.
     Updated,
-    /// It has limits.
+    /// The account has limits.
     Limited,
 }
 
@@ -268,7 +268,7 @@ impl Balances {
         }
     }
 
-    /// Whether the account holds nothing: both sides are equal, and nothing is pending.
+    /// Whether the balance of the account is zero: both sides are equal, and nothing is pending.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.debits_posted == self.credits_posted
@@ -375,7 +375,7 @@ impl Account {
         self.status.rejection_reason(side).map_or(Ok(()), Err)
     }
 
-    /// Checks that a hold may be posted to the account, which has to be neither frozen nor closed.
+    /// Checks that a hold may be posted to the account. The account must be neither frozen nor closed.
     ///
     /// # Errors
     /// The reason why the account does not accept the posting.

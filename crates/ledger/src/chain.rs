@@ -2,14 +2,14 @@
 //!
 //! A record contains a link for each account that it changes: the distance back to the account's previous record. The
 //! account remembers the place of its newest record, its *head*. So a reader walks through the history of an account
-//! without any index, and knows the balances at each step: it starts with those of now, and takes back what each record did.
+//! without any index, and knows the balances at each step: it starts with the current balances, and undoes what each record did.
 //!
-//! A walk of single steps would be too long for accounts with many records. So about every [`WAYPOINT_SPACING`]th link of an
+//! Single steps would take too long for accounts with many records. So about every [`WAYPOINT_SPACING`]th link of an
 //! account is a *waypoint*: it also states the balances after its record, and the distances to earlier waypoints. The
 //! waypoints of an account are numbered from 1. A waypoint also says where the account was last updated before its record, because the
-//! updates of an account can be any number of records apart. Each one points to the previous one; one whose number is a multiple of
-//! [`WAYPOINT_FANOUT`] also points that many waypoints back; and so on for each power of [`WAYPOINT_FANOUT`]. This is a skip list
-//! (W. Pugh, 1990), with fixed instead of random heights. A reader that starts from the newest waypoint of each height finds any
+//! updates of an account can be any number of records apart. Each waypoint points to the previous waypoint. A waypoint whose number is a
+//! multiple of [`WAYPOINT_FANOUT`] also points that many waypoints back, and so on for each power of [`WAYPOINT_FANOUT`]. This is a skip
+//! list (W. Pugh, 1990), with fixed instead of random heights. A reader that starts from the newest waypoint of each height finds any
 //! record of an account with n records with O(log n) reads.
 //!
 //! ```text
@@ -31,10 +31,10 @@ use super::{
     money::Amount,
 };
 
-/// Number of links of an account from one waypoint to the next. It can be more if a record has more than
-/// [`WAYPOINTS_OF_RECORD_MAX`] accounts that are due: then those whose last waypoint is the most links ago get one.
+/// Number of links of an account from one waypoint to the next. The number can be greater if more than [`WAYPOINTS_OF_RECORD_MAX`]
+/// accounts of a record are due for a waypoint. In this case, the accounts with the most links since their last waypoint get a waypoint.
 pub const WAYPOINT_SPACING: u8 = 32;
-/// Number of waypoints of one height from one waypoint of the next height to the next.
+/// The number of waypoints of one height, divided by the number of waypoints of the next height.
 pub const WAYPOINT_FANOUT: u64 = 16;
 /// Maximum number of waypoints in the links of a record. This bounds the length of a record.
 pub const WAYPOINTS_OF_RECORD_MAX: usize = 16;
@@ -72,7 +72,7 @@ pub struct Waypoint {
     pub balances: Balances,
     /// The distance to the record of the account's last update before this record; 0 if there is none.
     pub update: u64,
-    /// The distances to the previous waypoints of the heights 0, 1, and so on. It is 0 if there is no such waypoint.
+    /// The distances to the previous waypoints of the heights 0, 1, and so on. A distance is 0 if there is no such waypoint.
     pub pointers: Pointers,
 }
 
@@ -86,9 +86,9 @@ pub(crate) struct LinkBuffer {
 /// Which accounts of a record get a waypoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Due {
-    /// Those whose last waypoint is more links ago than this, including the link of the record.
+    /// All accounts whose last waypoint is more than this number of links ago. The link of the record counts.
     above: u8,
-    /// And this many of those whose last waypoint is exactly that many links ago.
+    /// Also this number of the accounts whose last waypoint is exactly `above` links ago.
     exactly: usize,
 }
 
@@ -131,8 +131,9 @@ impl Default for Due {
 }
 
 impl Due {
-    /// Chooses among the accounts of a record that are due: those whose last waypoint is the most links ago. `since` has these numbers of
-    /// links. A choice by the order of the accounts could leave out the last accounts of each record for ever.
+    /// Chooses the accounts with the most links since their last waypoint, among the accounts of a record that are due. `since` contains
+    /// the number of links since the last waypoint, for each account that is due. A choice by the order of the accounts could leave out
+    /// the last accounts of each record for ever.
     pub(crate) fn most_overdue(mut since: Vec<u8>) -> Self {
         since.sort_unstable_by(|one, other| other.cmp(one));
         let Some(least) = since.get(WAYPOINTS_OF_RECORD_MAX - 1).copied() else {
@@ -163,7 +164,7 @@ impl LinkBuffer {
         Links(&self.bytes)
     }
 
-    /// Whether an account gets a waypoint whose last waypoint is this many links ago, including the link of this record.
+    /// Whether an account gets a waypoint if its last waypoint is `since` links ago. The link of this record counts.
     #[inline]
     pub(crate) const fn takes_waypoint(&mut self, since: u8) -> bool {
         if since == self.due.above && self.due.exactly > 0 {
@@ -329,7 +330,7 @@ impl NewestWaypoints {
         }
     }
 
-    /// Enters a waypoint of the log.
+    /// Stores the newest waypoint of an account, which is in the record at `place`.
     pub(crate) fn set(&mut self, index: AccountIndex, place: u64, number: u64) {
         let height = height(number);
         let (newest, higher) = self.entry(index);

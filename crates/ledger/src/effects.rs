@@ -38,7 +38,7 @@ pub struct Leg {
     pub moved: Amount,
     /// What a hold no longer reserves, although it was not posted.
     pub released: Amount,
-    /// What a hold still reserves afterwards; in a reversal, what of the reversed transfer can still be reversed.
+    /// What a hold still reserves afterwards. In a reversal: the part of the reversed transfer that can still be reversed.
     pub remaining: Amount,
 }
 
@@ -53,7 +53,7 @@ pub struct Effects<'a> {
     legs: &'a [u8],
 }
 
-/// What the amounts of effects say.
+/// What the amounts in encoded effects mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Moved,
@@ -220,7 +220,7 @@ impl Leg {
         }
     }
 
-    /// A leg that moves or reserves what a transfer does.
+    /// A leg that moves or reserves the amount of a transfer.
     pub(crate) const fn of_transfer(transfer: &Transfer<AccountIndex>) -> Self {
         Leg {
             moved: transfer.amount,

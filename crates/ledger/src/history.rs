@@ -1,7 +1,7 @@
 //! Walks through the [chain](super::chain) of an account, from its newest record back.
 //!
-//! The walk itself reads nothing: its caller reads the record at the place that the walk names, and passes it in. The caller begins
-//! with what the account [knows](History) of its own chain.
+//! The walk itself reads nothing: its caller reads the record at the place that the walk names, and passes it in. The caller begins with
+//! the [`History`] of the account.
 
 use smallvec::SmallVec;
 
@@ -24,7 +24,7 @@ pub struct History {
     pub newest: Step,
     /// The place of the record of the account's last update, if it was ever updated.
     pub last_update: Option<u64>,
-    /// The places of the account's newest waypoints, by height: each is before the one before it in this list, or the same.
+    /// The places of the account's newest waypoints, by height. No place is greater than the place before it in this list.
     waypoints: SmallVec<[u64; 4]>,
 }
 
@@ -33,8 +33,8 @@ pub struct History {
 pub struct Step {
     /// The place of the record.
     pub place: u64,
-    /// The balances of the account after the record. `None` if the walk has jumped to the record: then the record is a waypoint, which
-    /// states them.
+    /// The balances of the account after the record. `None` if the walk has jumped to the record. In this case, the record is a
+    /// waypoint, which states the balances.
     pub balances: Option<Balances>,
 }
 
@@ -45,7 +45,7 @@ pub struct Entry {
     pub place: u64,
     /// The balances of the account after the record.
     pub balances: Balances,
-    /// The parts of the record that change the account, in order. A leg that changes nothing is no row.
+    /// The parts of the record that change the account, in order. A leg that changes nothing has no row.
     pub rows: Rows,
     /// The account's previous record. `None` if this record created the account.
     previous: Option<Step>,
@@ -56,11 +56,11 @@ pub struct Entry {
 /// What a record says about the account's last update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastUpdate {
-    /// It is at this place.
+    /// The last update is the record at this place.
     At(u64),
-    /// The account was not updated before this record, and not by it.
+    /// Neither this record nor an earlier one updated the account.
     Never,
-    /// The account's previous record says more.
+    /// This record does not say. The caller must look at the account's previous record.
     AskPrevious,
 }
 
@@ -109,11 +109,11 @@ impl Ledger {
 // ===== impl History =====
 
 impl History {
-    /// Returns the record from which a search for the newest record before `bound` begins. `bound` is a place. If the returned record
-    /// is before `bound`, it is what was searched for.
+    /// Returns the record from which a search for the newest record before `bound` begins. `bound` is a place. If the returned record is
+    /// before `bound`, it is the result of the search.
     #[must_use]
     pub fn search(&self, bound: u64) -> Step {
-        // The last one in the list that is not before the bound is the nearest one.
+        // The last waypoint in the list that is not before the bound is the nearest to the bound.
         let waypoint = self.waypoints.iter().rfind(|place| **place >= bound);
         match waypoint {
             Some(place) if self.newest.place >= bound => Step {
@@ -227,8 +227,9 @@ impl Entry {
         self.previous
     }
 
-    /// Where the account was last updated, up to this record. Only updates, waypoints and the account's creation know it. So a walk back
-    /// finds it after about [`WAYPOINT_SPACING`](super::chain::WAYPOINT_SPACING) records, however many updates the account has.
+    /// Where the account was last updated, up to this record. Only the records of updates, waypoints and the account's creation contain
+    /// this place. So a walk back finds the place after about [`WAYPOINT_SPACING`](super::chain::WAYPOINT_SPACING) records, however many
+    /// updates the account has.
     #[must_use]
     pub fn last_update(&self) -> LastUpdate {
         if self.is_update {
@@ -240,7 +241,7 @@ impl Entry {
         match link.waypoint.as_ref().map(|waypoint| waypoint.update) {
             None => LastUpdate::AskPrevious,
             Some(0) => LastUpdate::Never,
-            // A place before the journal is no place of an update, so the caller finds the damage.
+            // A damaged distance may lead to a place before the journal. No update is there, so the caller finds the damage.
             Some(distance) => LastUpdate::At(self.place.saturating_sub(distance)),
         }
     }
@@ -251,8 +252,8 @@ impl Entry {
         self.link.as_ref().is_some_and(|link| link.waypoint.is_some())
     }
 
-    /// The next record of a search for the newest record before `bound`. It jumps as far as possible, but not past the oldest record
-    /// that is not before `bound`. `None` if this record created the account.
+    /// The next record of a search for the newest record before `bound`. The search jumps as far as possible, but not past the oldest
+    /// record that is not before `bound`. `None` if this record created the account.
     #[must_use]
     pub fn towards(&self, bound: u64) -> Option<Step> {
         let waypoint = self.link.as_ref().and_then(|link| link.waypoint.as_ref());

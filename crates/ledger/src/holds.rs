@@ -1,5 +1,5 @@
-//! The outstanding holds. An entry says where the newest record of a hold is; the record says what the hold still
-//! reserves. So a hold takes at most [`HOLD_BYTES_MAX`] bytes of memory, however many transfers it has.
+//! The outstanding holds. An entry says where the newest record of a hold is; the record states what the hold still reserves.
+//! So a hold takes at most [`HOLD_BYTES_MAX`] bytes of memory, however many transfers it has.
 
 use hashbrown::{HashTable, hash_table::Entry};
 
@@ -10,8 +10,8 @@ use super::{
     transaction::{AccountRef, TransactionView},
 };
 
-/// Maximum memory of an outstanding hold, in bytes: its entry, and its parts of the two indexes by place and by deadline, when
-/// their memory has just doubled.
+/// Maximum memory of an outstanding hold, in bytes: its entry, and its share of the two indexes (by place and by deadline) just
+/// after their memory has doubled.
 pub const HOLD_BYTES_MAX: usize = 64;
 /// Number of entries that are allocated together. Entries never move in memory.
 const PAGE_HOLDS: usize = 4096;
@@ -259,7 +259,8 @@ impl HoldTable {
         self.by_deadline.first().map(|number| self.slot(*number).hold())
     }
 
-    /// Lets a hold never expire. It stays outstanding. This is for a hold whose record can't be read any more.
+    /// Takes a hold out of the heap of deadlines, so that it stays outstanding. Used for a hold whose record can't be read any
+    /// more.
     pub fn suspend_expiry(&mut self, place: u64) {
         let heap_place = self
             .slot_of(place)
@@ -272,7 +273,7 @@ impl HoldTable {
         }
     }
 
-    /// Returns the holds in the slots from `from` on, after at most `slots` slots, and the next slot if there is one.
+    /// Returns the holds in at most `slots` slots, from slot `from` on, and the number of the next slot if there is one.
     /// A hold stays in its slot, so a caller who reads all slots in several steps sees each hold that is outstanding all the
     /// time exactly once.
     #[must_use]
@@ -463,7 +464,7 @@ pub(crate) fn deadline<'a, A: AccountRef<'a>>(
     time.checked_add_nanos(transaction.pending_timeout()?)
 }
 
-/// Spreads the places over the hash table. Places are chosen by the log, not by clients.
+/// Spreads the places over the hash table. The hash needs no secret, because the log and not the client chooses the places.
 const fn hash(place: u64) -> u64 {
     let mixed = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ mixed >> 32
@@ -534,7 +535,7 @@ mod tests {
         let mut table = HoldTable::new();
         for place in 1..=300_000_u64 {
             table.insert(hold(place, Some(u64::MAX - place)));
-            // Small tables are dominated by what is allocated first.
+            // In a small table, the memory that is allocated first is the largest part.
             if place >= PAGE_HOLDS as u64 * 4 && place.is_multiple_of(PAGE_HOLDS as u64) {
                 let bytes = table.memory_bytes() / table.len();
                 assert!(bytes <= HOLD_BYTES_MAX, "{bytes} bytes for each of {place} holds");

@@ -1,5 +1,5 @@
-//! The keys under which an index finds records. A record has up to two keys: the id of its own transaction, and a key for what it did
-//! to another transaction.
+//! The keys under which an index finds records. A record has up to two keys: the id of its own transaction, and a key for its effect
+//! on another transaction.
 
 use smallvec::SmallVec;
 
@@ -24,11 +24,11 @@ impl RecordKey<'_> {
     pub fn tag(&self, seed: u64) -> u64 {
         let (id, number) = match self {
             RecordKey::Transaction(id) => return tag(id, seed),
-            // Who ends a hold has just looked up the hold, so its line of the index is in the CPU's cache.
+            // The hold's id was looked up just before the hold ends. So this line of the index is in the CPU's cache.
             RecordKey::HoldEnd(id) => return companion(tag(id, seed)),
             RecordKey::Reversal(id, number) => (id, number),
         };
-        // No id contains a byte below 32, so no transaction has the same bytes.
+        // No id contains a byte below 32, so these bytes are not those of any transaction id.
         let mut bytes = SmallVec::<[u8; 96]>::from_slice(&[2]);
         bytes.extend_from_slice(&number.to_le_bytes());
         bytes.extend_from_slice(id);

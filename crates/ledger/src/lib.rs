@@ -10,7 +10,7 @@
 //!   credits.
 //! - A transaction is applied completely or not at all.
 //! - If a transaction id is recorded, a retry with the same content gets the recorded outcome.
-//! - Applying the records of the log to an empty ledger gives the same accounts. No rule is evaluated.
+//! - Applying the records of the log to an empty ledger, without evaluating any rule, gives the same accounts.
 //!
 //! A broken invariant is a bug in this crate or in the caller's log. The ledger then panics with a message that names
 //! the invariant, in release builds too: an execution that continues could lose money, or apply a transaction twice. A

@@ -31,7 +31,7 @@ pub enum AccountOutcome {
     Full(TableFull),
 }
 
-/// A request to update an account. What is `None` stays as it is.
+/// A request to update an account. A field that is `None` changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccountUpdate {
     /// The account's id.
@@ -48,7 +48,7 @@ pub struct AccountUpdate {
     pub expected_revision: Option<u64>,
 }
 
-/// The outcome of a request to update an account. Only the first one changes anything.
+/// The outcome of a request to update an account. With every outcome except [`UpdateOutcome::Updated`], nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpdateOutcome {
     /// The account has the requested terms.

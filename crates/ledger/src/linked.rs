@@ -1,4 +1,4 @@
-//! Transactions that name another one: what posts or voids a hold, and what reverses a transaction; and the expiry of holds.
+//! Transactions that name another transaction: they post or void a hold, or reverse a transaction. Also the expiry of holds.
 
 use smallvec::SmallVec;
 
@@ -28,7 +28,7 @@ impl Ledger {
     /// Posts or voids the hold with this id.
     ///
     /// # Errors
-    /// That of the log, if a record can't be read. Nothing has changed then.
+    /// The error of the log, if a record can't be read. In this case, nothing has changed.
     pub(super) fn end_hold<L: TransactionLog>(
         &mut self,
         request: &Request<'_, '_>,
@@ -53,10 +53,11 @@ impl Ledger {
         Ok(Ok(self.apply_to_hold(request, &hold, id, log)))
     }
 
-    /// Returns the outstanding hold with this id, and fills `legs` with what it reserves. If there is none, returns the reason.
+    /// Returns the outstanding hold with this id, and fills `legs` with what the hold reserves. If no outstanding hold has this id,
+    /// returns the reason.
     ///
     /// # Errors
-    /// That of the log, if a record can't be read.
+    /// The error of the log, if a record can't be read.
     fn find_hold<L: TransactionLog>(
         &mut self,
         id: &[u8],
@@ -84,14 +85,14 @@ impl Ledger {
     /// Fills `legs` with what an outstanding hold reserves.
     ///
     /// # Errors
-    /// That of the log, if the record can't be read.
+    /// The error of the log, if the record can't be read.
     fn read_reserved<L: TransactionLog>(&mut self, hold: &Hold, log: &mut L) -> Result<(), L::Error> {
         let newest = log.record_at(hold.newest)?;
         decode_reserved(&newest.record, hold.newest == hold.place, &mut self.legs);
         Ok(())
     }
 
-    /// Finds out what each leg posts, releases and keeps. On entry, `legs` say what the hold reserves.
+    /// Finds out what each leg posts, releases and keeps. On entry, `legs` contain what the hold reserves.
     fn check_post(&mut self, request: &Request<'_, '_>) -> Result<(), Rejection> {
         let transaction = request.transaction;
         let is_void = transaction.phase() == Phase::VoidPending;
@@ -158,8 +159,8 @@ impl Ledger {
         committed
     }
 
-    /// Moves what `legs` post from the pending to the posted columns, and takes what they release from the pending columns. The
-    /// record that says so gets the place `place`.
+    /// Moves what `legs` post from the pending to the posted columns, and takes what they release from the pending columns. `place`
+    /// is the place of the record of this change.
     fn move_from_hold(&mut self, place: u64) {
         for leg in &self.legs {
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
@@ -192,8 +193,8 @@ impl Ledger {
     /// `has_room` says that the log has room for a record. Returns how many it has ended.
     ///
     /// # Errors
-    /// That of the log, if the record of the next hold can't be read. The holds before it have ended. The caller decides whether to
-    /// try again or to [suspend its expiry](super::holds::HoldTable::suspend_expiry).
+    /// The error of the log, if the record of the next hold can't be read. In this case, the earlier holds have ended. The caller
+    /// decides whether to try again or to [suspend its expiry](super::holds::HoldTable::suspend_expiry).
     pub fn expire_due<L: TransactionLog>(
         &mut self,
         limit: usize,
@@ -241,7 +242,8 @@ impl Ledger {
     }
 }
 
-/// Checks that the caller can answer for this many legs. If the transaction has transfers, the caller knows their number.
+/// Checks that the caller has memory for an answer with this many legs. If the transaction has transfers, the caller has already
+/// counted them.
 fn check_legs(request: &Request<'_, '_>, legs: usize) -> Result<(), Rejection> {
     if request.transaction.transfer_count() == 0 && legs > request.legs_max {
         return Err(Rejection::memory_limit(legs));
@@ -249,7 +251,7 @@ fn check_legs(request: &Request<'_, '_>, legs: usize) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// The outcome of a transaction whose target, not one of its transfers, is the reason for the rejection.
+/// The rejection of a transaction because of the transaction that it names, and not because of one of its transfers.
 const fn refused<E>(reason: Reason) -> Result<Done, E> {
     Ok(Err(Rejection::new(reason, 0, Side::Debit)))
 }
@@ -296,8 +298,8 @@ fn check_same_accounts(sent: &[Transfer<AccountIndex>], legs: &[Leg]) -> Result<
     Ok(())
 }
 
-/// Decodes what an outstanding hold still reserves, into [`Leg::remaining`]. `record` is the newest record of the hold; `is_own` says
-/// whether it is the hold's own record.
+/// Decodes what an outstanding hold still reserves, into [`Leg::remaining`]. `record` is the newest record of the hold; `is_own` is
+/// true if `record` is the record that made the hold.
 fn decode_reserved(record: &Record<'_>, is_own: bool, legs: &mut Legs) {
     decode_legs(record, legs);
     if is_own {
@@ -332,7 +334,7 @@ impl Ledger {
     /// Reverses the transaction with this id, or parts of it.
     ///
     /// # Errors
-    /// That of the log, if a record can't be read. Nothing has changed then.
+    /// The error of the log, if a record can't be read. In this case, nothing has changed.
     pub(super) fn reverse<L: TransactionLog>(
         &mut self,
         request: &Request<'_, '_>,
@@ -371,7 +373,8 @@ impl Ledger {
         }))
     }
 
-    /// Fills `transfers` with what the reversal moves, and sets what is left to reverse of each leg of the target.
+    /// Fills `transfers` with the amounts that the reversal moves, and sets the amount of each leg of the target that is left to
+    /// reverse.
     fn check_reversal(&mut self, target: &mut Legs) -> Result<(), Rejection> {
         let refused = |reason, place, side| Rejection::new(reason, place, side);
         let sent = &mut self.transfers;
@@ -433,7 +436,7 @@ fn reversals<L: TransactionLog>(id: &[u8], log: &mut L) -> Result<u64, L::Error>
     Ok(count)
 }
 
-/// Sets what is left to reverse of each leg after the first `count` reversals.
+/// Sets the amount of each leg that is left to reverse after the first `count` reversals.
 fn set_reversible<L: TransactionLog>(
     target: &mut Legs,
     id: &[u8],

@@ -24,13 +24,13 @@ pub trait TransactionLog {
     fn find(&mut self, key: TransactionKey<'_>) -> Result<Option<RecordedTransaction<'_>>, Self::Error>;
 
     /// Returns the record that a [key](super::record::Record::keys) names, or `None` if no record has this key. Unlike
-    /// [`TransactionLog::find`], it does not find out the sequence and the time.
+    /// [`TransactionLog::find`], this method does not determine the sequence and the time.
     ///
     /// # Errors
     /// If the record can't be read.
     fn find_record(&mut self, key: RecordKey<'_>) -> Result<Option<PlacedRecord<'_>>, Self::Error>;
 
-    /// Returns the record at a place, where a record is.
+    /// Returns the record at `place`. The ledger calls this method only with the place of a record.
     ///
     /// # Errors
     /// If the record can't be read.
@@ -46,7 +46,7 @@ pub trait TransactionLog {
     /// The sequence and the time that the next record gets if it has a sequence.
     fn next_committed(&self) -> Committed;
 
-    /// The time of the block to which the next record belongs. Holds expire by this time.
+    /// The time of the block to which the next record belongs. A hold expires when this time has reached its deadline.
     fn block_time(&self) -> Timestamp;
 
     /// Appends a record, and enters it in the index under `key` and under its other [key](super::record::Record::keys), `other`. From
@@ -85,7 +85,7 @@ pub struct PlacedRecord<'a> {
 pub struct RecordedTransaction<'a> {
     /// The transaction, with account numbers.
     pub transaction: TransactionView<'a, AccountIndex>,
-    /// What it moved, if this does not follow from its transfers alone.
+    /// What the transaction moved, if this does not follow from its transfers alone.
     pub effects: Option<Effects<'a>>,
     /// The outcome of the transaction.
     pub outcome: Result<Committed, Rejection>,

@@ -25,7 +25,7 @@ use super::{
 pub struct Tags<'a> {
     /// The tag of the transaction id.
     pub id: u64,
-    /// The tag of the id of the transaction that this one [names](TransactionView::names). It is only for prefetching.
+    /// The tag of the id of the transaction that this transaction [names](TransactionView::names). Used only for prefetching.
     pub named: Option<u64>,
     /// The tags of the debit and the credit account of each transfer, in order. If the list is too
     /// short, the ledger computes the missing tags.
@@ -63,10 +63,10 @@ pub struct Ledger {
     pub(super) holds: HoldTable,
     /// Maximum number of outstanding holds.
     holds_max: usize,
-    /// The transfers of the current transaction, with account numbers. They are a field so that their memory is reused. After a commit,
-    /// their amounts are what was moved.
+    /// The transfers of the current transaction, with account numbers. The vector is a field so that its memory is reused. After a
+    /// commit, the amounts are those that were moved.
     pub(super) transfers: Vec<Transfer<AccountIndex>>,
-    /// The current transaction, encoded with account numbers. It is a field so that its memory is reused.
+    /// The current transaction, encoded with account numbers. The buffer is a field so that its memory is reused.
     pub(super) content: Vec<u8>,
     /// What the current transaction did, if this does not follow from its transfers alone.
     pub(super) legs: Legs,
@@ -82,9 +82,9 @@ pub const HOLDS_MAX_DEFAULT: usize = 10_000_000;
 pub(super) struct Request<'a, 'b> {
     pub(super) transaction: &'b TransactionView<'a, &'a [u8]>,
     pub(super) key: TransactionKey<'a>,
-    /// The name of the client that sent it.
+    /// The name of the client that sent the transaction.
     pub(super) principal: Option<&'b [u8]>,
-    /// If it has no transfers: the maximum number of legs for which the caller can answer.
+    /// If the transaction has no transfers: the maximum number of legs for which the answer of the caller has room.
     pub(super) legs_max: usize,
 }
 
@@ -105,7 +105,8 @@ impl Ledger {
         }
     }
 
-    /// Sets the maximum number of outstanding holds. If more are outstanding already, they stay, and new ones are refused.
+    /// Sets the maximum number of outstanding holds. If more holds are outstanding already, they stay outstanding, and new holds are
+    /// rejected.
     pub const fn set_holds_max(&mut self, holds_max: usize) {
         self.holds_max = holds_max;
     }
@@ -186,8 +187,8 @@ impl Ledger {
 
     /// Processes a transaction whose ids the caller has hashed. `principal` is the name of the client that sent it, if it has
     /// one. If the transaction has no transfers and would have more than `legs_max` [legs](Ledger::last_legs), it is rejected with
-    /// [`Reason::MemoryLimit`], which is not recorded. If the transaction was committed before, this rejection is `replayed`: it hides
-    /// an outcome that is recorded. See [`Ledger::process`].
+    /// [`Reason::MemoryLimit`], which is not recorded. If the transaction was committed before, this rejection has `replayed` set,
+    /// because it is returned instead of the recorded outcome. See [`Ledger::process`].
     ///
     /// # Errors
     /// Those of [`Ledger::process`].
@@ -257,7 +258,7 @@ impl Ledger {
         })
     }
 
-    /// Applies a transaction that names no other one.
+    /// Applies a transaction that names no other transaction.
     #[inline]
     fn move_or_reserve<L: TransactionLog>(
         &mut self,
@@ -465,7 +466,7 @@ impl Ledger {
                 return ContentField::AmountRule(place);
             }
         }
-        // The headings differ in the metadata, and otherwise only in what was compared.
+        // All fields of the heading except the metadata were compared above, so the difference is in the metadata.
         assert_ne!(
             sent.heading_bytes(),
             recorded.heading_bytes(),

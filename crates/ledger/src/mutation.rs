@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 #[cfg(feature = "mutations")]
 thread_local! {
-    /// The name of the planted bug. It belongs to the thread, because several simulations run in one process, each on
-    /// its own thread.
+    /// The name of the planted bug. Each thread has its own planted bug, because several simulations run in one
+    /// process, each on its own thread.
     static PLANTED: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 

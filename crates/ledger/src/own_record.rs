@@ -29,7 +29,8 @@ pub fn take_own_record(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
     take_content(frame.kind, &mut rest)
 }
 
-/// Finds the parts of a record that this process has written, if it is that of the committed transaction with this id.
+/// Finds the parts of a record that this process has written. Returns `None` unless the record is that of the committed
+/// transaction with this id.
 #[inline]
 #[must_use]
 pub fn own_committed(bytes: &[u8], id: &[u8]) -> Option<OwnCommitted> {
@@ -58,10 +59,10 @@ pub fn own_committed(bytes: &[u8], id: &[u8]) -> Option<OwnCommitted> {
 }
 
 impl OwnCommitted {
-    /// Reads the record, whose bytes are the ones in which it was found.
+    /// Reads the record from `bytes`, in which [`own_committed`] has found its parts.
     ///
     /// # Errors
-    /// [`Malformed`] if they are other bytes.
+    /// [`Malformed`] if `bytes` are other bytes.
     #[inline]
     pub fn take(self, bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         let part = |from: usize, to: usize| {

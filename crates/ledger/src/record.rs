@@ -1,4 +1,4 @@
-//! The encoding of records. A record holds the effects of one request: a new account, or a transaction and its outcome.
+//! The encoding of records. A record contains the effects of one request: a new account, or a transaction and its outcome.
 //! The ledger applies records again, for example after a restart, without evaluating any rule. Records are stored in
 //! blocks: a block is a header and a body, and the body is a sequence of records.
 //!
@@ -33,7 +33,7 @@ use super::{
     transaction::{Names, Phase, TransactionView},
 };
 
-/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, with what is left of each,
+/// Maximum length of a record, in bytes. The longest record has 256 transfers of the largest amount, the remaining amount of each transfer,
 /// 1 KiB of metadata, and links of the maximum length.
 pub const RECORD_BYTES_MAX: usize = 24 * 1024;
 /// Maximum length of the name of the client that sent a transaction, in bytes.
@@ -65,10 +65,10 @@ pub enum Record<'a> {
     Committed {
         /// The transaction, with account numbers.
         transaction: TransactionView<'a, AccountIndex>,
-        /// What it moved, if this does not follow from its transfers alone.
+        /// What the transaction moved, if this does not follow from its transfers alone.
         effects: Option<Effects<'a>>,
     },
-    /// A hold has expired. This has a sequence, but no transaction id.
+    /// A hold has expired. The record has a sequence, but no transaction id.
     HoldExpired {
         /// The id of the hold.
         hold_id: &'a [u8],
@@ -201,7 +201,7 @@ impl<'a> Record<'a> {
         matches!(self, Record::Committed { .. } | Record::HoldExpired { .. })
     }
 
-    /// The keys under which an index must find the record: that of its own transaction, and that of what it did to another
+    /// The keys under which an index must find the record: the key of its own transaction, and the key for its effect on another
     /// transaction.
     #[must_use]
     pub fn keys(&self) -> [Option<RecordKey<'a>>; 2] {
@@ -226,7 +226,7 @@ impl<'a> Record<'a> {
         [own, other]
     }
 
-    /// Whether the hold that the record names reserves nothing afterwards.
+    /// Whether the record ends the hold that it names: afterwards, the hold reserves nothing.
     #[must_use]
     pub fn ends_hold(&self) -> bool {
         match self {
@@ -252,7 +252,7 @@ impl<'a> Record<'a> {
 // ===== impl NewRecord =====
 
 impl NewRecord<'_> {
-    /// Whether the record says what an outstanding hold reserves.
+    /// Whether the record states what an outstanding hold reserves.
     #[inline]
     #[must_use]
     pub fn is_needed_by_hold(&self) -> bool {
@@ -261,7 +261,7 @@ impl NewRecord<'_> {
             NewRecord::Committed { content, .. } => is_hold(content),
             NewRecord::Derived { content, legs, .. } => match phase(content) {
                 Ok(Phase::Pending) => true,
-                // Usually nothing of the hold is left.
+                // Usually, a post leaves nothing reserved. The hold has then ended and needs no record.
                 Ok(Phase::PostPending) => legs.iter().any(|leg| !leg.remaining.is_zero()),
                 Ok(Phase::Posted | Phase::VoidPending) | Err(_) => false,
             },
@@ -285,8 +285,8 @@ impl NewRecord<'_> {
 
 /// Appends an encoded record to a block. The body of the block starts at `body_start` of `body`, and `ordinal`
 /// transactions have been committed in the block so far. `place` is the record's place in the journal, a number that no
-/// other record has; [`take_record`] needs the same number. `links` leads to the previous records of the record's accounts. `scratch` is overwritten; the caller passes it in to reuse
-/// its memory.
+/// other record has; [`take_record`] needs the same number. `links` lead to the previous records of the record's accounts. `scratch` is
+/// overwritten; the caller passes it in to reuse its memory.
 ///
 /// # Panics
 /// If the record is longer than [`RECORD_BYTES_MAX`], starts before `body_start`, or starts 4 GiB or more after
@@ -319,7 +319,8 @@ pub fn put_record(
     body.extend_from_slice(&checksum.to_le_bytes());
 }
 
-/// Appends what precedes the payload of a record. Returns the payload, which is empty if it was appended, too.
+/// Appends what precedes the payload of a record. Returns the payload that the caller must still append. It is empty if this function has
+/// already appended the payload.
 #[inline]
 fn put_content<'a>(
     scratch: &mut Vec<u8>,
@@ -347,7 +348,8 @@ fn put_content<'a>(
         } => {
             frame(KIND_ACCOUNT_UPDATED, None).put(scratch);
             put_varint_u64(scratch, u64::from(index.0));
-            // No update is at place 0, because it comes after the record that created the account.
+            // 0 stands for "no previous update". No update is at place 0, because every update comes after the record that created the
+            // account.
             put_varint_u64(scratch, previous.map_or(0, |place| place));
             terms.put(scratch);
             &[]

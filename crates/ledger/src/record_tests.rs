@@ -208,7 +208,8 @@ fn longest_of_each_form() -> Vec<Vec<u8>> {
 
 /// Encodes a record with the largest numbers in its frame, checks its length, and passes the decoded record to `check`.
 fn check_longest(record: NewRecord<'_>, check: impl FnOnce(FramedRecord<'_>)) {
-    // The start of a record can't be 4 GiB after that of its block in a test; its number takes at most 5 bytes.
+    // In this test, the record starts 300 bytes after the start of its block, a number that takes 2 bytes. The largest
+    // distance takes 5 bytes, so the longest record is 3 bytes longer.
     let (mut body, place) = (vec![0; 300], u64::MAX - 1);
     put_record(
         &mut body,
@@ -357,7 +358,7 @@ fn the_longest_expiry_account_and_update_fit_a_record() {
     });
 }
 
-/// The keys of a record say what it did to another transaction.
+/// The keys of a record include a key for its effect on another transaction.
 #[test]
 fn a_record_is_found_under_what_it_did() {
     let hold = Names::Hold(b"h");

@@ -45,13 +45,14 @@ pub enum Reason {
     PendingTransfersDiffer = 15,
     /// No transaction has the id of the transaction to reverse.
     ReversedNotFound = 16,
-    /// The transaction can't be reversed: it moved nothing, is a reversal itself, or its transfers are others.
+    /// The transaction can't be reversed: it moved nothing, is a reversal itself, or has other transfers than the request.
     NotReversible = 17,
     /// The transfer reverses more than is left to reverse.
     AlreadyReversed = 18,
     /// The ledger has its maximum number of outstanding holds.
     HoldsFull = 19,
-    /// The transaction has no transfers, and the caller has no memory for an answer about as many legs as it would have.
+    /// The transaction has no transfers, and the caller has no memory for an answer with all legs that the transaction would
+    /// have.
     MemoryLimit = 20,
 }
 
@@ -82,8 +83,8 @@ pub struct VelocityFigures {
     pub maximum: Maximum,
     /// What the transfers in the window had used: their number or their amount.
     pub used: Amount,
-    /// The second since the epoch from which on the transfer would fit, if no other transfer comes before. `None` if it never
-    /// fits, or only after the year 2106.
+    /// The first second since the epoch at which the transfer would fit, if no other transfer comes first. `None` if the
+    /// transfer never fits, or fits only after the year 2106.
     pub room_at_seconds: Option<u32>,
 }
 
@@ -224,7 +225,7 @@ impl Rejection {
         }
     }
 
-    /// The rejection of a transaction with this many legs, for which the caller can't answer.
+    /// The rejection of a transaction whose answer would have this many legs, more than the caller has memory for.
     #[must_use]
     pub const fn memory_limit(legs: usize) -> Self {
         let rejection = Rejection::new(Reason::MemoryLimit, 0, Side::Debit);
@@ -256,9 +257,9 @@ impl Rejection {
 
     /// With [`Reason::InsufficientFunds`]: the maximum amount that the account would have accepted on this side, with
     /// its overdraft limit, after the earlier transfers of the same transaction. With
-    /// [`Reason::PendingAmountExceeded`]: what the transfer of the hold still reserves. With [`Reason::AlreadyReversed`]: what
-    /// of the transfer is left to reverse. With [`Reason::MemoryLimit`]: the number of legs. Zero with every other reason except
-    /// [`Reason::VelocityLimit`].
+    /// [`Reason::PendingAmountExceeded`]: what the transfer of the hold still reserves. With [`Reason::AlreadyReversed`]: the
+    /// amount of the transfer that is left to reverse. With [`Reason::MemoryLimit`]: the number of legs. Zero with every other
+    /// reason except [`Reason::VelocityLimit`].
     #[must_use]
     pub const fn available(self) -> Amount {
         let [high, low] = self.figure;

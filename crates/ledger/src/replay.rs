@@ -1,4 +1,4 @@
-//! Applies the records of a log again: without rules, and without other records.
+//! Applies the records of a log again. No rule is evaluated, and to apply a record, no other record is read.
 
 use thiserror::Error;
 
@@ -196,8 +196,8 @@ impl Ledger {
         })
     }
 
-    /// Counts the legs against the velocity limits of the accounts that do not contain their effect. This comes before
-    /// [`Ledger::replay_links`], which changes the heads of the accounts.
+    /// Counts the legs against the velocity limits of the accounts that do not contain the record's effect yet. The caller calls
+    /// this method before [`Ledger::replay_links`], which changes the heads of the accounts.
     fn replay_velocity(&mut self, legs: &[Leg], at: RecordPlace) {
         for leg in legs {
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {
@@ -218,8 +218,8 @@ impl Ledger {
         at: RecordPlace,
         change: impl Fn(&Leg) -> Change,
     ) -> Result<(), ReplayError> {
-        // The heads of the accounts change later. If they changed here, the second leg of an account that two legs of the record
-        // change would be skipped.
+        // The heads of the accounts change after this loop. If they changed in the loop, and two legs of the record changed the
+        // same account, the second leg would be skipped.
         for leg in legs {
             let change = change(leg);
             for (index, side) in [(leg.debit, Side::Debit), (leg.credit, Side::Credit)] {

@@ -1,4 +1,4 @@
-//! What of a transaction decides how its effects are encoded.
+//! The properties of a transaction that decide how its effects are encoded.
 
 use super::{
     account::AccountIndex,
@@ -8,7 +8,8 @@ use super::{
     },
 };
 
-/// The phase of a transaction, and which parts it has. To read this takes a fraction of the time of [`TransactionView::parse`].
+/// The phase of a transaction, and which parts it has. Reading the shape takes a fraction of the time of
+/// [`TransactionView::parse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) phase: Phase,
@@ -50,7 +51,7 @@ impl Shape {
         self.flags & FLAG_PENDING_ID != 0
     }
 
-    /// Whether the transaction names one that it reverses.
+    /// Whether the transaction names a transaction that it reverses.
     #[inline]
     pub(crate) const fn names_reversed(self) -> bool {
         self.flags & FLAG_REVERSES != 0

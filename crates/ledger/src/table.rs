@@ -26,7 +26,7 @@ pub const ACCOUNTS_MAX: usize = u32::MAX as usize;
 pub struct AccountTable {
     slots: Pages<AccountSlot>,
     metadata: Vec<Option<MetadataPage>>,
-    /// What only accounts with velocity limits or updates have.
+    /// The data that only accounts with velocity limits or updates have.
     extras: HashMap<u32, Box<Extras>>,
     pub(super) waypoints: NewestWaypoints,
     by_name: TagIndex,
@@ -61,7 +61,7 @@ struct AccountSlot {
     account: Account,
 }
 
-/// What only accounts with velocity limits or updates have.
+/// The data that only accounts with velocity limits or updates have.
 #[derive(Debug, Default)]
 pub(crate) struct Extras {
     pub(crate) velocity: Velocity,
@@ -76,7 +76,7 @@ pub(crate) struct Updated {
     pub(crate) entry: u64,
     /// The place of the record of the update.
     pub(crate) place: u64,
-    /// What the account was created with.
+    /// The terms with which the account was created.
     pub(crate) created: AccountTerms,
 }
 
@@ -370,8 +370,8 @@ impl AccountTable {
         Some(account)
     }
 
-    /// Gives an account new terms. The number and the place of the record of the update are given. The caller ensures that the account
-    /// exists, and [links](AccountTable::link) the record.
+    /// Gives an account new terms. `entry` and `place` are the number and the place of the record of the update. The
+    /// caller ensures that the account exists, and [links](AccountTable::link) the record.
     pub(crate) fn update(&mut self, index: AccountIndex, terms: AccountTerms, (entry, place): (u64, u64)) {
         let Some((before, _)) = self.content(index) else {
             panic!("account number {} is updated, but does not exist", index.0);
@@ -449,7 +449,7 @@ impl AccountTable {
             .is_some_and(|account| account.extras != HasExtras::No)
     }
 
-    /// What only accounts with velocity limits or updates have.
+    /// The data that only accounts with velocity limits or updates have.
     pub(crate) fn extras(&self, index: AccountIndex) -> Option<&Extras> {
         let has_extras = self.has_extras(index);
         has_extras

@@ -13,8 +13,8 @@
 //! the first line without the mark. So most lookups read only the home line, which [`TagIndex::prefetch`] can prefetch.
 //!
 //! The number of the home line is the upper bits of the tag, taken as a fraction below 1, times the number of lines. So
-//! the number of lines need not be a power of two. A shard grows when five sixths of its slots are in use, and gets
-//! half as many lines more. So at least five ninths of the slots of a large shard are in use.
+//! the number of lines need not be a power of two. A shard grows when five sixths of its slots are in use, and then has
+//! 1.5 times as many lines. So at least five ninths of the slots of a large shard are in use.
 
 use crate::sys::prefetch::prefetch_read;
 
@@ -22,11 +22,11 @@ use crate::sys::prefetch::prefetch_read;
 const SHARDS: usize = 512;
 /// The bits of a tag that select the shard. The highest bits of the tag select the home line in the shard.
 const SHARD_MASK: u64 = SHARDS as u64 - 1;
-/// Number of lines of shard 0 after its first insertion. The other shards start with up to half as many lines more. All
+/// Number of lines of shard 0 after its first insertion. The other shards start with up to 1.5 times this number. All
 /// shards fill at the same rate, so shards of different sizes grow at different times.
 const LINES_MIN: usize = 2;
-/// Number of parts of a line in which the sizes of shards are computed. If sizes were rounded to whole lines at each
-/// growth, only a few sizes would occur, and many shards would grow at the same time.
+/// The sizes of shards are computed in fractions of a line; a line has this many fractions. If sizes were rounded to
+/// whole lines at each growth, only a few sizes would occur, and many shards would grow at the same time.
 const LINE_FRACTIONS: usize = 256;
 /// Number of slots of a line.
 const LINE_SLOTS: u32 = 5;
@@ -392,7 +392,7 @@ const fn is_full(entries: usize, lines: usize) -> bool {
 }
 
 /// The number of lines of shard `number` after its next growth. The shard has `lines` lines now. A shard first gets
-/// [`LINES_MIN`] lines or up to half as many more; the number of the shard decides how many. After that, each growth
+/// [`LINES_MIN`] to 1.5 × [`LINES_MIN`] lines; the number of the shard decides how many. After that, each growth
 /// adds half of the shard's lines.
 fn next_lines(lines: usize, number: usize) -> usize {
     let mut next = LINE_FRACTIONS * LINES_MIN + LINE_FRACTIONS * LINES_MIN * number / (2 * SHARDS);

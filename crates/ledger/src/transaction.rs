@@ -33,7 +33,7 @@ const FLAG_TIMEOUT: u8 = 16;
 pub(crate) const FLAG_REVERSES: u8 = 32;
 /// Each transfer has an amount rule.
 const FLAG_RULES: u8 = 64;
-/// There are no transfers. The byte of their number is 0.
+/// The transaction has no transfers. The byte `transfers - 1` is 0.
 pub(crate) const FLAG_NO_TRANSFERS: u8 = 128;
 /// The flags of transactions whose effects are not simply those of their transfers.
 const FLAGS_DERIVED: u8 = FLAG_PENDING_ID | FLAG_REVERSES | FLAG_RULES;
@@ -57,21 +57,21 @@ pub enum Phase {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum AmountRule {
-    /// The amount.
+    /// Exactly the amount of the transfer.
     #[default]
     Exact = 1,
-    /// At most the amount, and at most what the debit account has available.
+    /// At most the amount of the transfer, and at most what the debit account has available.
     UpToDebitAvailable = 2,
-    /// At most the amount, and at most what the credit account has available.
+    /// At most the amount of the transfer, and at most what the credit account has available.
     UpToCreditAvailable = 3,
-    /// At most the amount, and at most what both accounts have available.
+    /// At most the amount of the transfer, and at most what both accounts have available.
     UpToBothAvailable = 4,
 }
 
 /// The other transaction that a transaction names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Names<'a> {
-    /// None.
+    /// The transaction names no other transaction.
     #[default]
     Nothing,
     /// The hold to post or to void.
@@ -128,7 +128,7 @@ pub struct Heading<'a> {
     pub metadata: &'a Metadata,
     /// The other transaction that this one names.
     pub names: Names<'a>,
-    /// With [`Phase::PostPending`]: what is not posted stays reserved.
+    /// With [`Phase::PostPending`]: whether the part of the hold that is not posted stays reserved.
     pub keep_remaining: bool,
     /// With [`Phase::Pending`]: the time after which the hold expires, in nanoseconds.
     pub pending_timeout: Option<u64>,
@@ -225,7 +225,7 @@ impl AmountRule {
         }
     }
 
-    /// Whether the rule bounds the transfer by what is available on this side.
+    /// Whether the rule bounds the transfer by the amount that is available on this side.
     #[must_use]
     pub const fn bounds(self, side: Side) -> bool {
         match (self, side) {
@@ -340,7 +340,7 @@ pub(crate) fn put_transfers<'a, A: AccountRef<'a>>(
 // ===== impl TransactionView =====
 
 impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
-    /// Decodes the heading of `encoded`, whose last byte is the end of the last transfer.
+    /// Decodes the heading of `encoded`. The last byte of `encoded` must be the last byte of the last transfer.
     /// [`TransactionView::transfers`] decodes the transfers.
     ///
     /// # Errors
@@ -411,7 +411,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.names
     }
 
-    /// Whether what is not posted of a hold stays reserved.
+    /// Whether the part of a hold that is not posted stays reserved.
     #[inline]
     #[must_use]
     pub const fn keep_remaining(&self) -> bool {
@@ -425,7 +425,7 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.pending_timeout
     }
 
-    /// Whether the transaction posts its own transfers with their exact amounts.
+    /// Whether the transaction only posts its transfers, each with its exact amount.
     #[inline]
     #[must_use]
     pub const fn is_plain(&self) -> bool {
@@ -482,8 +482,8 @@ impl<'a, A: AccountRef<'a>> TransactionView<'a, A> {
         self.effective_time
     }
 
-    /// The number of transfers, at most [`TRANSFERS_MAX`]. Only a transaction that [names](TransactionView::names) another one can
-    /// have none.
+    /// The number of transfers, at most [`TRANSFERS_MAX`]. Only a transaction that [names](TransactionView::names) another
+    /// transaction can have no transfers.
     #[inline]
     #[must_use]
     pub const fn transfer_count(&self) -> usize {

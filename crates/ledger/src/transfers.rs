@@ -144,7 +144,8 @@ fn apply_transfer(
     column: Column,
 ) -> Result<bool, (Reason, Side)> {
     let &mut Transfer { debit, credit, .. } = transfer;
-    // A part of a reversal can be zero. It moves nothing, so the status of the accounts does not matter.
+    // The amount of a transfer can be zero in a partial reversal. Such a transfer moves nothing, so the status of the accounts does
+    // not matter.
     if transfer.amount.is_zero() {
         return Ok(false);
     }
@@ -166,7 +167,7 @@ fn apply_transfer(
         .accepts(Side::Debit)
         .map_err(|reason| (reason, Side::Debit))?;
     creditor_accepts.map_err(|reason| (reason, Side::Credit))?;
-    // Most transfers have no rule, and need no second look for the debit account.
+    // Most transfers have no amount rule, so the debit account need not be looked up a second time.
     let debtor = if matches!(transfer.rule, AmountRule::Exact) {
         debtor
     } else {
@@ -205,7 +206,7 @@ fn clamp(accounts: &mut AccountTable, transfer: &mut Transfer<AccountIndex>) -> 
     Ok(())
 }
 
-/// Returns the rejection of the transfer at index `place`. For lack of funds, it contains the available amount.
+/// Returns the rejection of the transfer at index `place`. If the account lacks funds, the rejection contains the available amount.
 #[cold]
 fn rejection(
     accounts: &mut AccountTable,

@@ -1,9 +1,9 @@
 //! Velocity limits: how many transfers, and what amount, an account accepts within a window of time.
 //!
 //! A window slides over the times of transactions, not over the clock, so a replay gets the same result. It consists of
-//! [`SLICES`] slices. A transfer counts in the slice of its transaction's commit time, and stops to count when the whole
-//! slice has left the window. So a transfer counts for at least the window, and for at most one slice (1/63 of the
-//! window) longer. The ledger never accepts more within any period of that length than the limit allows.
+//! [`SLICES`] slices. A transfer counts in the slice of its transaction's commit time, and stops counting when the whole slice has
+//! left the window. So a transfer counts for at least the window, and for at most one slice (1/63 of the window) longer. The
+//! ledger never accepts more within any period of that length than the limit allows.
 
 use std::collections::VecDeque;
 
@@ -88,7 +88,7 @@ struct Slice {
 // ===== impl VelocityLimit =====
 
 impl VelocityLimit {
-    /// The length of a slice, in nanoseconds. One slice less than [`SLICES`] covers the window, because the newest slice has only
+    /// The length of a slice, in nanoseconds. [`SLICES`] - 1 slices are as long as the window, because the newest slice has only
     /// begun.
     const fn slice_nanos(&self) -> u64 {
         self.window_nanos.div_ceil(SLICES - 1)
@@ -229,7 +229,7 @@ impl Velocity {
         }
     }
 
-    /// The limits of one side that have a window, and what was used.
+    /// The limits of one side that have a window, each with its slices.
     fn windows(&mut self, side: Side) -> impl Iterator<Item = (&VelocityLimit, &mut VecDeque<Slice>)> {
         let all = self.limits.iter().zip(&mut self.used);
         all.filter(move |(limit, _)| limit.side == side && limit.has_window())
@@ -279,7 +279,7 @@ impl Velocity {
 // ===== the window of a limit =====
 
 impl VelocityLimit {
-    /// Whether the limit counts transfers, and not only looks at single amounts.
+    /// Whether the limit has a window. A limit of single amounts needs none.
     const fn has_window(&self) -> bool {
         self.max_count > 0 || self.max_amount.is_some()
     }
@@ -289,7 +289,7 @@ impl VelocityLimit {
         time.as_nanos() / self.slice_nanos()
     }
 
-    /// The amount that counts. Amounts count only if there is a maximum, so their sum can't overflow.
+    /// The amount that counts against the limit. Amounts count only if the limit has a maximum amount, so their sum can't overflow.
     fn counted(&self, amount: Amount) -> u128 {
         self.max_amount.map_or(0, |_| amount.minor_units())
     }
@@ -340,7 +340,7 @@ impl VelocityLimit {
         } else {
             return Ok(());
         };
-        // The end of the first slice without which both maxima have room.
+        // The time at which enough of the oldest slices have left the window that both maxima have room.
         let mut room_at = None;
         for slice in in_window() {
             count = count.saturating_sub(slice.count);

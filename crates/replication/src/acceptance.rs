@@ -9,7 +9,7 @@ use crate::{
     mutation::planted,
 };
 
-/// The last accepted block, which is all that the rule needs to know of the chain.
+/// The last accepted block. The rule needs to know nothing else about the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Accepted {
     /// The number of the block; 0 for genesis.
@@ -30,10 +30,10 @@ pub struct Accepted {
 pub enum Verdict {
     /// The block is the next one of the chain.
     Accept,
-    /// The number was accepted before. The block is a copy of the accepted one, or a block that lost against it. Both
-    /// are passed over.
+    /// A block with this number was accepted before. This block is a copy of the accepted block, or it lost against
+    /// that block. The reader ignores it.
     Known,
-    /// The block is not part of the chain. It is passed over and counted.
+    /// The block is not part of the chain. The reader ignores and counts it.
     Skip(SkipReason),
     /// The reader stops.
     Halt(HaltReason),
@@ -48,13 +48,13 @@ pub enum SkipReason {
     Genesis,
     /// The block before this one is missing: an earlier request of the leader failed.
     Gap,
-    /// The hash of the block before is another one.
+    /// The previous hash in the block is not the hash of the last accepted block.
     OtherPrevious,
-    /// The term is over.
+    /// The term of the block is over: a higher term was accepted.
     OldTerm,
-    /// The term belongs to another writer.
+    /// The block has the current term, but another writer has claimed this term.
     OtherWriter,
-    /// The term is new, but does not begin with a claim.
+    /// The block has a new term, but is not a claim. A term must begin with a claim.
     NoClaim,
 }
 
@@ -81,10 +81,10 @@ impl Accepted {
     /// Decides what a reader does with the next block of the log.
     pub fn judge(&self, block: &BlockFacts) -> Verdict {
         match block.kind {
-            // It stands outside the chain, and a reader that has lost its place must honour it, too.
+            // A halt block is outside the chain. A reader that has lost its place in the chain must obey it, too.
             BlockKind::Halt => return Verdict::Halt(HaltReason::HaltRecord),
-            // A kind of a later version may be honoured unchained, as the halt record is. So the chain must not
-            // decide whether this reader stops.
+            // A later version may define a kind of block that, like the halt block, is outside the chain. So this
+            // reader stops whether or not the block continues the chain.
             BlockKind::Unknown(code) => return Verdict::Halt(HaltReason::UnknownKind(code)),
             BlockKind::Genesis => return Verdict::Skip(SkipReason::Genesis),
             BlockKind::Data | BlockKind::Claim | BlockKind::Resign | BlockKind::End | BlockKind::Level => {}
@@ -127,9 +127,10 @@ impl Accepted {
         }
     }
 
-    /// Makes `block` the last accepted one. `fields` is the result of the checks that need more than the chain: the
+    /// Makes `block` the last accepted block. `fields` is the result of the checks that need more than the chain: the
     /// position, the first entry, the sequence, the time and the size of the block. A block that continues the chain
-    /// and fails them must stop every reader; skipping it would let another block take its place.
+    /// but fails one of these checks must stop every reader. If readers skipped the block, another block could take its
+    /// place.
     ///
     /// # Errors
     /// [`HaltReason::WrongField`] if `fields` is an error. Nothing has changed in this case.

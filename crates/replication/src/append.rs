@@ -2,28 +2,29 @@
 //!
 //! # Why it is safe
 //!
-//! The appender acknowledges blocks only up to an append that the log has acknowledged (*all in-sync brokers hold it*,
-//! and so they hold every record before it), and only when it knows every record before this append. The records in
-//! between are read *after* the acknowledgement. A rival's claim lies either after the appended block, and then the
-//! block is accepted for ever, or before it, and then the appender sees the claim. So a leader that was replaced
-//! without noticing (a zombie) cannot acknowledge.
+//! The appender acknowledges blocks only up to an append that the log has acknowledged: *all in-sync brokers hold it*,
+//! and therefore every record before it. The appender must also know every record before this append. It reads the
+//! records that it does not know yet *after* the acknowledgement. If a rival's claim lies after the appended block, the
+//! block is accepted for ever. If the claim lies before the block, the appender sees the claim. So a leader that was
+//! replaced without noticing (a zombie) cannot acknowledge.
 //!
-//! What was read before the acknowledgement counts for nothing: it may have been lost since, and other records may have
-//! taken the same offsets. The appender uses such a read only to learn early that it was replaced, which is always safe.
+//! A record that was read before the acknowledgement proves nothing: it may have been lost since, and another record may
+//! have taken its offset. The appender uses such a record only to learn early that it was replaced, which is always
+//! safe.
 //!
 //! # How a failure is resolved
 //!
-//! Requests complete in order. After a request without a clear answer, or after a refused one, the results of the
-//! requests behind it are discarded: their blocks may be in the log, but perhaps without the block before them. The
-//! appender connects again, and sends all blocks without an answer again, byte for byte. Copies that arrive late, and
-//! blocks without their predecessor, are passed over by every reader, so nothing must be removed from the log. The next
-//! acknowledged append decides: everything before it is read, and the chain says which copy counts.
+//! Requests complete in order. After a request that was refused or has no clear answer, the results of all later
+//! requests are discarded: their blocks may be in the log, but perhaps without the block before them. The
+//! appender connects again, and sends all blocks without an answer again, byte for byte. Every reader ignores copies
+//! that arrive late and blocks without their predecessor, so nothing must be removed from the log. The next
+//! acknowledged append decides: the appender reads everything before it, and the chain decides which copy counts.
 //!
 //! # Bounds
 //!
 //! The memory is bounded by [`Limits`]: the appender holds the facts of at most [`Limits::blocks_max`] blocks, and
 //! [`Limits::requests_max`] requests. The caller holds the bytes of a block until [`Action::Durable`] covers it. A
-//! single input adds at most `requests_max + 3` actions.
+//! single call adds at most `requests_max + 3` actions.
 
 use std::collections::VecDeque;
 
@@ -59,19 +60,19 @@ enum Link {
     Up,
     /// Connected again, but no request has succeeded since. Only one request is in flight.
     Unproven,
-    /// [`Action::Reconnect`] was given.
+    /// The caller was asked to connect again ([`Action::Reconnect`]).
     Down,
 }
 
 /// The append of one term: which blocks are sent, and which may be acknowledged.
 ///
-/// A leader that was replaced without noticing (a *zombie*) cannot acknowledge: a block is durable only if an append at
-/// or behind it was acknowledged, and if every record before this append is known: from appends that were acknowledged,
-/// and from reads after this acknowledgement.
+/// A leader that was replaced without noticing (a *zombie*) cannot acknowledge: a block is durable only if the append
+/// of this block or of a later block was acknowledged, and if every record before this append is known. Records are
+/// known from acknowledged appends, and from reads after this acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Appender {
     limits: Limits,
-    /// The last block that is accepted for ever. Its term and writer are the own ones.
+    /// The last block that is accepted for ever. Its term and writer are those of this leader.
     accepted: Accepted,
     /// All records before this offset are known, and no record before it can be lost.
     next_offset: u64,
@@ -96,8 +97,9 @@ pub struct Appender {
 // ===== impl Appender =====
 
 impl Appender {
-    /// The appender of a leader whose claim is `accepted`. [`Decision::Serve`](crate::Decision::Serve) has both
-    /// values. `next_offset` follows the last record that is known and cannot be lost.
+    /// Makes the appender of a leader whose claim is `accepted`. Both values come from
+    /// [`Decision::Serve`](crate::Decision::Serve). `next_offset` is the offset after the last record that is known and
+    /// cannot be lost.
     ///
     /// # Panics
     /// If a limit is 0, or if the log has ended.
@@ -154,8 +156,8 @@ impl Appender {
         self.limits.blocks_max - self.pending.len()
     }
 
-    /// The number of the next block to submit. A read, a replay or an unrecorded rejection that was executed now may
-    /// be answered when this block is durable. The block was not sent before the read arrived. So the block lies in
+    /// The number of the next block to submit. If a read, a replay or an unrecorded rejection is executed now, it may be
+    /// answered when this block is durable. The block is sent only after the read has arrived. So the block lies in
     /// the log after everything that was acknowledged before, and its acceptance proves that nobody else led until
     /// then. An earlier block proves nothing: it may have been accepted before a rival's claim.
     #[must_use]
@@ -168,8 +170,8 @@ impl Appender {
         }
     }
 
-    /// Whether the outcome of a request is open since a failure. Take no new calls meanwhile: their outcome would be
-    /// unknown for as long.
+    /// Whether a failure has left the outcome of a request open. While this is true, the caller must take no new calls,
+    /// because their outcome would stay unknown, too.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.link != Link::Up
@@ -193,8 +195,8 @@ impl Appender {
     /// [`Stopped`] if another process leads or the process must stop. The block will not be sent.
     ///
     /// # Panics
-    /// If the block does not continue the chain of the submitted ones, is a claim of its own or does not belong to
-    /// this term, if the log ends before it, or if there is no [`room`](Self::room).
+    /// If the block does not continue the chain of the submitted blocks, is a claim or belongs to another term, if a
+    /// submitted block has ended the log, or if there is no [`room`](Self::room).
     pub fn submit(&mut self, block: BlockFacts, bytes: usize) -> Result<(), Stopped> {
         if let Some(stopped) = self.stopped {
             return Err(stopped);
@@ -255,7 +257,7 @@ impl Appender {
         }
     }
 
-    /// The connection that [`Action::Reconnect`] asked for is ready.
+    /// Reports that the connection that [`Action::Reconnect`] asked for is ready.
     ///
     /// # Panics
     /// If no connection was asked for.
@@ -266,7 +268,7 @@ impl Appender {
         assert_eq!(self.link, Link::Down, "a connection was asked for");
         self.link = Link::Unproven;
         self.send();
-        // If appends go on failing, only a read can show that another process leads.
+        // If the appends keep failing, only a read can show that another process leads.
         let read = self.read_id();
         self.probe = Some(read);
         self.actions.push_back(Action::Read {
@@ -276,8 +278,8 @@ impl Appender {
         });
     }
 
-    /// Reports the records of a read, in order. All records from the first offset of the read up to `next_offset`,
-    /// without `next_offset` itself, are among them. The answers to reads that were given up are ignored.
+    /// Reports the records of a read, in order. They must include all records from the first offset of the read to the
+    /// last offset before `next_offset`. The answers to reads that were given up are ignored.
     pub fn read(&mut self, read: ReadId, records: &[Record], next_offset: u64) {
         if self.stopped.is_some() {
             return;
@@ -291,8 +293,8 @@ impl Appender {
         }
     }
 
-    /// The broker refused the offset of a read, in the current leader epoch: a record that cannot be lost was lost, or
-    /// the log was trimmed although its records are needed.
+    /// Reports that the broker, in the current leader epoch, does not have the offset of a read. A record that cannot be
+    /// lost was lost, or the log was trimmed although its records are needed.
     pub fn out_of_range(&mut self) {
         if self.stopped.is_none() {
             self.halt(HaltReason::LogLostData {
@@ -301,7 +303,7 @@ impl Appender {
         }
     }
 
-    /// Sends what may be sent.
+    /// Sends the blocks that may be sent now.
     fn send(&mut self) {
         let requests_max = match self.link {
             Link::Up => self.limits.requests_max,
@@ -368,11 +370,12 @@ impl Appender {
         self.send();
     }
 
-    /// All records before the blocks of a request are known, so its blocks are the next records.
+    /// Completes a request. All records before its blocks are known, so its blocks are the next records.
     fn complete_request(&mut self, request: Request, base_offset: u64) {
         let before = self.accepted.number;
         while self.accepted.number < request.last {
-            // A late copy of an earlier request may have been accepted in the gap. Then only the others are new.
+            // A late copy of an earlier request may already have been accepted in the gap. Then only the remaining
+            // blocks are new.
             let own = self.pending.pop_front().map(|one| one.block);
             let Some(block) = own.filter(|block| block.number >= request.first) else {
                 unreachable!("the blocks of a request are pending until they are accepted");
@@ -387,7 +390,8 @@ impl Appender {
         self.durable_after(before);
     }
 
-    /// Reports what was accepted since block `before`. Only for records before an acknowledged append.
+    /// Reports the blocks that were accepted after block `before`. The caller has read only records before an
+    /// acknowledged append.
     fn durable_after(&mut self, before: u64) {
         if self.accepted.number > before {
             self.actions.push_back(Action::Durable {
@@ -397,7 +401,7 @@ impl Appender {
         }
     }
 
-    /// Asks for the records before an acknowledged append, once.
+    /// Asks for the records before an acknowledged append, unless they were already asked for.
     fn read_before(&mut self, base_offset: u64) {
         if self.gap.is_none() {
             let read = self.read_id();
@@ -420,7 +424,7 @@ impl Appender {
             unreachable!("only an acknowledged append has a gap before it");
         };
         let before = self.accepted.number;
-        // What lies behind the append is not acknowledged yet.
+        // Records after the append are not acknowledged yet.
         for record in records.iter().filter(|record| record.offset < base_offset) {
             if record.offset < self.next_offset {
                 continue;
@@ -450,7 +454,7 @@ impl Appender {
         self.complete();
     }
 
-    /// Judges what may still be lost: only to learn early that the process must stop.
+    /// Judges records that may still be lost, only to learn early that the process must stop.
     fn read_probe(&mut self, records: &[Record]) {
         let mut accepted = self.accepted;
         let mut pending = self.pending.clone();
@@ -504,7 +508,7 @@ impl Appender {
         self.stopped = Some(stopped);
         self.in_flight.clear();
         self.pending.clear();
-        // Answers that were found before stay; the rest has no meaning any more.
+        // The reports of durable blocks stay valid. The appender takes back all other actions.
         self.actions
             .retain(|action| matches!(action, Action::Durable { .. }));
     }
@@ -518,9 +522,9 @@ impl Appender {
 
 /// What a record means to a leader.
 enum Judged {
-    /// Nothing.
+    /// The record changes nothing.
     Passed,
-    /// An own block was accepted.
+    /// A block of this leader was accepted.
     Own(BlockFacts),
     /// Another process leads.
     Fenced { term: u64 },
@@ -537,7 +541,8 @@ fn judge(accepted: &Accepted, record: &Record, pending: &VecDeque<Pending>) -> J
         Verdict::Known | Verdict::Skip(_) => Judged::Passed,
         Verdict::Halt(reason) => Judged::Halt(reason),
         Verdict::Accept => match pending.front() {
-            // Foreign means another hash: also a block of the own term and writer, if this process did not write it.
+            // A block with another hash is foreign, even if it has this leader's term and writer: this process did not
+            // write it.
             Some(own) if own.block.hash == block.hash => Judged::Own(own.block),
             _ if block.kind == BlockKind::Claim => Judged::Fenced { term: block.term },
             _ => Judged::Halt(HaltReason::ForeignBlockOfOwnTerm { number: block.number }),

@@ -1,9 +1,9 @@
-//! What the protocol knows of a block: [`BlockFacts`]. The content of a block does not matter here.
+//! What the protocol knows about a block: [`BlockFacts`]. The protocol does not use the content of a block.
 
 /// The hash of a block's bytes, header included.
 pub type BlockHash = [u8; 32];
 
-/// The kind of a block, as its header says it.
+/// The kind of a block, as its header states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockKind {
     /// Records of the ledger, or an empty block (a heartbeat).
@@ -14,9 +14,9 @@ pub enum BlockKind {
     Claim,
     /// The last block of a term whose leader stops. It names a successor.
     Resign,
-    /// The last block of the log. It names the directory that goes on without the log.
+    /// The last block of the log. It names the directory that continues the ledger without the log.
     End,
-    /// Stops every reader. It is not part of the chain, so every reader honours it wherever it stands.
+    /// Stops every reader. It is not part of the chain, and every reader obeys it at any place of the log.
     Halt,
     /// Raises the format level of the log.
     Level,
@@ -26,7 +26,7 @@ pub enum BlockKind {
 
 /// The fields of a block that decide whether readers accept it.
 ///
-/// The caller has compared the checksums and the id of the data before it makes this value. A record that is not a
+/// The caller has checked the checksums and the id of the data before it makes this value. A record that is not a
 /// block with a valid checksum is a record without facts ([`Record::block`](crate::Record::block)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockFacts {
@@ -36,7 +36,7 @@ pub struct BlockFacts {
     pub hash: BlockHash,
     /// The hash of the block before this one.
     pub previous: BlockHash,
-    /// The term in which the block was written. Blocks from before the replication have term 0.
+    /// The term in which the block was written. Blocks that were written before the ledger was replicated have term 0.
     pub term: u64,
     /// The random number of the process that wrote the block. It is 0 in term 0.
     pub writer: u32,

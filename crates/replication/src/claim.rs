@@ -1,12 +1,12 @@
 //! How a standby becomes the leader: [`Claim`].
 //!
 //! A candidate appends a claim block on top of the last block that it has accepted. Readers accept the first claim of a
-//! higher term that continues the chain, so at most one of several candidates wins, and only a candidate that has read
-//! everything before its claim. The candidate then reads until it sees its claim accepted, and serves.
+//! higher term that continues the chain, so at most one of several candidates wins, and the winner has read everything
+//! before its claim. The candidate then reads until it sees its claim accepted, and serves.
 //!
-//! The answer to the append is needed, even if the claim is visible before: a visible record can still be lost. After
-//! the answer, the candidate reads its last judged record once more, and everything up to its claim. So what it has
-//! accepted as a standby is proven to be in the log.
+//! The candidate waits for the answer to the append, even if it sees its claim before: a visible record can still be
+//! lost. After the answer, the candidate reads its last judged record once more, and everything up to its claim. This
+//! proves that the log contains what the candidate has accepted as a standby.
 //!
 //! A candidate also asks every reachable replica for its last accepted block, before it sends the claim. The log must
 //! hold all these blocks before the claim. Otherwise the log was rolled back, and the candidate halts.
@@ -23,14 +23,14 @@ use crate::{
 /// Maximum number of replicas that a candidate compares itself with.
 pub const PEERS_MAX: usize = 16;
 
-/// The point of another replica, from before the claim was sent.
+/// How far another replica has read the log. The candidate asks for it before it sends the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PeerPoint {
-    /// The number of its last accepted block.
+    /// The number of the last block that the replica has accepted.
     pub number: u64,
     /// The hash of this block.
     pub hash: BlockHash,
-    /// The offset of the next record that it reads.
+    /// The offset of the next record that the replica reads.
     pub next_offset: u64,
 }
 
@@ -46,7 +46,8 @@ pub enum ClaimStep {
     /// Drop the connection, find the leading broker, connect again after a suitable delay, and call
     /// [`Claim::reconnected`].
     Reconnect,
-    /// Begin to read at this offset: the reader was restarted. Discard what is still arriving from earlier reads.
+    /// Begin to read at this offset: the reader was restarted. Discard the records that still arrive from earlier
+    /// reads.
     ReadFrom(u64),
     /// Nothing: the request was given up before.
     Ignore,
@@ -56,7 +57,7 @@ pub enum ClaimStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Decision {
-    /// Go on reading, applying and sending.
+    /// The candidate does not know yet. Continue to read, to apply blocks and to send the claim.
     Wait,
     /// The candidate leads. Create an [`Appender`](crate::Appender) with these values, and serve.
     Serve {
@@ -65,7 +66,7 @@ pub enum Decision {
         /// The offset after the claim.
         next_offset: u64,
     },
-    /// The chain continued without the claim. Go on as a standby. The next claim needs a higher term.
+    /// The chain continued without the claim. Continue as a standby. The next claim needs a higher term.
     Lost,
     /// The process must stop for good. If the reason is [`HaltReason::ReplicaAheadOfLog`] or
     /// [`HaltReason::LogLostData`], write a halt record, so that every replica stops.
@@ -141,8 +142,8 @@ impl Claim {
         &self.block
     }
 
-    /// Reports the result of a request. After an acknowledged append, the reader restarts, because what it has read
-    /// before may have been lost before the append.
+    /// Reports the result of a request. After an acknowledged append, the reader restarts, because records that it has
+    /// read before may have been lost before the append.
     pub fn result(&mut self, reader: &mut LogReader, request: RequestId, outcome: Outcome) -> ClaimStep {
         if self.append != Append::InFlight(request) {
             return ClaimStep::Ignore;
@@ -165,8 +166,8 @@ impl Claim {
         self.append == Append::Reconnecting
     }
 
-    /// The connection that [`ClaimStep::Reconnect`] asked for is ready. The claim is sent again, byte for byte: of
-    /// several copies, readers accept the first one.
+    /// Reports that the connection that [`ClaimStep::Reconnect`] asked for is ready. The claim is sent again, byte for
+    /// byte. If the log has several copies, readers accept the first one.
     ///
     /// # Panics
     /// If no connection was asked for.
@@ -203,7 +204,8 @@ impl Claim {
             }
             Append::InFlight(_) | Append::Reconnecting => return Decision::Wait,
         };
-        // The claim was appended after the peers were asked. So what they have read lies before the claim.
+        // The claim was appended after the peers were asked. So all records that the peers had read are before the
+        // claim.
         if let Some(peer) = self.peers.iter().find(|peer| peer.next_offset > base_offset) {
             return Decision::Halt(HaltReason::ReplicaAheadOfLog { number: peer.number });
         }
@@ -211,8 +213,8 @@ impl Claim {
             return Decision::Wait;
         }
         if accepted.hash != self.block.hash {
-            // Everything up to an acknowledged copy of the claim was read, and the claim was not accepted, although
-            // the chain has not moved on: impossible, because the claim continues the chain.
+            // Everything up to an acknowledged copy of the claim was read. The chain has not moved on, so the claim
+            // continues it and must have been accepted. But the claim was not accepted, so the log has lost data.
             return Decision::Halt(HaltReason::LogLostData { offset: base_offset });
         }
         if applied < self.block.number && !planted("claim_before_applying") {

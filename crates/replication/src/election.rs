@@ -1,16 +1,17 @@
-//! When a standby claims: [`Election`]. When a leader writes a heartbeat: [`Heartbeat`]. When a leader resigns because
-//! of its clock: [`is_clock_wrong`].
+//! The decisions that depend on time. [`Election`] decides when a standby *claims* leadership, which means that it
+//! appends a block that begins a new term. [`Heartbeat`] decides when a leader writes a heartbeat. [`is_clock_wrong`]
+//! decides whether a leader resigns because of its clock.
 //!
-//! An early claim is always safe: it costs a short interruption, because the old leader must step down. So the timers
-//! need no synchronized clocks. All times are durations since a start of the caller's choice, on a clock that never
-//! goes back.
+//! An early claim is always safe. It costs only a short interruption, because the old leader must step down. So the
+//! timers need no synchronized clocks. All times are durations since a moment that the caller chooses, on a clock that
+//! never goes back.
 
 use std::time::Duration;
 
 /// When a standby claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timing {
-    /// Silence after which a standby claims.
+    /// Time without a new block after which a standby claims.
     pub claim_after: Duration,
     /// Maximum random addition to [`claim_after`](Self::claim_after), so that standbys do not claim together.
     pub claim_jitter_max: Duration,
@@ -18,13 +19,14 @@ pub struct Timing {
     pub claim_after_closed: Duration,
     /// Time after which a standby claims if no forwarded call reaches the leader, although the leader appends.
     pub claim_after_forwards: Duration,
-    /// Delay before the next claim if no block followed the last one. It doubles with each such claim.
+    /// Delay before the next claim if no block followed the last claim. The delay doubles with each such claim.
     pub backoff: Duration,
     /// Maximum of the delay.
     pub backoff_max: Duration,
     /// Maximum delay of a candidate whose clock is behind the time of the last block.
     pub clock_wait_max: Duration,
-    /// A gap between two successful reads of the log up to which silence is counted. Longer gaps begin the count anew.
+    /// Maximum gap between two successful reads of the log that counts as time without a block. After a longer gap, this
+    /// time starts again at zero.
     pub read_gap_max: Duration,
 }
 
@@ -33,21 +35,21 @@ pub struct Timing {
 pub struct Election {
     timing: Timing,
     jitter: Duration,
-    /// The silence began at this time.
+    /// The start of the time without a new block.
     quiet_since: Duration,
     /// The last successful read of the log.
     read_at: Option<Duration>,
     closed_at: Option<Duration>,
     forwards_fail_since: Option<Duration>,
-    /// The number of claims in a row, own and others', that no block followed.
+    /// The number of claims in a row, by this or another standby, after which no block followed.
     claims: u32,
-    /// No claim before this time.
+    /// This standby does not claim before this time.
     not_before: Duration,
     resigned: Option<Resigned>,
     is_claiming: bool,
 }
 
-/// The leader has resigned.
+/// What a standby knows about a leader that has resigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Resigned {
     /// This standby is the successor, since this time.
@@ -55,12 +57,12 @@ enum Resigned {
     ToAnother,
 }
 
-/// What an accepted block tells a standby.
+/// What a standby learns from an accepted block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum News {
     /// The leader is alive.
     Block,
-    /// A new leader has claimed.
+    /// A new leader has claimed leadership.
     Claim,
     /// The leader has resigned, and this standby is the successor that it names.
     ResignToThis,
@@ -123,7 +125,7 @@ impl Election {
         }
     }
 
-    /// The reader has accepted a block.
+    /// Reports that the reader has accepted a block.
     pub fn news(&mut self, now: Duration, news: News) {
         self.quiet_since = self.quiet_since.max(now);
         self.closed_at = None;
@@ -146,8 +148,9 @@ impl Election {
         }
     }
 
-    /// A read of the log succeeded, with or without records. Silence counts only while reads succeed: a standby that
-    /// is cut off from the log knows nothing about the leader. Call it at least every [`Timing::read_gap_max`].
+    /// Reports that a read of the log succeeded, with or without records. Time without a block counts only while reads
+    /// succeed, because a standby that is cut off from the log knows nothing about the leader. Call this method at least
+    /// every [`Timing::read_gap_max`].
     pub fn read(&mut self, now: Duration) {
         let is_gap = self
             .read_at
@@ -158,32 +161,32 @@ impl Election {
         self.read_at = Some(self.read_at.map_or(now, |before| before.max(now)));
     }
 
-    /// A read of the log failed.
+    /// Reports that a read of the log failed.
     pub fn read_failed(&mut self) {
         self.read_at = None;
     }
 
-    /// The connection to the leader was closed by the other side.
+    /// Reports that the leader has closed its connection to this standby.
     pub fn closed(&mut self, now: Duration) {
         self.closed_at.get_or_insert(now);
     }
 
-    /// A call could not be forwarded to the leader.
+    /// Reports that a call could not be forwarded to the leader.
     pub fn forward_failed(&mut self, now: Duration) {
         self.forwards_fail_since.get_or_insert(now);
     }
 
-    /// A call was forwarded to the leader.
+    /// Reports that a call was forwarded to the leader.
     pub fn forwarded(&mut self) {
         self.forwards_fail_since = None;
     }
 
-    /// This standby begins a claim. No other claim begins before [`claim_ended`](Self::claim_ended).
+    /// Reports that this standby begins a claim. No other claim begins before [`claim_ended`](Self::claim_ended).
     pub fn claimed(&mut self) {
         self.is_claiming = true;
     }
 
-    /// The claim is lost or was given up. The delay before the next one doubles.
+    /// Reports that the claim is lost or was given up. The delay before the next claim doubles.
     pub fn claim_ended(&mut self, now: Duration) {
         self.is_claiming = false;
         self.claims = self.claims.saturating_add(1);
@@ -195,8 +198,8 @@ impl Election {
     }
 
     /// Returns the time at which to ask [`should_claim`](Self::should_claim) again if nothing happens before, or `None`
-    /// if only an event can cause a claim. `clock_behind` is by how much the wall clock is behind the time of the last
-    /// block.
+    /// if only an event can cause a claim. `clock_behind` is the time by which the wall clock is behind the time of the
+    /// last block.
     #[must_use]
     pub fn next_wake(&self, clock_behind: Duration) -> Option<Duration> {
         if self.is_claiming || self.read_at.is_none() {
@@ -227,7 +230,8 @@ impl Election {
             .map(|since| since + timing.claim_after_forwards);
         let due = match self.resigned {
             Some(Resigned::ToThis(at)) => at,
-            // A leader that has resigned closes its connections. The others leave its successor the time to claim.
+            // A leader that has resigned closes its connections, so a closed connection is no reason to claim early. The
+            // other standbys give the successor time to claim.
             Some(Resigned::ToAnother) => silence,
             None => {
                 let closed = self.closed_at.map(|at| at + timing.claim_after_closed);
@@ -270,8 +274,8 @@ impl Heartbeat {
 pub const CLOCK_DIFFERENCE_MS_MAX: i64 = 1000;
 
 /// Whether a leader must resign because of its clock: its wall clock differs from those of all brokers and peers by more
-/// than [`CLOCK_DIFFERENCE_MS_MAX`], in the same direction. `differences_ms` are own time minus theirs. Without another
-/// clock the answer is no.
+/// than [`CLOCK_DIFFERENCE_MS_MAX`], in the same direction. `differences_ms` contains, for each of the other clocks, the
+/// leader's time minus the time of that clock. Returns false if there is no other clock.
 #[must_use]
 pub fn is_clock_wrong(differences_ms: &[i64]) -> bool {
     let ahead = |difference: &i64| *difference > CLOCK_DIFFERENCE_MS_MAX;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// Why a process must stop and must not serve again until an operator has looked.
+/// Why a process must stop and must not serve again until an operator has found the cause.
 ///
 /// A halt is always safe: nothing is acknowledged or accepted after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Error)]
@@ -45,7 +45,7 @@ pub enum HaltReason {
     /// The record at offset 0 is not a genesis block, so the log holds something else.
     #[error("the first record of the log is not a genesis block; check the topic's name")]
     NoGenesis,
-    /// A record that was read before is missing, or is another one now.
+    /// A record that was read before is missing, or was replaced by another record.
     #[error(
         "the log lost data: the record at offset {offset} is missing or was replaced; see the runbook before you start any replica"
     )]

@@ -1,8 +1,9 @@
 //! Replicates a chain of blocks over a shared log: it does no I/O, uses no async code and reads no clock.
 //!
-//! The log is a partition that speaks the Kafka protocol. Every replica reads it and accepts the same chain of blocks; one
-//! replica, the *leader* of a *term*, appends to it. The log orders and stores the blocks; it decides nothing. The crate
-//! consists of state machines, which a program feeds with what it has read and with the results of its requests:
+//! The log is a partition that speaks the Kafka protocol. Every replica reads the log and accepts the same chain of
+//! blocks. One replica, the *leader* of a *term*, appends to the log. The log only orders and stores the blocks, and
+//! decides nothing. The crate consists of state machines, which receive the records and the results of requests from a
+//! program:
 //!
 //! | machine | question |
 //! |---|---|
@@ -15,26 +16,28 @@
 //! # No lock and no clock
 //!
 //! Whether a block is accepted depends only on the records before it, and all readers read the same records. So no two
-//! readers accept different chains, however many processes believe that they lead. A claim ends the term before it,
-//! because later blocks of that term do not continue the chain any more. The time decides only when a standby claims;
-//! an early claim costs an interruption, and nothing else.
+//! readers accept different chains, however many processes believe that they lead. With a *claim*, a block that begins a
+//! new term, a standby becomes the leader. A claim ends the term before it, because later blocks of that term do not
+//! continue the chain any more. The time decides only when a standby claims; an early claim costs an interruption, and
+//! nothing else.
 //!
 //! # Acknowledged, visible and lost
 //!
 //! An append is *acknowledged* when all in-sync brokers hold it. Then no record up to it can be lost, and an answer may be
-//! given. A record can be *visible* before. It may then be lost, and other records may take its offset. So what was read
-//! before an acknowledgement is never a reason for an answer, and after each new connection a reader compares the last
-//! record that it has judged.
+//! given. A record can be *visible* before it is acknowledged. Such a record may be lost, and another record may take its
+//! offset. So a record that was read before an acknowledgement is never a reason for an answer. After each new connection,
+//! a reader reads its last judged record again, and compares the two.
 //!
 //! # Proof
 //!
 //! `tests/it/model` explores every reachable state of small clusters that run this code, with refused requests, lost
-//! acknowledgements, late copies, pipelined requests, rival claims, lost records and crashes. It also finds a list of
-//! planted bugs (`tests/it/mutations.rs`). `docs/replication.md` names the test of each sentence of the protocol.
+//! acknowledgements, late copies, pipelined requests, rival claims, lost records and crashes. This model also finds each
+//! bug of a list of planted bugs (`tests/it/mutations.rs`). `docs/replication.md` names the test of each sentence of the
+//! protocol.
 //!
 //! A broken invariant is a bug in this crate or in the caller. The machines then panic with a message that names the
-//! invariant, in release builds too. What a log contains never causes a panic: it is accepted, skipped, or a reason to
-//! [halt](HaltReason).
+//! invariant, in release builds too. The content of a log never causes a panic: each record is accepted, skipped, or a
+//! reason to [halt](HaltReason).
 //!
 //! ```
 //! use tally_replication::{Accepted, Action, Appender, BlockFacts, BlockKind, Limits, Outcome};

@@ -1,11 +1,11 @@
 //! Reads the log in order and applies the rule of acceptance: [`LogReader`].
 //!
-//! A reader also finds out that the log lost data. What a reader sees need not be acknowledged: the set of in-sync
-//! brokers can shrink to one, and what only that broker holds can be lost. Then other records take the same offsets.
-//! So after every new connection, a reader reads the last record once more that it has judged ([`LogReader::restart`]).
-//! If its leader epoch or its hash is another one, the reader holds blocks that the log does not have, and halts.
+//! A reader also finds out that the log lost data. A record that a reader sees may not be acknowledged yet: the set of
+//! in-sync brokers can shrink to one, and records that only this broker holds can be lost. Then other records take the
+//! same offsets. So after every new connection, a reader reads its last judged record again ([`LogReader::restart`]).
+//! If the record now has another leader epoch or hash, the reader holds blocks that the log does not have, and halts.
 //! An offset and the leader epoch of its record identify a record and all records before it; that is the guarantee of
-//! the Kafka protocol by which brokers and consumers find where two logs divide.
+//! the Kafka protocol by which brokers and consumers find where two logs diverge.
 
 use crate::{
     acceptance::{Accepted, SkipReason, Verdict},
@@ -25,12 +25,13 @@ pub struct Record {
     pub block: Option<BlockFacts>,
 }
 
-/// A record that was judged, so that it can be recognized.
+/// The facts of a judged record by which a reader recognizes the record when it reads it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Seen {
     /// The position in the log.
     pub offset: u64,
-    /// The leader epoch of the record batch, if it was read. A leader does not learn it from the answer to an append.
+    /// The leader epoch of the record batch, if the record was read. A leader does not learn the epoch from the answer
+    /// to an append.
     pub epoch: Option<i32>,
     /// The hash of the block, or `None` for a record that is not a block of this data.
     pub hash: Option<BlockHash>,
@@ -54,8 +55,9 @@ pub enum Step {
 
 /// The place of a reader in the log, and the last block that it has accepted.
 ///
-/// A resume point consists of the same values. Store it right behind an accepted block, after the journal is synced to
-/// this block: then the last record is the accepted block, and its hash is [`Accepted::hash`].
+/// A resume point consists of the same values. Store a resume point directly after a block was accepted, when the
+/// journal is synced up to this block. Then the last judged record is the accepted block, and its hash is
+/// [`Accepted::hash`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogReader {
     accepted: Accepted,
@@ -69,8 +71,8 @@ pub struct LogReader {
 // ===== impl LogReader =====
 
 impl LogReader {
-    /// A reader that has judged all records before `next_offset`. `last` is the last one of them. A reader without it
-    /// cannot find out that the log lost data.
+    /// A reader that has judged all records before `next_offset`. `last` is the last of these records. Without `last`,
+    /// the reader cannot find out that the log lost data.
     ///
     /// # Panics
     /// If `last` is not before `next_offset`.
@@ -122,14 +124,15 @@ impl LogReader {
     }
 
     /// Returns the offset from which to read after a new connection or a change of the leading broker: the offset of
-    /// the last judged record, so that it is compared. Discard what is still arriving from reads that began before.
+    /// the last judged record, so that the reader compares it. Discard the records that still arrive from earlier
+    /// reads.
     pub fn restart(&mut self) -> u64 {
         self.verified = self.last.is_none();
         self.last.map_or(self.next_offset, |last| last.offset)
     }
 
-    /// The offset from which the next read begins: the last judged record, until it was found unchanged since the last
-    /// [`restart`](Self::restart), and then the next one.
+    /// The offset from which the next read begins. Until the last judged record was found unchanged since the last
+    /// [`restart`](Self::restart), this is the offset of that record; afterwards, it is the offset of the next record.
     #[must_use]
     pub fn read_from(&self) -> u64 {
         match self.last {
@@ -141,7 +144,7 @@ impl LogReader {
     /// Judges the next record. `fields` checks the other fields of a block that continues the chain.
     ///
     /// # Errors
-    /// The reason to halt. Each further call returns it again.
+    /// The reason to halt. Each further call returns the same reason.
     ///
     /// # Panics
     /// If a read after a restart does not begin at the offset that [`restart`](Self::restart) returned.
@@ -192,7 +195,7 @@ impl LogReader {
         Ok(step)
     }
 
-    /// Compares a record with the last judged one.
+    /// Compares a record with the last judged record.
     fn verify(&mut self, record: &Record) -> Result<(), HaltReason> {
         let Some(last) = self.last else { return Ok(()) };
         // A batch of the log contains several records, so a read can begin before the offset that was asked for.
@@ -216,8 +219,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// All records before `next_offset` were delivered; offsets without a record belong to the broker. A smaller
-    /// offset than the next one changes nothing.
+    /// Reports that all records before `next_offset` were delivered. The broker itself uses the offsets that have no
+    /// record. If `next_offset` is smaller than the offset of the next record, nothing changes.
     ///
     /// # Errors
     /// [`HaltReason::LogLostData`] if the read has passed the last judged record without finding it.
@@ -237,8 +240,9 @@ impl LogReader {
         Ok(())
     }
 
-    /// The leading broker, in its current epoch, refused the offset that was to be read. `start` and `end` are the
-    /// offsets that it has. Halts, because a reset to another offset would lose or repeat blocks.
+    /// Reports that the leading broker, in its current epoch, does not have the offset that was to be read. `start` and
+    /// `end` are the bounds of the offsets that it has. Halts, because a reset to another offset would lose or repeat
+    /// blocks.
     pub fn out_of_range(&mut self, start: u64, end: u64) -> HaltReason {
         let reason = if end < self.next_offset {
             HaltReason::LogLostData { offset: end }

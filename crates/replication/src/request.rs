@@ -1,4 +1,4 @@
-//! What an appender gets and gives: requests, reads and actions.
+//! The inputs and outputs of an appender: requests, reads and actions.
 
 use crate::halt::HaltReason;
 
@@ -15,11 +15,11 @@ pub struct Limits {
     pub blocks_max: usize,
 }
 
-/// Names a request to append. Numbers of requests are never used again.
+/// Names a request to append. No two requests have the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// Names a read. Numbers of reads are never used again.
+/// Names a read. No two reads have the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReadId(pub u64);
 
@@ -31,13 +31,14 @@ pub enum Outcome {
         /// The offset of the first block.
         base_offset: u64,
     },
-    /// The broker has appended nothing, and will not.
+    /// The broker has appended nothing, and will append nothing later.
     Refused,
-    /// Nobody knows: an error after the append, a timeout, or a lost connection. The blocks may still arrive later.
+    /// It is unknown whether the blocks were appended: an error after the append, a timeout, or a lost connection. The blocks may still
+    /// arrive later.
     Unresolved,
 }
 
-/// What the caller must do, in this order.
+/// What the caller must do. The caller must carry out the actions in the order in which the appender returns them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Send the blocks as one record batch, on the connection of the last [`Reconnect`](Self::Reconnect), and report
@@ -61,7 +62,7 @@ pub enum Action {
         read: ReadId,
         /// The first offset.
         from: u64,
-        /// The last offset that is needed, or `None` for everything that the broker shows at once. A part is a valid
+        /// The last offset that is needed, or `None` for everything that the broker returns at once. A part of the records is a valid
         /// answer.
         through: Option<u64>,
     },
@@ -72,8 +73,8 @@ pub enum Action {
         /// All records before this offset are known.
         next_offset: u64,
     },
-    /// Another process leads. What is not durable yet will never be accepted or was accepted without an answer. The
-    /// process must stop leading and must not use this term again. This is the last action.
+    /// Another process leads. The blocks that are not durable yet will never be accepted, or were accepted without an answer to the caller.
+    /// The process must stop leading and must not use this term again. This is the last action.
     Fenced {
         /// The term of the new leader.
         term: u64,

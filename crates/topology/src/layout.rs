@@ -1,8 +1,8 @@
 //! The table of roles: which CPUs the roles EXEC, WAL, NET and AUX get on a machine.
 //!
 //! In this table, *N cores* have one CPU each, and *N cores of 2* have two CPUs (hyper-threads) each. *Last* is the
-//! core or CPU with the highest number, *next* is the one with the second highest number, and *first* is
-//! the one with the lowest number.
+//! core or CPU with the highest number, *next* is the core or CPU with the second highest number, and *first* is that
+//! with the lowest number.
 //!
 //! | allowed CPUs | EXEC | WAL | NET | AUX |
 //! |---|---|---|---|---|

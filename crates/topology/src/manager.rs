@@ -39,8 +39,8 @@ pub(super) struct Shared {
     pub(super) mask: CpuSet,
     /// CPUs that the control group granted at start.
     pub(super) granted: Option<CpuSet>,
-    /// The machine and the plan in force. Only `verify_now` replaces them. Readers clone the `Arc` and release the
-    /// lock.
+    /// The machine and the plan that is in force. Only `verify_now` replaces them. Readers clone the `Arc` and release
+    /// the lock.
     pub(super) in_force: RwLock<Arc<InForce>>,
     pub(super) registry: Registry,
     /// Number of blocking-pool threads started so far. This is the index of the next blocking-pool thread.

@@ -477,7 +477,7 @@ fn of_cpus(cpus: &CpuSet) -> Figures {
     }
 }
 
-/// Returns the figures of the CPU quota. There are none without a quota.
+/// Returns the figures of the CPU quota. Returns no figures without a quota.
 fn quota_figures(machine: &Machine) -> Figures {
     let quota = machine.cgroup.quota;
     Figures {
@@ -541,8 +541,8 @@ fn sharing_reason(machine: &Machine) -> Option<String> {
     None
 }
 
-/// Returns the number of NET threads if threads are not pinned. Of the allowed CPUs, or of the quota if it is smaller,
-/// one CPU is left for EXEC and one for WAL. The result is at least 1.
+/// Returns the number of NET threads if threads are not pinned. This is the number of allowed CPUs, or the quota if it
+/// is smaller, without one CPU for EXEC and one for WAL. The result is at least 1.
 fn unpinned_net_threads(machine: &Machine) -> usize {
     let budget = machine.cgroup.quota.map_or(usize::MAX, |quota| {
         usize::try_from(quota.millicpus().div_ceil(1000)).unwrap_or(usize::MAX)

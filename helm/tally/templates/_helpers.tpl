@@ -45,7 +45,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* metadata of an object: (dict "root" $ "name" "..." "labels" {} "annotations" {}) */}}
+{{/* The metadata of an object. Argument: (dict "root" $ "name" "..." "labels" {} "annotations" {}) */}}
 {{- define "tally.metadata" -}}
 name: {{ .name }}
 namespace: {{ .root.Release.Namespace }}

@@ -1,4 +1,4 @@
-{{/* What only a replicated store needs. */}}
+{{/* Definitions that only a replicated store needs. */}}
 
 {{/* Returns a word with store.kind = replicated, otherwise nothing. */}}
 {{- define "tally.replicated" -}}
@@ -39,7 +39,7 @@
 {{- $mounts | toJson }}
 {{- end }}
 
-{{/* The same for the Secrets with which the replicas call each other. */}}
+{{/* Returns the Secrets to mount with which the replicas call each other, in the same form. */}}
 {{- define "tally.peerSecrets" -}}
 {{- $mounts := list }}
 {{- $ca := include "tally.peerCa" . | fromJson }}
@@ -54,7 +54,7 @@
 {{- $mounts | toJson }}
 {{- end }}
 
-{{/* Volumes and mounts for such a list. */}}
+{{/* Volumes and mounts for a list of such Secrets. */}}
 {{- define "tally.secretVolumes" -}}
 {{- range . }}
 - name: {{ .name }}
@@ -78,7 +78,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Returns the keys of [store.replicated], in JSON: those of the user, and those that the chart knows. */}}
+{{/* Returns the keys of [store.replicated], in JSON: those that the user sets, and those that the chart sets. */}}
 {{- define "tally.replicatedSettings" -}}
 {{- $settings := deepCopy (default (dict) .Values.config.store.replicated) }}
 {{- $fullname := include "tally.fullname" . }}

@@ -1,4 +1,4 @@
-{{/* Rules of the number of replicas and of the replicated store. "tally.validate" includes them. */}}
+{{/* Rules for the number of replicas and for the replicated store. "tally.validate" includes them. */}}
 
 {{- define "tally.validateEmbedded" -}}
 {{- if gt (int .Values.replicas) 1 }}
@@ -36,7 +36,7 @@
 {{- include "tally.validateNoAutoscaling" . }}
 {{- end }}
 
-{{/* The connection to the brokers: whoever can read and write the topic can read the ledger and stop it. */}}
+{{/* Rules for the connection to the brokers: whoever can read and write the topic can read the ledger and stop it. */}}
 {{- define "tally.validateBrokerSecurity" -}}
 {{- $replicated := .Values.config.store.replicated }}
 {{- $brokers := .Values.replication.brokers }}
@@ -70,7 +70,7 @@
 {{- end }}
 {{- end }}
 
-{{/* The addresses of all replicas are settings of each, so their number must not change by itself. */}}
+{{/* Rejects an autoscaler: each replica has the addresses of all replicas in its settings, so their number must not change by itself. */}}
 {{- define "tally.validateNoAutoscaling" -}}
 {{- $fullname := include "tally.fullname" . }}
 {{- range .Values.extraManifests }}

@@ -96,7 +96,7 @@ pub(crate) fn state_text(circuit: &CircuitStats) -> String {
     let (state, stored) = (circuit.effective_state(), circuit.state());
     let mut text = state_name(state).to_owned();
     if circuit.mode() == CircuitMode::ForcedOpen {
-        // The mode decides, so the times and the reason of the stored state do not apply.
+        // The mode overrides the stored state, so the times and the reason of the stored state do not apply.
         text.push_str(&format!(
             ", held by an operator (stored state {})",
             state_name(stored)

@@ -76,7 +76,7 @@ pub(super) async fn watch(
             End::NoReader => return Ok(()),
             End::Failed(failure) => return Err(failure),
             End::Lost(why) => {
-                // An attempt that connects to the port but gets no snapshot is not reported, because the line of the loss still holds.
+                // An attempt that connects to the port but gets no snapshot is not reported: the line that reported the loss is still true.
                 if std::mem::take(&mut view.connected) {
                     errln!(
                         "tally: {}  lost the connection to {}: {why}; connecting again",
@@ -165,7 +165,7 @@ impl View<'_> {
         }
     }
 
-    /// Notes that the connection has delivered a snapshot. Says so if the connection before was lost.
+    /// Notes that the connection has delivered a snapshot. Prints a line if the previous connection was lost.
     fn note_connection(&mut self, config: &ClientConfig) {
         if self.is_service && !self.connected {
             errln!(

@@ -1,8 +1,8 @@
-//! What an export has written.
+//! Counts of what an export has written.
 
 use serde::{Deserialize, Serialize};
 
-/// Numbers of what an export has written.
+/// The numbers of accounts, updates and transactions that an export has written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Counts {

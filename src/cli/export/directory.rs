@@ -1,7 +1,7 @@
 //! Exports from the data directory of a stopped service.
 //!
-//! The journal has the creations and updates of accounts at their places in the order, so the export has them there, too. Only velocity
-//! limits come at the end: they count by the time of the import, so in their places they would reject transactions.
+//! The journal has the creations and updates of accounts at their places in the order, and the export keeps these places. Only velocity
+//! limits come at the end: they use the time of the import, so at their places in the order they would reject transactions.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -19,9 +19,9 @@ use crate::{
     store::embedded::{FoundRecord, OpenError, StoppedDirectory},
 };
 
-/// The fields that an update at its place names.
+/// The mask of an update at its place in the order.
 const TERMS: &str = "status,overdraftLimit,metadata";
-/// The same for an account that is closed.
+/// The mask of an update that closes an account.
 const ALL_TERMS: &str = "status,overdraftLimit,metadata,velocityLimits";
 /// The field of the velocity limits in an update.
 const VELOCITY_LIMITS: &str = "velocityLimits";
@@ -155,8 +155,8 @@ impl Export {
         Ok(())
     }
 
-    /// Takes the velocity limits out of an account, and notes them for the end. A closed account keeps them: it has no later transactions,
-    /// and they can't be set later.
+    /// Takes the velocity limits out of an account, and notes them for the end. A closed account keeps its limits: it has no later
+    /// transactions, and its limits can't be set later.
     fn note_limits(&mut self, account: &mut Account) {
         if account.status() == AccountStatus::Closed {
             self.velocity_limits.remove(&account.id);
@@ -190,8 +190,8 @@ impl Bounds {
         }
     }
 
-    /// Whether a record at this place of the order belongs to the range. Creations and updates of accounts belong to it together with the
-    /// next transaction.
+    /// Whether a record at this place of the order belongs to the range. Creations and updates of accounts have the place of the next
+    /// transaction after them.
     fn contains(&self, place: &Committed) -> bool {
         self.from_sequence.is_none_or(|from| place.sequence >= from)
             && self.to_sequence.is_none_or(|to| place.sequence < to)

@@ -1,7 +1,7 @@
 //! `tally export`: writes accounts and transactions to a file, from a service or from the directory of a stopped one.
 //!
-//! [`service`] and [`directory`] read, and pass what they read to a [`writer`]. The writer formats it ([`ndjson`], [`rows`]) and writes it to
-//! the [`output`], which can go on after an interruption.
+//! [`service`] and [`directory`] read accounts and transactions, and pass them to a [`writer`]. The writer formats them ([`ndjson`],
+//! [`rows`]) and writes them to the [`output`], which can be resumed after an interruption.
 //!
 //! `docs/export.md` describes the formats for users.
 
@@ -109,7 +109,7 @@ impl ExportArgs {
         }
     }
 
-    /// Describes everything that decides about the content of the file. An interrupted export goes on only with the same request.
+    /// Describes the options that decide about the content of the file. An interrupted export can be resumed only with the same request.
     fn request(&self) -> String {
         let source = match &self.data {
             Some(data) => format!("--data {}", data.display()),

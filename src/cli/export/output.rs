@@ -1,7 +1,7 @@
-//! The file of an export, and the note with which an interrupted export goes on.
+//! The file of an export, and the note with which an interrupted export is resumed.
 //!
-//! The note `FILE.progress` says how many bytes of the file are complete, and where the export goes on after them. The file is durable up to
-//! there before the note says so. The next run removes what follows those bytes, and continues: the file gets the same bytes as without
+//! The note `FILE.progress` says how many bytes of the file are complete, and where the source continues after them. These bytes are durable
+//! before the note says so. The next run removes the bytes after them, and continues: the file gets the same bytes as without
 //! the interruption. The note is removed at the end, so a file without a note is complete.
 
 use std::{
@@ -32,7 +32,7 @@ pub(super) struct Note {
     request: String,
     /// Number of complete bytes.
     bytes: u64,
-    /// Where the source goes on: a page token of a service, or the place of the last record of a directory. Empty at the beginning.
+    /// Where the source continues: a page token of a service, or the place of the last record of a directory. Empty at the beginning.
     pub(super) place: String,
     /// What the complete bytes contain.
     pub(super) counts: Counts,
@@ -72,7 +72,7 @@ impl Output {
         })
     }
 
-    /// Returns the note of the interrupted export that goes on now; that of a new export is at the beginning.
+    /// Returns the note of the resumed export. The note of a new export is empty.
     pub(super) fn note(&self) -> Note {
         match self {
             Output::Stdout(_) => Note::default(),
@@ -103,7 +103,8 @@ impl Output {
         }
     }
 
-    /// Writes the note if enough was written since the last one. `place` returns where the source goes on after what was written.
+    /// Writes the note if at least [`NOTED_BYTES`] were written since the last note. `place` returns where the source continues after the
+    /// written bytes.
     ///
     /// # Errors
     /// [`Failure`] if the file or the note can't be written.
@@ -280,7 +281,7 @@ mod tests {
         assert!(!note_path(&whole).exists());
         for lines in [0, 10, 1500, 3000] {
             write_lines(&cut, lines, false);
-            // Bytes after the noted ones, as an interruption leaves them.
+            // Bytes that the note does not count, as an interruption leaves them.
             let mut file = File::options().append(true).open(&cut).unwrap();
             file.write_all(b"torn").unwrap();
         }

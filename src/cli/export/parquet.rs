@@ -1,5 +1,5 @@
-//! Writes Apache Parquet. The file gets its name when it is complete: Parquet has its index at the end, so an interrupted export can't go
-//! on, and the same command begins again.
+//! Writes Apache Parquet. A Parquet file has its index at the end, so an interrupted export can't be resumed: the same command begins again.
+//! Therefore the file gets its name only when it is complete.
 
 use std::{
     fs::{self, File},
@@ -47,7 +47,7 @@ const SCHEMA: &str = "message transfer {
     required binary reverses_transaction_id (STRING);
     required binary principal (STRING);
 }";
-/// Number of rows of a row group, which are kept in memory.
+/// Number of rows of a row group. The rows of one group are kept in memory.
 const GROUP_ROWS: usize = 1 << 16;
 /// The largest amount of DECIMAL(38, 0).
 const AMOUNT_MAX: u128 = 10_u128.pow(38) - 1;

@@ -1,4 +1,4 @@
-//! The rows of CSV and Parquet: one for each transfer of each transaction, with what the transaction did to its accounts.
+//! The rows of CSV and Parquet: one for each transfer of each transaction, with the changes of the transfer's accounts.
 
 use prost_types::Timestamp;
 
@@ -23,11 +23,11 @@ pub(super) struct EffectRow<'a> {
     pub(super) effect: &'a TransferEffect,
     /// The asset of the accounts; empty if the caller may not see them.
     pub(super) asset: &'a str,
-    /// The code of the transfer; 0 if the transaction has no transfers of its own.
+    /// The code of the transfer; 0 if the request of the transaction had no transfers.
     pub(super) code: i32,
 }
 
-/// Returns the rows of a committed transaction. A transfer that has changed nothing has none. `asset` finds the asset of an account.
+/// Returns the rows of a committed transaction. A transfer that has changed nothing has no row. `asset` finds the asset of an account.
 pub(super) fn rows<'a>(
     transaction: &'a Transaction,
     asset: impl Fn(&str) -> Option<&'a str>,
@@ -55,7 +55,7 @@ pub(super) fn rows<'a>(
         })
 }
 
-/// The service does not send amounts that are 0.
+/// Whether a transfer has changed something. The service does not send amounts that are 0.
 const fn changes_something(effect: &TransferEffect) -> bool {
     let TransferEffect {
         posted_amount,

@@ -1,8 +1,8 @@
 //! Exports from a service.
 //!
-//! A service lists accounts as they are now, and does not say when they were updated. An import must commit the transactions of the export
-//! under the same rules, in whatever order the updates were. So an account that was updated is written without limits at first, and gets its
-//! terms at the end. An account that was never updated is written as it was created, except for its velocity limits: they count by the
+//! A service lists accounts as they are now, and does not say when they were updated. An import of the export must commit all transactions,
+//! whenever the accounts were updated. So an account that was updated is first written without limits, and gets its
+//! terms at the end. An account that was never updated is written as it was created, except for its velocity limits: they use the
 //! time of the import, so they come at the end as well.
 
 use prost_types::Timestamp;
@@ -20,7 +20,7 @@ use crate::{
 
 /// Number of transactions of a page.
 const PAGE_TRANSACTIONS: i32 = 1000;
-/// The fields that an update of all terms names.
+/// The mask of an update of all terms.
 const TERMS: &str = "status,overdraftLimit,metadata,velocityLimits";
 /// The field of the velocity limits in an update.
 const VELOCITY_LIMITS: &str = "velocityLimits";
@@ -38,7 +38,8 @@ pub(super) async fn export(client: &ClientArgs, range: Range, mut writer: Writer
         page_token: writer.place().to_owned(),
         ..ListTransactionsRequest::default()
     };
-    // The first page decides where the list ends. So it comes before the accounts: all accounts of its transactions exist then.
+    // The first page decides where the list of transactions ends. It is read before the accounts, so that the list of accounts has all
+    // accounts of these transactions.
     let list = |request: ListTransactionsRequest| async { ledger.client.list_transactions(request).await };
     let failure = |error| ledger.failure(&error);
     let mut page = list(request.clone()).await.map_err(failure)?;
@@ -116,7 +117,7 @@ struct Imported {
 
 fn imported(account: Account) -> Imported {
     let is_original = is_never_updated(&account.etag);
-    // It has no transactions, and its limits can't be set later.
+    // A closed account has no later transactions, and its limits can't be set later.
     let is_closed = account.status() == AccountStatus::Closed;
     let content = Account {
         balances: None,

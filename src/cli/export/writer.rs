@@ -1,4 +1,4 @@
-//! Formats what a source reads, and writes it.
+//! Formats and writes the accounts and transactions that a source reads.
 
 use std::{collections::HashMap, path::Path};
 
@@ -29,7 +29,7 @@ pub(super) struct Writer {
     /// The assets of accounts by their ids, if the format needs them.
     assets: HashMap<String, String>,
     counts: Counts,
-    /// The place of the source at which the export began or went on.
+    /// The place of the source at which the export began or was resumed.
     place: String,
     progress: ProgressBar,
 }
@@ -72,7 +72,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Returns the place at which an interrupted export goes on; empty for a new one.
+    /// Returns the place at which an interrupted export is resumed; empty for a new export.
     pub(super) fn place(&self) -> &str {
         &self.place
     }
@@ -162,7 +162,7 @@ impl Writer {
         }
     }
 
-    /// Notes how far the export has come, from time to time. `place` returns where the source goes on.
+    /// Writes the note from time to time. `place` returns where the source continues.
     ///
     /// # Errors
     /// [`Failure`] if the output can't be written.

@@ -75,8 +75,8 @@ impl AccountCreator {
         if self.known.len() > KNOWN_MAX {
             self.known.clear();
         }
-        // The service leaves out the accounts that exist. A look-up before would count an error for each account that does not exist
-        // yet. The calls keep the order of the file, so the same file always gives the same journal.
+        // The service skips the accounts that exist. If the import looked up each account first, the service would count an error for each
+        // account that does not exist yet. The calls keep the order of the file, so the same file always gives the same journal.
         for ids in self.unknown(ids).chunks(CREATE_ACCOUNTS_MAX) {
             let account = |id: &String| Account {
                 id: id.clone(),

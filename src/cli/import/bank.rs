@@ -15,7 +15,7 @@
 //! If the bank rounded a balance, `rounding` is the signed difference. The import books it as a second transfer of the same
 //! transaction, against `bank:rounding`, with code 7. The balance of a customer is `credits_posted - debits_posted`. Overdrafts
 //! occur in the data, so all accounts are `BALANCE_RULE_UNLIMITED`. The effective time is the date at midnight UTC. The import
-//! ignores `balance_after`; tests compare with it.
+//! ignores `balance_after`; tests compare the balances with it.
 
 use super::{cells::Cells, kinds, mapping::Mapping, row::Flaw};
 use crate::proto::{ProcessTransactionRequest, Transfer, transfer};

@@ -1,8 +1,9 @@
-//! Updates of accounts that are closed already, because an earlier import of the same files has closed them.
+//! Handles updates of accounts that an earlier import of the same files has already closed.
 //!
-//! At the end of a file, no transaction shows that an update was applied, so a repeated import sends it again. If a later update closes
-//! the account, the service refuses the earlier one with `ACCOUNT_CLOSED`. Then the file decides: if its later updates of the account make
-//! it closed, with all the values that it has, the refused update was applied before. Until they do, no transaction is sent.
+//! After the last transaction of a file, no transaction shows that an update was applied, so a repeated import sends the update again. If a
+//! later update of the file closes the account, the service refuses the earlier update with `ACCOUNT_CLOSED`. The import then reads on: if the
+//! later updates in the file close the account and set all the values that it now has, the refused update was applied before. Until the import
+//! knows this, it sends no transaction.
 
 use std::collections::HashMap;
 
@@ -19,11 +20,11 @@ pub(super) struct ClosedAccounts(HashMap<String, Refused>);
 /// The refused updates of an account.
 #[derive(Debug)]
 struct Refused {
-    /// What they set together.
+    /// The values that the updates set together.
     values: UpdateAccountRequest,
-    /// The error of the first one.
+    /// The error of the first refused update.
     error: ImportError,
-    /// The place of the first one among the first ones of all accounts.
+    /// The position of this account in the order of the first refused updates.
     place: usize,
     count: u64,
 }
@@ -59,11 +60,11 @@ impl ClosedAccounts {
         Ok(())
     }
 
-    /// Notes that the service has accepted an update. `account` is the account after it. Returns the number of the refused updates of the
-    /// account, which were applied before.
+    /// Notes that the service has accepted an update. `account` is the account after the update. Returns the number of refused updates of
+    /// the account, which are now known to be applied.
     ///
     /// # Errors
-    /// The error of the first refused update of the account, if the updates of the file make another account of it.
+    /// The error of the first refused update of the account, if the account does not have the values that the updates of the file set.
     pub(super) fn accepted(
         &mut self,
         account: &Account,
@@ -88,7 +89,7 @@ impl ClosedAccounts {
     /// Ends a sequence of updates.
     ///
     /// # Errors
-    /// The error of the first update that was refused, if no later one has shown that it was applied before.
+    /// The error of the first refused update, if no later update has shown that it was applied before.
     pub(super) fn finish(&mut self) -> Result<(), ImportError> {
         if self.0.is_empty() {
             return Ok(());
@@ -99,7 +100,7 @@ impl ClosedAccounts {
     }
 }
 
-/// Adds to `values` what a later update sets.
+/// Adds the values that a later update sets to `values`.
 fn merge(values: &mut UpdateAccountRequest, later: UpdateAccountRequest) {
     let (Some(account), Some(new)) = (&mut values.account, later.account) else {
         return;

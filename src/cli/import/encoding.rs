@@ -1,4 +1,4 @@
-//! Recognizes files that are compressed, or whose text is not UTF-8, and tells how to convert them.
+//! Recognizes files that are compressed, or whose text is not UTF-8, and says how to convert them.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -82,7 +82,7 @@ impl Encoding {
             Encoding::Zstandard => "zstd -dc",
             Encoding::Bzip2 => "bzip2 -dc",
             Encoding::Xz => "xz -dc",
-            // It can't read an archive from standard input.
+            // unzip can't read an archive from standard input.
             Encoding::Zip => "unzip -p",
             Encoding::Utf16 => "iconv -f UTF-16 -t UTF-8",
         };

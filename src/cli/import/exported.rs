@@ -1,7 +1,7 @@
 //! Reads the transactions of an export, as `tally export` and `tally transaction -o json` print them.
 //!
-//! The new ledger must get the same balances. So a transaction that moved less than its amounts becomes one that moves exactly what was
-//! moved, and the expiry of a hold becomes a void. Holds get no timeout: a hold could expire during the import, before the row that posts it.
+//! The new ledger must get the same balances. So a transfer that moved less than its amount becomes a transfer of the moved amount, and the
+//! expiry of a hold becomes a void. Holds get no timeout, because a hold could expire during the import, before the row that posts it.
 
 use super::row::Flaw;
 use crate::{
@@ -13,10 +13,10 @@ use crate::{
 
 /// Maximum length of an id, in bytes.
 const ID_BYTES_MAX: usize = 64;
-/// What is added to the id of a hold, for the id of the void that stands for its expiry.
+/// The ending that is added to the id of a hold. The result is the id of the void that replaces the expiry of the hold.
 const EXPIRED: &str = ":expired";
 
-/// Returns the request that does again what a committed transaction did.
+/// Returns the request that has the same effect as a committed transaction.
 ///
 /// # Errors
 /// [`Flaw`] if the transaction was not committed.
@@ -55,7 +55,8 @@ pub(super) fn request_of(transaction: Transaction) -> Result<ProcessTransactionR
     })
 }
 
-/// Returns an id that begins as that of the hold, so that it has the same prefix. A hold expires only once.
+/// Returns the id of the void. It begins with the id of the hold, so that it has the same prefix. It is unique, because a hold expires only
+/// once.
 fn id_of_expiry(hold: &str, sequence: i64) -> String {
     if hold.len() + EXPIRED.len() <= ID_BYTES_MAX {
         return format!("{hold}{EXPIRED}");

@@ -1,8 +1,8 @@
 //! Splits one line of CSV into fields.
 //!
 //! A field may be quoted. A quote inside a quoted field is written as two quotes. Blanks around a field are ignored. Unlike a
-//! general CSV reader, this one never searches for the end of a row. Only [`Lines`](super::lines::Lines) decides where a row ends,
-//! so that two parsers can't disagree about it and lose a row.
+//! general CSV reader, this module never searches for the end of a row. Only [`Lines`](super::lines::Lines) decides where a row ends,
+//! so that two parsers can't disagree about the end and lose a row.
 
 use super::row::Flaw;
 

@@ -24,7 +24,7 @@ pub(super) const STDIN_NAME: &str = "standard input";
 // ===== impl Format =====
 
 impl Format {
-    /// Returns the format: the chosen one, or the one that the name of the file shows. `None` if it shows none.
+    /// Returns the chosen format, or else the format that the name of the file shows; `None` if the name shows no format.
     pub(super) fn resolve(self, file: &Path) -> Option<Self> {
         match self {
             Format::Csv | Format::Ndjson => Some(self),
@@ -49,8 +49,8 @@ pub(super) fn converting(file: &Path, format: Format, encoding: Encoding, option
     format!("{command} | tally import --format {format}{options} -")
 }
 
-/// Returns the options among `arguments`, the command line after `import`, as a shell reads them, each after a blank. Leaves out the
-/// files and `--format`, and the value of `--token`, which is a secret.
+/// Returns the options among `arguments`, which are the command line after `import`. The options are quoted for a shell, and each begins with
+/// a blank. Leaves out the files and `--format`, and the value of `--token`, which is a secret.
 pub(super) fn given_options(arguments: impl IntoIterator<Item = String>, files: &[PathBuf]) -> String {
     let mut options = String::new();
     let mut arguments = arguments.into_iter();
@@ -73,7 +73,7 @@ pub(super) fn given_options(arguments: impl IntoIterator<Item = String>, files: 
     options
 }
 
-/// Returns a word as a shell reads it.
+/// Returns a word, quoted for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |character: char| character.is_alphanumeric() || "-_./:,=@%+".contains(character);
     if !word.is_empty() && word.chars().all(is_plain) {

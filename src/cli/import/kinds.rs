@@ -16,7 +16,7 @@ pub(super) fn find(kind: &str) -> Option<(&'static str, i32)> {
     Some((counter, code))
 }
 
-/// Returns whether a bank statement has rows of this kind.
+/// Returns whether `word` is the name of a kind.
 pub(super) fn is_kind(word: &str) -> bool {
     find(word).is_some()
 }

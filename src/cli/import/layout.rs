@@ -11,7 +11,7 @@ pub(super) enum CsvLayout {
     TransferList,
 }
 
-/// Fields of the API for what CSV files do not contain.
+/// Fields of the API that CSV files can't contain.
 const NDJSON_ONLY: [&str; 6] = [
     "phase",
     "pending_transaction_id",

@@ -1,12 +1,15 @@
-//! Reads NDJSON: one message in each line, in the JSON form that proto3 defines. A line with the field `update_mask` is a
-//! `tally.v1.UpdateAccountRequest`, a line with `account` and without `update_mask` a `tally.v1.CreateAccountRequest`, and a line with
-//! `committed` a `tally.v1.Transaction`, as `tally export` writes it. Every other line is a `tally.v1.ProcessTransactionRequest`, which has
-//! none of these fields.
+//! Reads NDJSON: one message in each line, in the JSON form that proto3 defines. The fields of a line tell which message it
+//! is:
+//!
+//! - with `update_mask`: a `tally.v1.UpdateAccountRequest`;
+//! - with `account` and without `update_mask`: a `tally.v1.CreateAccountRequest`;
+//! - with `committed`: a `tally.v1.Transaction`, as `tally export` writes it;
+//! - with none of these fields: a `tally.v1.ProcessTransactionRequest`.
 //!
 //! Field names may be `transactionId` or `transaction_id`, 64-bit numbers may be strings or numbers, and times follow RFC 3339.
 //! An unknown field is an error, because ignoring a misspelt field could lose money. A repeated field is an error at any depth
-//! and in either spelling, because one of the two values would be lost. The service checks the fields in the same way. The import checks
-//! them too, because a row that the service does not accept could be a hold, and the rows that post it would be rejected for ever.
+//! and in either spelling, because one of the two values would be lost. The import checks the values with the checks of the service before it
+//! sends a row. Otherwise, if the service rejected the row of a hold, the rows that post the hold would be rejected for ever.
 
 use std::{fmt, io::BufRead};
 
@@ -51,7 +54,7 @@ struct Fields {
     committed: bool,
 }
 
-/// Finds the fields of a JSON object. Those before a syntax error count, too.
+/// Finds the fields of a JSON object, also the fields before a syntax error.
 struct FindFields<'a>(&'a mut Fields);
 
 // ===== impl NdjsonRows =====
@@ -115,7 +118,7 @@ fn parse(line: u64, text: &str) -> Result<FileRow, Flaw> {
             }
             Ok(FileRow::Transaction(Row { line, transaction }))
         }
-        // Only a line that is not a transaction is read again, so transactions cost nothing more.
+        // Only a line that is not a transaction is read a second time, so lines with transactions take no more time.
         Err(flaw) => match fields(text) {
             Fields {
                 update_mask: true, ..
@@ -193,7 +196,7 @@ fn not_json(name: &str, text: &str, error: &serde_json::Error) -> Flaw {
     if let Some(field) = unknown {
         return Flaw::new("a field name", field, format!("a field of {}", json_form(name)));
     }
-    // The words of the libraries help only their authors, except for the text of a repeated key, which is ours.
+    // The texts of the libraries do not help a user. The text for a repeated key is our own, and is kept.
     let words = if json::is_repeated_key(&library) {
         library.as_str()
     } else if error.is_syntax() {
@@ -233,8 +236,9 @@ fn json_form(name: &str) -> String {
     format!("the JSON form of tally.v1.{name}")
 }
 
-/// Returns whether a transaction, whose ids are valid, has no field that could be invalid: it posts its own transfers of narrow amounts.
-/// Most transactions are so, and this takes less time than the check of the service.
+/// Returns whether a transaction with valid ids has no other field that could be invalid: it only has transfers, which
+/// it posts at once, and their amounts have at most 63 bits. This is true for most transactions, and this check takes
+/// less time than the check of the service.
 fn is_plain(transaction: &ProcessTransactionRequest) -> bool {
     let ProcessTransactionRequest {
         phase,
@@ -360,7 +364,7 @@ mod tests {
                 format!(r#"{{{account},"transactionId":"t1"}}"#),
                 r#"a field name is "transactionId", expected a field of the JSON form of tally.v1.CreateAccountRequest"#,
             ),
-            // Without a mask, it is an account to create.
+            // A line without a mask is an account to create.
             (format!("{{{account}}}"), "field account.asset: "),
             (
                 format!(r#"{{{account},"updateMask":"status,balance"}}"#),

@@ -1,10 +1,10 @@
 //! Finds the updates of accounts that an earlier import of the same files has applied.
 //!
-//! A transaction has an id, so it can be sent again. An update has none: to send it again would set the account back to an earlier state,
-//! until the later updates of the file are sent again as well, and an account that was closed can't be set back. But the import sends
+//! A transaction has an id, so it can be sent again. An update has no id. If it were sent again, the account would go back to an earlier
+//! state until the later updates of the file are sent again as well, and a closed account can't go back at all. But the import sends
 //! nothing after an update before the service has applied the update. So if the service has committed a transaction that follows the
-//! update in the files, the update was applied. The sequence of this transaction must be higher than that of all transactions before the
-//! update, because a file can contain a transaction twice.
+//! update in the files, the update was applied. The sequence of this transaction must be higher than the sequences of all transactions before
+//! the update, because a file can contain a transaction twice.
 //!
 //! The import skips updates up to the first update after which the service knows no such transaction. From there on, it sends all
 //! updates. So it never sends an update again without all later ones.
@@ -22,8 +22,8 @@ use crate::{
     proto::{Account, Amount, UpdateAccountRequest, VelocityLimit, amount, transaction::Outcome},
 };
 
-/// Number of transactions after an update for which the service is asked, until it has committed one of them. More than one, because some
-/// may be rejected.
+/// Maximum number of transactions after an update for which the import asks the service, until it finds a committed one. More than one,
+/// because some of them may have been rejected.
 const ASKED_MAX: usize = 64;
 /// Maximum number of parts that are read ahead to find these transactions.
 const PARTS_MAX: usize = 128;

@@ -83,7 +83,7 @@ pub(super) struct LineCounts {
 // ===== impl Row =====
 
 impl Row {
-    /// Returns the transaction that this one posts, voids or reverses.
+    /// Returns the transaction that this row posts, voids or reverses.
     pub(super) fn named(&self) -> Option<&str> {
         let ProcessTransactionRequest {
             pending_transaction_id,

@@ -26,7 +26,7 @@ const ACCOUNT_CHANGED: &str = "ACCOUNT_CHANGED";
 /// The reason of the service for an update of an account that is closed.
 const ACCOUNT_CLOSED: &str = "ACCOUNT_CLOSED";
 
-/// Sends the parts of an import: each one after the previous one was answered.
+/// Sends the parts of an import: each part after the previous part was answered.
 pub(super) struct Sender<'a> {
     client: Client,
     waits: Waits,
@@ -130,7 +130,7 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
-    /// Sends those transactions of a batch that may be sent. Returns one result for each transaction of the batch.
+    /// Sends the transactions of a batch, except those that must be held back. Returns one result for each transaction of the batch.
     async fn results(&self, batch: &Batch) -> Result<Vec<TransactionResult>, ImportError> {
         let held_back: Vec<_> = batch
             .rows
@@ -161,7 +161,7 @@ impl<'a> Sender<'a> {
         Ok(results.collect())
     }
 
-    /// Creates accounts. Those that exist with the same content stay as they are.
+    /// Creates accounts. Accounts that exist with the same content do not change.
     async fn send_accounts(&mut self, accounts: Accounts, summary: &mut Summary) -> Result<(), ImportError> {
         let Accounts { file, rows } = accounts;
         let line = rows.first().map_or(0, |row| row.line);
@@ -222,7 +222,8 @@ impl<'a> Sender<'a> {
                 summary.count_skipped_updates(skipped);
                 summary.count_update(&file, line, true);
             }
-            // An earlier import of a file that closes the account later may have applied the update.
+            // An earlier import may have applied this update, and then a later update of the same file that closes the
+            // account.
             Err(error) if error.reason().as_deref() == Some(ACCOUNT_CLOSED) => {
                 self.closed.refused(&id, wanted, failed(error))?;
             }

@@ -1,7 +1,7 @@
 //! Reads files on a separate thread and splits them into parts: batches of transactions, accounts, and updates of accounts.
 //!
-//! A transaction that names another one of its batch begins a new batch. So the import knows whether the service has recorded a hold
-//! before it sends what posts the hold.
+//! A transaction that names another transaction of its batch begins a new batch. So the import knows whether the service has recorded a hold
+//! before it sends the transaction that posts the hold.
 
 use std::{
     collections::HashSet,
@@ -39,9 +39,9 @@ const READ_BYTES: usize = 256 << 10;
 pub(super) struct ReadOptions {
     /// The format of all files.
     pub(super) format: Format,
-    /// The names that CSV files use.
+    /// The names of columns and kinds that the CSV files use instead of the usual names.
     pub(super) mapping: Arc<Mapping>,
-    /// The options that the user gave, for a command in an error.
+    /// The options that the user gave. An error that suggests a command repeats them in this command.
     pub(super) given: Arc<str>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Accounts {
     pub(super) rows: Vec<AccountRow>,
 }
 
-/// What is sent with one call, or updates one account.
+/// The content of a part: a batch that is sent with one call, an update of one account, or accounts that are created together.
 #[derive(Debug)]
 pub(super) enum Content {
     /// Transactions.
@@ -102,7 +102,7 @@ pub(super) struct Source {
     watch: Watch,
     /// A row that was read, but did not fit into the previous part.
     carried: Option<FileRow>,
-    /// Rows in parts so far.
+    /// Number of rows in the parts that were read so far.
     handed_over: u64,
     /// The line after the last row read.
     next_line: u64,
@@ -240,7 +240,7 @@ impl Source {
                 },
                 unsent_from: line,
             },
-            // A CSV file has a header, so this file has the other format.
+            // A CSV file has a header that was read before, so this file is NDJSON.
             ReadError::Encoded(encoding) => SourceError::Encoded {
                 file: file(),
                 encoding,

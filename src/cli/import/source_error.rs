@@ -33,7 +33,7 @@ pub(super) enum SourceError {
         file: PathBuf,
         /// The encoding of the file.
         encoding: Encoding,
-        /// The format of the file in UTF-8, as far as it is known.
+        /// The format of the file after the conversion; `Format::default()` if the file name does not show it.
         format: Format,
         /// The options that the user gave.
         given: Arc<str>,
@@ -94,7 +94,7 @@ pub(super) enum SourceError {
 // ===== impl SourceError =====
 
 impl SourceError {
-    /// Returns the error of a file whose name shows no format. `given` are the options that the user gave.
+    /// Returns the error for a file whose name shows no format. `given` are the options that the user gave.
     pub(super) fn of_unknown_format(file: &Path, given: &Arc<str>) -> Self {
         let file = file.to_owned();
         match Encoding::of_file(&file) {

@@ -29,8 +29,8 @@ pub(super) const OTHER: &str = "OTHER";
 /// The result of an import, or its state so far.
 #[derive(Debug, Default, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
-    /// Lines of the files: headers, blank lines, transactions, accounts and updates. `None` unless all files were read to their ends; the same
-    /// holds for the next two counts.
+    /// Lines of the files: headers, blank lines, transactions, accounts and updates. This count and the next two are `None` unless all files
+    /// were read to their ends.
     pub(super) lines: Option<u64>,
     /// Header lines.
     pub(super) header_lines: Option<u64>,
@@ -172,7 +172,7 @@ impl Summary {
         self.updates_skipped += count;
     }
 
-    /// Counts accounts of a file, which exist now. `line` is that of the last one.
+    /// Counts accounts of a file, which exist now. `line` is the line of the last of them.
     pub(super) fn count_accounts(&mut self, file: &Path, line: u64, count: u64) {
         self.accounts += count;
         self.answered_through = Some(Place::new(file, line));

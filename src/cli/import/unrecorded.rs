@@ -1,8 +1,8 @@
 //! Holds back the transactions that name a transaction which the service has rejected without recording the rejection.
 //!
 //! Such a rejection is not final: for example, the id of a hold whose account did not exist can be sent again when the account exists. A
-//! transaction that posts the hold is rejected as well, but with `PENDING_NOT_FOUND`, which is final for its id. If the import sent it, the
-//! same file could never be imported completely. So the import does not send it, and counts it as rejected with [`NOT_SENT`].
+//! transaction that posts the hold would be rejected as well, but with `PENDING_NOT_FOUND`, which is final for its id. If the import sent this
+//! transaction, the same file could never be imported completely. So the import does not send it, and counts it as rejected with [`NOT_SENT`].
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ const IDS_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Unrecorded {
     ids: HashSet<String>,
-    /// Whether there were more than [`IDS_MAX`] ids. Then no transaction that names another one is sent.
+    /// Whether there were more than [`IDS_MAX`] ids. Then no transaction that names another transaction is sent.
     is_full: bool,
 }
 
@@ -59,7 +59,7 @@ impl Unrecorded {
     pub(super) fn note(&mut self, result: &TransactionResult) {
         let id = &result.transaction_id;
         if is_recorded(result) {
-            // Without this check, a set that is empty would cost a hash for each transaction.
+            // This check avoids a hash for each transaction while the set is empty, which it nearly always is.
             if !self.ids.is_empty() {
                 self.ids.remove(id);
             }
@@ -76,7 +76,7 @@ fn is_recorded(result: &TransactionResult) -> bool {
     match &result.outcome {
         Some(Outcome::Committed(_)) => true,
         Some(Outcome::Error(status)) => error_info(status).is_some_and(|info| {
-            // The id of the second reason belongs to another transaction.
+            // With the second reason, the id belongs to another transaction.
             info.metadata.get("retry").is_some_and(|retry| retry == "new_id")
                 || info.reason == "TRANSACTION_ID_REUSED"
         }),

@@ -150,7 +150,7 @@ impl Waits {
     /// client's retries.
     ///
     /// # Errors
-    /// [`ConnectError`] of the last attempt, or of the first attempt whose error another attempt can't cure.
+    /// [`ConnectError`] of the last attempt, or of the first attempt after which further attempts are useless.
     pub(super) async fn connect(
         &self,
         config: &ClientConfig,

@@ -86,13 +86,13 @@ const LINKS_MAX: usize = 40;
 /// Maximum number of names that an error lists.
 const NAMES_SHOWN_MAX: usize = 8;
 
-/// A lock on a tokens file. Its end removes the lock file and unlocks it.
+/// A lock on a tokens file. Dropping this value removes the lock file and unlocks it.
 struct Lock {
     _file: File,
     path: PathBuf,
 }
 
-/// Who else than the owner of a tokens file may use it, which is worth a warning.
+/// The access of other users than the owner to a tokens file. Each variant causes a warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exposure {
     /// The group or everybody may write the file, and so add tokens.
@@ -104,7 +104,8 @@ pub(super) enum Exposure {
 // ===== impl Exposure =====
 
 impl Exposure {
-    /// Returns who may use a tokens file with these bits of its mode; `None` if it is the owner, and its group for reading.
+    /// Returns the access of other users to a tokens file with these bits of its mode; `None` if only the owner may use the file, and its
+    /// group may at most read it.
     const fn of(mode: u32) -> Option<Self> {
         if mode & 0o022 != 0 {
             Some(Exposure::Writable)
@@ -199,8 +200,9 @@ pub(super) fn remove(path: &Path, entry: &str) -> Result<(), AppendError> {
     changed.map(|_exposure| ())
 }
 
-/// Replaces the content of a tokens file by the result of `changed`. Holds a lock on a file beside it meanwhile. A lock on the
-/// directory would not do: a service locks its data directory for as long as it runs. Returns who else than its owner may use the file.
+/// Replaces the content of a tokens file by the result of `changed`, and holds a lock on a separate file meanwhile. A lock on the
+/// directory does not work, because the directory may be a data directory, which a running service locks. Returns the access of other users
+/// to the file.
 fn change(
     path: &Path,
     changed: impl FnOnce(&str) -> Result<String, AppendError>,
@@ -273,9 +275,9 @@ fn known(names: &[String]) -> String {
 
 /// Locks the file `.NAME.lock` beside the tokens file.
 ///
-/// The holder removes the file before it unlocks it. So a process that has waited for the lock may hold a lock on a removed
-/// file, while a third process locks a new file of this name. It therefore compares the locked file with the file of this name, and
-/// begins again if they differ. A process that is killed leaves the file, which does no harm.
+/// The holder removes the lock file before it unlocks it. So a process that has waited for the lock may hold a lock on a removed
+/// file, while a third process locks a new file of this name. Therefore a process compares the locked file with the file of this name, and
+/// begins again if they differ. A process that is killed leaves the file behind, which does no harm.
 fn lock(path: &Path) -> io::Result<Lock> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -349,7 +351,7 @@ fn replace(path: &Path, text: &str, metadata: Option<&Metadata>) -> io::Result<(
     let mut unfinished = OsString::from(path);
     unfinished.push(".tmp");
     let unfinished = PathBuf::from(unfinished);
-    // The lock is held, so a file of this name is left from a process that was killed.
+    // This process holds the lock, so an existing file of this name was left behind by a process that was killed.
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

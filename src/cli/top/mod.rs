@@ -111,7 +111,7 @@ async fn live(config: ClientConfig, interval: Duration) -> Result<(), Failure> {
         signal = signals.recv() => Err(Failure::with_message(signal.exit_code(), signal.as_str().to_owned())),
     };
     // Restore the terminal even after an error or a signal, because a shell can't use a terminal in raw mode. After SIGHUP,
-    // there may be no terminal to restore, so the failure to report is the first one.
+    // there may be no terminal to restore, so an earlier failure is reported instead of the failure to restore.
     let restored = ratatui::try_restore().map_err(|error| terminal_failure(&error));
     result.and(restored)
 }

@@ -27,7 +27,7 @@ use crate::{
 
 /// Maximum number of rates in the curve.
 const RATES_MAX: usize = 200;
-/// Heights of the first two parts of the body, in lines.
+/// Heights of the first two parts of the body, in lines: the rates and the latencies.
 const RATES_HEIGHT: u16 = 7;
 const LATENCY_HEIGHT: u16 = 6;
 /// Lines of a part for its border and its header.
@@ -330,7 +330,7 @@ fn draw_threads(buffer: &mut Buffer, area: Rect, topology: &GetTopologyResponse)
     Widget::render(table, area, buffer);
 }
 
-/// Returns whether a thread has the CPUs of the plan. `effect` is the plan: `pin`, `fence` or `off`.
+/// Returns a text that says whether a thread has the CPUs of the plan. `effect` is the effect of the plan: `pin`, `fence` or `off`.
 fn placement(thread: &TopologyThread, effect: &str) -> String {
     let wanted = &thread.wanted_cpus;
     match (wanted.as_str(), thread.pinned, effect) {

@@ -358,7 +358,7 @@ async fn the_delay_of_an_endpoint_that_is_not_left_holds() {
     let (moments, result) = play_over(true, POLICY, vec![Err(circuit_open()), Ok(1)]).await;
     assert_eq!(result.unwrap(), 1);
     assert!(moments[1] >= Duration::from_secs(2), "{moments:?}");
-    // With one endpoint, there is no other one to go to.
+    // With one endpoint, the client can't use another endpoint.
     let (moments, result) = play(POLICY, vec![Err(not_leader()), Ok(1)]).await;
     assert_eq!(result.unwrap(), 1);
     assert!(moments[1] >= Duration::from_millis(100), "{moments:?}");

@@ -1,4 +1,4 @@
-//! What EXEC does as a replica: it applies the blocks of another leader, becomes the leader, and stops to be the leader.
+//! What EXEC does as a replica: it applies the blocks of another leader, becomes the leader, and stops being the leader.
 
 use std::collections::VecDeque;
 
@@ -19,11 +19,12 @@ use crate::{
 // ===== impl Exec =====
 
 impl Exec {
-    /// Applies blocks that the log has accepted, and hands them over to the pipeline, which appends them to the local journal. Without
-    /// space on the disk, applies only the first blocks; the reply says how far it came.
+    /// Applies blocks that the log has accepted, and hands them over to the pipeline, which appends them to the local journal. If the
+    /// disk does not have space for all blocks, applies only the first ones; the reply contains the point after the last applied
+    /// block.
     ///
     /// # Panics
-    /// If this replica leads: its own blocks would fork the journal.
+    /// If this replica leads, because the journal would then contain two different chains.
     pub(super) fn follow(&mut self, mut blocks: VecDeque<AcceptedBlock>) -> Executed {
         assert_eq!(
             self.mode,
@@ -73,7 +74,7 @@ impl Exec {
         Executed::Done(Ok(CommandReply::Leading))
     }
 
-    /// Commits the open block, and then the block with which this replica stops to be the leader.
+    /// Commits the open block, and then the block that ends the leadership of this replica.
     pub(super) fn stop_leading(&mut self, kind: BlockKind, body: Vec<u8>) -> Executed {
         if !self.flush(FlushReason::Drain) || !self.catch_up().has_room {
             return Executed::Blocked(Rest::Whole(Command::StopLeading(kind, body)), Until::Room);

@@ -44,7 +44,7 @@ pub(crate) fn to_new_account(
                 format_args!("{prefix}.balance_rule"),
                 format_args!("{} is not a rule", account.balance_rule),
             );
-            // The intended rule is unknown. The code goes on with a rule that allows an overdraft limit, so such a
+            // The intended rule is unknown. The check continues with a rule that allows an overdraft limit, so that an overdraft
             // limit does not add a second violation.
             BalanceRule::CreditBalance
         }
@@ -290,7 +290,7 @@ pub(crate) fn etag_of(revision: u64) -> String {
     format!("r{revision:x}")
 }
 
-/// Returns whether an account with this etag was never updated: whether it has the terms with which it was created.
+/// Returns whether an account with this etag was never updated, and so has the terms with which it was created.
 #[must_use]
 pub fn is_never_updated(etag: &str) -> bool {
     revision_of(etag) == Some(0)
@@ -344,7 +344,7 @@ pub(crate) fn count_accounts(message: &[u8]) -> Result<usize, Status> {
 /// Checks the number of velocity limits in a `CreateAccountRequest` or an `UpdateAccountRequest` without decoding it.
 ///
 /// # Errors
-/// INTERNAL if the message is malformed, INVALID_ARGUMENT if it has too many of them.
+/// INTERNAL if the message is malformed, INVALID_ARGUMENT if it has too many velocity limits.
 pub(crate) fn check_limit_count(message: &[u8]) -> Result<(), Status> {
     let (_, limits) = count_entries(Reader::new(message))?;
     check_count("account.velocity_limits", "limits", limits, VELOCITY_LIMITS_MAX)

@@ -25,7 +25,7 @@ use crate::{
 
 /// Maximum number of steps through the table of holds for one page.
 const STEPS_MAX: usize = 16;
-/// A page that takes this much memory, in bytes, gets no more holds.
+/// No more holds are added to a page that takes this much memory, in bytes.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Memory of the holds of one step and of the ids of their accounts, in bytes.
 const STEP_BYTES: usize = 512 << 10;
@@ -46,7 +46,7 @@ struct Page<'a> {
 /// Answers `ListHolds`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or the error of the engine.
 pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) = Inbound::read_request::<ListHoldsRequest>(call, QUERY_BYTES_MAX).await?;
     let page = holds_page(&engine, &request, &mut inbound).await?;
@@ -56,7 +56,7 @@ pub(super) async fn list(engine: Arc<TallyEngine>, call: AdmittedCall) -> Answer
 /// Reads a page of outstanding holds.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or an error of the engine.
 pub(crate) async fn holds_page(
     engine: &TallyEngine,
     request: &ListHoldsRequest,
@@ -108,8 +108,8 @@ impl Page<'_> {
         for _ in 0..STEPS_MAX {
             call.hold(self.bytes + STEP_BYTES + HOLDS_TOGETHER_BYTES)?;
             let (mut holds, next) = engine.holds(start.slot, call.deadline()).await?;
-            // A slot can get a new hold between two pages. New holds have greater places, so a hold that was outstanding all
-            // the time is neither left out nor listed twice.
+            // A slot can get a new hold between two pages, but new holds have greater places. So a hold that is outstanding during
+            // both calls is neither left out nor listed twice.
             holds.retain(|hold| hold.place > start.after);
             holds.sort_unstable_by_key(|hold| hold.place);
             let holds = self.possible(holds).await?;
@@ -127,8 +127,8 @@ impl Page<'_> {
         Ok(Some(start))
     }
 
-    /// Whether this is the account whose holds are listed. An account outside of the caller's scope has no holds, as if it did not
-    /// exist: otherwise the list would tell a caller which of its holds, made by an unrestricted caller, have that account.
+    /// Whether this is the account whose holds are listed. An account outside of the caller's scope is treated as if it did not exist.
+    /// Otherwise the caller could find out which of its holds, made by an unrestricted caller, have a foreign account.
     fn is_listed(&self, account_id: &str) -> bool {
         account_id == self.account_id && self.scope.contains(account_id.as_bytes())
     }

@@ -111,8 +111,8 @@ impl Filter {
 
 // ===== tokens of holds =====
 
-/// The place at which a page of holds begins: a slot of the table of holds, and the place of the last hold that was listed of
-/// the step that begins with this slot, or 0.
+/// The position at which a page of holds begins: the first slot of a step through the table of holds (`slot`), and the place of the last
+/// hold of this step that was already listed (`after`), or 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct HoldsStart {
     pub(super) slot: u32,

@@ -228,7 +228,7 @@ impl AccountService {
 /// Reads an account.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or an error of the engine.
 pub(crate) async fn read_account(
     engine: &TallyEngine,
     request: GetAccountRequest,
@@ -260,7 +260,7 @@ pub(crate) async fn read_account(
     })
 }
 
-/// Checks that a write names an account of the caller's scope. This looks at the id only, so the answer does not tell whether the
+/// Checks that a write names an account of the caller's scope. The check reads only the id, so the answer does not show whether the
 /// account exists.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The bodies of a forwarded call: the messages of the client on their way to the leader, and the answer on its way back.
+//! The bodies of a forwarded call: the messages of the client for the leader, and the answer of the leader for the client.
 
 use std::{
     pin::Pin,
@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::grpc::{status, transport::clients::ClientPlace};
 
-/// Why the replica has cut off the rest of the client's messages, if it has.
+/// The reason for which the replica has cut off the rest of the client's messages; unset if it has not.
 #[derive(Debug, Default)]
 pub(super) struct Cut(OnceLock<Status>);
 

@@ -50,8 +50,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// The flow-control window of an answer, in bytes. `FORWARDED_BYTES` includes it.
 const STREAM_WINDOW_BYTES: u32 = 16 << 10;
-/// The flow-control window of a connection, in bytes: the windows of as many answers as the leader allows on a connection by
-/// default. So answers that nobody reads do not block the others.
+/// The flow-control window of a connection, in bytes: enough for the windows of all answers that the leader allows on a connection by
+/// default. So answers that nobody reads do not block other answers.
 const CONNECTION_WINDOW_BYTES: u32 = 4096 * STREAM_WINDOW_BYTES;
 /// Largest header block of an answer, in bytes. The details of an error are in a header.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
@@ -62,12 +62,12 @@ const PING_TIMEOUT: Duration = Duration::from_millis(1500);
 /// The time that calls in flight have when another replica leads. After it, their outcome is unknown.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(1);
 
-/// How a replica calls the others.
+/// How a replica calls the other replicas.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForwardingConfig {
     /// The file with the certificate authorities of the other replicas, in PEM. Needed if their addresses begin with `https`.
     pub ca: Option<PathBuf>,
-    /// The files of the certificate and the key that this replica presents, in PEM, if the others ask clients for certificates.
+    /// The files of the certificate and the key that this replica presents, in PEM, if the other replicas ask clients for certificates.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -294,7 +294,8 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Tasks 
     }
 }
 
-/// Waits until another replica than `leader` leads, and for [`SUPERSEDED_GRACE`]. If `leader` leads again by then, waits on.
+/// Waits until another replica than `leader` leads, and then for [`SUPERSEDED_GRACE`]. If `leader` leads again after this time, waits for the
+/// next change.
 async fn superseded(replica: &Replica, leader: &str) {
     let mut changes = replica.changes();
     let is_other = |known: Option<&str>| known.is_some_and(|known| known != leader);

@@ -5,7 +5,7 @@
 //!   [`FORWARDED`] marks it. A marked call at a replica that does not lead gets NOT_LEADER, so there are no loops.
 //! - Both replicas check the token of the call.
 //! - If the call certainly did not reach the leader, the client gets NOT_LEADER. If the connection fails later, the client gets
-//!   LEADER_LOST: whether the call was executed is unknown. A stream gets it as its last status.
+//!   LEADER_LOST: whether the call was executed is unknown. A stream ends with this status.
 //! - The calls of a client use a connection to the leader that few other clients use (`leader.rs`). So a client that does not
 //!   read its answers can't block all others.
 
@@ -59,7 +59,7 @@ const CALLS_MAX: usize = 16 << 10;
 const CALLS_OF_CLIENT_MAX: usize = 4 << 10;
 /// Memory of a forwarded call in addition to [`CALL_BYTES`]: the unread part of its answer, and a frame of its request.
 const FORWARDED_BYTES: usize = 32 << 10;
-/// The leader answers at the deadline of a call. If it does not answer within this time after the deadline, the replica does.
+/// The leader answers at the deadline of a call. If the leader does not answer within this time after the deadline, the replica answers.
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 /// The greatest value of the header `grpc-timeout`, which has at most eight digits.
 const TIMEOUT_VALUE_MAX: u128 = 99_999_999;
@@ -77,14 +77,14 @@ struct Shared {
     counts: Arc<ForwardCounts>,
 }
 
-/// Where a call must be answered.
+/// Which replica must answer a call.
 #[derive(Debug)]
 pub(crate) enum Destination {
     /// By this replica.
     Here,
     /// By the leader with this address.
     Leader(String),
-    /// Nowhere at the moment.
+    /// By no replica at the moment. Contains the error for the client.
     Nowhere(Status),
 }
 
@@ -150,8 +150,8 @@ impl Forwarder {
         })
     }
 
-    /// Forwards a call of `peer` to `leader`, and passes the answer on. `stream` is the lifetime of the stream that the call
-    /// opens, if it opens one.
+    /// Forwards a call of `peer` to `leader`, and returns the leader's answer. `stream` is the lifetime of the stream, if the call
+    /// opens a stream.
     pub(crate) async fn forward(
         self,
         call: AdmittedCall,
@@ -182,8 +182,8 @@ impl Forwarder {
             Err(status) => return Answer::status(status, reservation),
         };
         let cut = Arc::new(Cut::default());
-        // The service may end a stream. If the client still sends messages, their rest is cut off, so that the leader
-        // finishes what it has received. Otherwise the answer ends at once.
+        // The service may end a stream. If the client still sends messages, the rest of its messages is cut off, and the leader
+        // still answers the messages that it has received. If only the service sends messages, the answer ends at once.
         let (of_request, of_answer) = match stream {
             None => (None, None),
             Some(OpenStream::OfClient(lifetime)) => (Some(lifetime.ended().boxed()), None),

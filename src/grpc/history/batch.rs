@@ -1,4 +1,4 @@
-//! Consecutive transactions in the form in which watchers get them.
+//! Encodes consecutive transactions into the frames that watchers get.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ use crate::{
 /// A frame has at most this many bytes, unless it has only one transaction.
 pub(super) const FRAME_BYTES: usize = 16 << 10;
 
-/// The transactions of a range of sequences, as the frame of one response. Watchers that want all of it share the bytes.
+/// The transactions of a range of sequences, as the frame of one response. Watchers that want the whole frame share its bytes.
 #[derive(Debug)]
 pub(super) struct Batch {
     /// The first sequence of the range.
@@ -58,7 +58,8 @@ struct Encoder {
 // ===== impl Batch =====
 
 impl Batch {
-    /// Returns the frame for a watcher that wants the transactions of `filter` from the sequence `from` on. `None` if it wants none.
+    /// Returns the frame for a watcher that wants the transactions of `filter` from the sequence `from` on; `None` if the batch has no such
+    /// transaction.
     pub(super) fn frame_for(&self, filter: &Filter, from: u64) -> Option<Bytes> {
         if from <= self.first && filter.accepts_all() {
             return Some(self.frame.clone());
@@ -207,7 +208,7 @@ impl Encoder {
             self.frame.extend_from_slice(encoded);
             return;
         }
-        // This file has encoded the bytes, so they can be decoded. If they could not, it would be safe to leave them out.
+        // This file has encoded the bytes, so decoding cannot fail. If it failed, leaving out the transaction would not show foreign ids.
         let mut one = WatchTransactionsResponse::decode(encoded).unwrap_or_default();
         for described in &mut one.transactions {
             restrict(described, scope);

@@ -1,4 +1,4 @@
-//! Describes the records of a data directory in the messages of the API, for a program that reads the directory itself.
+//! Converts the records of a data directory to messages of the API, for a program that reads the directory itself.
 
 use tally_ledger::{AccountSnapshot, BalanceRule, Balances, NewAccount, Record, Timestamp};
 use tonic::Status;
@@ -11,7 +11,7 @@ use crate::{
     store::embedded::FoundRecord,
 };
 
-/// A record in the messages of the API.
+/// A record as a message of the API.
 #[derive(Debug)]
 pub enum Described {
     /// The account that was created, without its output-only fields.

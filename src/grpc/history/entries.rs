@@ -38,7 +38,7 @@ const ENTRY_BYTES: usize = 1 << 10;
 /// Answers `ListAccountEntries`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or an error of the engine.
 pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) =
         Inbound::read_request::<ListAccountEntriesRequest>(call, QUERY_BYTES_MAX).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn list_entries(engine: Arc<TallyEngine>, call: AdmittedCall) -
 /// Reads a page of a statement.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the account does not exist, or an error of the engine.
 pub(crate) async fn entries_page(
     engine: &TallyEngine,
     request: &ListAccountEntriesRequest,
@@ -74,7 +74,7 @@ pub(crate) async fn entries_page(
         .account_history(request.account_id.clone(), call.deadline())
         .await?;
     let found = history.ok_or_else(|| status::account_not_found(&request.account_id))?;
-    // Of the moment at which the first page has fixed the end of the range: who asks from the next sequence on misses nothing.
+    // The newest sequence when the first page fixed the end of the range. A client that continues with the next sequence misses nothing.
     let now = found.next_sequence - 1;
     let durable = token.map_or(now, |token| token.durable.min(now));
     let history = found.history;
@@ -102,7 +102,7 @@ pub(crate) async fn entries_page(
     })
 }
 
-/// Returns the places of the rows of a range: from the first one, up to the second one. `newest` is the place of the account's newest
+/// Returns the places of the rows of a range: the first row, and the first row after the range. `newest` is the place of the account's newest
 /// record.
 fn rows_of(
     reader: &HistoryReader,
@@ -196,7 +196,7 @@ fn entry(
     Ok(entry)
 }
 
-/// What the token of a page says: the range of rows that is left, and the newest durable sequence when the first page was read. Places
+/// The content of a page token: the range of rows that is left, and the newest durable sequence when the first page was read. Places
 /// of rows never change, so a token stays valid for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {

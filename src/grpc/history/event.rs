@@ -1,4 +1,4 @@
-//! Describes what lists and watches show: committed transactions as they were recorded, and expiries of holds.
+//! Describes the *events* that lists and watches show: committed transactions as they were recorded, and expiries of holds.
 
 use std::collections::HashSet;
 
@@ -16,11 +16,12 @@ use crate::{
     store::embedded::FoundRecord,
 };
 
-/// Memory of an event and of each of its transfers in a description, in bytes.
+/// The memory that the description of an event takes is at most `EVENT_BYTES`, plus `EFFECT_BYTES` for each transfer.
 const EVENT_BYTES: usize = 8 << 10;
 const EFFECT_BYTES: usize = 1 << 10;
-/// Memory of an encoded event beyond twice its record, and of each of its transfers with the ids of the two accounts, in bytes. A
-/// transfer and its effect have four ids of up to 64 bytes and six amounts.
+/// The memory that an encoded event takes is at most twice the memory of its record, plus `ENCODED_BYTES`, plus
+/// `ENCODED_EFFECT_BYTES` for each transfer. A transfer and its effect have four account ids of up to 64 bytes, and six
+/// amounts.
 const ENCODED_BYTES: usize = 512;
 const ENCODED_EFFECT_BYTES: usize = 768;
 
@@ -36,6 +37,8 @@ pub(super) enum Event {
 // ===== impl Event =====
 
 impl Event {
+    /// Makes the event of a record.
+    ///
     /// # Errors
     /// DATA_LOSS if the record is damaged, although its checksum is right.
     pub(super) fn of(record: FoundRecord) -> Result<Self, Status> {

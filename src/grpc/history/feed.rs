@@ -1,8 +1,8 @@
 //! Reads each new block of the journal once for all watchers.
 //!
-//! A task begins to read when the first watcher comes, and ends when the last watcher has gone. It keeps the newest batches in a
-//! *window*. A watcher whose next sequence is in the window takes the batch from there. A watcher that is behind the window reads from
-//! the journal itself, until it has caught up. So a slow watcher delays nobody, and loses nothing.
+//! A task, the *reader*, starts when the first watcher arrives, and ends when the last watcher has left. The reader keeps the newest
+//! batches in a *window*. A watcher whose next sequence is in the window takes the batch from the window. A watcher that is behind the
+//! window reads from the journal itself, until it has caught up. So a slow watcher delays nobody, and loses nothing.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -43,7 +43,7 @@ const PAUSE_OF_WATCHER: Duration = Duration::from_micros(20);
 /// Maximum number of watchers that hold a large page. The memory of the page counts for the client. With this limit, the pages leave the
 /// client enough memory for its other calls.
 const LARGE_PAGES_MAX: usize = 32;
-/// Maximum number of watchers of one client that hold a large page, so that one client can't keep the large pages from the others.
+/// Maximum number of watchers of one client that hold a large page, so that one client can't take all large pages.
 const LARGE_PAGES_OF_CLIENT_MAX: usize = 16;
 
 /// Feeds all watchers of the service.
@@ -221,8 +221,8 @@ async fn read(feed: Arc<Feed>, start: DurablePoint, generation: u64) {
 // ===== impl ReadUpTo =====
 
 impl ReadUpTo {
-    /// How long the reader pauses after this read. It does not pause if the read has left durable blocks: a read takes a bounded number of
-    /// bytes, so with pauses the reader, and all watchers with it, would fall further and further behind a fast writer.
+    /// How long the reader pauses after this read. It does not pause if the read has left durable blocks unread. A read takes a bounded
+    /// number of bytes, so with pauses the reader, and all watchers with it, would fall further and further behind a fast writer.
     fn pause(&self, watchers: usize) -> Option<Duration> {
         if self.at < self.end {
             return None;

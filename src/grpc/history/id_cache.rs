@@ -1,4 +1,4 @@
-//! Keeps the ids of accounts that watches have shown, so that EXEC is asked once for each account that is in use. The id of an account
+//! A cache of the ids of accounts that watches have shown, so that watches need not ask EXEC for each account again. The id of an account
 //! never changes.
 
 use std::{
@@ -19,15 +19,16 @@ use crate::{
 
 /// Maximum number of ids in each of the two generations. An id takes about 150 bytes, so the cache has at most about 10 MiB.
 const GENERATION_IDS_MAX: usize = 32 << 10;
-/// Maximum time until the ids are asked for again after the queue was full. A watch waits and does not fail, because its client could
-/// only come back and ask again.
+/// Maximum time until EXEC is asked for the ids again after the queue was full. A watch waits and does not fail, because after a failure
+/// its client would only call again.
 const FULL_QUEUE_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// The ids of the accounts that were used last.
 #[derive(Debug, Default)]
 pub(super) struct IdCache(Mutex<Generations>);
 
-/// When the young generation is full, it becomes the old one, and the old one is dropped. An id that is used again becomes young again.
+/// When the young generation is full, it becomes the old generation, and the previous old generation is dropped. An id that is used again
+/// moves to the young generation.
 #[derive(Debug, Default)]
 struct Generations {
     young: HashMap<AccountIndex, Arc<str>>,
@@ -37,10 +38,10 @@ struct Generations {
 // ===== impl IdCache =====
 
 impl IdCache {
-    /// Returns the ids of accounts. Asks EXEC for those that it does not know.
+    /// Returns the ids of accounts. Asks EXEC for the ids that are not in the cache.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(super) async fn ids(
         &self,
         engine: &TallyEngine,

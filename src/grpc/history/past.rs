@@ -15,7 +15,7 @@ use crate::{
 /// Reads an account as it was at a moment.
 ///
 /// # Errors
-/// INVALID_ARGUMENT if the moment is not in the past, NOT_FOUND if the account did not exist then, or that of the engine.
+/// INVALID_ARGUMENT if the moment is not in the past, NOT_FOUND if the account did not exist then, or an error of the engine.
 pub(crate) async fn account_as_of(
     engine: &TallyEngine,
     id: &str,

@@ -30,8 +30,8 @@ pub(super) struct RangeFields<'a> {
 // ===== impl Range =====
 
 impl Range {
-    /// Reads the range of a request. Both ends of a [`Bound`] are just before what the request names, because `from` is inclusive and
-    /// `to` is not.
+    /// Reads the range of a request. `from` is inclusive and `to` is exclusive, so both become a [`Bound`] directly before the sequence or
+    /// time that the request names.
     ///
     /// # Errors
     /// INVALID_ARGUMENT if a field is invalid, or sequences and times are combined.
@@ -70,7 +70,7 @@ impl Range {
     }
 }
 
-/// What is wrong with a time that [`time_of`] refuses.
+/// The text of the error for a time that [`time_of`] does not accept.
 pub(super) const TIME_BOUNDS: &str =
     "must be 1970-01-01T00:00:00Z to 2554-07-21T23:34:33Z, with 0 to 999999999 nanos";
 

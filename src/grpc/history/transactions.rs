@@ -39,7 +39,7 @@ const DESCRIPTIONS_BYTES_MAX: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Filter {
     id_prefix: String,
-    /// What the caller may see.
+    /// The ids that the caller may see.
     scope: Scope,
 }
 
@@ -85,7 +85,7 @@ impl Filter {
         self.id_prefix.is_empty() && self.scope.prefix().is_none()
     }
 
-    /// What the caller may see.
+    /// The ids that the caller may see.
     pub(super) const fn scope(&self) -> &Scope {
         &self.scope
     }
@@ -94,7 +94,7 @@ impl Filter {
 /// Answers `ListTransactions`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or an error of the engine.
 pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCall) -> AnswerResult {
     let (request, mut inbound) =
         Inbound::read_request::<ListTransactionsRequest>(call, QUERY_BYTES_MAX).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn list_transactions(engine: Arc<TallyEngine>, call: AdmittedCa
 /// Reads a page of the ledger.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, or that of the engine.
+/// INVALID_ARGUMENT, or an error of the engine.
 pub(crate) async fn transactions_page(
     engine: &TallyEngine,
     request: &ListTransactionsRequest,
@@ -150,7 +150,7 @@ pub(crate) async fn transactions_page(
         Ok::<_, Status>(described)
     };
     let transactions: Vec<proto::Transaction> = found.iter().map(describe).collect::<Result<_, _>>()?;
-    // Of the moment at which the first page has fixed the end of the range: who asks from the next sequence on misses nothing.
+    // The newest sequence when the first page fixed the end of the range. A client that continues with the next sequence misses nothing.
     let durable = token.map_or(next - 1, |token| token.durable.min(next - 1));
     let rest = left_out.or(page.next);
     let rest = rest.map(|rest| Token { from, to, durable }.at(rest, order));
@@ -161,7 +161,7 @@ pub(crate) async fn transactions_page(
     })
 }
 
-/// Returns the sequences of a range: from the first one, up to the second one.
+/// Returns the first sequence of a range, and the first sequence after the range.
 fn sequences(
     reader: &HistoryReader,
     range: Range,
@@ -175,7 +175,7 @@ fn sequences(
     ))
 }
 
-/// Returns the records whose descriptions fit into the memory of a page, and the sequence of the first one that does not fit.
+/// Returns the records whose descriptions fit into the memory of a page, and the sequence of the first record that does not fit.
 fn fitting(records: Vec<FoundRecord>, call: &mut impl ReadCall) -> Result<(Vec<Event>, Option<u64>), Status> {
     let mut found = Vec::new();
     let mut bytes = 0;
@@ -183,7 +183,7 @@ fn fitting(records: Vec<FoundRecord>, call: &mut impl ReadCall) -> Result<(Vec<E
         let sequence = record.place().sequence;
         let event = Event::of(record)?;
         bytes += event.memory_bytes()?;
-        // The first one always fits, so that a list makes progress.
+        // The first record is always added, so that each page makes progress.
         if !found.is_empty() && bytes > DESCRIPTIONS_BYTES_MAX {
             return Ok((found, Some(sequence)));
         }
@@ -193,7 +193,7 @@ fn fitting(records: Vec<FoundRecord>, call: &mut impl ReadCall) -> Result<(Vec<E
     Ok((found, None))
 }
 
-/// What the token of a page says: the range of sequences that is left, and the newest durable sequence when the first page was read.
+/// The content of a page token: the range of sequences that is left, and the newest durable sequence when the first page was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {
     from: u64,

@@ -53,21 +53,21 @@ const SMALL_PAGE: PageBytes = PageBytes {
 /// The memory that a watcher holds all the time, in bytes.
 const WATCH_BYTES: usize = FRAMES_MAX * FRAME_BYTES + SMALL_PAGE.records + SMALL_PAGE.encoded;
 
-/// Maximum memory of a page: of its records, and of what they become, and of one transaction more.
+/// Maximum memory of a page, in bytes: of its records, of their encoded descriptions, and of the last transaction, which may exceed both.
 #[derive(Debug, Clone, Copy)]
 struct PageBytes {
     records: usize,
     encoded: usize,
 }
 
-/// The memory of a page beyond that of [`WATCH_BYTES`], and the place of a large page.
+/// The memory of a page that is not part of [`WATCH_BYTES`], and the place of a large page.
 type PageHeld = (Reservation, Option<ClientPlace>);
 
 /// The frames of a watch, and the error that ends it.
 type FrameSender = mpsc::Sender<Result<Bytes, Status>>;
 
-/// Sends the ledger to one client. It runs in a task of its own, because the stream of an answer is not polled while the client does not
-/// read, and a watcher must also end then.
+/// Sends the ledger to one client. It runs in its own task, because the stream of an answer is not polled while the client does not
+/// read, and the watcher of such a client must end, too.
 struct Watcher {
     subscription: Subscription,
     filter: Filter,
@@ -112,7 +112,7 @@ pub(crate) async fn watch(
         page_held: None,
         has_begun: false,
     };
-    // The frames, and the error at the end, which has a place although no frame is taken.
+    // One place more than frames: the error at the end has a place even if the client reads no frame.
     let (sender, receiver) = mpsc::channel(FRAMES_MAX + 1);
     let watching = AbortOnDropHandle::new(tokio::spawn(watcher.run(lifetime, sender)));
     Ok(Box::pin(stream::unfold(
@@ -131,8 +131,8 @@ pub(crate) async fn watch(
 
 /// Checks `from_sequence`.
 ///
-/// A watch from a later sequence would be silent for a while. Whoever asks for one follows another ledger, such as this one before it
-/// was restored from a backup.
+/// A later sequence is an error, because the watch would send nothing until the ledger reaches it. A client that asks for such a sequence has
+/// followed another ledger, for example this ledger before it was restored from a backup.
 fn first_sequence(feed: &Feed, from_sequence: i64) -> Result<u64, Status> {
     let most = feed.engine.durable().order().next_sequence;
     match u64::try_from(from_sequence) {
@@ -152,8 +152,8 @@ fn first_sequence(feed: &Feed, from_sequence: i64) -> Result<u64, Status> {
 // ===== impl Watcher =====
 
 impl Watcher {
-    /// Sends frames until the watch must end. Then the watcher is dropped at once, so that its memory and its place are free although the
-    /// client may read the error late.
+    /// Sends frames until the watch must end. Then the watcher is dropped at once, so that its memory and its place become free even if the
+    /// client reads the error late.
     async fn run(mut self, lifetime: Lifetime, sender: FrameSender) {
         let mut over = pin!(lifetime.ended());
         loop {
@@ -227,11 +227,11 @@ impl Watcher {
         }
     }
 
-    /// Returns the part of a batch that the client wants, if any, with the memory that it takes beyond that of a usual frame. From then on
-    /// the next sequence is the one after the batch.
+    /// Returns the part of a batch that the client wants, if any, and the memory that this part takes beyond that of a usual frame. Sets the
+    /// next sequence to the first one after the batch.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if there is too little memory. Then the next sequence is as before.
+    /// RESOURCE_EXHAUSTED if there is too little memory. Then the next sequence does not change.
     fn frame(&mut self, batch: &Batch) -> Result<Option<(Bytes, Option<Reservation>)>, Status> {
         let frame = batch.frame_for(&self.filter, self.next);
         let frame = match frame {

@@ -1,9 +1,9 @@
-//! The memory for what the answer says about committed transactions besides their outcomes: moved amounts and balances.
+//! The memory for the *details* of committed transactions in the answer: moved amounts and balances.
 //!
-//! This memory is held before a transaction is executed, because the service must be able to answer every executed transaction. The number
-//! of legs follows from the request, if it has transfers. Otherwise only the execution finds it out. The service then holds memory for
-//! [`LEGS_CHARGED`] legs before it queues the transaction. If there are more legs, the execution holds more memory, or rejects
-//! the transaction, before anything has changed.
+//! This memory is reserved before a transaction is executed, because the service must be able to answer every executed transaction. If the
+//! request has transfers, they determine the number of legs. Otherwise the number is known only at the execution. The service then reserves
+//! memory for [`LEGS_CHARGED`] legs before it queues the transaction. If there are more legs, EXEC reserves more memory, or rejects
+//! the transaction before anything has changed.
 
 use crate::{
     engine::{Detail, LEGS_CHARGED, MemoryCharge},
@@ -16,8 +16,8 @@ use crate::{
 
 /// Maximum memory of an amount that was moved, in bytes: 16 in the engine's answer, and 22 in the message.
 const MOVED_BYTES_MAX: usize = 40;
-/// Maximum memory of the balances of an account, in bytes: the id and the four columns, in the engine's answer and in the message. Before
-/// they are read for a transaction of the past, the answer has the beginning of the account's history in their place.
+/// Maximum memory of the balances of an account, in bytes: the id and the four columns, in the engine's answer and in the message. The answer
+/// to a repeated transaction has the beginning of the account's history instead, until the balances are read.
 const BALANCES_BYTES_MAX: usize = 512;
 /// Memory of a detail in addition to its amounts and balances, in bytes. The list of details can have twice the capacity that it needs.
 const DETAIL_BYTES: usize = 2 * size_of::<Detail>();
@@ -29,7 +29,7 @@ pub(crate) struct AnswerMemory(GrowingReservation);
 // ===== impl AnswerMemory =====
 
 impl AnswerMemory {
-    /// Charges a batch with what is reserved.
+    /// Charges a batch with a reservation.
     pub(crate) fn charge(reservation: Reservation) -> Box<dyn MemoryCharge> {
         Box::new(AnswerMemory(GrowingReservation::new(reservation)))
     }
@@ -37,14 +37,14 @@ impl AnswerMemory {
 
 impl MemoryCharge for AnswerMemory {
     fn hold_legs(&self, legs: usize, with_balances: bool) -> bool {
-        // The amounts of a void are not shown, but are held all the same.
+        // The answer does not show the amounts of a void, but their memory is reserved, too.
         let each = leg_bytes(true, with_balances);
         self.0.grow_by(legs.saturating_sub(LEGS_CHARGED) * each)
     }
 }
 
-/// Returns the memory for what the answer says about a transaction besides its outcome, in bytes: in the engine's answer and in the
-/// message. If the transaction has no transfers, this is the memory for [`LEGS_CHARGED`] legs.
+/// Returns the memory for the details of a transaction, in bytes, in the engine's answer and in the message. If the transaction has no
+/// transfers, this is the memory for [`LEGS_CHARGED`] legs.
 pub(crate) fn detail_bytes(request: &WireTransaction<'_>) -> usize {
     let shows_moved = shows_moved(request);
     if !shows_moved && !request.return_balances {

@@ -161,7 +161,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Charges the batch with what is reserved for [`Transactions::held_bytes`].
+    /// Charges the batch with the reservation for [`Transactions::held_bytes`].
     pub(crate) fn hold(&mut self, reservation: Reservation) {
         self.batch.hold_charge(AnswerMemory::charge(reservation));
     }
@@ -225,8 +225,8 @@ impl BulkReader {
     }
 }
 
-/// Leaves out the balances of accounts outside of `scope`. A caller whose token has a prefix can touch such an account only by
-/// posting or reversing what an unrestricted caller has made.
+/// Removes the balances of accounts outside of `scope`. A caller whose token has a prefix can change such an account only by posting a
+/// hold or reversing a transaction that an unrestricted caller has made.
 pub(crate) fn leave_out_foreign(processed: &mut Processed, scope: &Scope) {
     if scope.prefix().is_some() {
         for detail in &mut processed.details {
@@ -235,7 +235,7 @@ pub(crate) fn leave_out_foreign(processed: &mut Processed, scope: &Scope) {
     }
 }
 
-/// Whether the balances after a transaction of the past must be read.
+/// Whether the balances after a repeated transaction must be read from the journal.
 pub(crate) fn has_past_balances(processed: &Processed) -> bool {
     let mut details = processed.details.iter();
     details.any(|detail| matches!(detail.balances, BalancesAfter::Past(_)))

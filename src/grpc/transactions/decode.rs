@@ -154,8 +154,8 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Checks that every id of a transaction belongs to a scope. This looks at the ids only, so the answer does not tell whether
-/// something with a foreign id exists.
+/// Checks that every id of a transaction belongs to a scope. The check reads only the ids, so the answer does not show whether a foreign
+/// id exists.
 fn check_scope(
     scope: &Scope,
     prefix: &str,
@@ -216,11 +216,11 @@ impl Action {
         }
     }
 
-    /// Whether the transaction posts or reserves its own transfers, and the fields that depend on the phase are as they must be then. This
-    /// is so for most transactions, and takes less time than the checks of these fields for all phases.
+    /// Whether the transaction posts or reserves its own transfers, and the fields that depend on the phase are valid. This is true for
+    /// most transactions, and this check takes less time than the checks of these fields for all phases.
     #[inline]
     fn is_plain(self, request: &WireTransaction<'_>) -> bool {
-        // `Post` already says that the transaction reverses no other one.
+        // `Post` already means that the transaction reverses no other transaction.
         (self == Action::Post || (self == Action::Reserve && request.reverses_transaction_id.is_empty()))
             && request.pending_transaction_id.is_empty()
             && request.pending_timeout.is_none()

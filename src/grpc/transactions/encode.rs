@@ -27,7 +27,7 @@ use crate::{
 
 /// Approximate bytes of a result, without the id of its transaction. The result contains the id twice.
 const RESULT_BYTES: usize = 32;
-/// After this many bytes of results, the encoder lets the other tasks of the thread run.
+/// After this number of bytes of results, the encoder lets the other tasks of the thread run.
 const TURN_BYTES: usize = 64 << 10;
 
 /// A `ProcessTransactionResponse`. Unlike the generated type, this type borrows the id.
@@ -194,7 +194,7 @@ const fn key(field: u8, kind: WireType) -> u8 {
     field << 3 | kind as u8
 }
 
-/// Appends the key of a field, and the number behind it: a value or a length.
+/// Appends the key of a field, and the number that follows the key: a value or a length.
 #[inline]
 fn put_field(out: &mut Vec<u8>, key: u8, number: u64) {
     out.push(key);
@@ -239,7 +239,7 @@ pub(crate) struct Results<'a> {
     pub(crate) processed: Result<&'a Processed, &'a Status>,
 }
 
-/// How far the results are written.
+/// The progress of writing the results.
 #[derive(Debug)]
 struct Cursor<'a> {
     /// The number of invalid transactions so far.
@@ -342,7 +342,7 @@ impl<'a> Cursor<'a> {
 /// Returns the detail if it can be shown.
 ///
 /// # Errors
-/// That of the engine if the balances of a transaction of the past could not be read.
+/// An error of the engine if the balances of a transaction of the past could not be read.
 fn shown(detail: Option<&Detail>) -> Result<Option<&Detail>, Status> {
     match detail.and_then(|detail| detail.balances.fault()) {
         Some(fault) => Err(status::engine(&fault.into())),
@@ -410,7 +410,7 @@ fn rejected_part<'a>(
         account_id: account.and_then(|id| std::str::from_utf8(id).ok()),
         amount: transfer.map(|transfer| transfer.amount),
         names: transaction.names(),
-        // An unrestricted caller may have made what is posted or reversed, with accounts outside of the scope.
+        // An unrestricted caller may have made the hold or the reversed transaction, with accounts outside of the scope.
         hides_accounts: account.is_none() && scope.prefix().is_some(),
     }
 }
@@ -497,7 +497,7 @@ mod tests {
         };
         for (transfers, legs) in [(1, 1), (TRANSFERS_MAX, TRANSFERS_MAX), (0, 1), (0, LEGS_CHARGED)] {
             let known = vec![("i".repeat(64).into_boxed_str(), balances); 2 * legs];
-            // A heap block has at most 16 bytes of its own.
+            // The allocator adds at most 16 bytes to each heap block.
             let of_balances = size_of_val(known.as_slice()) + 2 * legs * (64 + 16);
             // While balances of the past are read, the answer has the histories too: each can have 16 waypoints.
             let of_histories = 2 * legs * (size_of::<(Box<str>, History)>() + 16 * 8 + 16);

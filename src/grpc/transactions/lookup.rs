@@ -38,7 +38,7 @@ pub(crate) const HOLDS_TOGETHER_BYTES: usize = 2 * HOLDS_TOGETHER_MAX * RECORD_B
 /// Number of accounts whose ids are read together.
 pub(crate) const IDS_TOGETHER: usize = 512;
 
-/// Reads for one call.
+/// The reads of one call: the engine and the deadline.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lookup<'a> {
     engine: &'a TallyEngine,
@@ -86,14 +86,14 @@ struct HoldFigures {
     ended_by: String,
 }
 
-/// What happens to the transaction that a record contains.
+/// What can still happen to the transaction that a record contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// Nothing.
     Final,
-    /// It can be posted, voided, or expire.
+    /// The transaction is a hold: it can be posted or voided, or expire.
     Hold,
-    /// It can be reversed.
+    /// The transaction can be reversed.
     Reversible,
 }
 
@@ -108,7 +108,7 @@ impl<'a> Lookup<'a> {
     /// Finds a transaction by its id.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn transaction(self, id: &str) -> Result<Option<Found>, Status> {
         let key = OwnedKey::Transaction(id.to_owned());
         let Some(record) = self.engine.record(key, self.deadline).await? else {
@@ -131,7 +131,7 @@ impl<'a> Lookup<'a> {
     /// Reads outstanding holds, at most [`HOLDS_TOGETHER_MAX`].
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn holds(self, holds: &[Hold]) -> Result<Vec<Found>, Status> {
         let own = holds.iter().map(|hold| Position::from_u64(hold.place));
         let advanced = holds.iter().filter(|hold| hold.newest != hold.place);
@@ -154,7 +154,7 @@ impl<'a> Lookup<'a> {
     /// Reads the ids of all accounts that the descriptions of `found` name.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn ids_of(self, found: &[Found]) -> Result<AccountIds, Status> {
         let mut indexes = HashSet::new();
         for found in found {
@@ -166,7 +166,7 @@ impl<'a> Lookup<'a> {
     /// Reads the ids of accounts.
     ///
     /// # Errors
-    /// That of the engine.
+    /// An error of the engine.
     pub(crate) async fn ids(self, indexes: HashSet<AccountIndex>) -> Result<AccountIds, Status> {
         let indexes: Vec<_> = indexes.into_iter().collect();
         let mut ids = HashMap::with_capacity(indexes.len());
@@ -358,7 +358,7 @@ impl Found {
         if rest.len() != reserved.len() {
             return Err(damaged(record));
         }
-        // What was neither released nor is still reserved was posted.
+        // The posted amount is the rest: what was neither released nor is still reserved.
         let posted = reserved
             .iter()
             .zip(&rest)
@@ -378,7 +378,7 @@ impl Found {
     }
 }
 
-/// Leaves out the ids of accounts and transactions outside of `scope`. Only an unrestricted caller can have made such a transaction.
+/// Removes the ids of accounts and transactions outside of `scope`. Only an unrestricted caller can have made a transaction with such ids.
 pub(crate) fn leave_out_foreign(described: &mut proto::Transaction, scope: &Scope) {
     let leave_out = |id: &mut String| {
         if !scope.contains(id.as_bytes()) {
@@ -500,7 +500,7 @@ impl AccountIds {
             Err(_) => transfer::Amount::WideMinorUnits(to_wide(transfer.amount)),
         };
         let rule = match transfer.rule {
-            // As most clients send it.
+            // Most clients do not set the field, so the description does not set it either.
             AmountRule::Exact => proto::AmountRule::Unspecified,
             AmountRule::UpToDebitAvailable => proto::AmountRule::UpToDebitAvailable,
             AmountRule::UpToCreditAvailable => proto::AmountRule::UpToCreditAvailable,

@@ -127,7 +127,7 @@ impl TransactionService {
 /// Reads a transaction.
 ///
 /// # Errors
-/// INVALID_ARGUMENT, NOT_FOUND if the transaction does not exist, or that of the engine.
+/// INVALID_ARGUMENT, NOT_FOUND if the transaction does not exist, or an error of the engine.
 pub(crate) async fn read_transaction(
     engine: &TallyEngine,
     request: GetTransactionRequest,

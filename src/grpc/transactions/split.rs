@@ -1,6 +1,6 @@
 //! Splits a `ProcessTransactionsRequest` into its transactions while the message arrives.
 //!
-//! Every byte is read a bounded number of times, for any division of the message into parts. Of an unknown field, the
+//! Every byte is read a bounded number of times, however the message is divided into parts. For an unknown field, the
 //! splitter keeps only the number of remaining bytes.
 
 use prost::encoding::WireType;
@@ -117,7 +117,7 @@ impl Splitter {
         self.carry.capacity() + self.groups.capacity() * size_of::<u32>()
     }
 
-    /// Reads a key, and the length or number behind the key.
+    /// Reads a key, and the length or number after the key.
     fn read_head(
         &mut self,
         piece: &mut &[u8],

@@ -40,7 +40,7 @@ type ChunkOutcomes = Result<Processed, EngineError>;
 
 /// Maximum number of messages in a chunk.
 const CHUNK_MESSAGES_MAX: usize = 512;
-/// A chunk that takes this much memory, in bytes, gets no more messages.
+/// No more messages are added to a chunk that takes this much memory, in bytes.
 const CHUNK_BYTES_MAX: usize = 512 << 10;
 /// Memory of a chunk in addition to its transactions and their answers, in bytes.
 const CHUNK_BYTES: usize = 1 << 10;
@@ -286,7 +286,7 @@ impl Stream for StreamAnswers {
     }
 }
 
-/// Waits for the outcomes of a chunk, and reads what the journal must say about them. The chunks after this one are executed meanwhile.
+/// Waits for the outcomes of a chunk, and reads the balances from the journal that the answers need. Later chunks are executed meanwhile.
 async fn answered(
     called: impl Future<Output = ChunkOutcomes>,
     engine: Arc<TallyEngine>,

@@ -115,10 +115,10 @@ impl<'a> Text<'a> {
 
 // ===== reading messages =====
 
-/// Returns what `read` reads.
+/// Returns the transaction that `read` reads.
 ///
 /// # Errors
-/// Those of `read`.
+/// The errors of `read`.
 pub(crate) fn read_with(read: ReadTransaction, bytes: &[u8]) -> Read<WireTransaction<'_>> {
     let mut transaction = WireTransaction::default();
     read(bytes, &mut transaction)?;
@@ -143,8 +143,8 @@ pub(crate) fn nested_transaction<'a>(bytes: &'a [u8], transaction: &mut WireTran
     transaction.merge(Reader::nested(bytes))
 }
 
-/// Reads a `StreamTransactionsRequest` into `transaction`, which has its defaults. A message without a transaction counts as one with
-/// an empty transaction.
+/// Reads a `StreamTransactionsRequest` into `transaction`, which has its defaults. A message without a transaction is read as a message
+/// with an empty transaction.
 ///
 /// # Errors
 /// [`WireError`](crate::grpc::protobuf::WireError) if the bytes are not this message.

@@ -109,11 +109,11 @@ pub(crate) struct Reservation {
     probe: Option<Box<[OwnedSemaphorePermit; 2]>>,
 }
 
-/// A reservation that can grow while it is shared. It grows without a lock, so that EXEC never waits for another thread.
+/// A reservation that several threads share and can increase. It needs no lock, so that EXEC never waits for another thread.
 #[derive(Debug)]
 pub(crate) struct GrowingReservation {
     reservation: Reservation,
-    /// The bytes by which it has grown.
+    /// The bytes by which the reservation has grown.
     grown: AtomicUsize,
 }
 

@@ -14,7 +14,7 @@ use crate::{
     telemetry::{Families, MetricSource},
 };
 
-/// Whose places are counted together.
+/// A client: the callers whose places are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
     /// All callers with this address, or from this network (see [`client_of`]).
@@ -54,7 +54,7 @@ pub struct ConnectionMetrics(Arc<OnceLock<Clients>>);
 // ===== impl Client =====
 
 impl Client {
-    /// Returns the client of a call. With a token, the address does not matter: many tenants can come through one proxy, and one tenant can
+    /// Returns the client of a call. If the call has a token, the address does not matter: many tenants can use one proxy, and one tenant can
     /// have many addresses.
     pub(crate) fn of_call(address: IpAddr, principal: Option<Arc<str>>) -> Self {
         principal.map_or_else(|| address.into(), Client::Principal)
@@ -100,9 +100,8 @@ impl Clients {
 // ===== impl ConnectionMetrics =====
 
 impl ConnectionMetrics {
-    /// Shows the connections that `clients` counts. Call it once.
+    /// Shows the connections that `clients` counts. Call this method once; a second call has no effect.
     pub(crate) fn show(&self, clients: &Clients) {
-        // The port is served once for each set of services. A second call would change nothing.
         let _first = self.0.set(clients.clone());
     }
 

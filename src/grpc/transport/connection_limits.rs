@@ -22,7 +22,8 @@ const HEADERS_MAX: usize = 64;
 /// The limits of a connection. All calls of the connection share this value.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimits {
-    /// The longest time in which a message must arrive, and in which a client may take nothing of a watch.
+    /// The time within which a message must arrive. Also the longest time for which the client of a watch may read
+    /// nothing.
     pub(crate) time_max: Duration,
     pub(crate) memory: Arc<ConnectionMemory>,
     pub(super) throttle: Arc<Throttle>,

@@ -130,7 +130,7 @@ pub(crate) fn begin_frame(out: &mut Vec<u8>) -> usize {
     header_at
 }
 
-/// Fills in the header at `header_at`. Everything behind the header is the message of the frame.
+/// Fills in the header at `header_at`. Everything after the header is the message of the frame.
 pub(crate) fn end_frame(out: &mut [u8], header_at: usize) {
     let length = u32::try_from(out.len() - header_at - HEADER_BYTES).unwrap_or(u32::MAX);
     if let Some(room) = out.get_mut(header_at + 1..header_at + HEADER_BYTES) {

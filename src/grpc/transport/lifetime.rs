@@ -125,7 +125,7 @@ impl Authority {
                 if grant.principal.scope == self.grant.principal.scope {
                     Ok(())
                 } else {
-                    // What the stream has read was checked with the old prefix.
+                    // The messages that the stream has read were checked with the old prefix.
                     Err(status::unauthenticated(
                         "authorization: the prefix of the token has changed",
                     ))

@@ -94,8 +94,8 @@ impl Answer {
         Answer::wrapped(response, over, reservation, sending)
     }
 
-    /// Wraps the answer of another replica, as [`Answer::tonic`]. The answer has its own permits: a client that does not read it
-    /// does not delay its other calls.
+    /// Wraps the answer of another replica, as [`Answer::tonic`] does. The answer has its own permits, so a client that does not read
+    /// this answer does not delay the client's other calls.
     #[must_use]
     pub(crate) fn relayed(
         response: Response<tonic::body::Body>,
@@ -176,7 +176,7 @@ fn hold_until_sent<H: Send + 'static>(headers: &mut HeaderMap, held: &mut Option
     {
         let code = until_sent(value.as_bytes().to_vec(), held);
         if let Ok(mut code) = HeaderValue::from_maybe_shared(code) {
-            // The HTTP/2 library keeps other values in its compression table, and `held` would not be dropped.
+            // The HTTP/2 library keeps values that are not sensitive in its compression table. Then `held` would not be dropped.
             code.set_sensitive(true);
             *value = code;
         }

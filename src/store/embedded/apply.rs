@@ -1,4 +1,4 @@
-//! Applies a block that was written before to a ledger: for the replay at a start, and for a ledger that follows a replicated log.
+//! Applies an existing block to a ledger: when a start replays the journal, and when a ledger follows a replicated log.
 
 use tally_journal::{BlockHeader, BlockStamp, Position};
 use tally_ledger::{Ledger, Record, RecordPlace, Timestamp, record::FramedRecord, tag_index::TagIndex};
@@ -22,8 +22,8 @@ pub(super) struct Target<'a> {
 // ===== impl Target =====
 
 impl Target<'_> {
-    /// Checks that the block with this `header` follows, and applies its records. Returns their number. The caller has checked the
-    /// checksums of the block, and that it follows in the hash chain.
+    /// Checks that the block with this `header` is the next one, and applies its records. Returns the number of records. The
+    /// caller has checked the checksums of the block, and that it follows in the hash chain.
     ///
     /// # Errors
     /// [`FollowError`]. Some records of the block may have been applied.
@@ -59,7 +59,8 @@ impl Target<'_> {
         self.order.last_time = base;
         *self.last = found;
         if !header.kind.is_data() {
-            // The body is not records. The journal accepts such a block only if its header states no records.
+            // The body of a control block is not a sequence of records. The journal accepts such a block only if its header
+            // states no records.
             return Ok(0);
         }
 

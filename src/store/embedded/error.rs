@@ -73,7 +73,7 @@ pub enum OpenError {
     /// A record can't be read.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// A block contradicts the blocks before it, or its records the records before them.
+    /// A block contradicts the blocks before it, or a record contradicts the records before it.
     #[error(transparent)]
     Block(FollowError),
 }

@@ -16,7 +16,7 @@ pub fn check_directory(disk: &dyn Disk, dir: &Path, kind: StoreKind) -> Result<(
     Ok(DataDirectory::check(disk, dir, kind)?)
 }
 
-/// Returns whether `dir` is a data directory, of whichever kind. A missing directory is none.
+/// Returns whether `dir` is a data directory of any kind. A missing directory is not a data directory.
 ///
 /// # Errors
 /// [`OpenError::Store`] if the disk fails, or if there is something else at the path.

@@ -81,7 +81,7 @@ impl JournaledLedger {
         JournaledLedger { ledger, log }
     }
 
-    /// Continues after a block with the stamp `last`.
+    /// Sets the stamp of the last block. The ledger continues after this block.
     pub(super) const fn after(mut self, last: BlockStamp) -> Self {
         self.log.last = last;
         self
@@ -117,12 +117,12 @@ impl JournaledLedger {
             .process_tagged(transaction, tags, principal, legs_max, &mut self.log)
     }
 
-    /// Ends holds whose time has come, the earliest deadline first: at most `limit`, and as long as they take at most half of the
+    /// Ends holds whose time has come, the earliest deadline first: at most `limit`, and as long as their records take at most half of the
     /// open block. The caller does this before the first transaction of a block, and without transactions when a hold's time has
-    /// come. Does nothing if it was done for the open block before. Returns how many holds it has ended.
+    /// come. A second call for the same open block does nothing. Returns how many holds were ended.
     ///
     /// # Errors
-    /// [`RecordError`] if the record of the next hold cannot be read. The holds before it have ended.
+    /// [`RecordError`] if the record of the next hold cannot be read. In this case, the earlier holds have ended.
     pub fn expire_holds(&mut self, limit: usize) -> Result<usize, RecordError> {
         if self.log.block.has_expired {
             return Ok(0);
@@ -141,8 +141,8 @@ impl JournaledLedger {
         self.log.renew_block();
     }
 
-    /// Returns the newest time that no later record gets: the time of the last record, or the time of the clock if the next record gets
-    /// its time from the clock.
+    /// Returns the newest time for which it is certain that no later record gets this time or an earlier one: the time of the last record,
+    /// or a time just before that of the clock if the next record gets its time from the clock.
     #[must_use]
     pub fn settled_time(&self) -> Timestamp {
         self.log.settled_time()
@@ -164,7 +164,7 @@ impl JournaledLedger {
         Some(Duration::from_nanos(nanos))
     }
 
-    /// Lets the hold that would expire next never expire, because its record can't be read. Returns its place.
+    /// Prevents the expiry of the hold that would expire next, because its record can't be read. Returns the place of the hold.
     pub fn suspend_next_expiry(&mut self) -> Option<Position> {
         let hold = self.ledger.holds().next_to_expire()?;
         self.ledger.holds_mut().suspend_expiry(hold.place);
@@ -199,7 +199,7 @@ impl JournaledLedger {
         for tag in tags.accounts {
             self.ledger.accounts().prefetch_account(*tag);
         }
-        // What ends a hold has the accounts of the hold.
+        // A transaction that ends a hold has the accounts of the hold.
         if let Some(named) = tags.named
             && let Some(place) = self.log.ids.first(named)
             && let Some(hold) = self.ledger.holds().get(place)
@@ -311,15 +311,15 @@ impl JournaledLedger {
         self.log.seal(spare)
     }
 
-    /// Sets whether another process writes the blocks, and this ledger [follows](JournaledLedger::follow) them. Then no time of the
-    /// own clock is [settled](JournaledLedger::settled_time), because the next block has the time of another clock. At first, the
-    /// ledger does not follow.
+    /// Sets whether another process writes the blocks, and this ledger [follows](JournaledLedger::follow) them. While the ledger follows,
+    /// no time of this process's clock is [settled](JournaledLedger::settled_time), because the next block has the time of another clock.
+    /// At first, the ledger does not follow.
     pub const fn set_following(&mut self, is_following: bool) {
         self.log.is_following = is_following;
     }
 
     /// Sets whether the ledger keeps its blocks in memory until they are durable, so that their records can be read. A replica that leads
-    /// does so, because its blocks are durable only after a round trip. At first, the ledger does not.
+    /// keeps them, because its blocks are durable only after a round trip. At first, the ledger does not keep them.
     pub const fn set_keeping_sent_blocks(&mut self, is_keeping: bool) {
         self.log.sent.set_keeping(is_keeping);
     }
@@ -330,26 +330,27 @@ impl JournaledLedger {
         self.log.last
     }
 
-    /// Returns the position and the numbers of a control block that comes next, with the time of the clock. The caller seals the block
-    /// and lets the ledger [follow](JournaledLedger::follow) it. Another block may come instead of it.
+    /// Returns the position and the numbers that the next block has if it is a control block, with the time of the clock. The caller seals
+    /// the block and lets the ledger [follow](JournaledLedger::follow) it. The caller may also let the ledger follow another block
+    /// instead.
     ///
     /// # Panics
-    /// If the open block has records: the caller seals it before.
+    /// If the open block has records. The caller must seal it before.
     pub fn control_meta(&mut self) -> BlockMeta {
         self.assert_open_is_empty();
         self.log.meta_without_records()
     }
 
     /// Applies the next block, which another process or this one has sealed. The records are read again, and no rule is evaluated. The
-    /// open block then comes after the applied one, and this ledger can go on as the writer: its blocks get the term and the writer of the
-    /// last block. So a writer begins its term with [`JournaledLedger::control_meta`], and follows its own claim.
+    /// open block then comes after the applied block, and this ledger can continue as the writer: its blocks get the term and the writer
+    /// of the last block. So a writer begins its term with [`JournaledLedger::control_meta`], and follows its own claim.
     ///
     /// The caller has checked the checksums of the block ([`tally_journal::parse_block`]) and that the log has accepted it. `spare` is an
     /// empty buffer, in which the block is returned for the journal, with its header.
     ///
     /// # Errors
-    /// [`FollowError`] if the block does not follow the blocks before it: the caller must change or answer nothing more with this ledger,
-    /// because some records of the block may have been applied.
+    /// [`FollowError`] if the block does not follow the blocks before it: the caller must no longer use this ledger, neither for changes
+    /// nor for answers, because some records of the block may have been applied.
     ///
     /// # Panics
     /// If the open block has records, if `spare` is not empty, or if `body` has another length than the header states.
@@ -386,7 +387,7 @@ impl JournaledLedger {
     /// Seals a control block of this `kind` with this body. It follows the last block, and gets the term and the writer of that block.
     ///
     /// # Panics
-    /// If the open block has records: the caller seals it before.
+    /// If the open block has records. The caller must seal it before.
     pub fn seal_control(&mut self, kind: BlockKind, body: &[u8], spare: BlockBuffer) -> SealedBlock {
         self.assert_open_is_empty();
         self.log.seal_control(kind, body, spare)

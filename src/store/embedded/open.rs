@@ -47,7 +47,7 @@ pub struct OpenStore {
     pub writer: JournalWriter,
     /// Prepares the next segment, for AUX.
     pub preparer: SegmentPreparer,
-    /// Answers whether there is space for another segment, for EXEC.
+    /// Reports whether there is space for another segment, for EXEC.
     pub space: SegmentSpace,
     /// Reads single records, for any thread.
     pub records: RecordReader,
@@ -107,13 +107,14 @@ pub fn open(
     open_journal(Journal::open(disk, dir, config)?, clock)
 }
 
-/// Opens the store of a `journal` that is open and locked, of whichever kind: replays its blocks, and makes the parts that continue it.
+/// Opens the store of a `journal` that is open and locked, for either kind of store. Replays the blocks, and makes the parts that
+/// continue the journal.
 ///
 /// # Errors
-/// As [`open`].
+/// Those of [`open`].
 ///
 /// # Panics
-/// As [`open`].
+/// See [`open`].
 pub fn open_journal(journal: Journal, clock: Arc<dyn WallClock>) -> Result<OpenStore, OpenError> {
     let started = Instant::now();
     let directory = journal.directory();

@@ -46,7 +46,7 @@ pub struct DurablePoint {
     pub(super) order: OrderPoint,
 }
 
-/// The point after the last block that a ledger has applied or sealed. The block may be not durable yet.
+/// The point after the last block that a ledger has applied or sealed. This block may not be durable yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerEnd {
     /// The number of the last block; 0 if there is none.
@@ -81,7 +81,7 @@ impl AcceptedBlock {
         self.bytes.len()
     }
 
-    /// Returns whether there are no bytes, which is never so.
+    /// Returns whether there are no bytes. Always `false`, because a block has a header.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()

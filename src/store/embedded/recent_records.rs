@@ -1,5 +1,5 @@
-//! Records of holds that were written recently. A hold is often posted soon after it was made. Then its record is still here, and need not
-//! be read from the journal; in particular, nothing waits until the record is durable.
+//! Records of holds that were written recently. A hold is often posted soon after it was made. Its record is then found in memory and need
+//! not be read from the journal. In particular, the posting need not wait until the record is durable.
 
 /// Maximum number of bytes of records in a generation. There are two generations. The simulation makes few records, and needs a
 /// small maximum so that some are forgotten.
@@ -36,7 +36,7 @@ struct Generation {
 // ===== impl RecentRecords =====
 
 impl RecentRecords {
-    /// Adds the record at `place`, which is after all earlier ones.
+    /// Adds the record at `place`, which is after the places of all earlier records.
     pub(super) fn push(&mut self, place: u64, bytes: &[u8]) {
         if self.newer.bytes.len() + bytes.len() > GENERATION_BYTES_MAX {
             std::mem::swap(&mut self.newer, &mut self.older);
@@ -57,7 +57,7 @@ impl RecentRecords {
     /// Returns the bytes of a record that was found.
     ///
     /// # Panics
-    /// If records were added since then, and the found one is gone.
+    /// If records were added since the search, and the found record was replaced.
     pub(super) fn bytes(&self, found: RecentPlace) -> &[u8] {
         let bytes = self.generation(found.is_older).bytes.get(found.start..found.end);
         let Some(bytes) = bytes else {

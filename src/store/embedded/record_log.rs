@@ -41,14 +41,14 @@ pub(super) struct RecordLog {
     pub(super) order: OrderPoint,
     /// Who wrote the last block.
     pub(super) last: BlockStamp,
-    /// Whether another process writes the blocks, and this one follows them.
+    /// Whether another process writes the blocks, and this process follows them.
     pub(super) is_following: bool,
     pub(super) clock: Arc<dyn WallClock>,
-    /// The greatest time, in nanoseconds, that was called [settled](RecordLog::settled_time) since the start.
+    /// The greatest time, in nanoseconds, that [`RecordLog::settled_time`] has returned since the start.
     pub(super) settled: AtomicU64,
     /// Records of outstanding holds that were written recently.
     pub(super) recent: RecentRecords,
-    /// The own blocks of a replica that leads, which are not durable yet; always empty in an embedded store.
+    /// The blocks that this replica has sealed as the leader and that are not durable yet. Always empty in an embedded store.
     pub(super) sent: SentBlocks,
     /// Memory to encode a record, reused for each record.
     pub(super) scratch: Vec<u8>,
@@ -224,7 +224,7 @@ impl RecordLog {
         sealed
     }
 
-    /// Returns the position and the numbers of a block without records that comes next.
+    /// Returns the position and the numbers that the next block gets if it has no records.
     pub(super) fn meta_without_records(&mut self) -> BlockMeta {
         self.begin_block();
         BlockMeta {
@@ -236,11 +236,12 @@ impl RecordLog {
         }
     }
 
-    /// Sets the time of the block, if the block has no records yet. This is the time of the clock. If the clock does
+    /// Sets the time of the block to the time of the clock, if the block has no records yet. If the clock does
     /// not show a later time than the newest block or transaction has, the block gets this newest time plus 1 ns.
     #[inline]
     pub(super) fn begin_block(&mut self) {
-        // The time must not change any more after holds were ended by it.
+        // Holds whose time has come are ended according to the time of the block. After that, this time must not
+        // change.
         if self.block.records == 0 && !self.block.has_expired {
             let now = self.clock.now();
             self.block.base_time = if planted("commit_time_goes_back") {
@@ -262,17 +263,19 @@ impl RecordLog {
         }
     }
 
-    /// The newest time that no later record gets.
+    /// The newest time for which it is certain that no later record gets this time or an earlier one.
     pub(super) fn settled_time(&self) -> Timestamp {
         let last = self.order.last_time;
         if self.block.has_begun || self.is_following {
-            // The block may get more records, with its own time; or the writer of the next block has another clock.
+            // The open block may get more records, which have the time of the block; or another process writes the next block, with
+            // another clock.
             return last;
         }
-        // The next block gets a later time than this reading of the clock, or the time of a later reading.
+        // Unless the clock goes back, the next block gets the time of this reading or a later time. So all times before
+        // this reading are settled.
         let before_now = self.clock.now().as_nanos().saturating_sub(1);
         let settled = last.max(Timestamp::from_nanos(before_now));
-        // The clock can go back a little. No block may get a time that was called settled.
+        // The clock can go back a little. No block may get a time that this method has returned.
         self.settled.fetch_max(settled.as_nanos(), Ordering::Relaxed);
         settled
     }
@@ -350,8 +353,9 @@ impl RecordLog {
         }
     }
 
-    /// Returns the position of the record with `key`, whose tag is `tag`, and reads the record: the read buffer contains it, unless it
-    /// is in the open block, or unless it is recent and `use_recent` allows to compare it there.
+    /// Returns the position of the record with `key`, whose tag is `tag`, and reads the record. Afterwards, the read buffer contains
+    /// the record, unless the record is in the open block. With `use_recent`, a record that is still in memory is compared there, and
+    /// not read.
     fn locate(
         &mut self,
         key: RecordKey<'_>,

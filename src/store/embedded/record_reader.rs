@@ -116,7 +116,7 @@ impl RecordReader {
         self.found(position, back, ordinal, bytes).map(Some)
     }
 
-    /// Returns the record at `position`, where a record is. The record must be durable.
+    /// Returns the record at `position`, which must be the position of a durable record.
     ///
     /// # Errors
     /// [`RecordError`] if the record cannot be read or is damaged.

@@ -1,5 +1,5 @@
-//! Blocks that were handed over and are not durable yet, in memory. A block of a replicated log is durable only after a round trip, and
-//! nobody should wait for it to read a record of the block.
+//! Keeps in memory the blocks that were handed over and are not durable yet. A block of a replicated log is durable only after a round
+//! trip, and a read of one of its records should not wait for this.
 
 use std::collections::VecDeque;
 
@@ -27,12 +27,12 @@ struct SentBlock {
 // ===== impl SentBlocks =====
 
 impl SentBlocks {
-    /// Sets whether blocks are kept from now on. Those that are kept are forgotten when they are durable.
+    /// Sets whether blocks are kept from now on. Blocks that are kept already stay until they are durable.
     pub(super) const fn set_keeping(&mut self, is_keeping: bool) {
         self.is_keeping = is_keeping;
     }
 
-    /// Keeps a block, if blocks are kept.
+    /// Keeps a block, if blocks are to be kept.
     pub(super) fn push(&mut self, body_at: Position, body: &[u8], start: &OrderPoint, base_time: Timestamp) {
         if self.is_keeping {
             self.blocks.push_back(SentBlock {

@@ -105,7 +105,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<DirectoryReport, OpenE
 /// Verifies the data directory `dir` as [`verify`] does, and reports the hashes of these `blocks`, which are numbered from 1.
 ///
 /// # Errors
-/// As [`verify`].
+/// Those of [`verify`].
 pub fn verify_blocks(disk: &Arc<dyn Disk>, dir: &Path, blocks: &[u64]) -> Result<DirectoryReport, OpenError> {
     let journal = Journal::open_read_only(Arc::clone(disk), dir)?;
     let seed = journal.directory().hash_seed();
@@ -143,7 +143,7 @@ pub fn verify_blocks(disk: &Arc<dyn Disk>, dir: &Path, blocks: &[u64]) -> Result
         let differences = match loaded.map_err(OpenError::from) {
             Ok(loaded) => match ledger_from(&journal, loaded) {
                 Ok(started) => differences(&started, &replayed),
-                // The file is undamaged, and the journal does not lead to its point.
+                // The file is undamaged, but the journal does not contain the point that it names.
                 Err(error) => {
                     report.may_lack_blocks = true;
                     vec![error.to_string()]

@@ -33,7 +33,7 @@ impl ClaimBody {
         bytes
     }
 
-    /// Decodes the body. Returns `None` if the bytes are no such body.
+    /// Decodes the body. Returns `None` if the bytes are not such a body.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (address, bytes) = take_text(bytes)?;
@@ -58,7 +58,7 @@ impl ResignBody {
         bytes
     }
 
-    /// Decodes the body. Returns `None` if the bytes are no such body.
+    /// Decodes the body. Returns `None` if the bytes are not such a body.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
@@ -74,7 +74,7 @@ impl ResignBody {
 /// Appends a text with its length in front.
 ///
 /// # Panics
-/// If the text is longer than [`TEXT_BYTES_MAX`]. The settings are checked before.
+/// If the text is longer than [`TEXT_BYTES_MAX`]. The check of the settings prevents this.
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
     let length = u16::try_from(text.len())
         .ok()

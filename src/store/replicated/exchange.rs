@@ -1,7 +1,7 @@
-//! Where the commit pipeline and the driver of a replica meet.
+//! The exchange between the commit pipeline and the driver of a replica.
 //!
 //! The thread of the commit pipeline puts sealed blocks in, and the driver sends them to the log. The driver says up to which block the
-//! log has accepted them, or why it never will. Nobody holds the lock while it waits.
+//! log has accepted them, or why the log never will. No thread holds the lock while it waits.
 
 use std::{
     collections::VecDeque,
@@ -37,7 +37,7 @@ pub struct Leadership {
     pub writer: u32,
 }
 
-/// The meeting place. Clones share it.
+/// Connects the commit pipeline with the driver. Clones are the same exchange.
 #[derive(Debug, Clone, Default)]
 pub struct Exchange(Arc<Shared>);
 
@@ -53,7 +53,7 @@ struct State {
     leadership: Option<Leadership>,
     /// Blocks that the driver has not taken yet. At most [`LOG_DEPTH`](super::log::LOG_DEPTH).
     outbox: VecDeque<OwnBlock>,
-    /// The log has accepted all own blocks up to this number.
+    /// The log has accepted all blocks of this replica up to this number.
     accepted: u64,
     fault: Option<ReplicaFault>,
     waker: Option<Waker>,
@@ -93,7 +93,7 @@ impl Exchange {
         state.leadership = None;
     }
 
-    /// Reports that the log has accepted all own blocks up to the number `through`.
+    /// Reports that the log has accepted all blocks of this replica up to the number `through`.
     pub fn accept(&self, through: u64) {
         let waker = {
             let mut state = self.0.state.lock();
@@ -159,8 +159,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Returns the number up to which the log has accepted own blocks if it is at least `number`. Otherwise the waker of `context` is
-    /// called when there is news.
+    /// Returns the number up to which the log has accepted blocks of this replica, if this number is at least `number`. Otherwise the
+    /// waker of `context` is called when this number or the fault has changed.
     pub(super) fn poll_accepted(
         &self,
         number: u64,

@@ -1,8 +1,8 @@
-//! Why a replica can't go on.
+//! Why a replica can't continue.
 
 use thiserror::Error;
 
-/// Why a replica can't go on with its log.
+/// Why a replica can't continue with its log.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ReplicaFault {
@@ -12,7 +12,7 @@ pub enum ReplicaFault {
         /// The term of the other replica.
         term: u64,
     },
-    /// The log or a block in it contradicts what this replica knows. Somebody must look at it.
+    /// The log or a block in it contradicts what this replica knows. An operator must find the cause.
     #[error("{0}")]
     Halted(String),
     /// The driver has ended, so nobody sends the blocks in flight any more. Whether the log has them is unknown.

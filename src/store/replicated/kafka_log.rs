@@ -31,7 +31,7 @@ use crate::{
 
 /// Maximum size of one request, in bytes. The topic must allow it (`max.message.bytes`). A block has at most 4 MiB by default.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
-/// Less than every leader epoch.
+/// Stands for no leader epoch: less than every epoch.
 const NO_EPOCH: i32 = -1;
 /// Maximum size of the records of one read, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -84,8 +84,8 @@ pub enum BrokerSettingsError {
 pub struct KafkaLog {
     partition: Partition,
     connections: Arc<Mutex<Connections>>,
-    /// The newest leader epoch of the partition that was seen. A broker that is cut off from the others answers with an older one: it does
-    /// not know the end of the log, and its answers count for nothing.
+    /// The newest leader epoch of the partition that was seen. A broker that is cut off from the others answers with an older epoch. Such
+    /// a broker does not know the end of the log, and its answers are ignored.
     epoch: Arc<AtomicI32>,
 }
 
@@ -98,7 +98,7 @@ struct Connections {
 // ===== impl KafkaLog =====
 
 impl KafkaLog {
-    /// Names the log. Makes no connection.
+    /// Makes the log from the settings. Connects to no broker.
     ///
     /// # Errors
     /// [`BrokerSettingsError`].
@@ -106,8 +106,7 @@ impl KafkaLog {
         Self::of_topic(config, None)
     }
 
-    /// Does the same as [`KafkaLog::new`], for the topic with this identity. Another topic with the same name is an error of each
-    /// connection.
+    /// Does the same as [`KafkaLog::new`], for the topic with this identity. If another topic has the name, every connection fails.
     ///
     /// # Errors
     /// [`BrokerSettingsError`].
@@ -138,7 +137,7 @@ impl KafkaLog {
         })
     }
 
-    /// Makes the log distrust answers of brokers that do not know this leader epoch.
+    /// Makes the log ignore the answers of brokers that do not know this leader epoch.
     #[must_use]
     pub fn since_epoch(self, epoch: Option<i32>) -> Self {
         if let Some(epoch) = epoch {
@@ -235,7 +234,8 @@ impl PartitionLog for KafkaLog {
     }
 }
 
-/// Checks that a broker knows the newest election, and notes which one it knows.
+/// Checks that a broker knows the newest leader epoch that was seen. If the broker knows a newer epoch, stores the newer epoch in
+/// `newest`.
 fn check_epoch(location: &Location, newest: &AtomicI32) -> Result<(), ReadError> {
     let known = newest.fetch_max(location.leader_epoch, Ordering::Relaxed);
     if location.leader_epoch >= known {
@@ -334,7 +334,7 @@ fn sasl(account: &BrokerSasl) -> Result<Sasl, BrokerSettingsError> {
     let path = &account.password_file;
     let bytes = read("sasl_password_file", path)?;
     let text = String::from_utf8(bytes).map_err(|_| BrokerSettingsError::Password(path.clone()))?;
-    // Editors and `echo` end the line.
+    // Editors and `echo` add a line break at the end.
     let password = text.strip_suffix('\n').map_or(text.as_str(), |text| text);
     if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
         return Err(BrokerSettingsError::Password(path.clone()));

@@ -28,9 +28,10 @@ pub const LOG_DEPTH: usize = 8;
 #[derive(Debug)]
 pub struct ReplicatedLog {
     writer: JournalWriter,
-    /// The end of the chain: after the last own block, or at the end of the journal.
+    /// The end of the chain of blocks: after the last block in flight, or at the end of the journal if no block is in
+    /// flight.
     sealed: ChainPoint,
-    /// The own blocks that the log has not accepted yet, the oldest first.
+    /// The blocks of this replica that the log has not accepted yet, the oldest first.
     in_flight: VecDeque<InFlight>,
     exchange: Exchange,
     /// Holds the directory's lock until the last block is written.
@@ -70,7 +71,7 @@ impl ReplicatedLog {
         })
     }
 
-    /// Seals an own block, and gives it to the driver.
+    /// Seals a block of this replica, and gives it to the driver.
     fn send(&mut self, block: &mut SealedBlock) -> Result<Submitted, LogFault> {
         let Some(leadership) = self.exchange.leadership() else {
             panic!(

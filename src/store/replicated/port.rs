@@ -1,4 +1,5 @@
-//! What a replica needs of its log: one partition of a topic. The brokers and the simulation implement it.
+//! The operations that a replica needs of its log, which is one partition of a topic. The Kafka client and the in-memory log of the
+//! tests implement them.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
@@ -7,7 +8,7 @@ use thiserror::Error;
 
 /// One partition of a replicated log.
 ///
-/// An implementation repeats nothing by itself: it sends each append once, in the order of the calls, and each future ends within the
+/// An implementation repeats no request by itself. It sends each append once, in the order of the calls. Each future ends within the
 /// time limit of a request.
 pub trait PartitionLog: Send + 'static {
     /// Sends blocks as the records of one request, which the log stores together or not at all. The request is sent when this method
@@ -24,10 +25,10 @@ pub trait PartitionLog: Send + 'static {
     fn inspect(&mut self) -> Doing<Result<TopicFacts, ReadError>>;
 }
 
-/// What an implementation is doing.
+/// The future of an operation.
 pub type Doing<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// The identity of a topic. A topic that was deleted and made again has another one.
+/// The identity of a topic. A topic that was deleted and made again has another identity.
 pub type TopicId = [u8; 16];
 
 /// An append that the log has acknowledged: every in-sync broker has it on its disk.
@@ -78,7 +79,7 @@ pub enum ReadError {
     /// No broker answers, or none leads the partition. A later read can succeed.
     #[error("the log can't be reached: {0}")]
     Unavailable(String),
-    /// A record has a wrong checksum. It must not be passed over; a later read can succeed.
+    /// A record has a wrong checksum. The replica must not skip the record; a later read can succeed.
     #[error("a record of the log is damaged: {0}")]
     Damaged(String),
     /// The log has no record at the offset any longer, or not yet.
@@ -106,7 +107,7 @@ pub struct TopicFacts {
     pub partitions: usize,
     /// The number of brokers that have a copy.
     pub replication_factor: usize,
-    /// The settings by their names. A setting that the brokers do not tell is absent.
+    /// The settings by their names. A setting that the brokers do not report is absent.
     pub settings: Vec<(String, String)>,
     /// The first offset that the log has.
     pub start_offset: u64,

@@ -1,8 +1,8 @@
 //! The resume point: where a replica continues to read the log after a start.
 //!
-//! The file `replica/<block>.resume` of the data directory says which block was the last accepted one, and at which offset the log is
-//! read next. It is written after the journal is durable up to this block, so the journal may contain later blocks, and never fewer. A
-//! start reads the log from there and passes over the blocks that the journal has.
+//! The file `replica/<block>.resume` of the data directory states which block was accepted last, and at which offset the log is read
+//! next. The file is written after the journal is durable up to this block. So the journal contains this block, and perhaps later
+//! ones. A start reads the log from this offset, and skips the blocks that the journal has.
 
 use tally_journal::{BlockHash, ChunkedFiles, DataDirectory, FileFamily, JournalError};
 
@@ -28,12 +28,12 @@ const NO_EPOCH: i32 = -1;
 pub struct ResumePoint {
     /// The identity of the topic.
     pub topic_id: TopicId,
-    /// The offset of the record with the last accepted block. The replica reads this record again, to see that it is unchanged, and then
-    /// the next ones.
+    /// The offset of the record with the last accepted block. The replica reads this record again, to check that it is unchanged, and
+    /// then the next records.
     pub offset: u64,
     /// The epoch of the broker that took this record, if the replica has learned it.
     pub epoch: Option<i32>,
-    /// The number of the last accepted block; 0 if there is none but the first record of the log.
+    /// The number of the last accepted block; 0 if the replica has accepted only the first record of the log.
     pub block: u64,
     /// The hash of the last accepted block.
     pub hash: [u8; 32],
@@ -82,7 +82,8 @@ impl ResumeFiles {
         Ok(())
     }
 
-    /// Removes all resume points, and writes `point`, durably. For a new topic: the files of an older one can have greater numbers.
+    /// Removes all resume points, and writes `point`, durably. Used for a new topic, because the files of an older topic can have
+    /// greater numbers.
     ///
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
@@ -91,7 +92,7 @@ impl ResumeFiles {
         self.write(point)
     }
 
-    /// Reads the newest resume point. Returns `None` if there is none that can be read.
+    /// Reads the newest resume point. Returns `None` if no resume point can be read.
     ///
     /// # Errors
     /// [`JournalError`] if the disk fails, or another version of the program wrote the files.

@@ -111,7 +111,7 @@ pub struct ReplicatedConfig {
     pub security: BrokerSecurity,
     /// Interval between two heartbeats.
     pub heartbeat: Duration,
-    /// Time without news after which a standby claims.
+    /// Time without a block of the leader after which a standby claims.
     pub claim_after: Duration,
     /// Maximum additional random time before a claim.
     pub claim_jitter: Duration,
@@ -134,7 +134,7 @@ pub struct BrokerSecurity {
     pub sasl: Option<BrokerSasl>,
 }
 
-/// The files of TLS to the brokers, all in PEM.
+/// The files for TLS connections to the brokers, all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerTls {
     /// The file of the certificate authorities.
@@ -170,7 +170,8 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(10)..=SECOND;
 const JITTERS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(10);
 /// Greatest value of [`ReplicatedSettings::claim_after`].
 const CLAIM_AFTER_MAX: Duration = Duration::from_secs(60);
-/// A standby claims at the earliest after this many heartbeats of silence. With fewer, a single late block would cause an election.
+/// A standby claims at the earliest after this many heartbeats of silence. With fewer heartbeats, a single late block would cause
+/// an election.
 const CLAIM_HEARTBEATS_MIN: u32 = 5;
 /// The same as [`CLAIM_HEARTBEATS_MIN`], after the leader has closed its connections.
 const CLOSED_HEARTBEATS_MIN: u32 = 2;
@@ -178,7 +179,7 @@ const CLOSED_HEARTBEATS_MIN: u32 = 2;
 const REQUEST_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 /// Allowed values of [`ReplicatedSettings::requests_in_flight`].
 const REQUESTS_IN_FLIGHT: RangeInclusive<usize> = 1..=16;
-/// Maximum number of brokers in the list. The replica learns the others from them.
+/// Maximum number of brokers in the list. The replica learns the other brokers from them.
 const BROKERS_MAX: usize = 32;
 /// Maximum number of replicas.
 const PEERS_MAX: usize = 9;
@@ -243,10 +244,10 @@ impl ReplicatedSettings {
         check(key, self.requests_in_flight, &REQUESTS_IN_FLIGHT, "1 to 16")
     }
 
-    /// Checks the section for a replicated store: also that every key is set that it needs, and that the keys fit together.
+    /// Checks the section for a replicated store. Also checks that every key that the store needs is set, and that the keys agree.
     ///
     /// # Errors
-    /// [`SettingError`] for the first key that is out of bounds, missing, or does not fit to the others.
+    /// [`SettingError`] for the first key that is out of bounds, missing, or does not agree with the other keys.
     pub fn config(&self) -> Result<ReplicatedConfig, SettingError> {
         self.check()?;
         let missing = |key: &str, bound: &str| {
@@ -404,7 +405,7 @@ impl ReplicatedSettings {
         check("request_timeout", self.request_timeout, REQUEST_TIMEOUTS, "")
     }
 
-    /// Checks that the keys of TLS and SASL fit to `security`, and returns what they say.
+    /// Checks that the keys of TLS and SASL agree with `security`, and returns their values.
     fn broker_security(&self) -> Result<BrokerSecurity, SettingError> {
         let (has_tls, has_sasl) = match self.security {
             SecurityProtocol::Plaintext => (false, false),

@@ -9,7 +9,7 @@ use super::port::TopicFacts;
 pub struct UnsafeTopic {
     /// What is wrong: the setting or the property.
     pub setting: &'static str,
-    /// Its value; `None` if the brokers do not tell.
+    /// Its value; `None` if the brokers do not report it.
     pub value: Option<String>,
     /// What it must be.
     pub bound: String,
@@ -31,7 +31,7 @@ impl fmt::Display for UnsafeTopic {
     }
 }
 
-/// Smallest number of brokers with a copy. With three, two are in sync when one has failed.
+/// Smallest number of brokers with a copy. With three brokers, two are in sync when one has failed.
 const REPLICATION_FACTOR_MIN: usize = 3;
 /// Smallest number of brokers that must have a block before it is acknowledged.
 const IN_SYNC_MIN: u64 = 2;
@@ -50,7 +50,7 @@ enum Wanted {
     Value(&'static str),
     /// One of these values.
     OneOf([&'static str; 2]),
-    /// A number of at least this much.
+    /// At least this number.
     AtLeast(u64),
 }
 
@@ -96,7 +96,7 @@ const CHECKS: [Check; 7] = [
 // ===== impl Check =====
 
 impl Check {
-    /// Returns what is wrong with the setting of a topic; `None` if nothing is.
+    /// Returns what is wrong with the setting of a topic; `None` if nothing is wrong.
     fn fault(&self, facts: &TopicFacts) -> Option<UnsafeTopic> {
         let value = facts.setting(self.setting);
         let is_safe = |value: &str| match self.wanted {
@@ -120,7 +120,7 @@ impl Check {
     }
 }
 
-/// Returns everything for which the topic is not safe. `message_bytes` is the size of the largest request.
+/// Returns all properties that make the topic unsafe. `message_bytes` is the size of the largest request.
 #[must_use]
 pub fn unsafe_properties(facts: &TopicFacts, message_bytes: u64) -> Vec<UnsafeTopic> {
     let mut found = Vec::new();

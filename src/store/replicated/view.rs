@@ -47,12 +47,12 @@ pub struct ReplicaView {
     pub next_sequence: u64,
     /// The offset in the log from which the replica reads next.
     pub next_offset: i64,
-    /// The end of the log when the replica last learned it.
+    /// The end of the log, as of the replica's last successful read.
     pub end_offset: Option<i64>,
-    /// How long ago the last accepted block was made, in milliseconds, as far as blocks are missing here. 0 if none is
-    /// missing, and `None` if the end of the log is unknown.
+    /// The age of the last accepted block in milliseconds, if the replica has not applied all blocks of the log. 0 if it has
+    /// applied all of them, and `None` if the end of the log is unknown.
     pub lag_ms: Option<u64>,
-    /// Whether the replica has applied everything that was in the log when it last learned the end of the log.
+    /// Whether the replica has applied everything that was in the log when it last read successfully.
     pub caught_up: bool,
     /// The number of records of the log that the replica did not accept, since the process started.
     pub skipped_records: u64,
@@ -73,8 +73,8 @@ pub struct Replica {
     commands: mpsc::Sender<ReplicaCommand>,
 }
 
-/// The other side of a [`Replica`]: publishes the view and receives the commands. The driver of the replica has it;
-/// in tests, the test itself.
+/// The other side of a [`Replica`]: publishes the view and receives the commands. The driver of the replica owns it; in
+/// tests, the test itself.
 #[derive(Debug)]
 pub struct ReplicaDriver {
     /// Publishes the view.
@@ -94,7 +94,8 @@ pub enum ReplicaCommand {
         /// Receives the result.
         answer: oneshot::Sender<Result<Resigned, ResignError>>,
     },
-    /// End the log: write its last block, after which only the directory of this replica goes on, as an embedded store.
+    /// End the log: write its last block, after which only the directory of this replica continues the ledger, as an
+    /// embedded store.
     EndLog {
         /// Receives the result.
         answer: oneshot::Sender<Result<Resigned, ResignError>>,
@@ -138,7 +139,7 @@ pub enum ResignError {
         /// The address.
         address: String,
     },
-    /// The resignation was not accepted by the log in time. It may still be.
+    /// The log did not accept the resignation in time. It may still accept the resignation later.
     #[error(
         "the log did not accept the resignation in time; look at GetReplicaState before you repeat the call"
     )]
@@ -233,7 +234,7 @@ impl Replica {
         self.view.changed().await.is_ok()
     }
 
-    /// Gives up leadership, in favour of the replica with the address `successor` if there is one.
+    /// Gives up leadership, in favour of the replica with the address `successor` if a successor is given.
     ///
     /// # Errors
     /// [`ResignError`].
@@ -247,7 +248,7 @@ impl Replica {
         answered.await.map_err(|_| ResignError::Stopping)?
     }
 
-    /// Ends the log, so that the directory of this replica can go on as an embedded store.
+    /// Ends the log, so that the directory of this replica can continue the ledger as an embedded store.
     ///
     /// # Errors
     /// [`ResignError`].

@@ -1,4 +1,4 @@
-"""A client of Tally without generated code: it gets all messages and methods from the server by reflection."""
+"""A client of Tally without generated code. It gets all messages and methods from the server by reflection."""
 
 import base64
 import socket
@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-# Timeout of a call, in seconds. It is longer than any call takes on a busy machine, and only ends a test that hangs.
+# Timeout of a call, in seconds. No call takes this long even on a busy machine: the timeout only ends a test that hangs.
 TIMEOUT_S = 20
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -60,7 +60,8 @@ class Tally:
         return list(stub(iter(requests), timeout=TIMEOUT_S))
 
     def refusal_with_headers(self, name, request, headers):
-        """Returns the error for a request with headers that a gRPC library does not let a caller set, such as `grpc-timeout`."""
+        """Sends a request with these headers and returns the error. Does not use grpcio, which reserves headers such as
+        `grpc-timeout`."""
         host, port = self.endpoint.rsplit(":", 1)
         connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         connection.initiate_connection()

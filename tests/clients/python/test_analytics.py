@@ -1,4 +1,4 @@
-"""The programs of docs/analytics.md work as they are printed there: DuckDB over an export, and PostgreSQL that follows the ledger.
+"""Runs the programs of docs/analytics.md as the page prints them: queries of an export in DuckDB, and the feed to PostgreSQL.
 
 Needs the variables of tests/clients/run: TALLY_BINARY, and POSTGRES_BIN, the directory with the programs of PostgreSQL.
 """
@@ -22,7 +22,7 @@ from test_documented import ROOT, TIMEOUT_S, Server, run
 PAGE = (ROOT / "docs/analytics.md").read_text()
 FEED = ROOT / "examples/feed-to-postgres.py"
 ACCOUNTS = ("bank", "alice", "shop")
-# The user that runs PostgreSQL, which refuses to run as root.
+# The user that PostgreSQL runs as if the tests run as root: PostgreSQL refuses to run as root.
 POSTGRES_USER = "postgres"
 
 
@@ -32,7 +32,7 @@ def blocks(language):
 
 
 def add_transactions(tally, prefix, count):
-    """Commits `count` payments, and a hold that is posted in part."""
+    """Commits `count` payments, and a hold of which a part is posted."""
     process = "TransactionService.ProcessTransaction"
 
     def request(transaction_id, transfers, **fields):
@@ -92,14 +92,14 @@ def test_duckdb_computes_the_balances_from_an_export(ledger, tmp_path):
 
 
 def parquet(environment, cwd):
-    """Exports to Parquet. Returns whether this build can do it."""
+    """Exports to Parquet. Returns false if this build can't write Parquet."""
     done = run("tally", "export", "--output", "ledger.parquet", cwd=cwd, env=environment, check=False)
     assert done.returncode == 0 or "this build can't write Parquet" in done.stderr, done.stderr
     return done.returncode == 0
 
 
 class Postgres:
-    """A server of PostgreSQL with a new directory, which listens on a socket in it."""
+    """A PostgreSQL server with a new directory. It listens on a socket in this directory."""
 
     def __init__(self, home):
         self.home = pathlib.Path(home)
@@ -129,7 +129,7 @@ class Postgres:
             return found.fetchall() if found.description else []
 
     def stop(self):
-        # A fast shutdown.
+        # For PostgreSQL, SIGINT means a fast shutdown, which does not wait for clients.
         self.process.send_signal(signal.SIGINT)
         self.process.wait(TIMEOUT_S)
         self.log.close()
@@ -137,7 +137,7 @@ class Postgres:
 
 @pytest.fixture
 def postgres():
-    # Below /tmp, because the user of PostgreSQL may not enter the directory of pytest.
+    # Not in pytest's temporary directory, which the user of PostgreSQL cannot enter.
     home = tempfile.mkdtemp(prefix="tally-postgres-")
     started = Postgres(home)
     yield started
@@ -147,7 +147,7 @@ def postgres():
 
 @pytest.fixture
 def feed(ledger, postgres, tmp_path):
-    """Returns the command of the consumer and its environment, with the code that the page generates."""
+    """Generates the code with the page's command. Returns the command of the feed, and its working directory and environment."""
     server, _ = ledger
     install, generate, command = blocks("sh")[1].splitlines()
     assert install.startswith("pip install ") and command.startswith("PYTHONPATH=. python examples/feed-to-postgres.py")
@@ -180,13 +180,13 @@ def test_postgres_has_every_transaction_once_and_follows_the_ledger(ledger, post
     pending = postgres.query("SELECT sum(reserved - unreserved - released) FROM ledger_transfers")
     assert int(pending[0][0]) == 0, "the hold has ended"
 
-    # A second run stores nothing twice, even if the cursor is lost.
+    # A second run stores no transaction twice, even if the cursor is lost.
     subprocess.run(once, check=True, timeout=TIMEOUT_S, **options)
     postgres.query("UPDATE ledger_cursor SET sequence = 0")
     subprocess.run(once, check=True, timeout=TIMEOUT_S, **options)
     assert postgres.query("SELECT count(*) FROM ledger_transfers") == rows
 
-    # It follows the ledger, and is killed at some moment.
+    # The feed follows the ledger, and is killed at an arbitrary moment.
     for prefix in ("second", "third"):
         follower = subprocess.Popen(command, **options)
         try:

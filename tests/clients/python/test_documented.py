@@ -1,4 +1,4 @@
-"""The commands, the programs and the service config of docs/clients.md work as they are printed there.
+"""Runs the commands and programs of docs/clients.md, with its service config, as the page prints them.
 
 Needs the variables of tests/clients/run: TALLY_ENDPOINT, TALLY_BINARY, GO_MODULE (a directory with go.mod and go.sum), GO and
 PROTOC_PLUGINS (a search path).
@@ -19,8 +19,8 @@ from tally_client import Tally
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROTOS = sorted(path.relative_to(ROOT / "proto").as_posix() for path in (ROOT / "proto/tally/v1").glob("*.proto"))
-# Timeout of a command, in seconds. It is longer than any command takes on a busy machine, also the first build with Go, and only
-# ends a test that hangs.
+# Timeout of a command, in seconds. No command takes this long even on a busy machine, not even the first build with Go: the timeout
+# only ends a test that hangs.
 TIMEOUT_S = 600
 
 
@@ -37,7 +37,7 @@ def run(*command, cwd, env=None, check=True):
 
 
 def generate(target, command):
-    """Runs a command of the page in a directory with `proto/`. `python` and `protoc` are those of the test's environment."""
+    """Runs a command of the page in a directory that contains `proto/`, with the `python` and `protoc` of the test's environment."""
     (target / "proto").symlink_to(ROOT / "proto")
     tools = f"{pathlib.Path(sys.executable).parent}:{os.environ['PROTOC_PLUGINS']}:{os.environ['PATH']}"
     run("sh", "-ec", command, cwd=target, env={"PATH": tools})
@@ -99,7 +99,7 @@ def client(request):
 
 
 class Server:
-    """A service of its own, because the programs of the page have fixed ids."""
+    """A separate service for a test: the programs of the page use fixed ids, which must be new."""
 
     def __init__(self, home, *arguments, **env):
         self.home = home
@@ -136,7 +136,7 @@ def test_the_programs_create_accounts_and_commit_a_transaction_once(client, serv
 
 
 def test_the_service_config_makes_the_library_wait_for_the_delay_of_the_server(client, server):
-    """The circuit is open when the program calls. Without retries its call would fail."""
+    """Opens the circuit before the program calls. Without retries, the call would fail."""
     tally = Tally(server.endpoint)
     first = client("plain", TALLY_ENDPOINT=server.endpoint)
     assert first.returncode == 0, first.stderr
@@ -157,7 +157,7 @@ def test_the_programs_can_read_the_reason_of_an_error(client, server):
 
 
 def test_without_the_service_config_the_same_call_fails(python_client, server, tmp_path):
-    """The test above would prove nothing if the library retried by itself."""
+    """Control experiment of the test above: without the service config, the library does not retry, and the call fails."""
     tally = Tally(server.endpoint)
     tally.call("EngineService.SetCircuitMode", key="ProcessTransaction", open_for={"seconds": 60})
     request = tally.message("ProcessTransactionRequest", transaction_id="one")
@@ -200,7 +200,7 @@ def test_the_service_config_names_methods_of_the_service():
         assert name.get("method") in {None, *declared[name["service"]]}
 
 
-# The command-line option of each generator in protoc, a file that it makes, and lines of the file.
+# For each generator in protoc: the name in its command-line option, a file that it makes, and texts in this file.
 LANGUAGES = [
     ("cpp", "tally/v1/types.pb.h", ["namespace tally", "namespace v1"]),
     ("csharp", "Types.cs", ["namespace Tally.V1 {"]),

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md for a backup and a restore without Kubernetes work as they are printed there."""
+"""Runs the commands of docs/operations.md for a backup and a restore without Kubernetes, as the page prints them."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def commands(heading):
 
 
 class Machine:
-    """A machine with the service, whose directories are below `home`."""
+    """Imitates a machine with the service. All directories of this machine are below `home`."""
 
     def __init__(self, home):
         self.home = home
@@ -37,7 +37,7 @@ class Machine:
         self.server = None
 
     def run(self, lines):
-        """Runs each command. The service is stopped and started where a line says so."""
+        """Runs each command. Stops or starts the service for the lines with `systemctl`."""
         for line in lines:
             if line in ("systemctl stop tally", "systemctl start tally"):
                 {"stop": self.stop, "start": self.start}[line.split()[1]]()

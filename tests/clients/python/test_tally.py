@@ -1,6 +1,6 @@
 """Tests of Tally with grpcio over reflection, against a running server.
 
-TALLY_ENDPOINT is the address of the server, TALLY_PID its process id. tests/clients/run sets both.
+TALLY_ENDPOINT is the address of the server, and TALLY_PID its process id. tests/clients/run sets both variables.
 """
 
 import os
@@ -145,7 +145,8 @@ class Card:
         )
 
     def process(self, *args, **fields):
-        """Returns the id, the moved amounts and the balances: (debits pending and posted, credits pending and posted) by name."""
+        """Returns the id, the moved amounts, and the balances by the account's name: debits pending and posted, credits pending and
+        posted."""
         request = self.request(*args, **fields)
         response = self.tally.call("TransactionService.ProcessTransaction", request)
         names = {account_id: name for name, account_id in self.ids.items()}
@@ -221,7 +222,7 @@ def test_an_account_is_frozen_and_opened_again(tally):
 
 def test_after_an_expired_deadline_nothing_is_executed(tally, accounts):
     request = deposit(tally, accounts)
-    # Without grpcio, which rounds a timeout up to a millisecond and does not wait for the server's reply after it.
+    # Not with grpcio, which rounds the timeout up to a millisecond, and after the timeout does not wait for the server's reply.
     error = tally.refusal_with_headers("TransactionService.ProcessTransaction", request, {"grpc-timeout": "1n"})
     assert (error.code, error.info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED_IN_QUEUE")
     check_info(error)
@@ -236,7 +237,7 @@ def test_a_malformed_deadline_is_an_invalid_argument(tally, accounts):
     assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["grpc-timeout"])
 
 
-# --- malformed fields: (path of the field, its value, the field that the error names)
+# --- malformed fields; each row: the path of a field, its value, the name of the field in the error
 
 TRANSACTION_CASES = [
     *[("transaction_id", bad, "transaction_id") for bad in BAD_IDS[:3]],
@@ -310,7 +311,7 @@ OTHER_CASES = [
 
 
 def put(message, path, value):
-    """Sets the field at `path` to `value`; None clears the field. A number in the path is an index of a list, which is extended."""
+    """Sets the field at `path` to `value`; None clears the field. A number in the path is an index; a list that is too short grows."""
     *parents, last = path.split(".")
     for step in parents:
         if step.isdigit():
@@ -329,7 +330,7 @@ def put(message, path, value):
     elif isinstance(value, dict):
         getattr(message, last).update(value)
     else:
-        # Marks the message as present even if the value is zero.
+        # Makes the message present even if the value is zero.
         message.SetInParent()
         setattr(message, last, value)
 
@@ -384,7 +385,7 @@ def test_the_tables_of_malformed_fields_contain_every_field(tally):
 
 
 def mixed(tally, accounts):
-    """Returns requests and their expected results: a reason, or None for committed."""
+    """Returns requests with their expected results: the reason of an error, or None for a committed transaction."""
     good = deposit(tally, accounts)
     reused = deposit(tally, accounts, transaction_id=good.transaction_id, minor_units=1)
     malformed = deposit(tally, accounts, transaction_id="a b")
@@ -512,7 +513,7 @@ def test_circuit_stats_count_the_calls(tally, accounts):
     before = circuits()
     tally.call("TransactionService.ProcessTransaction", deposit(tally, accounts))
     after = circuits()
-    # One call passed one closed circuit.
+    # The call passed one circuit, which is closed.
     (key,) = [key for key in after if after[key].totals.admitted != before[key].totals.admitted]
     assert after[key].totals.admitted == before[key].totals.admitted + 1
     states = tally.pool.FindEnumTypeByName("tally.v1.CircuitState").values_by_name
@@ -539,7 +540,8 @@ def test_the_topology_agrees_with_the_kernel(tally):
         if topology.decision.effect == "pin":
             assert thread.pinned and thread.wanted_cpus == thread.actual_cpus, thread
     assert {"EXEC", "WAL", "NET", "AUX"} <= {thread.role for thread in topology.threads}
-    # The reply contains all threads of the service. (Threads of a runtime's blocking pool have other names and end when idle.)
+    # The reply contains all threads of the service whose names begin with `tally`. Only the short-lived threads of a runtime's blocking
+    # pool have other names.
     ours = {int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().startswith("tally")}
     assert ours == {thread.tid for thread in topology.threads}
 

@@ -120,7 +120,8 @@ fn with_a_service_whose_circuits_change() {
     cases("circuit", &server.endpoint()).run();
 }
 
-/// A hold, a part and the rest of its post, a reversal, an update, a transaction that the update forbids, and one that it allows.
+/// A hold, two posts (of a part and of the rest), a reversal, an update, a transaction that the update forbids, and a transaction that it
+/// allows.
 const HOLDS: [&str; 7] = [
     r#"{"transactionId":"h1","phase":"TRANSACTION_PHASE_PENDING","transfers":[{"debitAccountId":"bank","creditAccountId":"shop","minorUnits":"600"}],"pendingTimeout":"604800s"}"#,
     r#"{"transactionId":"h2","phase":"TRANSACTION_PHASE_POST_PENDING","pendingTransactionId":"h1","transfers":[{"debitAccountId":"bank","creditAccountId":"shop","minorUnits":"250"}],"keepRemaining":true}"#,

@@ -1,4 +1,4 @@
-//! Tests with a standard output that is closed or full: subcommands must end quietly, and the service must go on.
+//! Tests with a standard output that is closed or full: subcommands must end quietly, and the service must keep running.
 
 use std::{
     fs::{File, OpenOptions},

@@ -1,4 +1,4 @@
-//! Compares what the clients of the crash harness were answered with what the service knows, while no client sends.
+//! Compares the answers that the clients of the crash harness got with the state of the service, while no client sends.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const BATCH: usize = 2000;
 /// Number of findings that the report of a failure shows.
 const SHOWN_MAX: usize = 10;
 
-/// The auditor, who reads what was sent since the last audit.
+/// The auditor, which reads the transactions that were sent since the last audit.
 #[derive(Debug, Default)]
 pub(super) struct Auditor {
     /// Number of acknowledgements that were audited.
@@ -32,7 +32,7 @@ pub(super) struct Auditor {
     findings: Findings,
 }
 
-/// What is wrong.
+/// The mistakes that an audit has found.
 #[derive(Debug, Default)]
 struct Findings {
     lost: u64,
@@ -45,7 +45,7 @@ struct Findings {
 /// What an audit covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// What was sent since the last audit, and a sample of the rest.
+    /// The transactions that were sent since the last audit, and a sample of the others.
     New,
     /// Everything that was ever sent.
     All,
@@ -65,8 +65,8 @@ impl Findings {
 // ===== impl Auditor =====
 
 impl Auditor {
-    /// Reads what the service knows, and checks it. Afterwards, the book has the places of transactions whose outcome was
-    /// unknown.
+    /// Reads the state of the service, and checks it. Afterwards, the book also has the places of committed transactions whose outcome
+    /// was unknown before.
     ///
     /// # Panics
     /// If anything is wrong.

@@ -1,5 +1,5 @@
-//! Kills the server with SIGKILL during an import of bank data. No acknowledged transaction may be lost, and the continued import
-//! must give the same result as an import without a kill.
+//! Kills the server with SIGKILL during an import of bank data. No acknowledged transaction may be lost, and the
+//! continued import must give the same result as an import without a kill.
 
 use std::{
     collections::HashMap,
@@ -27,20 +27,20 @@ use crate::{
 const KILLS: usize = 5;
 /// Number of transactions in a call. The number is small, so that a kill can happen at many different moments.
 const BATCH: usize = 40;
-/// Number of calls in flight when the server is killed.
+/// Number of calls that the test sends before a kill. Some of them may be answered when the server is killed.
 const IN_FLIGHT: usize = 4;
 /// Maximum number of times that the test yields to the tasks of the calls before it kills the server. This many yields
 /// take about as long as the calls.
 const YIELDS_MAX: u64 = 10_000;
 /// Time for which the first import retries a call. It is longer than a server on a busy machine takes to answer.
 const FIRST_GIVES_UP_AFTER: &str = "5s";
-/// Maximum number of polls for the sequence at which the server is killed.
+/// Maximum number of times that the test reads the last sequence number while it waits for the moment of the kill.
 const POLLS_MAX: usize = 20_000;
 
 /// The transactions to send, and the acknowledgements received.
 struct Ledger {
     transactions: Vec<ProcessTransactionRequest>,
-    /// The sequence of every acknowledged transaction, by transaction id.
+    /// The sequence number of every acknowledged transaction, by transaction id.
     acknowledged: HashMap<String, i64>,
 }
 
@@ -90,8 +90,8 @@ impl Ledger {
         }
     }
 
-    /// Sends calls from the index `from` on, and kills the server while they are in flight. Returns the index of the
-    /// first transaction without an answer.
+    /// Sends [`IN_FLIGHT`] calls from the index `from` on, and kills the server a random time later. Returns the index
+    /// of the first transaction without an answer.
     async fn send_and_kill(&mut self, server: &mut TestServer, from: usize, random: &mut Random) -> usize {
         let client = client_without_retry(server).await;
         let indexes = (from..).step_by(BATCH).take(IN_FLIGHT);

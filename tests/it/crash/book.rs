@@ -1,4 +1,4 @@
-//! What the clients of the crash harness have sent, and what they were answered.
+//! The book of the crash harness: all transactions that the clients have sent, and the answers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,7 +21,7 @@ pub(super) struct Book {
     entries: HashMap<String, Entry>,
     /// The ids of acknowledged transactions, in the order of their acknowledgements.
     acknowledged: Vec<String>,
-    /// The transactions with an unknown outcome, or that were certainly not executed, and that a client should repeat.
+    /// The transactions that a client should repeat: their outcome is unknown, or they were certainly not executed.
     to_repeat: Vec<String>,
     /// Calls by the reason of their error.
     pub(super) errors: BTreeMap<String, u64>,
@@ -39,7 +39,7 @@ pub(super) struct Entry {
     is_imported: bool,
 }
 
-/// The content of a transaction. It is smaller than the request, because a soak sends many.
+/// The content of a transaction. It is smaller than the request, because a long run keeps many contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Content {
     pub(super) debit: u64,
@@ -52,11 +52,11 @@ pub(super) struct Content {
 /// What the clients know about a transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Known {
-    /// Whether it was executed is unknown.
+    /// It is unknown whether the transaction was executed.
     Unknown,
-    /// Every answer says that it was not executed, or an attempt is in flight.
+    /// Every answer says that the transaction was not executed, or an attempt is in flight.
     NotExecuted,
-    /// It was acknowledged, or an audit has found it.
+    /// The transaction was acknowledged, or an audit has found it.
     Committed(Place),
 }
 
@@ -142,7 +142,7 @@ impl Book {
         self.to_repeat.push(id.to_owned());
     }
 
-    /// Keeps only some of the transactions that would be sent again, so that there are transactions that were never
+    /// Drops some of the transactions that would be sent again, so that some transactions are never
     /// sent again.
     pub(super) fn drop_some_repeats(&mut self, random: &mut Random) {
         let entries = &self.entries;
@@ -175,7 +175,7 @@ impl Book {
 // ===== impl Content =====
 
 impl Content {
-    /// Makes a content without metadata.
+    /// Makes a random content without metadata.
     pub(super) fn random(random: &mut Random) -> Self {
         let debit = random.below(ACCOUNTS);
         Content {

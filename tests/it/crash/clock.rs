@@ -23,7 +23,7 @@ use crate::support::{operators::get, server::TestServer};
 const LIBRARY: &str = "TALLY_TEST_FAKETIME";
 /// Where Debian installs the library, below a directory for the architecture.
 const DEBIAN: &str = "/usr/lib";
-/// The steps of the clock, as seconds from the real time. Each but the first is too large to be followed.
+/// The steps of the clock, as seconds from the real time. Each step except the first is too large to be followed.
 const STEPS: [i64; 6] = [0, -3600, 7200, -DAY, 30 * DAY, 0];
 /// The largest step that is followed, in seconds.
 const STEP_MAX: i64 = 60;
@@ -58,7 +58,7 @@ fn set_clock(file: &Path, seconds: i64) {
     fs::rename(new, file).unwrap();
 }
 
-/// Returns the latest commit time that a client was told, in seconds after the real time.
+/// Returns the latest commit time in the answers to clients, in seconds after the real time.
 fn latest_commit(shared: &Shared) -> i64 {
     let book = shared.book();
     let times = book.entries().filter_map(|entry| match &entry.known {
@@ -127,7 +127,7 @@ async fn steps_of_the_clock_neither_lose_a_transaction_nor_turn_commit_times_bac
         set_clock(&clock, seconds);
         wait_for_acknowledgements(&shared, ACKNOWLEDGED).await;
         if number > 0 {
-            // No commit has had the new time, because the step is held.
+            // No commit has the new time, because the step is held.
             let ahead = latest_commit(&shared);
             assert!(ahead <= followed + STEP_MAX, "{ahead} s, after {followed} s");
             assert_held(&server).await;
@@ -154,7 +154,7 @@ async fn steps_of_the_clock_neither_lose_a_transaction_nor_turn_commit_times_bac
         // The audit checks that commit times increase with the sequences.
         auditor.audit(&server, &shared, Scope::New, &mut random).await;
     }
-    // The commits after the last step forward was confirmed had its time, so the server did see the steps.
+    // Commits got the time of the last step forward after it was confirmed. This shows that the server saw the steps.
     let ahead = latest_commit(&shared);
     assert!(
         ahead > 29 * DAY,

@@ -1,5 +1,5 @@
-//! Kills the server before, at and after the deadlines of holds. Each hold must expire exactly once, and an idle server must find that
-//! out on its own: while the test waits, it reads only the metrics, which do not pass through the queue.
+//! Kills the server before, at and after the deadlines of holds. Each hold must expire exactly once. An idle server must expire holds
+//! without a call: while the test waits, it reads only the metrics, which do not pass through the queue.
 
 use std::time::Duration;
 
@@ -22,15 +22,15 @@ use crate::support::{
 
 /// Number of holds of a round, whose deadlines come one after the other.
 const HOLDS: usize = 400;
-/// The time until the first of them expires.
+/// The time until the first of these holds expires.
 const FIRST: Duration = Duration::from_millis(400);
 /// The time between two deadlines.
 const STEP: Duration = Duration::from_millis(4);
-/// The time until the hold expires of which a part is posted.
+/// The time until the last hold of a round expires. A part of this hold is posted.
 const LAST: Duration = Duration::from_secs(2);
 /// Number of holds that outlive the test.
 const KEPT: u64 = 2;
-/// What is available without the holds of the rounds: 10 and 5 are reserved by those that are kept.
+/// The available amount without the holds of the rounds: 1000, less 10 and 5 for the holds that are kept.
 const AVAILABLE: i64 = 985;
 /// Interval of checks.
 const POLL: Duration = Duration::from_millis(2);
@@ -40,13 +40,13 @@ const POLLS_MAX: u32 = 60_000;
 /// When the server is killed, and when it is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
-    /// Before the deadlines, and back before them.
+    /// Killed before the deadlines, and started again before them.
     Before,
-    /// Before the deadlines, and back after them.
+    /// Killed before the deadlines, and started again after them.
     Across,
-    /// After the first holds have expired, and in general not yet all of them.
+    /// Killed when some holds have expired, and usually not yet all.
     At,
-    /// After all have expired.
+    /// Killed after all holds have expired.
     After,
 }
 
@@ -107,7 +107,7 @@ impl Expiry {
         );
     }
 
-    /// Makes the holds of a round, and posts 3 of the last one. Returns how much was posted of it: nothing, if it has expired before.
+    /// Makes the holds of a round, and posts 3 of the last hold. Returns the posted amount: 0 if the hold had already expired.
     async fn make_holds(&self, round: usize) -> i64 {
         let mut transactions: Vec<_> = (0_u32..)
             .zip(0..HOLDS)
@@ -189,7 +189,7 @@ impl Expiry {
         found.unwrap().into_inner().transaction.unwrap()
     }
 
-    /// Checks that a hold has expired at its time, and can be neither posted nor voided.
+    /// Checks that a hold has expired at its deadline, and can be neither posted nor voided.
     async fn assert_expired(&self, id: &str, timeout: Duration, posted: i64) {
         let found = self.find(id).await;
         assert_eq!(found.hold_state(), HoldState::Expired, "{found:?}");
@@ -280,7 +280,7 @@ async fn a_hold_expires_exactly_once_whenever_the_server_is_killed() {
         let posted = expiry.make_holds(round).await;
         expiry.kill(moment, Instant::now()).await;
         expiry.wait_until_expired().await;
-        // Each hold was made and has expired, and a part of one was posted.
+        // Each hold was made and has expired, and a part of one hold may have been posted.
         expiry.sequence += 2 * (i64::try_from(HOLDS).unwrap() + 1) + i64::from(posted > 0);
         available -= posted;
         expiry.assert_free(available).await;

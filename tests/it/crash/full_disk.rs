@@ -1,4 +1,4 @@
-//! Fills the disk under load. Writes are refused with a clear reason, reads go on, and writes are executed again when
+//! Fills the disk under load. Writes are refused with a clear reason, reads still work, and writes are executed again when
 //! there is space. The tests need root and the permission to mount. Without them, they print that they did not run.
 
 use std::{
@@ -45,7 +45,7 @@ umount "$3" || umount -l "$3"
 /// Space that is left for the service, in bytes: enough for a segment of 8 MiB or two besides the first two, so that the
 /// disk becomes full under load.
 const LEFT_BYTES: u64 = 12 << 20;
-/// Space that is left after a restore: too little for what the segments of 8 MiB don't own.
+/// Space that is left after a restore, in bytes: too little for the unallocated parts of the segments of 8 MiB.
 const LEFT_AFTER_RESTORE_BYTES: u64 = 1 << 20;
 /// Number of acknowledgements before the disk is filled, and after it has space again.
 const ACKNOWLEDGED: usize = 500;
@@ -169,7 +169,7 @@ async fn assert_refused_and_readable(server: &TestServer, shared: &Shared, rando
         account: Some(account(id)),
     };
     assert_disk_full(&accounts.create_account(create("new")).await.unwrap_err());
-    // What exists is answered as before, also if a client creates it again.
+    // Creating an existing account again still succeeds.
     accounts.create_account(create(&account_id(1))).await.unwrap();
     let account_id = account_id(1);
     accounts
@@ -233,7 +233,8 @@ async fn fill_and_free(kind: &str) {
     ));
 }
 
-/// Loads a service whose disk is full, until it refuses writes and answers reads. Then frees the disk, until it executes writes again.
+/// Loads a service whose disk is full, and waits until it refuses writes and answers reads. Then frees the disk, and waits until the service
+/// executes writes again.
 async fn resume_when_freed(server: &TestServer, shared: &Arc<Shared>, filler: &Path, random: &mut Random) {
     shared.book().errors.clear();
     let mut load = Load::start(shared, &server.endpoint(), "full", None, random).await;
@@ -244,7 +245,7 @@ async fn resume_when_freed(server: &TestServer, shared: &Arc<Shared>, filler: &P
     load.stop().await;
 }
 
-/// Restores a backup with `cp` and `option`, which makes files that own no space. Then the disk becomes full.
+/// Restores a backup with `cp` and `option`, which makes files without allocated space. Then fills the disk.
 async fn restore_and_fill(kind: &str, option: &str) {
     let Some(mount) = Mount::new(kind) else {
         return;

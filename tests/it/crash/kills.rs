@@ -79,7 +79,7 @@ impl Moment {
         }
     }
 
-    /// Waits until it is time to kill the server. If this kind of moment does not come, any moment will do.
+    /// Waits until it is time to kill the server. If a moment of this kind does not come in time, returns at any moment.
     async fn wait(self, data: &Path, shared: &Shared, load: &mut Load, random: &mut Random) {
         let acknowledgements = || u64::try_from(shared.book().acknowledgements()).unwrap();
         let enough = acknowledgements() + 1 + random.below(ACKNOWLEDGED_MAX);

@@ -50,7 +50,7 @@ pub(super) struct Load {
     shared: Arc<Shared>,
 }
 
-/// What the clients share.
+/// The state that all clients share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     book: Mutex<Book>,

@@ -86,8 +86,8 @@ async fn call_patiently(server: std::net::SocketAddr, name: String, shared: Arc<
     }
 }
 
-/// Checks that the error is one that the service promises, and that it says whether the call was executed. Whether it says
-/// the truth is seen by the audit.
+/// Checks that the service may return this error here, and that the error says whether the call was executed. The audit checks
+/// later whether that was true.
 fn assert_is_promised(status: &Status) {
     let info = status.get_details_error_info();
     let info = info.unwrap_or_else(|| panic!("the error is not from the service: {status:?}"));

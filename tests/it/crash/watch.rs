@@ -1,5 +1,5 @@
-//! Watchers in processes of their own. The server and the watchers are killed at random moments under load. Afterwards, what each watcher
-//! has written to its file is the ledger, in order, without gap and without duplicate.
+//! Watchers in separate processes. The server and the watchers are killed at random moments under load. Afterwards, the file of each
+//! watcher must have the transactions of the ledger in order, without gap and without duplicate.
 
 use std::{
     env, fs,
@@ -126,11 +126,11 @@ fn line(transaction: &Transaction) -> String {
     format!("{} {}\n", place.sequence, transaction.transaction_id)
 }
 
-/// The process of a watcher. It goes on after the last complete line in its file.
+/// The process of a watcher. It resumes after the last complete line in its file.
 #[tokio::test]
 async fn a_watcher_writes_what_it_receives() {
     let Ok(endpoint) = env::var(ENDPOINT) else {
-        // A usual run of the tests.
+        // The variable is not set, so this is a normal run of the tests.
         return;
     };
     let (prefix, path) = (env::var(PREFIX).unwrap(), PathBuf::from(env::var(FILE).unwrap()));

@@ -1,5 +1,5 @@
-//! A replica that does what a test wants. Replicas share a ledger, which stands for the replicated log. Each one runs on a thread of its
-//! own, so that a test can stop it as SIGSTOP would: its connections stay open, and it answers nothing.
+//! A fake replica whose conduct a test sets. The fake replicas of a test share a ledger, which stands for the replicated log. Each runs on
+//! its own thread, so that a test can stop it as SIGSTOP would: its connections stay open, and it answers nothing.
 
 use std::{
     collections::HashMap,
@@ -43,11 +43,11 @@ pub(super) enum Conduct {
     Pretend { term: i64 },
     /// Leads and executes a call, and closes the connection instead of answering.
     ExecuteAndClose { term: i64 },
-    /// Leads and executes a call, and never answers. Its process stops.
+    /// Leads and executes a call, and never answers, as if its process were stopped.
     ExecuteAndStop { term: i64 },
 }
 
-/// The transactions in their order, whoever leads.
+/// The transactions in their order. All replicas share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FakeLedger(Arc<Mutex<Vec<String>>>);
 
@@ -57,7 +57,7 @@ pub(super) struct FakeReplica {
     state: Arc<State>,
     /// Ends the thread.
     end: Option<tokio::sync::oneshot::Sender<()>>,
-    /// Ends the stop of the thread when it is dropped.
+    /// Lets the stopped thread continue when it is dropped.
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -70,7 +70,7 @@ struct State {
     questions: AtomicUsize,
     calls: AtomicUsize,
     connections: Mutex<Vec<AbortHandle>>,
-    /// Nothing is ever received. The thread waits here while it is stopped.
+    /// The stopped thread waits on this receiver, which never receives a value.
     stopped: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -139,12 +139,12 @@ impl FakeReplica {
         self.state.endpoint.clone()
     }
 
-    /// Returns how many calls have arrived, without the questions who leads.
+    /// Returns the number of calls that have arrived, without those of `GetReplicaState`.
     pub(super) fn calls(&self) -> usize {
         self.state.calls.load(Ordering::SeqCst)
     }
 
-    /// Returns how often a client has asked who leads.
+    /// Returns the number of calls of `GetReplicaState`, with which clients look for the leader.
     pub(super) fn questions(&self) -> usize {
         self.state.questions.load(Ordering::SeqCst)
     }
@@ -303,7 +303,7 @@ pub(super) fn not_leader(leader: Option<&str>) -> Status {
     metadata.extend(leader.map(|leader| ("leader".to_owned(), leader.to_owned())));
     let details = ErrorDetails::with_error_info("NOT_LEADER", "tally.v1", metadata);
     let mut status = Status::with_error_details(Code::Unavailable, "this replica does not lead", details);
-    // The delay of a real replica is 100 ms. This one shows that the delay does not hold up the next endpoint.
+    // The delay of a real replica is 100 ms. With this long delay, a test shows that the client does not wait before it uses the next endpoint.
     let delay = "3600000".parse().unwrap();
     status.metadata_mut().insert("grpc-retry-pushback-ms", delay);
     status

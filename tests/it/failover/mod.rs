@@ -1,4 +1,4 @@
-//! Tests of a client with several endpoints: which endpoint it uses, and how it goes on when it loses one.
+//! Tests of a client with several endpoints: which endpoint it uses, and what it does when it loses one.
 
 mod fake_replica;
 
@@ -46,7 +46,7 @@ fn closed() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// An endpoint that accepts connections, because the kernel does, and never answers.
+/// An endpoint at which the kernel accepts connections, and nothing answers.
 fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -236,7 +236,7 @@ async fn a_watch_goes_on_at_the_new_leader_without_gap_and_without_duplicate() {
     let client = connect(&[&old, &new]).await;
     let mut watch = client.watch_transactions(0, "");
     let mut received = receive(&mut watch, 3).await;
-    // The new leader is a moment behind what the old one has shown, and answers that the place does not exist.
+    // The new leader is behind the old leader for a moment, and answers that the sequence does not exist yet.
     new.set(Conduct::Lead { term: 2 });
     old.set(FOLLOW);
     old.close();

@@ -143,7 +143,7 @@ fn put_toml(text: &mut String, key: &str, value: &Value) {
                 };
                 put_toml(text, &key, value);
             }
-            // A table without values exists, too.
+            // A table without values must still be written.
             if text.len() == before && !key.is_empty() {
                 writeln!(text, "{key} = {{}}").expect("memory");
             }
@@ -175,7 +175,7 @@ fn check_printed(loaded: &Loaded) {
         // A variable can't have the name of a kind of call, because the names of variables have one case.
         (!key.starts_with("breaker.methods.")).then_some((name.into(), value.clone()?.into()))
     });
-    // Without methods, this key stands for them.
+    // If no method has settings, the output has this key instead.
     let has_methods = !printed.iter().any(|(key, _)| key == "breaker.methods");
     let again = load(Vec::new(), variables.collect()).unwrap_or_else(|error| panic!("{error}\n{printed:?}"));
     if !has_methods {

@@ -470,7 +470,7 @@ fn check_ndjson(file: &[u8]) {
         let value: Value = serde_json::from_str(json).expect("JSON");
         let has = |names: &[&str]| names.iter().any(|name| value.get(name).is_some());
         if has(&["committed"]) {
-            // A transaction of an export.
+            // The line is a transaction of an export.
             let (row_line, transaction) = rows.next().expect("a transaction");
             assert_eq!(*row_line, line);
             assert_same_exported(transaction, &value);

@@ -1,12 +1,12 @@
 //! Damages a real data directory on the simulated disk, and opens it. Nothing panics, and no answer is wrong:
 //!
 //! - The store refuses to open the directory, or the accounts and the order are those after one of the blocks.
-//! - Undamaged blocks before the first damage stay. Blocks are missing only at the end, and only if none of them is
-//!   undamaged, if no undamaged marker of a clean stop exists, and if no undamaged checkpoint or id file proves that they
-//!   were durable.
+//! - Undamaged blocks before the first damage stay. Blocks may be missing only at the end, and only under three conditions: none of
+//!   the missing blocks is undamaged, there is no undamaged marker of a clean stop, and no undamaged checkpoint or id file proves that
+//!   they were durable.
 //! - Each transaction is found with its content and outcome, or damage is reported. Transactions of missing blocks are not
 //!   found.
-//! - The store goes on: a new transaction is executed once, and is found after another start.
+//! - The store still works: a new transaction is executed once, and is found after another start.
 //!
 //! The sizes are the smallest that the store allows. With the feature `simulation`, as in the fuzz targets, blocks have 8 KiB.
 
@@ -66,11 +66,11 @@ struct Known {
 
 /// A data directory with two full segments, id files, two checkpoints and some more blocks.
 struct History {
-    /// After a clean stop.
+    /// The files after a clean stop.
     stopped: Files,
-    /// After a crash: all blocks are durable, and there is no marker of a clean stop.
+    /// The files after a crash: all blocks are durable, and there is no marker of a clean stop.
     crashed: Files,
-    /// After an earlier clean stop.
+    /// The files after an earlier clean stop.
     earlier: Files,
     blocks: Vec<BlockEnd>,
     transactions: Vec<Known>,

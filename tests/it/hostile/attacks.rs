@@ -187,8 +187,8 @@ async fn headers(server: &TestServer, client: u8, count: usize, calls: usize) ->
     connections
 }
 
-/// Sends trailers, which gRPC requests do not have. They wait in the server behind messages that the server has not
-/// read.
+/// Sends trailers, which gRPC requests do not have. The server can't read the trailers yet, because it has not read the
+/// messages before them.
 pub(super) async fn trailers(server: &TestServer, client: u8) -> Vec<Raw> {
     let body = message(&[0x0a, 0]);
     let mut raw = Raw::connect(server, client, NO_WINDOW).await;

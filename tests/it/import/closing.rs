@@ -72,11 +72,11 @@ async fn an_update_of_a_closed_account_ends_the_import_if_the_file_does_not_expl
     let closing = UPDATES.lines().last().unwrap();
     let other = closing.replace("ended", "fraud");
     for text in [
-        // Nothing closes the account later.
+        // No later line closes the account.
         format!("{frozen}\n"),
-        // It is closed after a transaction, which is not sent.
+        // A line closes the account after a transaction. The transaction must not be sent.
         format!("{frozen}\n{TRANSACTION}{closing}\n"),
-        // It is closed with another overdraft limit than it has.
+        // A line closes the account with another overdraft limit than the account has.
         format!("{frozen}\n{}\n", other.replace("\"0\"", "\"9\"")),
     ] {
         let output = import(&server, dir.path(), &text);

@@ -33,7 +33,7 @@ pub(super) const LINES: usize = 600;
 const START: u64 = 1_700_000_000;
 const HOUR: u64 = 3600;
 
-/// What all histories together must reach.
+/// The features that must occur in the histories.
 const FEATURES: [&str; 42] = [
     "posted",
     "clamped",
@@ -221,7 +221,7 @@ impl Histories {
             for expected in history.accounts_after() {
                 let account = found.remove(&expected.id).expect("the account exists");
                 let expected = Account {
-                    // The history does not know them.
+                    // The history does not know these fields.
                     create_time: account.create_time,
                     etag: account.etag.clone(),
                     ..expected
@@ -282,7 +282,7 @@ async fn a_history_of_every_feature_has_the_answers_and_balances_of_the_referenc
     all.check_first(&summary, &rejects);
     all.check_state(&client).await;
 
-    // A repetition changes nothing, not even an etag, and gets the same rejections. The batches are others.
+    // A repetition, here with other batches, changes nothing, not even an etag, and gets the same rejections.
     let (before, sequence) = (accounts(&client).await, last_sequence(&client).await);
     for batch in [1000, 7] {
         let (summary, rejects) = all.import(&server.endpoint(), batch);
@@ -347,7 +347,7 @@ async fn holds_that_expire_release_what_they_reserve() {
         history.expire();
         history.extend(LINES / 4);
     }
-    // Other files than before, because lines were added to each history.
+    // The files differ from the earlier ones, because lines were added to each history.
     all.write_added();
     let (_, rejects) = all.import(&service.endpoint(), 100);
     all.check_rejects(&rejects, false);

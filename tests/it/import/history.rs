@@ -1,5 +1,5 @@
-//! Makes a history from a seed: the lines of an NDJSON file, what the service must answer to each of them, and the state afterwards. The
-//! reference is the model of the ledger's own tests, which is a second implementation of all rules; its generator makes the requests.
+//! Makes a history from a seed: the lines of an NDJSON file, the right answer to each line, and the state afterwards. The reference is
+//! the model of the ledger's own tests, a second implementation of all rules. The generator of these tests makes the requests.
 
 #[path = "../../../crates/ledger/tests/it/content.rs"]
 #[expect(dead_code, reason = "the ledger's tests use all of it")]
@@ -36,16 +36,16 @@ const WINDOW: u64 = 30 * DAY;
 const TIME: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
 /// Seconds of the years 1970 to 2096, for effective times.
 const SECONDS: i64 = 4_000_000_000;
-/// Accounts in addition to those of the generator, which does not know them: an unlimited one, one with money for holds that expire, and
-/// another unlimited one. They stay open, so transfers between the unlimited ones are always committed.
+/// Accounts that the generator does not know: an unlimited account, an account with money for holds that expire, and another unlimited
+/// account. They stay open, so transfers between the two unlimited accounts are always committed.
 const SPARE: [&str; 3] = ["e0", "e1", "e2"];
 
-/// What the service must answer to a line.
+/// The right answer to a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Committed,
     Replayed,
-    /// With this reason.
+    /// Rejected with this reason.
     Rejected(&'static str),
     /// An update of an account.
     Updated,
@@ -68,7 +68,7 @@ pub(super) struct History {
     is_wide: bool,
 }
 
-/// The state of a hold, and what it still reserves of each transfer.
+/// The id and the state of a hold, and the amount of each transfer that it still reserves.
 pub(super) type HoldAfter = (String, proto::HoldState, Vec<u128>);
 
 // ===== impl History: steps =====
@@ -111,7 +111,7 @@ impl History {
         }
     }
 
-    /// Adds `count` lines or a few more. The last one is a transaction that the service commits.
+    /// Adds `count` lines or a few more. The last line is a transaction that the service commits.
     pub(super) fn extend(&mut self, count: usize) {
         let count = self.lines.len() + count;
         while self.lines.len() < count {
@@ -144,7 +144,7 @@ impl History {
             _ => {
                 let id = format!("t{}", self.sent.len());
                 let mut content = generators::content(&self.model, random, &id, self.is_wide);
-                // Far away, because the service has a real clock.
+                // A deadline in the far future, because the service has a real clock.
                 content.pending_timeout = content.pending_timeout.map(|nanos| DAY * (1 + nanos % 3000));
                 if let Some(time) = &mut content.effective_time {
                     time.seconds = time.seconds.rem_euclid(SECONDS);
@@ -158,8 +158,8 @@ impl History {
     fn send(&mut self, mut content: Content) {
         // `change` sets a timeout of some nanoseconds.
         content.pending_timeout = content.pending_timeout.map(|nanos| nanos.max(HOUR));
-        // If the id of a rejection that is not recorded occurred again, a repeated import could record another of its contents than
-        // the first import.
+        // If an id had a rejection that is not recorded and then occurred again with other content, a repeated import could record another
+        // content than the first import.
         if !is_allowed(&content) || self.unrecorded.contains(&content.id) {
             return;
         }
@@ -255,7 +255,7 @@ impl History {
     }
 }
 
-/// What a committed transaction shows.
+/// The features that a committed transaction uses.
 fn features(content: &Content, moved_less: bool) -> Vec<&'static str> {
     let has_transfers = !content.transfers.is_empty();
     let is_reversal = matches!(content.other, Other::Reversed(_));
@@ -305,7 +305,7 @@ impl History {
             "x1",
             &pay(unlimited, limited, 2),
         ));
-        // Nothing is left of the 50, and 2 were added.
+        // The hold `x0` has reserved all of the 50, and the post has added 2.
         self.send(Content::posted("early", &pay(limited, unlimited, 3)));
         assert_eq!(
             self.lines.last().map(|(_, answer)| answer),
@@ -487,7 +487,7 @@ fn allowed_account(mut account: NewAccount) -> NewAccount {
     account
 }
 
-/// Returns whether the form of a transaction is valid. The generator makes some that only the ledger itself accepts.
+/// Returns whether the API accepts the form of a transaction. The generator makes some transactions that only the ledger accepts.
 fn is_allowed(content: &Content) -> bool {
     match &content.other {
         Other::Nothing => true,
@@ -508,7 +508,7 @@ impl History {
         created.map(|account| self.to_proto(account)).collect()
     }
 
-    /// Returns the accounts at the end, with the four columns and what is available.
+    /// Returns the accounts at the end, with the four columns and the available amounts.
     pub(super) fn accounts_after(&self) -> Vec<Account> {
         let accounts = self.model.accounts.iter().map(|(id, account)| {
             let columns = self.model.columns[id].balances();

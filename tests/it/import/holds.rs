@@ -1,5 +1,5 @@
-//! Tests of `tally import` with holds, reversals and updates of accounts: what is not sent, what ends the import, and what a repetition
-//! does.
+//! Tests of `tally import` with holds, reversals and updates of accounts: which rows are not sent, what ends the import, and what a
+//! repetition does.
 
 use std::{fs, path::Path, process::Output};
 
@@ -81,7 +81,7 @@ async fn balances(client: &Client) -> (i128, i128) {
     (balance("card").await, balance("shop").await)
 }
 
-/// As in docs/import.md.
+/// The file is the example of docs/import.md.
 #[tokio::test]
 async fn a_card_payment_is_held_posted_in_parts_voided_and_refunded() {
     let (server, client) = card_server().await;
@@ -227,11 +227,12 @@ async fn an_update_is_sent_again_only_if_no_later_transaction_was_committed() {
     assert_eq!(card.status(), AccountStatus::Closed);
     assert_eq!(shop.metadata["k"], "v");
 
-    // The last two updates are sent again, because nothing that follows was committed. The accounts have their values.
+    // The last two updates are sent again, because no later transaction was committed. They change nothing, because the accounts already have
+    // their values.
     assert_eq!(counts(&report(&import(&server, &file))), [0, 1, 3]);
     assert_eq!((shown("card").await, shown("shop").await), (card, shop));
 
-    // What was sent again before is sent again, and changes nothing. What follows is new.
+    // The same updates are sent again, and change nothing. The row after them is new.
     let last = status("shop", "FROZEN");
     let longer = [&first[..], std::slice::from_ref(&last)].concat();
     let file = write(dir.path(), &longer);
@@ -248,7 +249,7 @@ async fn an_update_is_sent_again_only_if_no_later_transaction_was_committed() {
     assert_eq!(counts(&report(&import(&server, &file))), [1, 2, 3]);
     assert_eq!(shown("shop").await, shop);
 
-    // Somebody else has changed the account, so its etag and its values are others.
+    // Somebody else has changed the account, so it has another etag and other values.
     let other = json!({
         "account": { "id": "shop", "metadata": { "k": "w" }, "etag": "r0" },
         "updateMask": "metadata",

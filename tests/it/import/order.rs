@@ -23,11 +23,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::support::server::BINARY;
 
-/// How long a client must wait before it repeats a refused call, in milliseconds. A call that does not wait for the answer to the previous
-/// call overtakes it in this time.
+/// Retry delay of a refused call, in milliseconds. If the import sent the next call without waiting for this answer, the next call would
+/// arrive first.
 const DELAY_MILLIS: &str = "20";
 
-/// A service that notes the calls that it accepts. It refuses every second call when the call arrives for the first time.
+/// A service that records the calls that it accepts. It refuses the first attempt of every second call.
 #[derive(Debug, Clone, Default)]
 struct Recorder(Arc<Mutex<Calls>>);
 

@@ -1,4 +1,4 @@
-//! What `tally export` writes, `tally import` takes: the balances of all accounts are the same afterwards.
+//! Tests that `tally import` reads what `tally export` writes, and that all accounts then have the same balances.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -14,7 +14,7 @@ use crate::support::{
     server::{BINARY, ServerOptions, TestServer},
 };
 
-/// Maximum number of transactions until a hold must have expired: its deadline passes while they are committed.
+/// Maximum number of transactions that are committed until the deadline of a hold has passed.
 const TRANSACTIONS_MAX: usize = 10_000;
 
 fn export(arguments: &[&str]) {
@@ -59,7 +59,7 @@ async fn expire_a_hold(client: &Client) {
     panic!("the hold has not expired");
 }
 
-/// Returns the accounts without what belongs to one ledger only.
+/// Returns the accounts without the fields that differ between ledgers, such as the creation time.
 async fn comparable(client: &Client) -> BTreeMap<String, Account> {
     let all = accounts(client).await.into_iter();
     let account = |(id, account): (String, Account)| {
@@ -107,7 +107,7 @@ async fn an_export_imports_to_the_same_balances() {
         "both sources have the same rows"
     );
 
-    // The directory in three ranges, which together are the whole.
+    // Exports the directory in three ranges, which together are the whole ledger.
     let (first, second) = ((sequence / 3).to_string(), (sequence / 2).to_string());
     export(&["--data", data, "--to", &first, "--output", &path("1.ndjson")]);
     let middle = [

@@ -28,7 +28,7 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// The cell of an error that can have any code.
+/// The text in the column `code` for an error that can have any code.
 const ANY_OTHER: &str = "any other";
 
 fn code_name(code: Code) -> &'static str {

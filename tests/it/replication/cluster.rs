@@ -36,7 +36,7 @@ pub(super) struct Cluster {
     pub(super) log: MemoryLog,
     directories: Vec<TempDir>,
     config: EngineConfig,
-    /// Each process has another writer number.
+    /// Number of processes started so far. Each process gets its own writer number from this count.
     processes: u32,
 }
 
@@ -154,12 +154,12 @@ impl Cluster {
         }
     }
 
-    /// Makes the directory of a replica one of an embedded store.
+    /// Makes the directory of a replica a directory of an embedded store.
     pub(super) fn go_on_alone(&self, index: usize) {
         detach(Arc::new(RealDisk), &self.directory(index), &address(index)).unwrap();
     }
 
-    /// Opens the directory of an embedded store, writes to it, and returns what was debited from `a`.
+    /// Opens the directory of an embedded store, writes to it, and returns the amount that was debited from `a`.
     pub(super) async fn paid_alone(&self, index: usize) -> u128 {
         let affinity = no_affinity();
         let clock = Arc::new(SystemWallClock);
@@ -186,7 +186,7 @@ impl Cluster {
             let bytes = std::fs::read(dir.join("journal").join(&name)).unwrap();
             files.push((name, without_zeros(&bytes)));
         }
-        // A replica can have prepared a segment that another one has not.
+        // One replica may have prepared its next segment when another has not.
         files.retain(|(_, bytes)| !bytes.is_empty());
         files
     }
@@ -219,7 +219,7 @@ impl Running {
             .await
     }
 
-    /// Ends the process as a crash would: nothing is announced. Waits until the threads have ended.
+    /// Ends the replica as a crash would, without a resignation. Waits until its threads have ended.
     pub(super) async fn kill(self) -> End {
         self.stop.cancel();
         let end = self.driver.await.unwrap();
@@ -290,14 +290,14 @@ impl Running {
         Ok(processed.outcomes.into_iter().next().unwrap())
     }
 
-    /// Returns what was debited from `a`.
+    /// Returns the amount that was debited from `a`.
     pub(super) async fn paid(&self) -> Result<u128, EngineError> {
         let account = self.engine.account("a".to_owned(), None).await?;
         Ok(account.map_or(0, |account| account.balances.debits_posted.minor_units()))
     }
 }
 
-/// A block that nobody has written.
+/// A record that is not a block of any replica.
 pub(super) fn noise() -> Bytes {
     Bytes::from_static(b"not a block")
 }

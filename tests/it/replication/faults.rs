@@ -39,7 +39,7 @@ async fn a_leader_that_is_stopped_does_not_wait_for_the_blocks_in_flight() {
     again.kill().await;
 }
 
-/// A leader must read what others have written before its blocks. If its connection for reads has ended, it makes a new one.
+/// A leader must read the records of others that are before its blocks in the log. If its connection for reads has ended, it makes a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_reads_fail_connects_again() {
     let mut cluster = Cluster::new(1).await;
@@ -58,8 +58,8 @@ async fn a_leader_whose_reads_fail_connects_again() {
     leader.kill().await;
 }
 
-/// A leader that resigns takes no reads any more from the moment at which it sends its last block: the log may have accepted this block,
-/// and another replica may lead, before the leader learns it. A call to end the log must not succeed meanwhile, because the log goes on.
+/// A leader that resigns answers no reads from the moment at which it sends its last block: the log may have accepted this block, and another
+/// replica may lead, before the leader knows. A call to end the log must not succeed then, because the other replica continues the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_resigns_takes_no_calls_and_does_not_end_the_log() {
     let mut cluster = Cluster::new(1).await;
@@ -80,7 +80,7 @@ async fn a_leader_that_resigns_takes_no_calls_and_does_not_end_the_log() {
     leader.kill().await;
 }
 
-/// A service ends its engine before the driver. The driver may have blocks for the engine then, which is no fault.
+/// A service ends its engine before the driver. The driver may still have blocks for the engine then, which must not count as a fault.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_whose_engine_has_ended_ends_without_a_fault() {
     let mut cluster = Cluster::new(2).await;
@@ -116,7 +116,7 @@ fn sealed(sealer: &mut BlockSealer, kind: BlockKind, body: &[u8], base_time_ns: 
     Bytes::copy_from_slice(buffer.sealed_bytes())
 }
 
-/// A part of a block that does not fit may be applied already, so nothing may be read after it.
+/// If a block turns out to be invalid, a part of it may have been applied already. So no read may be answered after that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_read_after_an_accepted_block_that_does_not_fit_the_ledger() {
     let mut cluster = Cluster::new(1).await;

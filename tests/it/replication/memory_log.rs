@@ -22,7 +22,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     records: Vec<Bytes>,
-    /// What happens to the next appends, of whichever replica.
+    /// What happens to the next appends of all replicas together.
     faults: VecDeque<AppendFault>,
 }
 
@@ -69,7 +69,7 @@ impl MemoryLog {
         }
     }
 
-    /// Lets the next append meet this fault.
+    /// Causes this fault at the next append.
     pub(crate) fn fail_next(&self, fault: AppendFault) {
         self.0.state.lock().faults.push_back(fault);
     }
@@ -84,7 +84,7 @@ impl MemoryLog {
         self.0.state.lock().records.len()
     }
 
-    /// Appends a record as anybody could.
+    /// Appends a record as a foreign process could.
     pub(crate) fn push(&self, record: Bytes) {
         self.0.state.lock().records.push(record);
         self.0.grown.notify_waiters();

@@ -1,4 +1,4 @@
-//! Leaders, followers, failover.
+//! Tests of leaders, followers and failover.
 
 use tally::{
     engine::{Condition, EngineError, StoreFault},
@@ -16,7 +16,7 @@ pub(super) fn is_committed(outcome: &Result<Outcome, EngineError>, replayed: boo
     matches!(outcome, Ok(Outcome::Committed { replayed: found, .. }) if *found == replayed)
 }
 
-/// A block that the leader has answered is on every replica, which continues the ledger when the leader is gone.
+/// Every replica gets the blocks whose calls the leader has answered, and can continue the ledger without the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_has_the_same_bytes_and_continues_when_the_leader_is_gone() {
     let mut cluster = Cluster::new(2).await;
@@ -53,7 +53,7 @@ async fn a_follower_has_the_same_bytes_and_continues_when_the_leader_is_gone() {
     second.kill().await;
     first.kill().await;
     let (one, two) = (cluster.bytes(0), cluster.bytes(1));
-    // The first one may have claimed before it was stopped.
+    // The first replica may have sent a claim before it was stopped.
     for ((name, one), (other, two)) in one.iter().zip(&two) {
         assert_eq!(name, other);
         let common = one.len().min(two.len());
@@ -61,7 +61,7 @@ async fn a_follower_has_the_same_bytes_and_continues_when_the_leader_is_gone() {
     }
 }
 
-/// The successor that the leader names leads next, and the leader follows it in the same process.
+/// The successor that the leader names leads next, and the former leader follows it in the same process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_resigns_follows_its_successor() {
     let mut cluster = Cluster::new(3).await;
@@ -131,7 +131,7 @@ async fn a_leader_that_was_cut_off_steps_down() {
     second.kill().await;
 }
 
-/// After the end of the log nobody leads. Only the directory that it names can go on, as an embedded store.
+/// After the *end* block, no replica leads. Only the directory that the block names can be continued, as an embedded store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_ends_and_one_directory_goes_on_alone() {
     let mut cluster = Cluster::new(2).await;
@@ -162,7 +162,7 @@ async fn a_log_ends_and_one_directory_goes_on_alone() {
     assert_eq!(cluster.paid_alone(0).await, 5);
 }
 
-/// Lost requests, lost answers, refusals and records of others change nothing for the callers of the leader.
+/// Lost requests, lost answers, refusals and foreign records do not affect the callers of the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_the_log_are_resolved_by_the_chain() {
     let mut cluster = Cluster::new(1).await;

@@ -108,7 +108,7 @@ async fn only_administrators_can_change_the_log_level() {
     let (status, _, text) = ask(&server, Method::PUT, "/log-level", Some(ADMIN), &"x".repeat(5000)).await;
     assert_eq!(text, "the body must be at most 4096 bytes\n");
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
-    // The announced length is refused at once, without waiting for the body.
+    // A request that announces too large a body is refused at once. The server does not wait for the body.
     let mut stream = tokio::net::TcpStream::connect(server.admin()).await.unwrap();
     let request = format!(
         "PUT /log-level HTTP/1.1\r\nhost: operators\r\nauthorization: Bearer {ADMIN}\r\ncontent-length: 1000000000000\r\n\r\n"

@@ -179,7 +179,8 @@ async fn a_call_above_the_limit_of_a_connection_is_rejected_and_the_other_calls_
     is_well_served(&client, "meanwhile").await;
 }
 
-/// A client that knows only that its connection was closed would suspect its port.
+/// The client must report the limit. If it only said that the connection was closed, its user would look for a wrong
+/// port.
 #[tokio::test]
 async fn a_client_above_the_limit_of_connections_says_so() {
     let server = ServerOptions::default()

@@ -20,7 +20,7 @@ use crate::support::{
     server::{ServerOptions, TestServer},
 };
 
-/// The token of a tenant, which is for the ids that begin with `acme/`.
+/// The token of a tenant, which may use only ids that begin with `acme/`.
 const TENANT: &str = "token-of-the-tenant";
 /// Number of rows of a page of a statement and of the feed.
 const PAGE_ROWS: usize = 50;
@@ -33,7 +33,7 @@ async fn read(server: &TestServer, path: &str, token: Option<&str>) -> (StatusCo
     (status, text)
 }
 
-/// Reads what the answer must have.
+/// Makes a request that must succeed, and returns its JSON.
 async fn shown(server: &TestServer, path: &str, token: Option<&str>) -> Value {
     let (status, text) = read(server, path, token).await;
     assert_eq!(status, StatusCode::OK, "{path}: {text}");
@@ -73,7 +73,7 @@ async fn every_role_reads_the_ledger_and_nobody_reads_it_without_a_token() {
     }
     let (status, _, text) = ask(&server, Method::POST, "/ledger/feed", Some(READ), "").await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{text}");
-    // 18 requests without a valid token: 12 have none, because an empty one is none.
+    // 18 requests had no valid token. 12 of them had no token; an empty token counts as none.
     let metrics = get(&server, "/metrics").await.2;
     for line in [
         "tally_auth_failures_total{kind=\"missing_token\"} 12",
@@ -115,7 +115,7 @@ async fn without_tokens_the_ledger_is_shown_under_addresses_of_this_machine_only
             assert!(answer.contains(header), "{answer}");
         }
     }
-    // The owner of a name can let it point to this machine, so that a page from there reads the ledger.
+    // The owner of a host name can let it point to this machine, so that a page loaded from this name could read the ledger.
     let answer = by_hand(&server, path, "rebound.example:9090").await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     let page = by_hand(&server, "/ledger", "rebound.example").await;
@@ -178,7 +178,7 @@ async fn with_tenant() -> (TestServer, tempfile::TempDir) {
 async fn a_token_with_a_prefix_shows_its_own_ids_only() {
     let (server, _home) = with_tenant().await;
     let tenant = Some(TENANT);
-    // What belongs to others looks as if it did not exist.
+    // Accounts and transactions of others look as if they did not exist.
     for (path, id) in [
         ("account?account_id", "account"),
         ("entries?account_id", "account"),

@@ -351,7 +351,8 @@ async fn an_expired_certificate_at_the_start_is_a_warning_and_can_be_replaced() 
     }
 }
 
-/// OpenSSL and Go accept such a certificate, so the service only warns of it.
+/// Checks that a server whose certificate is that of an authority logs a warning, and that `tally` rejects the certificate. OpenSSL and
+/// Go accept such a certificate, so the server starts nevertheless.
 #[tokio::test]
 async fn the_certificate_of_an_authority_is_not_the_certificate_of_a_service() {
     let home = tempfile::tempdir().unwrap();

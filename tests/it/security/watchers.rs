@@ -78,7 +78,7 @@ async fn watches_of_the_ledger_are_limited_by_token_and_not_by_address() {
     }
     let rejected = (Code::ResourceExhausted, "TOO_MANY_WATCHERS".to_owned());
     assert_eq!(code_and_reason(watch(0, READ).await), rejected);
-    // Another token from the same address has places of its own.
+    // The limit applies to each token separately, even if two tokens come from the same address.
     for number in 0..8 {
         watching.push(watch(number, WRITE).await.unwrap());
     }

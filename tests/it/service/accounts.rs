@@ -63,10 +63,10 @@ async fn an_account_is_updated_if_it_has_the_etag() {
         (units(&again.overdraft_limit), again.velocity_limits.len()),
         (0, 1)
     );
-    // An update that changes nothing changes nothing.
+    // An update with the present values changes nothing, not even the etag.
     let same = update(again.clone(), &["velocity_limits"]);
     assert_eq!(ledger.update(same).await.unwrap(), again);
-    // A repetition of the creation compares with the account as it was created.
+    // A repeated creation is compared with the account as it was created, not with the updated account.
     let created = Account {
         balance_rule: BalanceRule::CreditBalance.into(),
         ..account("wallet")

@@ -1,6 +1,6 @@
 //! Tests of steps of the wall clock: a large step is held until an administrator confirms it or the clock comes back, and
-//! commit times increase all the time. The bounds to the second have unit tests under a simulated monotonic clock
-//! (`src/ledger_clock.rs`).
+//! commit times increase all the time. Unit tests with a simulated monotonic clock check the bounds exactly to the
+//! second (`src/ledger_clock.rs`).
 
 use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
@@ -152,7 +152,7 @@ impl ClockedService {
         found.transaction.unwrap().hold_state()
     }
 
-    /// Waits until this many holds have expired. The calls do not pass through the queue, so EXEC finds out on its own.
+    /// Waits until this number of holds has expired. The calls do not pass through the queue, so EXEC must wake by itself.
     async fn wait_for_expired(&self, count: i64) {
         let mut stats = self.service.stats().await;
         for _ in 0..WAIT_MAX.as_millis() / WAIT_POLL.as_millis() {
@@ -206,7 +206,7 @@ async fn a_large_step_is_held_until_it_is_confirmed_or_the_clock_comes_back() {
     let before = tested.last;
     tested.commit(2 * HOUR).await;
     assert_eq!(before.0, tested.last.0, "the times are only nanoseconds apart");
-    // Until the wall clock has caught up. It gets there in small steps, each of which is followed.
+    // The wall clock catches up in small steps, each of which the ledger clock follows.
     for minute in 60..=150 {
         tested.set(minute * 60);
         assert_eq!(tested.held_minutes().await, None);
@@ -233,7 +233,7 @@ async fn a_hold_expires_by_the_time_of_the_ledger() {
         summary(&status),
         expected(Code::FailedPrecondition, "PENDING_EXPIRED", "false")
     );
-    // The time of the ledger stays at 31 s until the clock gets there again.
+    // The time of the ledger stays at 31 s until the wall clock has reached this time again.
     tested.hold("after-back", 30).await;
     for time in [20, 59] {
         tested.set(time);
@@ -356,7 +356,7 @@ async fn a_start_more_than_a_minute_behind_the_journal_needs_the_option() {
         (at(START - 61), 1_700_000_000)
     );
     assert!(behind > STEP_MAX && behind < STEP_MAX + Duration::from_secs(2));
-    // The bound does not depend on the option, and 59 s need no option.
+    // A start with a clock that is 59 s behind needs no option. The option accepts any difference.
     for (behind, accept_clock_behind) in [(59, false), (61, true), (100 * HOUR, true)] {
         clock.set(at(START - behind));
         let config = EngineConfig {

@@ -1,4 +1,4 @@
-//! Tests that a full disk refuses writes before anything is written, that reads go on, and that the service executes
+//! Tests that on a full disk, writes are refused before anything is written, that reads still work, and that the service executes
 //! writes again when there is space.
 
 use std::{
@@ -116,7 +116,7 @@ async fn a_full_disk_refuses_writes_until_there_is_space() {
         .unwrap()
         .into_inner();
     assert!(again.replayed);
-    // A call that only repeats what is known, until it meets a new transaction, has executed nothing.
+    // The call repeats known transactions before the new transaction that fails. So it has executed nothing.
     let transactions = vec![pay("first"), executed[0].clone(), pay("second")];
     let replayed = service.engine.stats().ledger.replayed;
     let status = client
@@ -191,7 +191,7 @@ async fn a_service_whose_segments_own_no_space_starts_on_a_full_disk() {
     disk.restart();
     disk.set_sparse();
     disk.set_free_bytes(100);
-    // The trial commits find no space, either.
+    // The commits that measure the slow threshold find no space, either.
     let config = EngineConfig {
         circuits: CircuitOptions {
             threshold: ThresholdSource::Auto,
@@ -299,7 +299,7 @@ impl Stepped {
         names.iter().filter(|name| name.ends_with(suffix)).count()
     }
 
-    /// Works until there is an unfinished checkpoint, or none. Returns the time that passes.
+    /// Works until the number of unfinished checkpoints is `unfinished`. Returns the time that has passed.
     async fn work_until_unfinished(&mut self, unfinished: usize) -> Duration {
         let tick = Duration::from_millis(20);
         for ticks in 0..STEPS_MAX {

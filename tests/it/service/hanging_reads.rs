@@ -1,4 +1,4 @@
-//! Reads of the history that hang, at all places that they have. Everything else goes on.
+//! Tests with reads of the history that hang and occupy all places for such reads. All other calls must be answered.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -129,7 +129,7 @@ async fn hanging_reads_of_the_history_delay_no_write() {
     );
     assert_eq!(info(&status).metadata["retry"], "same_id");
 
-    // Listings without a deadline wait, as long as the client has memory for them. The others learn when to come back.
+    // Listings without a deadline wait, as long as the client has memory for them. The others get an error with a retry delay.
     for _ in 0..LISTINGS {
         list(&mut listings, accounts.clone());
     }

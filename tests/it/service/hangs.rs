@@ -234,7 +234,7 @@ async fn deadlines_shorter_than_the_threshold_do_not_hide_a_hang() {
 }
 
 /// A call whose deadline has passed does not wait for the disk, so it does not show that the disk is slow. A commit
-/// that is in flight during one tick is no hang.
+/// that is in flight during one tick must not count as a hang.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_whose_deadline_has_passed_do_not_open_the_circuit_for_others() {
     let fixture = ManualClockService::start(breaker()).await;

@@ -30,7 +30,7 @@ const ACCOUNTS: [&str; 4] = ["hot", "b", "c", "cold"];
 /// The columns: debits pending and posted, credits pending and posted.
 pub(super) type Columns = [i64; 4];
 
-/// A row of a statement, as the ledger in its order says it.
+/// A row of a statement, computed from `ListTransactions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ExpectedRow {
     sequence: i64,
@@ -158,7 +158,7 @@ pub(super) fn apply(columns: &mut Columns, effect: &TransferEffect, is_debit: bo
         - units(effect.released_amount.as_ref());
 }
 
-/// The rows of all accounts, from the ledger in its order.
+/// Computes the rows of all accounts from the transactions in the order of the ledger.
 fn rows(ledger: &[Transaction]) -> BTreeMap<String, Vec<ExpectedRow>> {
     let mut rows = BTreeMap::<String, Vec<ExpectedRow>>::new();
     for transaction in ledger {
@@ -169,7 +169,7 @@ fn rows(ledger: &[Transaction]) -> BTreeMap<String, Vec<ExpectedRow>> {
             ] {
                 let of_account = rows.entry(id.clone()).or_default();
                 let mut columns = of_account.last().map_or([0; 4], |row| row.columns);
-                // What changes nothing is no row.
+                // A transfer that changes nothing has no row.
                 let amounts = [
                     &effect.posted_amount,
                     &effect.reserved_amount,
@@ -210,7 +210,7 @@ pub(super) async fn as_of(service: &Service, id: &str, moment: AsOf) -> Result<A
     Ok(response.into_inner().account.unwrap())
 }
 
-/// Compares statements and past balances with the ledger in its order.
+/// Compares statements and past balances with the transactions in the order of the ledger.
 async fn check(service: &Service) {
     let ledger = list(service, &ListTransactionsRequest::default()).await;
     for (transaction, sequence) in ledger.iter().zip(1..) {
@@ -274,7 +274,7 @@ async fn statements_and_past_balances_agree_with_the_ledger_in_its_order() {
     let service = Service::start(&config()).await;
     fill(&service).await;
     check(&service).await;
-    // From a checkpoint and the journal, and after more transactions.
+    // The same after a restart from a checkpoint and the journal, and after more transactions.
     let disk = service.stop().await;
     let service = Service::start_on(disk, &config()).await;
     check(&service).await;
@@ -394,7 +394,7 @@ async fn the_first_page_decides_where_a_list_ends_and_tokens_survive_a_restart()
         .await
         .unwrap();
     let service = Service::start_on(service.stop().await, &config()).await;
-    // The pages together are complete up to what the first page says, not up to what was committed between them.
+    // The pages together are complete up to the sequence in the first page. Transactions committed between the pages are not in them.
     let second = service
         .transactions()
         .await

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::support::in_process::{account, config, transaction, transfer};
 
-/// A ledger with an unlimited `bank`, a `card` with 1000, and an empty `shop`; neither may be overdrawn.
+/// A ledger with an unlimited `bank`, a `card` with 1000, and an empty `shop`. `card` and `shop` may not be overdrawn.
 async fn card_ledger() -> Ledger {
     let mut ledger = Ledger::start(&config()).await;
     ledger.create(account("bank")).await;
@@ -147,7 +147,7 @@ async fn a_repetition_gets_the_moved_amounts_and_the_balances_again() {
         let request = shown(request);
         let first = ledger.commits(request.clone()).await;
         assert!(!first.replayed && first.balances.len() == 2, "{first:?}");
-        // The flag is not part of the content that is compared.
+        // `return_balances` is not part of the compared content.
         for return_balances in [true, false] {
             let again = ProcessTransactionRequest {
                 return_balances,
@@ -254,7 +254,7 @@ async fn a_hold_with_many_transfers_is_posted_in_parts_and_expires() {
     let nanos =
         |time: prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     assert_eq!(nanos(expires) - nanos(made), 1_000_000);
-    // The expiry has a sequence of its own.
+    // The expiry is a transaction with a separate sequence.
     let next = ledger.commits(transaction("next", buy(1))).await;
     assert_eq!(next.sequence, committed.sequence + 2);
 }
@@ -340,14 +340,14 @@ async fn holds_are_listed_in_pages_and_by_account() {
     }
 }
 
-/// The number of transfers of a hold is not in the request that posts it. What the answer says about them must fit the memory of the
-/// client, so only as many holds are posted at once as fit, and each of the others is refused without effect.
+/// The request that posts a hold does not contain the number of the hold's transfers. The details of the answer must fit into the memory of
+/// the client. So one call posts only as many holds as fit, and each of the others is refused without effect.
 #[tokio::test]
 async fn the_answer_about_large_holds_is_bounded_by_the_memory_of_the_client() {
     const HOLDS: usize = 800;
     /// The memory of the only client: half of the default of `server.memory_max`.
     const CLIENT_BYTES: usize = 128 << 20;
-    /// What a leg beyond the first four takes: the amount, and the balances of two accounts.
+    /// Memory of each leg after the first four: the amount, and the balances of two accounts.
     const LEG_BYTES: usize = 40 + 2 * 512;
     let mut ledger = Ledger::start(&config()).await;
     for id in ["bank", "shop"] {
@@ -390,7 +390,7 @@ async fn the_answer_about_large_holds_is_bounded_by_the_memory_of_the_client() {
         rounds += 1;
     }
     assert_eq!(rounds, 2);
-    // A repetition that is refused hides an outcome: the service must not say that nothing was executed.
+    // If a repetition is refused, the service must not say that the transaction was not executed, because the first request executed it.
     let (replayed, refused) = results(&mut ledger, &all).await;
     assert!(replayed.iter().all(|answer| answer.replayed));
     assert!(!replayed.is_empty() && !refused.is_empty());

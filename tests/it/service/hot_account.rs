@@ -15,13 +15,13 @@ use crate::support::in_process::{Service, patient_config, transaction, transfer}
 
 /// Environment variable with the number of records of the hot account.
 const RECORDS: &str = "TALLY_TEST_HOT_RECORDS";
-/// Its default.
+/// Number of records of the hot account if [`RECORDS`] is unset.
 const RECORDS_DEFAULT: u64 = 20_000;
 /// Environment variable with the seed of the random numbers, to repeat a run.
 const SEED: &str = "TALLY_TEST_SEED";
 /// Number of moments of each kind that are compared.
 const MOMENTS: usize = 1000;
-/// Most transactions of a call.
+/// Maximum number of transactions of a call.
 const CALL_MAX: u64 = 1000;
 /// The only account that is in every record.
 const HOT: &str = "hot";
@@ -56,7 +56,7 @@ impl Random {
 // ===== impl Replay =====
 
 impl Replay {
-    /// Reads all transactions, in their order, and adds up what they do. It follows no chain of an account.
+    /// Reads all transactions in their order, and adds up their effects. This does not use the chain of an account.
     async fn of(service: &Service) -> Self {
         let mut client = service.transactions().await;
         let mut request = ListTransactionsRequest {
@@ -105,7 +105,7 @@ impl Replay {
         if !by_time {
             return (AsOf::AsOfSequence(sequence as i64), sequence);
         }
-        // Just at the time of a record, or one nanosecond before or after it.
+        // Exactly the time of a record, or one nanosecond before or after that time.
         let (seconds, nanos) = self.steps[sequence - 1].0;
         let time = i128::from(seconds) * 1_000_000_000 + i128::from(nanos) + i128::from(random.below(3)) - 1;
         let seconds = i64::try_from(time / 1_000_000_000).unwrap();
@@ -114,7 +114,7 @@ impl Replay {
         (AsOf::AsOfTime(prost_types::Timestamp { seconds, nanos }), count)
     }
 
-    /// Compares random moments. Returns the most records that a read has followed.
+    /// Compares random moments. Returns the largest number of records that a read has followed.
     async fn check(&self, service: &Service, random: &mut Random) -> u64 {
         let mut most = 0;
         for by_time in [false, true] {
@@ -147,7 +147,7 @@ async fn fill(service: &Service, random: &mut Random, records: u64) {
     }
 }
 
-/// Returns transaction `number`: each eighth one makes a hold, and the two after it post a part of it and void the rest.
+/// Returns transaction `number`: each eighth transaction makes a hold, and the next two post a part of the hold and void the rest.
 fn request(random: &mut Random, number: u64) -> ProcessTransactionRequest {
     let id = format!("t{number}");
     let hold_of = |back: u64| format!("t{}", number - back);
@@ -164,8 +164,8 @@ fn request(random: &mut Random, number: u64) -> ProcessTransactionRequest {
     }
 }
 
-/// The most records that a read of an account with `records` records may follow: those from a waypoint to the next on the lowest
-/// height, and those between two waypoints of each greater height.
+/// The maximum number of records that a read of an account with `records` records may follow: the links between two waypoints, and for each
+/// height the waypoints between two waypoints of the next height.
 fn records_max(records: u64) -> u64 {
     let waypoints = records / 32 + 1;
     let heights = u64::from(waypoints.ilog2() / 4 + 1);
@@ -188,7 +188,7 @@ async fn past_balances_of_a_hot_account_are_those_of_a_replay() {
     let most = replay.check(&service, &mut random).await;
     println!("{records} records: {most} of them for a read at most");
     assert!(most <= records_max(records), "{most}, {}", records_max(records));
-    // What the account remembers of its chain comes from the journal again.
+    // After the restart, the account's newest record and waypoints come from the journal.
     let service = Service::start_on(service.stop().await, &patient_config()).await;
     let again = replay.check(&service, &mut random).await;
     assert!(again <= records_max(records), "{again}, {}", records_max(records));

@@ -194,7 +194,7 @@ impl Ledger {
         found.transaction.unwrap()
     }
 
-    /// Returns the state of a hold, and what was posted and remains of each transfer.
+    /// Returns the state of a hold, and the posted and the remaining amount of each transfer.
     pub(super) async fn hold_state(&mut self, id: &str) -> (HoldState, Vec<i128>, Vec<i128>) {
         let found = self.find(id).await;
         (
@@ -224,7 +224,7 @@ impl Ledger {
         }
     }
 
-    /// Returns all that a client can see: the accounts and the outstanding holds.
+    /// Returns everything that a client can see: the accounts and the outstanding holds.
     async fn state(&mut self) -> (Vec<Account>, Vec<Transaction>) {
         let request = ListAccountsRequest {
             page_size: 1000,

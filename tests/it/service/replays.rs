@@ -42,10 +42,10 @@ fn requests(name: &str) -> Vec<ProcessTransactionRequest> {
         transaction(&id(8), sweep),
         reversal(&id(9), &id(8), Vec::new()),
         reversal(&id(10), &id(0), vec![transfer("purse", "bank", 1)]),
-        // An account occurs several times.
+        // The same accounts occur in several transfers.
         transaction(&id(11), [both(1, 2), both(3, 4), both(5, 6)].concat()),
     ];
-    // More records than a waypoint has.
+    // More records than the distance between two waypoints.
     for number in 12..60 {
         requests.push(transaction(&id(number), vec![transfer("bank", "hot", 1)]));
     }
@@ -106,7 +106,7 @@ async fn check(
     let of_batch = batch(service, requests).await;
     let of_batch: Vec<_> = of_batch.into_iter().map(committed).collect();
     assert_eq!(of_batch, expected);
-    // The order stays also if new transactions come between them.
+    // The answers stay in order even if there are new transactions between the repeated ones.
     let new = |number: usize| shown(transaction("", vec![transfer("bank", "hot", number as i64 + 1)]));
     let mixed: Vec<_> = (0..)
         .zip(requests)
@@ -158,7 +158,7 @@ async fn a_repetition_shows_the_balances_of_the_original_sequence() {
     let answers: Vec<_> = answers.into_iter().map(committed).collect();
     assert_eq!(answers[0].balances, answers[2].balances);
     assert!(answers[2].replayed);
-    // An account that was closed since.
+    // An account that was closed after the transaction.
     let empty = transaction("empty", vec![transfer("purse", "bank", 69)]);
     batch(&service, &[empty]).await;
     accounts
@@ -170,7 +170,7 @@ async fn a_repetition_shows_the_balances_of_the_original_sequence() {
     check(&service, &one, &first).await;
 }
 
-/// The journal is damaged where the balances of one transaction are read. The others of the call are answered.
+/// The journal is damaged at a record that the balances of one transaction need. The other transactions of the call are answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn balances_that_cant_be_read_concern_their_own_transaction_only() {
     const DAMAGED: &str = "an-id-that-occurs-once";
@@ -178,7 +178,7 @@ async fn balances_that_cant_be_read_concern_their_own_transaction_only() {
     service.open_accounts(&["bank", "shop"]).await;
     let pay = |id: &str| shown(transaction(id, vec![transfer("bank", "shop", 1)]));
     batch(&service, &[pay("old"), pay(DAMAGED)]).await;
-    // The way back to the old record leads over this one.
+    // The chain back to the old record leads through this record.
     let segment = Path::new("/data/journal/0000000000.segment");
     let contents = service.disk.contents(segment);
     let offset = contents

@@ -97,7 +97,7 @@ impl Watched {
         }
     }
 
-    /// Receives everything up to a sequence. If the service ends the watch because it was not read, goes on with another one.
+    /// Receives everything up to a sequence. If the service ends the watch because it was not read, resumes with another watch.
     async fn up_to_with_resumes(&mut self, sequence: i64, channel: &Channel) {
         while self.durable < sequence {
             if let Err(status) = self.receive().await {
@@ -258,7 +258,7 @@ async fn a_watch_resumes_at_any_sequence_from_the_journal_and_from_memory() {
         write(&channel, pays(&format!("old{count}"), count)).await;
     }
     let mut first = Watched::begin(&channel, 11, "").await;
-    // These ones are also in memory: two blocks.
+    // These transactions, in two blocks, are also in memory.
     for count in [6, 4] {
         write(&channel, pays(&format!("new{count}"), count)).await;
     }
@@ -293,7 +293,7 @@ async fn an_idle_watch_begins_at_once_and_sends_heartbeats() {
     assert_eq!(watched.receive().await.unwrap(), 0);
     assert_eq!(watched.durable, 0);
     write(&channel, pays("t", 3)).await;
-    // A heartbeat says how far a filtered watch is complete.
+    // A heartbeat states the sequence up to which a filtered watch is complete.
     watched.up_to(3).await;
     assert!(watched.received.is_empty());
     assert_eq!(watched.receive().await.unwrap(), 0);
@@ -317,7 +317,7 @@ async fn a_large_transaction_is_one_response() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_does_not_read_delays_nobody_and_gets_everything_later() {
-    // More than the service keeps in memory: each transaction has metadata of 1 KiB.
+    // These transactions take more memory than the window of the service: each has metadata of 1 KiB.
     const BATCHES: usize = 50;
     const BATCH: usize = 400;
     let last = (BATCHES * BATCH) as i64;
@@ -344,7 +344,7 @@ async fn a_watcher_that_does_not_read_delays_nobody_and_gets_everything_later() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_that_are_not_read_end_give_back_their_places_and_can_go_on() {
     const CHANNELS: usize = 8;
-    // More than a large page of the journal.
+    // These transactions take more than a large page of the journal.
     const BATCHES: usize = 4;
     const BATCH: usize = 400;
     let last = (BATCHES * BATCH) as i64;
@@ -365,13 +365,13 @@ async fn watches_that_are_not_read_end_give_back_their_places_and_can_go_on() {
     for number in 1..OF_CLIENT_MAX {
         unread.push(Watched::begin(&channels[number % CHANNELS], 0, "").await);
     }
-    // All places of the client are in use. They all become free, although nobody reads.
+    // All places of the client are in use. They all become free, although the client does not read.
     let mut others = Vec::new();
     while others.len() < unread.len() {
         match Watched::try_begin(&channel, 0, "none", "").await {
             Ok(watched) => others.push(watched),
             Err(status) => {
-                // The pages that nobody reads also hold the client's memory.
+                // Unread pages also hold the client's memory.
                 let reasons = ["TOO_MANY_WATCHERS", "MEMORY_LIMIT"];
                 let full = reasons.map(|reason| expected(Code::ResourceExhausted, reason, "false"));
                 assert!(full.contains(&summary(&status)), "{status:?}");

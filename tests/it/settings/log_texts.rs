@@ -18,7 +18,7 @@ fn debug_fields(directory: &Path, found: &mut Vec<String>) {
                         name.starts_with(|character: char| character.is_ascii_lowercase() || character == '_')
                     })
                 };
-                // The operator `?` of Rust stands behind an expression, and never in front of a name.
+                // The operator `?` of Rust stands after an expression, and never before a name.
                 if is_field("= ?") || is_field(", ?") || is_field("(?") || code.trim_start().starts_with('?')
                 {
                     found.push(format!("{}:{}: {}", path.display(), index + 1, line.trim()));

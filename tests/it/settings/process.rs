@@ -169,7 +169,7 @@ fn errors_name_the_variable_or_the_option_and_the_probable_name() {
 
 #[test]
 fn every_subcommand_follows_the_same_rule_for_unknown_variables() {
-    // These fail without a service, a file or a token, but only after the check of the variables.
+    // These subcommands fail without a service, a file or a token, but only after the check of the variables.
     let subcommands: [&[&str]; 8] = [
         &["config"],
         &["serve", "--check"],

@@ -1,4 +1,4 @@
-//! Histories of a correct service.
+//! Histories of a correct service, which the oracle must accept.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn calls_at_the_same_time_in_any_order() {
     story.send(3, &two);
     story.begin(4, Request::Account("alice".to_owned()));
     story.begin(5, Request::Account("alice".to_owned()));
-    // The last call is executed first, and the read that was answered last shows the least.
+    // The call that began last is executed first, and the read that was answered last shows the fewest records.
     let place_two = story.book.commit(&two);
     let between = with_available(story.book.account("alice"));
     let place_one = story.book.commit(&one);
@@ -61,7 +61,7 @@ fn an_unknown_outcome_may_be_either() {
     story.book.commit(&kept);
     story.oracle.died();
     story.examine().unwrap();
-    // The same id again, in the next life.
+    // The same id again, after the next start.
     story.send(4, &lost);
     let place = story.book.commit(&lost);
     story.outcome(4, first(place));

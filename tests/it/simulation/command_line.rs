@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::arguments::{Options, Setting, parse_change};
 
-/// What the simulation says about a command line.
+/// Returns the error of the simulation for a command line, if there is one.
 fn check(arguments: &str) -> Result<(), String> {
     let options = Options::parse_from(std::iter::once("sim").chain(arguments.split_whitespace()));
     options.check(&settings(), &["skip_fsync"])

@@ -107,7 +107,7 @@ fn missing_accounts_that_are_not_created() {
         "only a part of its accounts exists",
     ]);
 
-    // Nobody else can have created carol.
+    // No other call can have created carol.
     let mut story = Story::new();
     story.begin(2, missing(&["carol"]));
     create(&mut story, "carol", 1);

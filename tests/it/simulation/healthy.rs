@@ -202,7 +202,7 @@ fn figures_that_are_wrong() {
     counted(|figures| figures.accounts = 4).refused(&["accounts: 4, but it must report 3"]);
     counted(|figures| figures.ids = 1).refused(&["ids: 1, but it must report 2"]);
     counted(|figures| figures.last_sequence = 2).refused(&["the last sequence: 2, but it must report 1"]);
-    // The counters begin again with the process.
+    // A new process begins its counters at zero.
     let mut story = counted(|_| {});
     story.oracle.died();
     story.refused(&["committed transactions: 1, but it must report 0"]);

@@ -39,13 +39,13 @@ fn void(id: &str, hold: &str) -> Transaction {
     whole(id, Kind::Void { hold })
 }
 
-/// What was moved between bank and alice.
+/// The effect of a transfer from bank to alice.
 fn from_bank(amount: u128, released: u128, remaining: u128) -> Vec<Moved> {
     vec![moved(&leg("bank", "alice", 0), amount, released, remaining)]
 }
 
 impl Story {
-    /// A call commits a transaction that has moved this, which its answer shows.
+    /// A call commits a transaction with these effects, and its answer shows them.
     fn commits(&mut self, call: CallId, transaction: &Transaction, moved: &[Moved]) -> Committed {
         self.send(call, transaction);
         let place = self.book.commit_as(transaction, moved.to_vec());
@@ -70,7 +70,7 @@ impl Story {
         self.outcome(call, rejected(rejection));
     }
 
-    /// The hold of this amount expires this long after the first sequence's time.
+    /// The hold of this amount expires. The time of the expiry is that of the first sequence plus `after`.
     fn expires(&mut self, hold: &str, amount: u128, after: u64) {
         let sequence = self.book.next_sequence();
         let at = time(1).plus_nanos(after);
@@ -342,7 +342,7 @@ fn a_velocity_limit_counts_what_is_in_its_window() {
         story.send(3, &one);
         let place = story.book.commit(&one);
         story.outcome(3, first(place));
-        // Slices begin at whole seconds. The first transaction has 1700000001.000001.
+        // Slices begin at whole seconds. The time of the first transaction is 1700000001.000001.
         let exceeded = Exceeded {
             limit: 0,
             maximum: Maximum::Count,
@@ -367,7 +367,7 @@ fn a_velocity_limit_counts_what_is_in_its_window() {
     );
 }
 
-/// Call 3 asks for an update of alice, which gets these terms if `is_recorded`. Its answer shows this revision.
+/// Call 3 requests an update of alice. If `is_recorded`, the journal has a record with these terms. The answer shows this revision.
 fn update(
     update: impl Fn(&mut AccountUpdate),
     terms: impl Fn(&mut NewAccount),

@@ -30,11 +30,11 @@ use oracle::{Oracle, Violation, WALL_BASE};
 /// A history that a test writes by hand. The calls to the oracle must be accepted, unless the test expects a violation.
 struct Story {
     oracle: Oracle,
-    /// What the service has recorded.
+    /// The records of the service.
     book: Book,
 }
 
-/// What a service has recorded.
+/// The records of a service.
 #[derive(Debug, Clone, Default)]
 struct Book {
     /// The records. The number of each block is set when the book is read.
@@ -103,7 +103,7 @@ impl Story {
         self.answer(id, Ok(Answer::Outcomes(vec![outcome], Vec::new())));
     }
 
-    /// A call reads an account, and gets what the book has.
+    /// A call reads an account, and gets the account of the book.
     fn read(&mut self, id: CallId, account: &str) {
         self.begin(id, Request::Account(account.to_owned()));
         let accounts = self.book.state().accounts;
@@ -153,7 +153,7 @@ impl Book {
             .count() as u64
     }
 
-    /// Commits a transaction that posts its transfers, without rules.
+    /// Commits a transaction that posts its transfers, without checking rules.
     fn commit(&mut self, transaction: &Transaction) -> Committed {
         let moved = transaction
             .legs
@@ -163,7 +163,7 @@ impl Book {
         self.commit_as(transaction, moved)
     }
 
-    /// Commits a transaction that has moved this, without rules.
+    /// Commits a transaction with these effects, without checking rules.
     fn commit_as(&mut self, transaction: &Transaction, moved: Vec<Moved>) -> Committed {
         for leg in &moved {
             let (amount, taken) = (Amount::new(leg.amount), Amount::new(leg.amount + leg.released));
@@ -244,7 +244,7 @@ impl Book {
         found.unwrap()
     }
 
-    /// What a service with this book says. The columns decide what is available.
+    /// The state that a service with this book reports. The columns determine the available amounts.
     fn state(&self) -> State {
         let mut log = self.log.clone();
         let mut last = (0, Timestamp::from_nanos(0));
@@ -274,7 +274,7 @@ impl Book {
     }
 }
 
-/// The account with what its rule still allows. The accounts of the tests have no overdraft limit.
+/// The account with its available amount. The accounts of the tests have no overdraft limit.
 fn with_available(snapshot: &AccountSnapshot) -> AccountSnapshot {
     let balances = &snapshot.balances;
     let units = |amount: Amount| amount.minor_units();
@@ -298,7 +298,7 @@ fn with_available(snapshot: &AccountSnapshot) -> AccountSnapshot {
     }
 }
 
-/// What was moved by a transfer.
+/// The effect of a transfer.
 fn moved(leg: &Leg, amount: u128, released: u128, remaining: u128) -> Moved {
     Moved {
         debit: leg.debit.clone(),

@@ -19,7 +19,7 @@ struct MemoryLog {
     block: u64,
     ordinal: u64,
     last: Option<Committed>,
-    /// What the oracle sees of the journal.
+    /// The records, in the form that the oracle reads.
     log: Vec<Logged>,
 }
 
@@ -28,7 +28,7 @@ struct Service {
     ledger: Ledger,
     log: MemoryLog,
     recorded: BTreeMap<String, Recorded>,
-    /// What was executed, to do it again after a crash.
+    /// The executed requests, which are executed again after a crash.
     executed: Vec<Request>,
     durable: usize,
 }
@@ -410,7 +410,7 @@ impl Run {
         Ok(())
     }
 
-    /// Loses some of what is not durable.
+    /// Crashes the service, and loses some of the commands that are not durable.
     fn crash(&mut self) -> Result<(), Violation> {
         let executed = std::mem::take(&mut self.service.executed);
         let durable = self.service.durable;

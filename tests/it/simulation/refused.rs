@@ -1,4 +1,4 @@
-//! Histories of services with a bug. Each test has the name of what the bug breaks.
+//! Histories of services with a bug, which the oracle must reject. The name of each test says what the bug breaks.
 
 use super::*;
 
@@ -188,7 +188,7 @@ fn an_account_later_than_a_transaction_that_was_known_before() {
     story.begin(3, Request::CreateAccounts(vec![new.account.clone()]));
     story.answer(3, Ok(Answer::Created(vec![new.clone()])));
     story.book.create(new);
-    // The service has created the account before.
+    // The records are swapped, so that the service has created the account earlier.
     story.book.log.swap(3, 4);
     story.refused(&[
         "order: call 2 place 0: transaction salary is record 5",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What happens to the clock of the ledger.
+/// An event of the ledger clock.
 enum Clock {
     /// The service reads the wall clock, which has made a step of this many seconds since the start of the simulation.
     Read(i64),
@@ -10,11 +10,11 @@ enum Clock {
     Confirmed(i64),
 }
 
-/// What the wall clock shows at the start of the simulation: so late that it can go back by a day, and is still later than
-/// the accounts.
+/// The time of the wall clock at the start of the simulation. It is so late that the clock can go back by a day and is still later than
+/// the creation of the accounts.
 const START: Timestamp = WALL_BASE.plus_nanos(2 * 86_400 * 1_000_000_000);
 
-/// The time of a nanosecond after the start, on a wall clock that has made a step of this many seconds.
+/// The time that a wall clock shows this number of nanoseconds after the start, if it has made a step of `seconds` seconds.
 fn on_wall(nanos: u64, seconds: i64) -> Timestamp {
     let time = START.as_nanos() + nanos;
     Timestamp::from_nanos(time.strict_add_signed(seconds * 1_000_000_000))
@@ -30,9 +30,9 @@ fn reads(oracle: &mut Oracle, nanos: u64, seconds: i64) {
     oracle.time_is(Duration::from_nanos(nanos));
 }
 
-/// A service starts, 1 s after the start of the simulation. Then its clock does `before`. Call 2 begins after 7 s, and is
-/// answered 500 ns later. Meanwhile its clock does `during`. Its transaction has a time of this many nanoseconds after the
-/// start, on a wall clock with a step of this many seconds.
+/// A service starts 1 s after the start of the simulation. Then the events `before` happen to its clock. Call 2 begins after 7 s, and is
+/// answered 500 ns later; the events `during` happen in between. The transaction of call 2 has the time that a wall clock shows `nanos`
+/// nanoseconds after the start, if it has made a step of `seconds` seconds.
 fn recorded_at(before: &[Clock], during: &[Clock], (nanos, seconds): (u64, i64)) -> Result<(), Violation> {
     let mut story = Story::new();
     let steps = |oracle: &mut Oracle, at: u64, steps: &[Clock]| {
@@ -59,7 +59,7 @@ fn recorded_at(before: &[Clock], during: &[Clock], (nanos, seconds): (u64, i64))
     story.examine()
 }
 
-/// The time is later than every time that the clock has shown.
+/// Checks that the oracle refuses a time because it is later than every time that the clock has shown.
 fn too_late(result: Result<(), Violation>) {
     refused(
         result,
@@ -70,7 +70,7 @@ fn too_late(result: Result<(), Violation>) {
     );
 }
 
-/// The time is earlier than every time that the clock has shown since the call began.
+/// Checks that the oracle refuses a time because it is earlier than every time that the clock has shown since the call began.
 fn too_early(result: Result<(), Violation>) {
     refused(
         result,
@@ -88,7 +88,7 @@ fn commit_times_follow_the_clock() {
         recorded_at(&[], &[], (time, 0)).unwrap();
     }
     too_late(recorded_at(&[], &[], (second(8), 0)));
-    // The time of an account and 1 ns, although the clock has moved on.
+    // The commit time is that of an account plus 1 ns, although the clock shows a later time.
     too_early(recorded_at(&[], &[], (1, 0)));
     too_early(recorded_at(&[], &[], (second(7) - 1, 0)));
 }
@@ -113,7 +113,7 @@ fn commit_times_follow_small_steps() {
         (second(7) + 249, -3),
     ));
     too_early(recorded_at(&[], &[Clock::Read(3)], (second(7) - 1, 0)));
-    // Each step is measured against the one before it.
+    // Each step is measured against the previous step.
     let steps = [Clock::Read(60), Clock::Read(120)];
     recorded_at(&steps, &[], (second(7), 120)).unwrap();
     too_early(recorded_at(&steps, &[], (second(7), 60)));
@@ -136,7 +136,7 @@ fn commit_times_do_not_follow_large_steps() {
         // The clock comes back.
         let back = [Clock::Read(step), Clock::Read(-2)];
         recorded_at(&back, &[], (second(7), -2)).unwrap();
-        // A step from a step that is held is measured against the clock of the ledger.
+        // While a step is held, the next step is measured against the ledger clock.
         let further = [Clock::Read(step), Clock::Read(step + 10 * step.signum())];
         recorded_at(&further, &[], (second(7), 0)).unwrap();
         too_early(recorded_at(&further, &[], (second(7) - 1, 0)));
@@ -184,7 +184,7 @@ fn a_block_that_was_open_before_may_have_an_earlier_time() {
     reads(&mut story.oracle, second(7), 0);
     let salary = pay("salary", "bank", "alice", 100);
     story.send(3, &salary);
-    // Its time is 1 s after the start.
+    // The time of this transaction is 1 s after the start.
     let place = story.book.commit(&salary);
     story.outcome(3, first(place));
     story.oracle.died();

@@ -1,4 +1,4 @@
-//! `tally verify --expect` finds changes that `tally verify` alone can't find: those of somebody who computes all checksums and hashes
+//! Tests that `tally verify --expect` finds changes that `tally verify` alone can't find: a forger has computed all checksums and hashes
 //! again.
 
 use std::{fs, path::Path, process::Command};
@@ -12,7 +12,7 @@ const HEADER_BYTES: usize = 128;
 /// The first blocks of a directory are in this file.
 const SEGMENT: &str = "journal/0000000000.segment";
 
-/// The segment of a journal with one segment, of which a forger computes every checksum and every hash again.
+/// A forger, who changes the only segment of a journal and computes every checksum and hash again.
 struct Forger {
     segment: Vec<u8>,
 }
@@ -57,7 +57,7 @@ impl Forger {
         blocks
     }
 
-    /// Replaces the only `from` in the bodies of the blocks by `to`, and computes the checksum of its record.
+    /// Replaces the only occurrence of `from` in the bodies of the blocks by `to`, and computes the checksum of the record again.
     fn replace(&mut self, from: &[u8], to: &[u8]) {
         let mut found = Vec::new();
         for (at, length) in self.blocks() {
@@ -85,7 +85,7 @@ impl Forger {
         self.segment[end - 4..end].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Computes the checksums of all blocks, and the hashes that each block has of the block before it.
+    /// Computes the checksums of all blocks again, and the hash of the previous block in each block.
     fn chain(&mut self) {
         let mut previous: Option<[u8; 32]> = None;
         for (at, length) in self.blocks() {

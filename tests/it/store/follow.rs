@@ -1,4 +1,4 @@
-//! Tests of a ledger that follows the blocks of another one, and then goes on as the writer.
+//! Tests of a ledger that follows the blocks of another ledger, and then continues as the writer.
 
 use std::{
     path::{Path, PathBuf},
@@ -374,7 +374,7 @@ fn assert_equal(a: &Replica, b: &Replica) {
     assert!(a.files() == b.files(), "the journals differ");
 }
 
-/// Makes a directory that an embedded store wrote, and then makes it one of the replicated store.
+/// Makes a directory with an embedded store, and then makes it a directory of the replicated store.
 fn make_origin(history: &mut History, clock: &Arc<ManualWallClock>) -> (SimDisk, Genesis) {
     let disk = SimDisk::new(1);
     let mut store = Store::open_with(&disk.handle(), clock.clone()).unwrap();
@@ -446,7 +446,7 @@ fn a_ledger_follows_every_block_of_another_one_and_goes_on_as_the_writer() {
     }
 }
 
-/// Checks that everything which reads records passes over control blocks.
+/// Checks that all code that reads records skips control blocks.
 fn check_readers(replica: &mut Replica, history: &History) {
     let opened = &replica.opened;
     let (end, next) = (opened.writer.end(), opened.ledger.order());
@@ -497,7 +497,7 @@ fn check_readers(replica: &mut Replica, history: &History) {
     assert_eq!(records, next.next_entry - 1);
 }
 
-/// Returns a pair of replicas, and the next block of the first one, which the second one has not followed.
+/// Returns the second of two replicas, and the next block of the first replica, which the second has not followed yet.
 fn next_block() -> (Replica, BlockHeader, Vec<u8>) {
     let mut history = History::new(9);
     let [mut writer, mut reader] = replicas(&mut history);

@@ -322,7 +322,7 @@ async fn a_directory_that_has_lost_its_journal_is_refused() {
     }
 }
 
-/// A first start is killed before the directory is complete, and the next one is not confused by what is left.
+/// A first start is killed before the directory is complete. The next start succeeds in spite of the left files.
 #[test]
 fn a_killed_first_start_is_completed_without_a_warning() {
     let home = tempfile::tempdir().unwrap();

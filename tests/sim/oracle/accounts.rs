@@ -1,4 +1,4 @@
-//! Rule 3: accounts are created all or none.
+//! Rule 3: a call creates all of its accounts or none.
 
 use tally_ledger::NewAccount;
 
@@ -80,9 +80,9 @@ impl Records<'_> {
         }
     }
 
-    /// Accounts that a client was shown exist.
+    /// Checks that every account exists that an answer has shown.
     pub(super) fn check_accounts_known(&self, history: &History) -> Result<(), Violation> {
-        // A map has no order of its own, and the text of a violation must not depend on chance.
+        // The order of a map is random, and the text of a violation must not be random.
         let lost = history
             .accounts_known
             .keys()

@@ -12,7 +12,7 @@ use super::{
     violation,
 };
 
-/// What clients were told about recorded transactions.
+/// What the answers have said about recorded transactions.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Acknowledgements {
     by_id: BTreeMap<String, Acknowledgement>,

@@ -1,4 +1,4 @@
-//! Compares what clients sent with what the service has.
+//! Compares the content that clients sent with the content that the service has.
 
 use tally_ledger::{AccountField, ContentField, NewAccount};
 

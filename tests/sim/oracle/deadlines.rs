@@ -1,4 +1,4 @@
-//! Rule 7: nothing is executed after its deadline, except for what EXEC had claimed before and could not complete.
+//! Rule 7: nothing is executed after its deadline, except for requests that EXEC had claimed before the deadline while it was blocked.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::{
 /// The time of a record may be this much later than its deadline, because a block has one time for all its records.
 const SLACK: Duration = Duration::from_millis(1);
 
-/// What is known about the simulated time.
+/// The facts about time that this rule needs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clock {
-    /// When EXEC was blocked, in order. The end is unknown while EXEC is blocked.
+    /// The periods in which EXEC was blocked, in order. The last period has no end while EXEC is blocked.
     blocked: Vec<(Timestamp, Option<Timestamp>)>,
     /// Whether the wall clock was set, so that the times of records say nothing about deadlines.
     stepped: bool,
@@ -42,7 +42,7 @@ impl Clock {
         self.stepped = true;
     }
 
-    /// Checks everything of which it is certain which call made it.
+    /// Checks all records for which it is certain which call made them.
     pub(super) fn check(&self, history: &History, records: &Records<'_>) -> Result<(), Violation> {
         if self.stepped {
             return Ok(());

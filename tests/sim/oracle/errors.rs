@@ -1,4 +1,4 @@
-//! Rule 1, for errors: a call fails only for a reason that the simulator has given.
+//! Rule 1, for errors: a call fails only if the simulator has caused the error.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tally_batch::BatchError;
 
 use super::{Violation, calls::State, history::Invocation, times::Now, violation};
 
-/// What the simulator has done, which excuses some errors.
+/// What the simulator has done that excuses some errors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Planted {
     pub(super) damage: bool,
     pub(super) faults: bool,
-    /// Whether there were faults at any time. A hold whose record could not be read then does not expire before the next
+    /// Whether there were faults at any time. If a fault kept EXEC from reading the record of a hold, this hold does not expire before the next
     /// start.
     pub(super) had_faults: bool,
     /// Whether the queue is so small that it is full at times.
@@ -23,18 +23,18 @@ pub(super) struct Planted {
     pub(super) healed: bool,
     /// When all circuits were closed, after the last fault.
     pub(super) circuits_closed: Option<Duration>,
-    /// When the disk was or may have been full. The last end is unknown while it is full.
+    /// The periods in which the disk was or may have been full. The last period has no end while the disk is full.
     full: Vec<(Duration, Option<Duration>)>,
 }
 
-/// The service looks once a second whether the disk has space again. The rest is for the time that the simulator lets
-/// AUX wait.
+/// Time until the service must have noticed that the disk has space again. The service checks once a second; the rest of the time is
+/// for delays of AUX by the simulator.
 const SPACE_IS_SEEN_AFTER: Duration = Duration::from_secs(10);
 
 // ===== impl Planted =====
 
 impl Planted {
-    /// The disk is full, or will be soon.
+    /// Notes that the disk is full, or will be soon.
     pub(super) fn disk_fills(&mut self, now: Now) {
         if self.full.last().is_none_or(|(_, until)| until.is_some()) {
             self.full.push((now.elapsed, None));
@@ -52,7 +52,7 @@ impl Planted {
         self.was_full(now.elapsed, now.elapsed)
     }
 
-    /// Checks that the error can be the answer to the call.
+    /// Checks that a correct service can give this error to the call.
     pub(super) fn check_error(
         &self,
         invocation: &Invocation,
@@ -69,7 +69,7 @@ impl Planted {
         )
     }
 
-    /// Why a correct service never gives this error to this call.
+    /// Returns why a correct service never gives this error to this call; `None` if it can.
     fn objection(&self, invocation: &Invocation, error: &EngineError, now: Now) -> Option<&'static str> {
         let begun = invocation.begun_at.elapsed;
         let (is_wrong, why) = match error {
@@ -94,7 +94,7 @@ impl Planted {
         is_wrong.then_some(why)
     }
 
-    /// Why a correct queue never gives this error to this call.
+    /// Returns why a correct queue never gives this error to this call; `None` if it can.
     fn objection_of_queue(&self, invocation: &Invocation, error: BatchError) -> Option<&'static str> {
         let call = &invocation.call;
         let (is_wrong, why) = match error {
@@ -109,7 +109,7 @@ impl Planted {
         is_wrong.then_some(why)
     }
 
-    /// Why no record can be unreadable with this fault.
+    /// Returns why no record can be unreadable with this fault; `None` if one can.
     fn unreadable(&self, fault: StoreFault) -> Option<&'static str> {
         match fault {
             StoreFault::ReadFailed => (!self.faults).then_some("the disk had no fault"),
@@ -127,7 +127,7 @@ impl Planted {
             .any(|(begin, end)| *begin <= to && end.is_none_or(|end| end + SPACE_IS_SEEN_AFTER >= from))
     }
 
-    /// Checks that only what was damaged can't be read.
+    /// Checks that only damaged records can't be read.
     pub(super) fn check_state(&self, state: &State) -> Result<(), Violation> {
         let transactions = state.transactions.iter();
         let errors = transactions.filter_map(|(id, found)| Some((id.clone(), found.as_ref().err()?)));

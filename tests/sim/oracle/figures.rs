@@ -10,21 +10,21 @@ use super::{
     violation,
 };
 
-/// What the clients were answered since the process started.
+/// Counts of the answers that clients got since the process started.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answered {
     committed: u64,
     rejected: u64,
     replayed: u64,
     velocity_refusals: u64,
-    /// Transactions of batches that the service gave up because of a fault. The service may have counted a part of them as replayed or
-    /// as rejected, but it executed none.
+    /// Transactions of batches that the service abandoned because of a fault. The service may have counted some of them as replayed or
+    /// as rejected, but it executed none of them.
     given_up: u64,
     /// Whether the outcome of a request is unknown, so that the service may have counted more.
     unknown: bool,
 }
 
-/// What the examination has found.
+/// The figures that the examination has found.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected {
     pub(super) last_sequence: u64,
@@ -44,7 +44,7 @@ impl Answered {
             Err(error) => {
                 let transactions = invocation.transactions().len();
                 self.unknown |= !error.is_not_executed() && transactions > 0;
-                // The transaction that met the fault has no outcome.
+                // The transaction at which the fault occurred has no outcome.
                 self.given_up += transactions.saturating_sub(1) as u64;
                 return;
             }
@@ -72,12 +72,12 @@ impl Answered {
         }
     }
 
-    /// The client of a call does not learn the outcome.
+    /// Notes that the client of a call does not learn the outcome.
     pub(super) fn abandon(&mut self) {
         self.unknown = true;
     }
 
-    /// Compares the figures with the answers, and with what the examination has found. Nothing is in flight.
+    /// Compares the figures with the answers and with the findings of the examination. No call may be in flight.
     pub(super) fn check(&self, state: &State, expected: Expected) -> Result<(), Violation> {
         let Some(figures) = state.figures else {
             return Ok(());

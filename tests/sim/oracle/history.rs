@@ -1,4 +1,4 @@
-//! What the clients saw, in the order in which it happened.
+//! The calls of the clients and their answers, in the order in which they happened.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use super::{
     violation,
 };
 
-/// A point of real time: the number of the event that happened there.
+/// A point in real time: the number of an event.
 pub(super) type Tick = u64;
 
 /// The end of time: later than every event.
@@ -29,11 +29,11 @@ pub(super) struct Invocation {
     pub(super) begun: Tick,
     /// The clocks when the call began.
     pub(super) begun_at: Now,
-    /// What the ledger clock showed when the call began, if no other call could be executed from then on.
+    /// The time of the ledger clock when the call began, if no other call could be executed from then on.
     pub(super) alone_since: Option<Timestamp>,
     /// The clocks when the call was answered.
     pub(super) answered_at: Option<Now>,
-    /// The answer. `None` if the call has none, or its client has vanished.
+    /// The answer. `None` if the call has no answer, or its client has left.
     pub(super) reply: Option<Reply>,
     /// When the call was answered or abandoned.
     pub(super) ended: Tick,
@@ -46,9 +46,9 @@ pub(super) struct Invocation {
 pub(super) enum Event {
     Began(CallId),
     Answered(CallId),
-    /// The process died. What it had answered must be durable.
+    /// The process died. Everything that it had answered must be durable.
     Died,
-    /// The state was examined. There were this many records.
+    /// The state was examined. The journal had this number of records.
     Examined {
         records: u64,
     },
@@ -136,10 +136,10 @@ impl History {
         self.open += 1;
     }
 
-    /// Keeps the answer to a call.
+    /// Stores the answer to a call.
     ///
     /// # Errors
-    /// A violation if no answer can be given to the call any more: a mistake of the simulator.
+    /// A violation if the call can't get an answer any more, which is a mistake of the simulator.
     pub(super) fn answer(
         &mut self,
         id: CallId,
@@ -233,7 +233,7 @@ impl History {
         transactions_of(&self.calls.get(&attempt.call)?.call).get(attempt.place)
     }
 
-    /// The outcome that an attempt was answered with.
+    /// The outcome in the answer to an attempt.
     pub(super) fn outcome(&self, attempt: Attempt) -> Option<Outcome> {
         match self.calls.get(&attempt.call)?.reply.as_ref()? {
             Ok(Answer::Outcomes(outcomes, _)) => outcomes.get(attempt.place).copied(),
@@ -249,7 +249,8 @@ impl History {
             .is_some_and(|(stream, message)| self.closed.get(&stream).is_some_and(|closed| *closed < message))
     }
 
-    /// Whether an attempt can have made the record of its transaction. The record was `absent` at that tick.
+    /// Whether an attempt can have made the record of its transaction. At the tick `absent`, the record did not exist
+    /// yet.
     pub(super) fn effect(&self, attempt: Attempt, recorded: &Recorded, absent: Tick) -> Effect {
         let (Some(invocation), Some(sent)) = (self.calls.get(&attempt.call), self.transaction(attempt))
         else {
@@ -274,8 +275,8 @@ impl History {
         self.unanswered_effect(invocation, absent, known.copied())
     }
 
-    /// What a call without a usable answer can have done. Its effect was absent at the tick `absent`, and first seen at
-    /// the tick `known`.
+    /// The possible effect of a call without a usable answer. At the tick `absent`, the record did not exist yet. At
+    /// the tick `known`, a client saw it for the first time.
     pub(super) fn unanswered_effect(
         &self,
         invocation: &Invocation,
@@ -381,8 +382,8 @@ const fn may_execute_later(reply: &Reply) -> bool {
     matches!(reply, Err(EngineError::Batch(BatchError::ExpiredInExecution)))
 }
 
-/// Whether no later message of the stream is executed after a message with this answer. A message whose record could
-/// not be read ends the stream, too, and so does a message of which only a part had space on the disk.
+/// Whether a message with this answer closes its stream: no later message of the stream is executed. A message also
+/// closes its stream if its record could not be read, or if only a part of it had space on the disk.
 fn closes_stream(reply: &Reply) -> bool {
     match reply {
         Ok(_) => false,
@@ -398,7 +399,7 @@ fn closes_stream(reply: &Reply) -> bool {
     }
 }
 
-/// Whether a rejection is kept under the id of its transaction.
+/// Whether a rejection is recorded under the id of its transaction.
 pub(super) const fn is_recorded(rejection: tally_ledger::Rejection) -> bool {
     use tally_ledger::Reason;
     match rejection.reason {
@@ -425,7 +426,7 @@ pub(super) const fn is_recorded(rejection: tally_ledger::Rejection) -> bool {
     }
 }
 
-/// Notes what the answer shows as recorded or existing.
+/// Notes the transactions and accounts that the answer shows.
 fn note_known(
     invocation: &Invocation,
     now: Tick,
@@ -473,7 +474,7 @@ fn note_known(
             }
         }
         Answer::Updated(Ok(snapshot)) => account_exists(&snapshot.account.id),
-        // What is said about a hold depends on the moment.
+        // These answers depend on the moment, so they do not show that something exists for ever.
         Answer::Updated(Err(_)) | Answer::Reused { .. } | Answer::Hold(_) | Answer::Holds(_) => {}
     }
 }

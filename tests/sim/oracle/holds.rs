@@ -1,4 +1,4 @@
-//! The reference ledger: what holds, posts, voids, expiries and reversals do.
+//! Holds, posts, voids, expiries and reversals in the reference ledger.
 
 use tally_ledger::{
     AccountIndex, AccountStatus, Amount, AmountRule, Hold, Reason, Rejection, Side, Timestamp,
@@ -15,13 +15,13 @@ pub(super) struct ReferenceHold {
     pub(super) state: HoldState,
     /// When the hold expires, if it does.
     pub(super) deadline: Option<Timestamp>,
-    /// What each transfer reserves is in `remaining`.
+    /// The amount that each transfer still reserves is in `remaining`.
     legs: Vec<Moved>,
     /// The position of the record that ended the hold, if it has ended.
     pub(super) ended_by: Option<u64>,
     /// The number of the block of its newest record.
     pub(super) newest_block: u64,
-    /// What a read shows, each time that it changed: the number of the record, and the hold if it is outstanding.
+    /// Each version of what a read shows: the number of the record that made the version, and the hold if it is outstanding.
     history: Vec<(u64, Option<Hold>)>,
 }
 
@@ -36,13 +36,13 @@ pub(super) enum HoldState {
 /// A transaction that can be reversed.
 #[derive(Debug, Clone)]
 pub(super) struct Reversible {
-    /// What is left to reverse of each transfer is in `remaining`.
+    /// The amount of each transfer that can still be reversed is in `remaining`.
     legs: Vec<Moved>,
     /// The positions of the reversals, in order.
     pub(super) reversals: Vec<u64>,
 }
 
-/// When a transaction is decided.
+/// The place in the order at which a transaction is decided.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct At {
     /// The time that the transaction gets, or would get if it were committed.
@@ -55,7 +55,7 @@ pub(super) struct At {
 // ===== impl Reference: transactions =====
 
 impl<'a> Reference<'a> {
-    /// Decides about a transaction that the next record is about.
+    /// Decides about the transaction of the next record.
     ///
     /// # Errors
     /// The rejection, if a rule forbids the transaction.
@@ -202,7 +202,7 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// The columns after what was moved is posted, and what was released is no longer pending.
+    /// The columns after the moved amounts are posted, and the released amounts are no longer pending.
     fn take_from_hold(&self, moved: &[Moved]) -> Changes {
         let mut changes = Changes::new();
         for moved in moved {
@@ -220,7 +220,7 @@ impl<'a> Reference<'a> {
         changes
     }
 
-    /// The next record posts or releases a part of a hold, or all of it. The hold has the state `end` when nothing remains.
+    /// The next record posts or releases a hold, completely or in part. When nothing remains, the hold gets the state `end`.
     fn change_hold(&mut self, id: &str, end: HoldState, moved: &[Moved], (position, block): (u64, u64)) {
         let next = self.next();
         let Some(hold) = self.holds.get_mut(id) else {
@@ -244,7 +244,7 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// The next record says that a hold has expired. Returns what it releases, or what is wrong.
+    /// The next record says that a hold has expired. Returns the released amounts, or a description of what is wrong.
     pub(super) fn expire(&mut self, id: &str, position: u64, at: At) -> Result<Vec<Moved>, String> {
         let Some(hold) = self.holds.get(id) else {
             return Err("no hold has this id".to_owned());
@@ -277,14 +277,14 @@ impl<'a> Reference<'a> {
         Ok(released)
     }
 
-    /// The outstanding holds after the records up to `after`, as a read shows them, by their places.
+    /// The outstanding holds after the records up to `after`, as a read shows them, in the order of their places.
     pub(super) fn holds_at(&self, after: u64) -> Vec<Hold> {
         let mut holds: Vec<Hold> = self.holds.values().filter_map(|hold| hold.at(after)).collect();
         holds.sort_unstable_by_key(|hold| hold.place);
         holds
     }
 
-    /// What outstanding holds reserve on one side of an account.
+    /// The sum that outstanding holds reserve on one side of an account.
     pub(super) fn reserved(&self, id: &str, side: Side) -> u128 {
         let outstanding = self.holds.values().filter(|hold| hold.is_outstanding());
         let legs = outstanding.flat_map(|hold| &hold.legs);
@@ -369,7 +369,7 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// The transfers are as many as `legs`, and have their accounts in their order.
+/// Checks that the transfers have the same number as `legs`, and the same accounts in the same order.
 fn same_accounts(sent: &[Leg], legs: &[Moved], reason: Reason) -> Result<(), Rejection> {
     if sent.len() != legs.len() {
         let place = u8::try_from(sent.len().min(legs.len())).unwrap_or(u8::MAX);
@@ -394,7 +394,7 @@ fn swap(leg: &Moved) -> Moved {
     }
 }
 
-/// A transfer of all that remains.
+/// A transfer of the whole remaining amount.
 fn rest_of(leg: &Moved) -> Leg {
     Leg {
         debit: leg.debit.clone(),
@@ -405,7 +405,7 @@ fn rest_of(leg: &Moved) -> Leg {
     }
 }
 
-/// Everything that was moved remains: a hold reserves it, or it can be reversed.
+/// Sets the remaining amounts to the moved amounts: a hold reserves all of them, or they can all be reversed.
 fn all_remaining(moved: &[Moved]) -> Vec<Moved> {
     let all = moved.iter().map(|moved| Moved {
         amount: 0,

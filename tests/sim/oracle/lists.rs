@@ -13,7 +13,7 @@ const PAGE_MAX: usize = tally::engine::PAGE_ACCOUNTS_MAX;
 // ===== impl Moments: several accounts =====
 
 impl Moments<'_> {
-    /// The answer shows every account of the request, which was created with the content that was sent.
+    /// Checks that the answer shows every account of the request, with the content that was sent.
     pub(super) fn check_created(
         &self,
         invocation: &Invocation,
@@ -35,7 +35,7 @@ impl Moments<'_> {
         self.check_snapshots(invocation, snapshots, window)
     }
 
-    /// The answer shows the accounts that the call has created, in the order of the request and without amounts. The
+    /// Checks that the answer shows the accounts that the call has created, in the order of the request and without amounts, and that the
     /// other accounts of the request existed.
     pub(super) fn check_missing_created(
         &self,
@@ -85,7 +85,7 @@ impl Moments<'_> {
         self.check_snapshots(invocation, snapshots, window)
     }
 
-    /// A list has the accounts from the first that was asked for, in the order of creation, and as many as there were.
+    /// Checks that a list has all accounts from the first requested one on, in the order of creation.
     pub(super) fn check_list(
         &self,
         invocation: &Invocation,
@@ -131,8 +131,7 @@ impl Moments<'_> {
         self.check_snapshots(invocation, snapshots, window)
     }
 
-    /// A request to create accounts was refused because of an account that exists with other content, or because the
-    /// request has an id twice.
+    /// Checks the refusal of a request to create accounts: an account exists with other content, or the request has an id twice.
     pub(super) fn check_account_reused(
         &self,
         invocation: &Invocation,

@@ -1,27 +1,27 @@
-//! The oracle of the simulation: it knows what clients asked and what they were answered, and decides whether a correct
-//! ledger could have done that.
+//! The oracle of the simulation: it knows the calls of the clients and their answers, and decides whether a correct
+//! ledger could have given these answers.
 //!
 //! The simulator reports each event to [`Oracle`] when it happens. So the order of the reports is real time. The answers
-//! say little about the order in which the service executed the calls, but the journal says it: each record has a number.
+//! say little about the order in which the service executed the calls, but the journal shows this order: each record has a number.
 //! So most rules are checked when the simulator reads everything back ([`Oracle::examine`]), both through the calls of the
 //! service and from its journal:
 //!
 //! 1. [`answers`]: an answer fits its request, and answers about the same id agree.
-//! 2. [`records`]: what was acknowledged is recorded, with the same figures. Each record has an attempt that can have
-//!    made it. What was recorded before a crash keeps its place. The service reads back what is in its journal.
-//! 3. [`accounts`]: accounts are created all or none.
-//! 4. [`replay`]: the naive [`reference`] ledger accepts each transaction at its place, rejects each rejected one for the
-//!    same reason, and has the same balances and [`holds`] at the end. Holds expire when their time has come, and not
-//!    before. [`velocity`] limits count as they must.
+//! 2. [`records`]: every acknowledged transaction is recorded, with the figures of its answer. Each record has an attempt that can have
+//!    made it. Records from before a crash keep their places. Reads through the service show the records of the journal.
+//! 3. [`accounts`]: the accounts of a request are created all or none.
+//! 4. [`replay`]: the naive [`reference`] ledger accepts each committed transaction at its place, rejects each rejected transaction for the
+//!    same reason, and has the same balances and [`holds`] at the end. Holds expire at their deadlines, and not
+//!    before. [`velocity`] limits count the right transfers.
 //! 5. [`moments`]: each answer was right at a moment between the beginning and the end of its call.
-//! 6. [`order`]: what was known before a call began precedes the effects of the call. Batches and streams are in order
+//! 6. [`order`]: records that a client has seen before a call began precede the effects of the call. Batches and streams are in order
 //!    and have no holes.
 //! 7. [`deadlines`]: nothing is executed after its deadline.
 //! 8. [`times`]: commit times follow the ledger clock, which follows only small steps of the wall clock.
 //! 9. [`figures`]: the service's own figures are right.
-//! 10. [`updates`]: an update changes an account as it asks for, or is refused for a reason.
+//! 10. [`updates`]: an update changes an account as requested, or is refused for a reason.
 //!
-//! [`errors`] says which errors the simulator has excused. After the last fault, hardly any is.
+//! [`errors`] decides which errors are excused because the simulator has caused them. After the last fault, almost no error is excused.
 
 mod accounts;
 mod answers;
@@ -72,7 +72,7 @@ pub(crate) struct Violation {
     pub(crate) text: String,
 }
 
-/// Judges one run of the simulation.
+/// Checks one run of the simulation.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Oracle {
     history: History,
@@ -94,7 +94,7 @@ impl Oracle {
         Oracle::default()
     }
 
-    /// The service refuses more outstanding holds than this.
+    /// Sets the maximum number of outstanding holds that the service accepts.
     pub(crate) fn holds_max_is(&mut self, holds_max: usize) {
         self.holds_max = Some(holds_max);
     }
@@ -125,7 +125,7 @@ impl Oracle {
     /// A call is answered.
     ///
     /// # Errors
-    /// A violation that the answer alone shows, or the answer together with earlier answers.
+    /// A violation that this answer shows, alone or together with earlier answers.
     pub(crate) fn answered(&mut self, id: CallId, reply: &Reply) -> Result<(), Violation> {
         let invocation = self.history.answer(id, reply, self.times.now())?;
         self.answered.note(invocation, reply);
@@ -138,13 +138,13 @@ impl Oracle {
         }
     }
 
-    /// The client of a call has vanished. The call may still be executed, until the process dies.
+    /// The client of a call has left. The call may still be executed, until the process dies.
     pub(crate) fn abandoned(&mut self, id: CallId) {
         self.history.abandon(id);
         self.answered.abandon();
     }
 
-    /// The process or the machine crashed. No earlier call can take effect any more, except for what is on the disk.
+    /// The process or the machine crashed. An earlier call can no longer be executed. Its records may be on the disk already.
     pub(crate) fn died(&mut self) {
         self.history.die();
         self.times.die();
@@ -152,8 +152,8 @@ impl Oracle {
         self.planted.stops = false;
     }
 
-    /// EXEC waits for the commit pipeline from the time `now` of the wall clock on. What EXEC has claimed before may be
-    /// executed after its deadline.
+    /// EXEC waits for the commit pipeline from the time `now` of the wall clock on. Requests that EXEC has already claimed may be
+    /// executed after their deadlines.
     pub(crate) fn exec_was_blocked(&mut self, now: Timestamp) {
         self.clock.blocked(now);
     }
@@ -210,8 +210,8 @@ impl Oracle {
         (self.planted.faults, self.planted.had_faults) = (true, true);
     }
 
-    /// Compares everything that the service knows with the history. Nothing may be in flight, not even an abandoned
-    /// call.
+    /// Compares everything that the service knows with the history. No call may be in flight, not even an abandoned
+    /// one.
     ///
     /// # Errors
     /// The first violation.
@@ -256,7 +256,7 @@ impl Oracle {
     }
 }
 
-/// Where the record is with this key.
+/// The position of the record with this key.
 fn place_of(records: &Records<'_>, reference: &Reference<'_>, key: &OwnedKey) -> Option<u64> {
     match key {
         OwnedKey::Transaction(id) => Some(records.transaction(id)?.1.position),
@@ -269,7 +269,7 @@ fn place_of(records: &Records<'_>, reference: &Reference<'_>, key: &OwnedKey) ->
     }
 }
 
-/// What the figures of the service must say.
+/// The figures that the service must report.
 fn expected(records: &Records<'_>, reference: &Reference<'_>) -> Expected {
     let transactions = records
         .in_order()

@@ -1,8 +1,8 @@
 //! Rule 5: each answer was right at a moment between the beginning and the end of its call.
 //!
-//! A moment is the number of a record: the moment after this record. A moment of an answer is not before anything that a
-//! client had seen when the call began, because reads are linearizable. It is not after a record of a call that had not
-//! begun when the answer was given. If the process died later, the moment is not after the end of what survived, because
+//! A moment is the number of a record, and means the moment after this record. The moment of an answer has three bounds. It is not before
+//! any record that a client had seen when the call began, because reads are linearizable. It is before every record of a call that had not
+//! begun when the answer was given. If the process died later, it is not after the last record that survived, because
 //! a read shows only what is durable.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use super::{
     window::Window,
 };
 
-/// The moment that clients had seen when each call began.
+/// The latest moment that clients had seen when each call began.
 pub(super) type Floors = HashMap<CallId, u64>;
 
 /// Everything that is needed to find the moments of answers.
@@ -31,7 +31,7 @@ pub(super) struct Moments<'a> {
     pub(super) history: &'a History,
     pub(super) records: &'a Records<'a>,
     pub(super) reference: &'a Reference<'a>,
-    /// For each record: when all records up to it had begun.
+    /// For each record: the tick at which the calls of all records up to it had begun.
     begun: Vec<Tick>,
 }
 
@@ -78,7 +78,7 @@ pub(super) fn check(
     Ok(floors)
 }
 
-/// For each event: the last record that a crash after it left.
+/// For each event: the last record that survived the first crash after it.
 fn survived(events: &[Event], records: u64) -> Vec<u64> {
     let (mut examined, mut limit) = (records, records);
     let mut limits = vec![0; events.len()];
@@ -108,7 +108,7 @@ pub(super) fn refused_at(
 // ===== impl Moments =====
 
 impl Moments<'_> {
-    /// The highest moment that there can have been at a tick, because all records up to it had begun.
+    /// The highest moment that is possible at a tick: the calls of all records up to it had begun.
     fn begun_before(&self, tick: Tick) -> u64 {
         self.begun.partition_point(|begun| *begun < tick) as u64
     }
@@ -235,7 +235,7 @@ impl Moments<'_> {
         Ok(number.max(window.from))
     }
 
-    /// The answer says what was moved, and the balances afterwards, if and only if it has to.
+    /// Checks that the answer has the moved amounts, and the balances afterwards, if and only if the request needs them.
     fn check_detail(
         &self,
         invocation: &Invocation,
@@ -251,7 +251,7 @@ impl Moments<'_> {
         if detail == expected.as_ref() {
             return Ok(());
         }
-        // A disk that fails can hide the balances of a transaction of the past, but nothing else.
+        // If the disk fails, the answer to a repeated transaction can lack the balances. Nothing else can be missing.
         if let (Some(detail), Some(expected), Outcome::Committed { replayed: true, .. }) =
             (detail, &expected, outcome)
             && matches!(detail.balances, BalancesAfter::Unread(_))
@@ -270,7 +270,7 @@ impl Moments<'_> {
         )
     }
 
-    /// What an answer about a committed transaction says besides its outcome.
+    /// The details in the answer to a committed transaction.
     fn detail(
         &self,
         sent: &Transaction,
@@ -316,7 +316,7 @@ impl Moments<'_> {
         says_something.then_some(detail)
     }
 
-    /// A rejection that is not recorded was right at a moment.
+    /// Checks that a rejection that is not recorded was right at a moment.
     fn check_unrecorded(
         &self,
         invocation: &Invocation,
@@ -338,7 +338,7 @@ impl Moments<'_> {
                 ),
             );
         }
-        // After its own record, the id is known.
+        // After the record of the transaction, its id is known, so the rejection must have come before this record.
         let window = recorded.map_or(window, |recorded| window.up_to(recorded - 1));
         let at = refused_at(self.reference, sent, window, |expected| expected == rejection);
         at.map_or_else(
@@ -356,7 +356,7 @@ impl Moments<'_> {
         )
     }
 
-    /// The account did not exist at a moment. Returns these moments.
+    /// Checks that the account did not exist at a moment. Returns all such moments.
     pub(super) fn check_account_absent(
         &self,
         invocation: &Invocation,
@@ -380,7 +380,7 @@ impl Moments<'_> {
         Ok(moments)
     }
 
-    /// All snapshots show the same moment. Returns the first one.
+    /// Checks that all snapshots are right at the same moment. Returns the first such moment.
     pub(super) fn check_snapshots(
         &self,
         invocation: &Invocation,
@@ -390,7 +390,7 @@ impl Moments<'_> {
         let call = invocation.id;
         let mut moment = window.from;
         let mut agreed = 0;
-        // Each snapshot may move the moment on. Then the others must be right at the later moment, too.
+        // If a snapshot is right only at a later moment, the other snapshots must be right at that later moment, too.
         for snapshot in snapshots.iter().cycle() {
             if agreed >= snapshots.len() {
                 break;
@@ -440,7 +440,7 @@ impl Moments<'_> {
         )
     }
 
-    /// A read shows a transaction as it is recorded, and does not miss a transaction that was known.
+    /// Checks that a read shows a transaction as it is recorded, and does not miss a known transaction.
     fn check_transaction(
         &self,
         invocation: &Invocation,
@@ -485,7 +485,7 @@ impl Moments<'_> {
         Ok(found.number.max(window.from))
     }
 
-    /// A read shows what is outstanding of a hold.
+    /// Checks that a read shows the outstanding part of a hold.
     fn check_hold(
         &self,
         invocation: &Invocation,
@@ -511,7 +511,7 @@ impl Moments<'_> {
         )
     }
 
-    /// A read shows all holds that are outstanding at a moment.
+    /// Checks that a read shows all holds that are outstanding at a moment.
     fn check_holds(&self, invocation: &Invocation, shown: &[Hold], window: Window) -> Result<u64, Violation> {
         let mut shown = shown.to_vec();
         shown.sort_unstable_by_key(|hold| hold.place);
@@ -533,7 +533,7 @@ impl Moments<'_> {
     }
 }
 
-/// Whether a read of this version of an account shows this.
+/// Whether a read of this `version` of an account shows `snapshot`.
 pub(super) fn is_shown(
     account: &ReferenceAccount<'_>,
     version: &Version,

@@ -1,4 +1,4 @@
-//! Rule 6: what was known before a call began precedes the effects of the call. Batches and streams are in order and have
+//! Rule 6: records that a client has seen before a call began precede the effects of the call. Batches and streams are in order and have
 //! no holes.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use super::{
     window::Window,
 };
 
-/// Checks that each record comes after everything that a client had seen when the first attempt to make it began.
+/// Checks that each record comes after all records that a client had seen when the first attempt to make it began.
 pub(super) fn check_real_time(
     history: &History,
     records: &Records<'_>,
@@ -78,8 +78,8 @@ pub(super) fn check_sequences(
     Ok(())
 }
 
-/// After a message that was certainly not executed, no message is answered as executed. A message is interrupted only if
-/// an earlier one has no result.
+/// Checks the answers of a stream. After a message that was certainly not executed, no message is executed. A message is interrupted only if
+/// an earlier message has no result.
 fn check_answers_of_stream(history: &History, messages: &BTreeMap<u64, u64>) -> Result<(), Violation> {
     let mut refused = None;
     let mut all_have_results = true;
@@ -118,7 +118,7 @@ fn is_interrupted(invocation: &Invocation) -> bool {
     )
 }
 
-/// The effects of a sequence of transactions are in its order, and none is missing before a later one.
+/// Checks that the effects of a sequence of transactions are in the order of the sequence, and that no effect is missing before a later one.
 fn check_sequence<'a>(
     history: &History,
     records: &Records<'_>,

@@ -1,5 +1,5 @@
-//! Rule 2: what was acknowledged is recorded, with the same figures. Each record has an attempt that can have made it.
-//! What was recorded before a crash keeps its place. The service reads back what is in its journal.
+//! Rule 2: every acknowledged transaction is recorded, with the figures of its answer. Each record has an attempt that can have made it.
+//! Records from before a crash keep their places. Reads through the service show the records of the journal.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,7 @@ use super::{
 /// What the last examination has found.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
-    /// When it was.
+    /// The tick of the examination.
     pub(super) examined: Tick,
     pub(super) records: Vec<SeenRecord>,
 }
@@ -45,15 +45,16 @@ pub(super) struct Records<'a> {
 /// A record.
 #[derive(Debug, Clone)]
 pub(super) struct Found<'a> {
-    /// The number of the record, from 1. It is the moment after the record.
+    /// The number of the record, from 1. The same number names the moment directly after the record (see
+    /// [`moments`](super::moments)).
     pub(super) number: u64,
     pub(super) logged: &'a Logged,
     absent: Tick,
-    /// The attempts that can have made the record. One of them has, except that nobody asks for an expiry.
+    /// The attempts that can have made the record. One of them has made it. The list is empty for an expiry, which needs no call.
     pub(super) executors: Vec<Attempt>,
     /// When the first of these attempts began.
     pub(super) begun: Tick,
-    /// What the account was before, for the record of an update.
+    /// For the record of an update: the terms and the revision of the account before the update.
     pub(super) before: Option<(AccountTerms, u64)>,
 }
 
@@ -108,7 +109,7 @@ impl<'a> Records<'a> {
         Ok(records)
     }
 
-    /// What each attempt can have had to do with a record.
+    /// For each attempt: whether it can have made a record.
     fn effects(&self, history: &History, found: &Found<'_>) -> Vec<(Attempt, Effect)> {
         let attempts = match &found.logged.entry {
             Entry::Transaction(recorded) => history.attempts.get(&recorded.transaction.id),
@@ -206,7 +207,7 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// What an earlier examination has found is unchanged.
+    /// Checks that the records of an earlier examination are unchanged.
     pub(super) fn check_prefix(&self, seen: &Seen) -> Result<(), Violation> {
         for (place, before) in seen.records.iter().enumerate() {
             let now = self.all.get(place).map(|found| found.logged);
@@ -224,8 +225,8 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// Sequences have no gap from 1, and times increase with them. A record without a sequence has the time of the next one
-    /// in its block.
+    /// Checks that sequences have no gap from 1 on, and that times increase with them. A record without a sequence has the time of the next record
+    /// with a sequence in its block.
     pub(super) fn check_order(&self) -> Result<(), Violation> {
         // The greatest time of a block or of a record with a sequence.
         let mut last = Timestamp::from_nanos(0);
@@ -279,7 +280,7 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// The service finds each record, and nothing else, under its id and under what it did to another transaction.
+    /// Checks that the service finds each record, and nothing else, by its id and by the hold or transaction that it ended or reversed.
     pub(super) fn check_read_back(&self, state: &State) -> Result<(), Violation> {
         let mut read = HashSet::with_capacity(state.transactions.len());
         for (id, found) in &state.transactions {
@@ -310,7 +311,7 @@ impl<'a> Records<'a> {
         Ok(())
     }
 
-    /// Each record was made by an attempt that can have made it, and by one only.
+    /// Checks that each record was made by exactly one attempt that can have made it.
     pub(super) fn check_executors(&self, history: &History) -> Result<(), Violation> {
         for found in &self.all {
             let is_certain = |attempt: &&Attempt| match found.logged.entry {
@@ -407,7 +408,7 @@ impl Found<'_> {
         };
     }
 
-    /// Whether this attempt has made the record, and no other can have.
+    /// Whether this attempt has made the record, and no other attempt can have made it.
     pub(super) fn is_made_by(&self, attempt: Attempt) -> bool {
         self.executors == [attempt]
     }

@@ -1,5 +1,5 @@
-//! A naive reference ledger, written for reading. It shares no code with the ledger of the service. It keeps what every
-//! account and every hold was after each record, so that a read can be compared with any moment of the past.
+//! A naive reference ledger, written to be easy to read. It shares no code with the ledger of the service. It keeps the state of every
+//! account and every hold after each record, so that a read can be compared with any moment of the past.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,7 +23,7 @@ pub(super) struct Reference<'a> {
     pub(super) holds: HashMap<&'a str, ReferenceHold>,
     /// The transactions that can be reversed, by their ids.
     pub(super) reversible: HashMap<&'a str, Reversible>,
-    /// The ids that are recorded.
+    /// The recorded transaction ids, each with the number of its record.
     pub(super) recorded: HashMap<&'a str, u64>,
     /// The number of outstanding holds.
     pub(super) outstanding: usize,
@@ -40,9 +40,9 @@ pub(super) struct Reference<'a> {
 pub(super) struct ReferenceAccount<'a> {
     pub(super) new: &'a NewAccount,
     pub(super) created: Timestamp,
-    /// What the account was, each time that it changed. The first element is of its creation.
+    /// All versions of the account. The first version is that of its creation.
     history: Vec<Version>,
-    /// What the velocity limits have counted.
+    /// The counts of the velocity limits.
     pub(super) counters: Counters,
 }
 
@@ -64,14 +64,14 @@ pub(super) struct Columns {
     pub(super) credits: Column,
 }
 
-/// What was posted on one side of an account, and what holds reserve.
+/// The amounts on one side of an account: posted, and reserved by holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) posted: u128,
     pub(super) pending: u128,
 }
 
-/// What a transaction does, if no rule forbids it: what each transfer moves, and the columns of the accounts afterwards.
+/// The effects of a transaction that no rule forbids: the amount that each transfer moves, and the columns of the accounts afterwards.
 #[derive(Debug, Clone)]
 pub(super) struct Effects {
     pub(super) moved: Vec<Moved>,
@@ -84,7 +84,7 @@ pub(super) type Changes = BTreeMap<String, Columns>;
 // ===== impl Reference =====
 
 impl<'a> Reference<'a> {
-    /// A ledger without records, which refuses more than `holds_max` outstanding holds.
+    /// Makes a ledger without records, which refuses more than `holds_max` outstanding holds.
     pub(super) fn new(holds_max: usize) -> Self {
         Reference {
             accounts: Vec::new(),
@@ -109,7 +109,7 @@ impl<'a> Reference<'a> {
         self.outstanding_after.len() as u64
     }
 
-    /// The next record is complete.
+    /// Ends the next record: it becomes the last record.
     pub(super) fn end_record(&mut self) {
         self.outstanding_after.push(self.outstanding);
     }
@@ -133,7 +133,7 @@ impl<'a> Reference<'a> {
         Some((account.new, account.at(after)?))
     }
 
-    /// The next record creates an account.
+    /// Creates an account in the next record.
     pub(super) fn create(&mut self, new: &'a NewAccount, created: Timestamp) {
         let version = Version {
             since: self.next(),
@@ -150,7 +150,7 @@ impl<'a> Reference<'a> {
         });
     }
 
-    /// The next record updates an account. Returns whether the account exists.
+    /// Updates an account in the next record. Returns whether the account exists.
     pub(super) fn update(&mut self, id: &str, terms: &AccountTerms) -> bool {
         let next = self.next();
         let Some(account) = self.account_mut(id) else {
@@ -164,7 +164,7 @@ impl<'a> Reference<'a> {
         true
     }
 
-    /// The next record gives accounts these columns.
+    /// Changes the columns of accounts in the next record.
     pub(super) fn set_columns(&mut self, changes: Changes) {
         let next = self.next();
         for (id, columns) in changes {
@@ -174,7 +174,7 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Counts what was moved against the velocity limits of the accounts.
+    /// Counts the moved amounts against the velocity limits of the accounts.
     pub(super) fn count(&mut self, moved: &[Moved], time: Timestamp) {
         for Moved {
             debit,
@@ -191,8 +191,8 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Why the service refuses a transaction without a record, after the records up to `after`. `None` if it does not:
-    /// then it records an outcome.
+    /// Judges a transaction that comes after the records up to `after`. Returns its rejection if the service does not
+    /// record this rejection; `None` if the service records the outcome.
     pub(super) fn unrecorded(&self, transaction: &Transaction, after: u64) -> Option<Rejection> {
         if let Err(rejection) = self.find_accounts(&transaction.legs, after) {
             return Some(rejection);
@@ -209,7 +209,7 @@ impl<'a> Reference<'a> {
         (!super::history::is_recorded(rejection)).then_some(rejection)
     }
 
-    /// Decides whether the next record can be the commit of a transaction that names no other one, at `time`.
+    /// Decides whether the next record can be the commit, at `time`, of a transaction that names no other transaction.
     ///
     /// # Errors
     /// The rejection, if a rule forbids the transaction.
@@ -234,7 +234,7 @@ impl<'a> Reference<'a> {
         outstanding.is_some_and(|outstanding| *outstanding >= self.holds_max)
     }
 
-    /// All accounts of the legs existed after the records up to `after`.
+    /// Checks that all accounts of the legs existed after the records up to `after`.
     ///
     /// # Errors
     /// The rejection because of the first account that did not exist.
@@ -249,7 +249,7 @@ impl<'a> Reference<'a> {
         Ok(())
     }
 
-    /// Decides about transfers after the records up to `after`. All accounts exist.
+    /// Decides whether a transaction can make these transfers after the records up to `after`. All their accounts must exist.
     ///
     /// # Errors
     /// The rejection, if a rule forbids a transfer.
@@ -273,7 +273,7 @@ impl<'a> Reference<'a> {
         Ok(effects)
     }
 
-    /// Applies a transfer to `changes`. The rules are in the order of precedence. Returns what is moved.
+    /// Applies a transfer to `changes`. Checks the rules in the order of their precedence. Returns the amount that is moved.
     fn judge_leg(
         &self,
         leg: &Leg,
@@ -353,7 +353,7 @@ impl<'a> Reference<'a> {
         Ok(amount)
     }
 
-    /// Decides about the velocity limits, which look at what is moved.
+    /// Checks the velocity limits, which count the moved amounts.
     fn check_velocity(&self, moved: &[Moved], time: Timestamp) -> Result<(), Rejection> {
         // The transfers of the same transaction count, too.
         let mut counters: HashMap<&str, Counters> = HashMap::new();
@@ -399,10 +399,10 @@ fn is_clamped(rule: AmountRule, side: Side) -> bool {
     }
 }
 
-/// What one side still accepts. `None` if the rule does not bound the side.
+/// The amount that one side still accepts. `None` if the rule does not bound the side.
 fn room(rule: BalanceRule, terms: &AccountTerms, columns: Columns, side: Side) -> Option<u128> {
     let limit = terms.overdraft_limit.minor_units();
-    // What is pending counts against its own side only.
+    // A pending amount counts against its own side only.
     let (own, other) = match (rule, side) {
         (BalanceRule::CreditBalance, Side::Debit) => (columns.debits.total(), columns.credits.posted),
         (BalanceRule::DebitBalance, Side::Credit) => (columns.credits.total(), columns.debits.posted),
@@ -411,7 +411,7 @@ fn room(rule: BalanceRule, terms: &AccountTerms, columns: Columns, side: Side) -
         }
     };
     Some(if own <= other {
-        // A side has at most 2^128 - 1, so more room than up to there has no meaning.
+        // A side has at most 2^128 - 1, so the room is limited to that.
         (other - own).saturating_add(limit).min(u128::MAX - own)
     } else {
         limit.saturating_sub(own - other)
@@ -442,7 +442,7 @@ impl ReferenceAccount<'_> {
         self.history.get(changes.checked_sub(1)?)
     }
 
-    /// The first moment from `from` on at which the account was as `fits` says.
+    /// The first moment from `from` on at which `fits` accepts the account.
     pub(super) fn first_from(&self, from: u64, fits: impl Fn(&Version) -> bool) -> Option<u64> {
         let changes = self.history.partition_point(|version| version.since <= from);
         let mut later = self.history.iter().skip(changes.saturating_sub(1));
@@ -462,7 +462,7 @@ impl ReferenceAccount<'_> {
         self.history.push(version);
     }
 
-    /// What a read shows as available.
+    /// The available amount that a read shows.
     pub(super) fn available(&self, version: &Version) -> Option<Amount> {
         let side = match self.new.rule {
             BalanceRule::Unlimited => return None,
@@ -517,7 +517,7 @@ impl Columns {
 }
 
 impl Column {
-    /// What was posted and what is reserved, which fit 128 bits together.
+    /// The sum of the posted and the reserved amount, which fits 128 bits.
     pub(super) const fn total(self) -> u128 {
         self.posted.saturating_add(self.pending)
     }

@@ -1,5 +1,5 @@
 //! Rule 4: the reference ledger accepts each record at its place, rejects each rejected transaction for the same reason, and
-//! is the same at the end. Holds expire when their time has come, and not before.
+//! is equal to the ledger of the service at the end. Holds expire at their deadlines, and not before.
 
 use std::collections::BTreeMap;
 
@@ -27,18 +27,18 @@ struct Sum {
 /// When holds must expire.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expiry {
-    /// Whether every hold expires as soon as it can: nothing on the disk is damaged, and no read fails.
+    /// Whether every hold must expire as soon as it can, because nothing on the disk is damaged and no read fails.
     pub(super) is_prompt: bool,
-    /// If all holds that are due at this time must have expired by now: what the clock of the ledger shows.
+    /// If set: the time of the ledger clock. All holds that are due at this time must have expired.
     pub(super) now: Option<Timestamp>,
 }
 
-/// While a block is not durable, a hold whose newest record it contains may be unable to expire. Besides the open block, one
-/// block may be in flight, and one may wait.
+/// Maximum number of blocks before the open block that are not durable: one in flight and one waiting. A hold whose newest record is in a
+/// block that is not durable may be unable to expire.
 const BLOCKS_NOT_DURABLE: u64 = 2;
-/// A block takes at least this many records before holds that are due wait for the next block.
+/// If a block has fewer records than this before its first transaction, due holds expire in the same block.
 const RECORDS_BEFORE_EXPIRY: u64 = 10;
-/// Before the first transaction of a block, at most this many holds expire. It is the bound of EXEC in the simulation.
+/// Maximum number of holds that expire before the first transaction of a block: the bound of EXEC in the simulation.
 const EXPIRIES_MAX: u64 = 4;
 
 /// Replays all records in their order, and compares the accounts and the holds.
@@ -92,13 +92,13 @@ fn whole_or_absent<T>(text: String) -> Result<T, Violation> {
     violation("whole or absent", text)
 }
 
-/// Before the first transaction of a block, the holds have expired that are due.
+/// Checks that all due holds have expired before the first transaction of a block.
 fn check_expired(found: &Found<'_>, reference: &Reference<'_>) -> Result<(), Violation> {
     let due = reference
         .holds
         .iter()
         .filter(|(_, hold)| hold.is_outstanding() && hold.is_due(found.logged.block_time));
-    // Holds expire one after the other, so one that can't expire yet delays the others.
+    // Holds expire one after the other, so a hold that can't expire yet delays the others.
     if due
         .clone()
         .any(|(_, hold)| hold.newest_block + BLOCKS_NOT_DURABLE >= found.logged.block)
@@ -120,7 +120,7 @@ fn check_expired(found: &Found<'_>, reference: &Reference<'_>) -> Result<(), Vio
     )
 }
 
-/// Although nobody calls, no hold is outstanding whose time has come.
+/// Checks that no due hold is outstanding, although there were no calls.
 fn check_no_hold_is_due(now: Timestamp, reference: &Reference<'_>) -> Result<(), Violation> {
     let mut due = reference
         .holds
@@ -139,7 +139,7 @@ fn check_no_hold_is_due(now: Timestamp, reference: &Reference<'_>) -> Result<(),
     )
 }
 
-/// The rules decide at the record's place as the service has decided.
+/// Checks that the reference ledger decides at the record's place as the service has decided.
 fn check_record<'a>(
     history: &History,
     found: &Found<'a>,
@@ -234,7 +234,7 @@ fn expired_before(recorded: &Recorded, at: At, reference: &Reference<'_>) -> boo
     hold.is_none_or(|hold| !hold.is_outstanding() || !hold.is_due(at.block_time))
 }
 
-/// An account equals that of the reference.
+/// Checks that an account equals that of the reference.
 fn check_account(snapshot: &AccountSnapshot, reference: &Reference<'_>) -> Result<(), Violation> {
     let id = &snapshot.account.id;
     let last = reference.records();
@@ -292,7 +292,7 @@ fn check_columns(snapshot: &AccountSnapshot, version: &Version, last: u64) -> Re
     ))
 }
 
-/// The outstanding holds are those of the reference.
+/// Checks that the outstanding holds are those of the reference.
 fn check_holds(holds: &[Hold], reference: &Reference<'_>) -> Result<(), Violation> {
     let mut holds = holds.to_vec();
     holds.sort_unstable_by_key(|hold| hold.place);
@@ -305,7 +305,7 @@ fn check_holds(holds: &[Hold], reference: &Reference<'_>) -> Result<(), Violatio
     ))
 }
 
-/// For each asset, the debits equal the credits, posted and pending.
+/// Checks that the debits equal the credits for each asset, posted and pending.
 fn check_sums(state: &[AccountSnapshot]) -> Result<(), Violation> {
     let mut sums: BTreeMap<&str, [(Sum, Sum); 2]> = BTreeMap::new();
     for snapshot in state {

@@ -1,12 +1,12 @@
 //! Rule 8: commit times follow the ledger clock, which follows only small steps of the wall clock.
 //!
 //! The ledger clock has the rate of the simulated time. When the service reads the wall clock, and the wall clock differs
-//! from the ledger clock by at most 60 s, the ledger clock takes its time. A larger step is held until an administrator
+//! from the ledger clock by at most 60 s, the ledger clock takes the time of the wall clock. A larger step is held until an administrator
 //! confirms it, or the wall clock comes back. A start takes the time of the wall clock as it is.
 //!
-//! The time of a block is what the ledger clock shows when the first record goes into the block, or the last time and 1 ns
+//! The time of a block is the time of the ledger clock when the first record goes into the block, or the last time plus 1 ns
 //! if that is later. So no time is later than the highest time of the ledger clock, apart from 1 ns for each record and
-//! block. And if nothing else can be executed from the beginning of a call on, the record of the call begins a block, so
+//! block. If nothing else can be executed from the beginning of a call on, the record of the call begins a block, so
 //! its time is not earlier than the lowest time of the ledger clock between the beginning and the answer.
 
 use std::time::Duration;
@@ -21,14 +21,14 @@ use super::{
     violation,
 };
 
-/// What is known about the ledger clock.
+/// What the oracle knows about the ledger clock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Times {
     now: Now,
     /// The ledger clock minus the simulated time since the start, in nanoseconds; `None` before the first reading after a
     /// start.
     ahead: Option<i128>,
-    /// What the ledger clock showed right after each of its steps.
+    /// The time of the ledger clock right after each of its steps.
     steps: Vec<Timestamp>,
 }
 
@@ -37,18 +37,18 @@ pub(super) struct Times {
 pub(super) struct Now {
     /// The simulated time since the start.
     pub(super) elapsed: Duration,
-    /// What the ledger clock shows; `None` if this is not known.
+    /// The time of the ledger clock; `None` if it is not known.
     pub(super) ledger: Option<Timestamp>,
-    /// The highest time that the ledger clock has shown so far, in all lives of the service.
+    /// The highest time that the ledger clock has shown so far, in all processes of the service.
     highest: Option<Timestamp>,
     /// How many steps the ledger clock has made.
     steps: usize,
 }
 
-/// The largest step of the wall clock that the ledger clock follows, in nanoseconds. The promise of docs/durability.md, so
-/// not the constant of the service.
+/// The largest step of the wall clock that the ledger clock follows, in nanoseconds. This is the promise of docs/durability.md. The test must
+/// not use the constant of the service.
 const STEP_MAX_NANOS: u128 = 60 * 1_000_000_000;
-/// A run has fewer records and blocks than this has nanoseconds.
+/// An upper bound of the number of records and blocks of a run, each of which may add 1 ns.
 const SLACK_NANOS: u64 = 1_000_000;
 
 // ===== impl Times =====
@@ -79,7 +79,7 @@ impl Times {
         self.follow(wall);
     }
 
-    /// The process died. The next one has a clock of its own.
+    /// The process died. The next process has a new ledger clock.
     pub(super) const fn die(&mut self) {
         self.ahead = None;
         self.now.ledger = None;
@@ -95,7 +95,7 @@ impl Times {
         self.advance(self.now.elapsed);
     }
 
-    /// The lowest time that the ledger clock showed between two moments. It showed `from` at the first one.
+    /// The lowest time that the ledger clock showed between two moments. It showed `from` at the first moment.
     fn lowest(&self, from: Timestamp, begun: Now, ended: Now) -> Timestamp {
         let steps = self.steps.get(begun.steps..ended.steps).unwrap_or_default();
         steps.iter().copied().fold(from, Timestamp::min)
@@ -115,7 +115,7 @@ impl Times {
         Ok(())
     }
 
-    /// If the block begins with an expiry, its time may be from before the call began.
+    /// Checks the time of a record. If the block begins with an expiry, the time of the block may be from before the call began.
     fn check_one(
         &self,
         history: &History,

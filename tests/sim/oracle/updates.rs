@@ -1,4 +1,4 @@
-//! Rule 10: an update changes an account as it asks for, or is refused for a reason, and has its place in the order.
+//! Rule 10: an update changes an account as requested, or is refused for a reason, and has its place in the order.
 
 use tally_ledger::{AccountSnapshot, AccountStatus, AccountTerms, AccountUpdate, BalanceRule, UpdateOutcome};
 
@@ -29,7 +29,7 @@ fn updated(before: &AccountTerms, update: &AccountUpdate) -> AccountTerms {
 /// Decides about an update of an account.
 ///
 /// # Errors
-/// Why it is refused.
+/// The reason for which the update is refused.
 fn judge(
     account: &ReferenceAccount<'_>,
     now: &Version,
@@ -83,7 +83,7 @@ pub(super) fn effect(history: &History, attempt: Attempt, found: &Found<'_>, ter
     }
 }
 
-/// Whether the rules allow the update that the next record of `reference` is about.
+/// Whether the rules allow the update of the next record of `reference`.
 pub(super) fn is_allowed(history: &History, reference: &Reference<'_>, found: &Found<'_>) -> bool {
     let Entry::Updated { id, terms } = &found.logged.entry else {
         return false;
@@ -107,7 +107,7 @@ pub(super) fn is_allowed(history: &History, reference: &Reference<'_>, found: &F
 // ===== impl Moments: updates =====
 
 impl Moments<'_> {
-    /// The answer to an update was right at a moment.
+    /// Checks that the answer to an update was right at a moment.
     pub(super) fn check_update(
         &self,
         invocation: &Invocation,
@@ -136,8 +136,8 @@ impl Moments<'_> {
         Ok(moment)
     }
 
-    /// The first moment at which the account was as `snapshot` shows it, and the update had nothing to change, or had just
-    /// made the change.
+    /// The first moment at which the account equals `snapshot`, and the update had nothing to change or had just made the
+    /// change.
     fn updated_at(
         &self,
         invocation: &Invocation,
@@ -163,7 +163,7 @@ impl Moments<'_> {
             is_own && matches!(found.logged.entry, Entry::Updated { .. })
         });
         if let Some(found) = executed.filter(|found| found.number > window.from && found.number >= moment) {
-            // Another update may have made the same change before; then this one had nothing to do, and that is right, too.
+            // Another update may have made the same change before. Then this update had nothing to change, which is right, too.
             return Ok(Some(found.number));
         }
         let is_done = |version: &Version| judge(account, version, update).as_ref() == Ok(&version.terms);
@@ -173,7 +173,7 @@ impl Moments<'_> {
             .map(|_| moment))
     }
 
-    /// The first moment at which the update was refused like this.
+    /// The first moment at which a correct service refuses the update with `refusal`.
     fn refused_at(&self, update: &AccountUpdate, refusal: UpdateOutcome, window: Window) -> Option<u64> {
         let account = self.reference.account(&update.id)?;
         let window = window.up_to(self.records.len());

@@ -1,15 +1,15 @@
-//! Velocity limits of the reference ledger: every transfer that counts is kept for ever, and all are looked at again each
-//! time.
+//! Velocity limits of the reference ledger. Every transfer that counts is kept for ever, and each check counts all transfers
+//! again.
 //!
-//! A window has 64 slices; 63 of them are as long as the window. A transfer counts from its time on until 64 slices have
-//! begun after the beginning of its own.
+//! A window has 64 slices; 63 slices together are as long as the window. A transfer counts from its time on, until 64 slices after the
+//! beginning of its own slice.
 
 use tally_ledger::{
     Side, Timestamp, VelocityLimit,
     velocity::{Exceeded, Maximum},
 };
 
-/// What the limits of an account have counted.
+/// The counts of the limits of an account.
 #[derive(Debug, Clone)]
 pub(super) struct Counters(Vec<Counter>);
 
@@ -41,7 +41,7 @@ impl Counters {
         Counters(limits.iter().map(counter).collect())
     }
 
-    /// The account gets other limits. A limit with the same side and window as before keeps what it has counted.
+    /// Replaces the limits of the account. A limit with the same side and window as before keeps its counts.
     pub(super) fn change(&mut self, limits: &[VelocityLimit]) {
         let mut before = std::mem::replace(self, Counters::new(limits)).0;
         for counter in &mut self.0 {
@@ -60,14 +60,14 @@ impl Counters {
             if limit.side == side && has_window(limit) {
                 counted.push(Counted {
                     time: time.as_nanos(),
-                    // An amount that was moved while there was no maximum for it does not count later.
+                    // An amount that was moved while the limit had no maximum amount does not count later.
                     amount: limit.max_amount.map_or(0, |_| amount),
                 });
             }
         }
     }
 
-    /// Decides about a transfer.
+    /// Checks whether the limits allow a transfer.
     ///
     /// # Errors
     /// The first limit that it exceeds.
@@ -91,7 +91,7 @@ impl Counters {
 // ===== impl Counter =====
 
 impl Counter {
-    /// The maximum that a transfer exceeds, what is used of it, and when there is room.
+    /// The maximum that a transfer exceeds, the used part of it, and the time at which there is room again.
     fn exceeded(&self, amount: u128, now: u64) -> Option<(Maximum, u128, Option<u64>)> {
         let single = self.limit.single_amount_max;
         if single.is_some_and(|max| amount > max.minor_units()) {
@@ -104,7 +104,7 @@ impl Counter {
         if self.fits(count, sum, amount) {
             return None;
         }
-        // Room comes only when the slice of a transfer ends.
+        // There is more room only when the slice of a transfer ends.
         let mut ends: Vec<u64> = self
             .counted
             .iter()
@@ -145,7 +145,7 @@ impl Counter {
     }
 }
 
-/// Whether the limit counts transfers, and not only looks at single amounts.
+/// Whether the limit counts transfers, and does not only limit single amounts.
 const fn has_window(limit: &VelocityLimit) -> bool {
     limit.max_count > 0 || limit.max_amount.is_some()
 }

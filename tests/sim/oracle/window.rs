@@ -1,4 +1,4 @@
-//! A range of moments, among which is that of an answer.
+//! A range of moments in which the moment of an answer must be.
 
 /// The moments `from..=to`. The moment `n` is after the record `n`, and before the record `n + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -167,8 +167,8 @@ async fn rejected_requests_do_not_shorten_the_rejection() {
         drop(crowd);
     }
     assert_eq!(processor.stats().commit_average, before);
-    // From now on, the average decreases in steps of an eighth of the average. A step takes place at most once in an
-    // eighth of the average. The number of requests makes no difference.
+    // From now on, the average decreases in steps of an eighth of the average. The time between two steps is at least
+    // an eighth of the average. The number of requests makes no difference.
     for _ in 0..2 {
         advance(MS).await;
         let crowd: Vec<_> = (0..1000)

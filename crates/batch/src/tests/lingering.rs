@@ -141,8 +141,8 @@ async fn a_lingering_batch_is_executed_before_its_earliest_deadline() {
     drop((late, urgent, others));
 }
 
-/// A request whose deadline a linger could miss wakes the executor, for whatever number of requests the executor waits.
-/// Without the wake-up the test would not end.
+/// A request whose deadline a linger could miss wakes the executor, even if the executor waits for more requests.
+/// Without the wake-up, the test would not end.
 #[tokio::test(start_paused = true)]
 async fn a_request_with_a_short_deadline_wakes_the_executor() {
     let (processor, mut intake) = linger_of_1_ms().await;

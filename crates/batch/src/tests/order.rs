@@ -1,5 +1,5 @@
-//! The requests of a client stay in their order, for whatever reason a batch does not take them. Compared with a naive
-//! model.
+//! Tests that the requests of a client stay in their order if a batch does not take them, whatever the reason. A naive
+//! model gives the expected batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Tests that use only the public interface. The tests of the guarantees are in `src/tests`.
+//! Tests that use only the public interface. The tests of the guarantees that the crate's documentation lists are in
+//! `src/tests`.
 #![cfg(test)]
 
 mod allocations;

@@ -1,5 +1,5 @@
 //! Loom models of the lock-free parts. Loom executes every interleaving of a model's threads, up to a maximum number of
-//! preemptions. Each module below includes the source files that it checks, with loom's types instead of the standard
+//! preemptions. The module `batch` includes the source files that it checks, with loom's types instead of the standard
 //! types. Therefore no `--cfg loom` is needed. `LOOM_COUNT=1 cargo test -p tally-batch --test loom -- --show-output`
 //! prints the number of executions of each model.
 //!

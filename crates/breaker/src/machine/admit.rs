@@ -25,8 +25,8 @@ enum Requester {
     Host,
 }
 
-/// Maximum number of attempts to admit a call while the state changes. Each retry means that another thread made a
-/// transition, so the maximum is not reached in practice.
+/// Maximum number of attempts to admit a call while the state changes. A new attempt is made only if the state has
+/// changed during the last one, so the maximum is not reached in practice.
 const ADMIT_ATTEMPTS_MAX: usize = 64;
 /// If the deadline of an open circuit is closer than this margin, the circuit reads the exact time. The margin is
 /// larger than the lag of `Clock::recent_ns`.
@@ -42,8 +42,9 @@ impl Core {
         threads::shard_access(self.config.shards as usize)
     }
 
-    /// Admits or rejects a call. The ticket is written to `into` instead of being returned, because the CPU would wait
-    /// for the write before it could copy the returned ticket. `into` stays None for a call that is not recorded.
+    /// Admits or rejects a call. The ticket is written to `into` and not returned: a returned ticket would be copied,
+    /// and the CPU would wait for the end of the write before the copy. `into` stays None for a call that is not
+    /// recorded.
     #[inline(always)]
     pub(crate) fn admit(&self, access: ShardAccess, into: &mut Option<Ticket>) -> Result<(), Rejection> {
         let word = self.gate.load();
@@ -85,8 +86,8 @@ impl Core {
         self.reject(word, access, now_ns)
     }
 
-    /// Admits a probe of the host if the circuit is half-open, or its open time has passed, and a permit is left. A
-    /// rejection is not counted, because no caller was rejected.
+    /// Admits a probe of the host if the circuit is half-open and a permit is left. An open circuit whose open time has
+    /// passed becomes half-open first. A rejection is not counted, because no caller was rejected.
     pub(crate) fn admit_probe(&self, access: ShardAccess) -> Option<Ticket> {
         let now_ns = self.clock.now_ns();
         for _ in 0..ADMIT_ATTEMPTS_MAX {

@@ -72,7 +72,7 @@ struct Marks {
     /// The last batch that was counted as failed.
     failed_batch: HighWater,
     /// Time is divided into rounds as long as the slow threshold. All slow calls that are given up in one round count
-    /// as one bad batch. This is the last counted round.
+    /// as one bad batch. This field is the last counted round.
     cancelled_round: HighWater,
     /// The last time slice in which the window was evaluated.
     evaluated_epoch: HighWater,

@@ -135,8 +135,8 @@ fn a_call_that_has_ended_is_never_overdue_while_leaving_calls_take_over_its_slot
     }
 }
 
-/// The same as the model above, but at the time of the reading the next call is not yet overdue. So the reading must
-/// show at most the hung call.
+/// A call of the next lap takes over the slot of an ended call during the reading, but is not overdue yet. So the
+/// reading must show at most the hung call.
 #[test]
 fn a_reading_during_a_take_over_shows_only_calls_that_hang() {
     check(|| {

@@ -1,5 +1,5 @@
-//! After any sequence of faults, the journal contains every acknowledged block, and at most one block whose append
-//! failed.
+//! Tests that faults lose no acknowledged block. Each time the journal is opened, it contains every acknowledged block.
+//! If an append failed, the journal may or may not contain the block of this append when it is opened the next time.
 
 use proptest::{collection::vec, prelude::*};
 use tally_journal::JournalError;
@@ -121,8 +121,7 @@ impl Model {
         how(&self.disk);
     }
 
-    /// Opens the journal. If a planned fault makes the open fail, crashes the disk, and a later step opens the journal
-    /// again.
+    /// Opens the journal. If a planned fault prevents this, crashes the disk. A later step opens the journal again.
     fn open(&mut self) {
         match Running::open(&self.disk.handle()) {
             Ok(running) => self.check(running),

@@ -205,7 +205,7 @@ fn a_directory_without_a_journal_is_described() {
     }
 }
 
-/// `FORMAT` is made last. So a directory that lacks it has had no block, if the journal has none.
+/// `FORMAT` is made last. So a directory without `FORMAT` never had a block, if its journal has none.
 #[test]
 fn what_an_interrupted_first_start_leaves_becomes_a_data_directory_and_a_journal_with_a_block_does_not() {
     let disk = SimDisk::new(10);
@@ -249,7 +249,7 @@ fn what_an_interrupted_first_start_leaves_becomes_a_data_directory_and_a_journal
         .map(|_| ())
         .unwrap_err();
     assert!(error.to_string().contains("/data/FORMAT: missing"), "{error}");
-    // A directory of this name that is somebody else's.
+    // A directory of the same name that another program has made.
     interrupted.clear();
     interrupted.insert(data().join("journal").join("2026.txt"), Vec::new());
     let error = Running::open(&SimDisk::holding(1, &interrupted).handle())

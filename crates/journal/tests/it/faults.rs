@@ -107,7 +107,7 @@ fn a_segment_is_available_only_with_its_space() {
     let disk = SimDisk::new(7);
     let mut running = Running::open(&disk.handle()).unwrap();
     assert!(running.space.is_available(0));
-    // Whether the preparer or the builder of blocks finds the disk full, both learn it.
+    // The preparer or the builder of blocks finds the disk full. In either case, both learn of it.
     for (next, found_by_preparer) in [(1, true), (2, false)] {
         disk.set_free_bytes(5000);
         if found_by_preparer {

@@ -176,7 +176,7 @@ fn a_failed_append_of_a_sealed_block_poisons_the_writer() {
     assert_eq!(running.writer.end(), end);
 }
 
-/// Returns a whole block, with what it needs to be checked.
+/// Returns a whole block, with the values against which it is checked.
 fn whole() -> (Vec<u8>, DataId, tally_journal::Geometry, BlockHash) {
     let disk = SimDisk::new(7);
     let running = Running::open(&disk.handle()).unwrap();
@@ -236,7 +236,7 @@ fn a_whole_block_is_accepted_and_every_change_of_a_byte_is_found() {
     assert!(parse_block(&bytes, data_id, small.validate().unwrap()).is_ok());
 }
 
-/// Writes a header whose checksum is correct.
+/// Corrects the checksum of the header.
 fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = crc32c::crc32c(&bytes[..124]);
     bytes[124..128].copy_from_slice(&checksum.to_le_bytes());
@@ -257,7 +257,8 @@ fn a_block_that_no_block_can_follow_is_refused() {
             RawBlockDefect::Header(HeaderDefect::Number(number))
         );
     }
-    // In the last segment, too short for the longest block, not aligned.
+    // Wrong positions: in the last segment, too close to the end of a segment for the longest block, and two that are
+    // not aligned.
     for position in [u64::from(u32::MAX) << 32, 8192 - 128, 4, u64::MAX] {
         assert!(matches!(
             refused(48, &position.to_le_bytes()),
@@ -296,7 +297,7 @@ proptest! {
         if let Ok((header, hash)) = parse_block(&changed, data_id, geometry)
             && !header.kind.is_only_in_log()
         {
-            // What is accepted can stand in a chain.
+            // A block that is accepted can be part of a chain.
             let point = ChainPoint {
                 position: header.position,
                 block_sequence: header.block_sequence,

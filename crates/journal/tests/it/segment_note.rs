@@ -1,4 +1,5 @@
-//! A start and a verification know by the segment note which segments must exist. A crash never makes them disagree.
+//! Tests of the segment note, which states the number of the last segment. A start and a verification check that all
+//! segments up to this number exist. A crash never makes the note disagree with the segments.
 
 use tally_journal::{CorruptionKind, JournalError};
 
@@ -66,8 +67,8 @@ fn lost_last_segments_are_refused() {
 fn a_journal_that_ends_before_its_last_segment_but_one_is_refused() {
     let disk = killed();
     let zeros = vec![0; disk.contents(&segment_path(2)).len()];
-    // Segment 3 was made when segment 2 was the active one. If segment 2 is empty, its blocks may have been lost in a
-    // crash of the first append.
+    // An empty segment 2 before segment 3 is allowed: segment 3 was made while blocks were appended to segment 2, and a
+    // crash during the first of these appends may have lost the block.
     disk.change(&segment_path(2), |bytes| bytes.clone_from(&zeros));
     assert_eq!(Running::open(&disk.handle()).unwrap().seen.len(), 14);
     let disk = killed();

@@ -9,7 +9,7 @@ use crate::{
     wire::Decoder,
 };
 
-/// What the names of the compressions are, by their number.
+/// The names of the compressions, by their numbers.
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 /// The bits of the attributes that name the compression.
 const COMPRESSION_BITS: i16 = 0b111;
@@ -45,7 +45,7 @@ pub(crate) fn decode(bytes: Bytes, offset: i64) -> Result<(Vec<Record>, i64), Er
             break;
         };
         let (header, body) = header(batch).map_err(|Malformed(what)| corrupt(next, what))?;
-        // The first offset is not covered by the CRC, so it is compared with the offsets before it.
+        // The CRC does not cover the first offset of a batch, so this offset is compared with the offsets before it.
         let is_first = next == offset && records.is_empty();
         if header.last_offset < next || (!is_first && header.base_offset < next) {
             return Err(corrupt(
@@ -130,7 +130,7 @@ fn header(batch: Bytes) -> Result<(Header, Decoder), Malformed> {
     Ok((header, decoder))
 }
 
-/// Decodes the records of a batch, and appends the ones from `offset` on to `records`.
+/// Decodes the records of a batch, and appends the records from `offset` on to `records`.
 fn records(
     header: &Header,
     mut body: Decoder,

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::layout::{CRC_START, HEADER_BYTES, MAGIC, NO_PRODUCER, PREFIX_BYTES};
 use crate::wire::put_signed_varint;
 
-/// Values up to this size are copied. A larger one is sent from where it is, because a separate piece costs less then.
+/// Values up to this size are copied. A larger value becomes a separate piece without a copy, because the copy would
+/// cost more.
 const COPY_BYTES_MAX: usize = 8 * 1024;
 
 /// An encoded batch.
@@ -17,7 +18,7 @@ pub(crate) struct Encoded {
     pub(crate) length: usize,
 }
 
-/// Encodes one batch with a record without a key for each value. Returns `None` if a length exceeds the format's 31
+/// Encodes one batch. Each value becomes a record without a key. Returns `None` if a length exceeds the format's 31
 /// bits.
 pub(crate) fn encode(values: &[Bytes], timestamp_ms: i64) -> Option<Encoded> {
     let mut pieces = Vec::new();
@@ -25,7 +26,7 @@ pub(crate) fn encode(values: &[Bytes], timestamp_ms: i64) -> Option<Encoded> {
     let mut prefix = Vec::with_capacity(32);
     for (delta, value) in values.iter().enumerate() {
         prefix.clear();
-        put_signed_varint(&mut prefix, 0); // Attributes: no bit has a meaning; as a varint, zero is one zero byte, too.
+        put_signed_varint(&mut prefix, 0); // Attributes, one byte: no bit has a meaning. A varint of zero is the same byte.
         put_signed_varint(&mut prefix, 0); // Timestamp, relative to the batch.
         put_signed_varint(&mut prefix, i64::try_from(delta).ok()?);
         put_signed_varint(&mut prefix, -1); // No key.
@@ -44,7 +45,7 @@ pub(crate) fn encode(values: &[Bytes], timestamp_ms: i64) -> Option<Encoded> {
     }
     pieces.push(Bytes::from(piece));
     let length = pieces.iter().map(Bytes::len).sum();
-    // The header is completed last, because it contains the CRC of everything behind it.
+    // The header is completed last, because it contains the CRC of all bytes after the CRC field.
     let first = pieces.first_mut()?;
     let rest = first.split_off(HEADER_BYTES);
     let header = header(values.len(), length, timestamp_ms)?;

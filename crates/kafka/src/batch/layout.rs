@@ -1,4 +1,4 @@
-//! The numbers of the format.
+//! The lengths, offsets and constants of the format.
 
 /// Bytes before and including the length of a batch.
 pub(super) const PREFIX_BYTES: usize = 12;
@@ -10,5 +10,5 @@ pub(super) const CRC_START: usize = 21;
 pub(super) const MAGIC: i8 = 2;
 /// The smallest record: seven fields of one byte each.
 pub(super) const RECORD_BYTES_MIN: usize = 7;
-/// What a batch has as producer id, epoch and sequence if its producer is not idempotent.
+/// The producer id, epoch and sequence of a batch whose producer is not idempotent.
 pub(super) const NO_PRODUCER: i8 = -1;

@@ -14,7 +14,7 @@ fn batch(values: &[&[u8]]) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// As a broker does: sets the offset, which the CRC does not cover.
+/// Sets the offset of a batch, as a broker does. The CRC does not cover this offset.
 fn at(offset: i64, mut batch: Vec<u8>) -> Vec<u8> {
     batch[..8].copy_from_slice(&offset.to_be_bytes());
     batch
@@ -110,8 +110,9 @@ fn every_damaged_bit_is_noticed() {
             damaged[position] ^= 1 << bit;
             let outcome = read(&damaged, 5);
             match position {
-                // The CRC does not cover the offset. A smaller one is before the request; a larger one is a gap, which
-                // the reader of the records compares with what it expects.
+                // The CRC does not cover the offset of the batch. With a smaller offset, the records before the
+                // requested offset are left out, or the batch is refused. A larger offset looks like a gap in the log,
+                // which the caller of the reader detects.
                 0..8 => assert!(
                     outcome
                         .as_ref()

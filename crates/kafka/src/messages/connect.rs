@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{API_VERSIONS, Api, SASL_AUTHENTICATE, SASL_HANDSHAKE};
 use crate::error::{ErrorCode, Malformed};
 
-/// The versions of each call that a broker supports.
+/// The versions that a broker supports, for each kind of call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Versions {
     ranges: Vec<Range>,
@@ -19,7 +19,7 @@ struct Range {
 }
 
 impl Versions {
-    /// Returns what may be sent before the broker was asked.
+    /// Returns the versions that may be used before the broker has said which versions it supports.
     pub(crate) fn before_the_answer() -> Self {
         let range = |api: &Api| Range {
             key: api.key,
@@ -52,7 +52,7 @@ pub(crate) fn api_versions_request(version: i16) -> Bytes {
 pub(crate) fn api_versions_answer(version: i16, answer: Bytes) -> Result<(ErrorCode, Versions), Malformed> {
     let mut decoder = API_VERSIONS.decoder(version, answer)?;
     let code = ErrorCode(decoder.i16()?);
-    // A broker that does not speak this version answers in version 0, which is not flexible.
+    // A broker that does not speak this version answers in version 0, which has another layout. So read only the code.
     if code != ErrorCode::NONE {
         return Ok((code, Versions::default()));
     }

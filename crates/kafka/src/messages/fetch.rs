@@ -10,11 +10,11 @@ use crate::{
 
 /// The first version of `Fetch` that names the topic by id.
 pub(crate) const TOPIC_IDS_FROM: i16 = 13;
-/// What a client, which is no replica, has as its number.
+/// The replica number in the requests of a client, which is not a replica.
 const NO_REPLICA: i32 = -1;
-/// Every record up to the high watermark, whatever transaction it belongs to.
+/// Reads every record up to the high watermark, whatever transaction it belongs to.
 const READ_UNCOMMITTED: i8 = 0;
-/// What stands for a value that a request does not have.
+/// Stands for an absent value.
 const NONE: i32 = -1;
 
 /// One fetch.

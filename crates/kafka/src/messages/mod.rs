@@ -1,7 +1,8 @@
 //! The requests that this client sends, and their answers.
 //!
-//! Each call has a few versions that this client speaks. The best version that the broker supports, too, is used. The
-//! formats come from the message definitions of Apache Kafka (`clients/src/main/resources/common/message`).
+//! Each call has a few versions that this client speaks. The client uses the best of these versions that the broker
+//! also supports. The formats come from the message definitions of Apache Kafka
+//! (`clients/src/main/resources/common/message`).
 
 pub(crate) mod connect;
 pub(crate) mod fetch;
@@ -25,7 +26,7 @@ pub(crate) struct Api {
     pub(crate) name: &'static str,
     /// The versions that this client speaks, the best first.
     pub(crate) versions: &'static [i16],
-    /// The first flexible version, which has other lengths, and tagged fields.
+    /// The first flexible version. Flexible versions encode lengths differently, and have tagged fields.
     pub(crate) flexible_from: i16,
 }
 
@@ -98,7 +99,7 @@ impl Api {
         version >= self.flexible_from
     }
 
-    /// Reports whether the answer's header ends with tagged fields. The answer to `ApiVersions` never does, because the
+    /// Returns whether the answer's header ends with tagged fields. The answer to `ApiVersions` never does, because the
     /// client cannot know yet which header the broker uses.
     pub(crate) fn has_tagged_answer(&self, version: i16) -> bool {
         self.is_flexible(version) && self.key != API_VERSIONS.key
@@ -109,7 +110,7 @@ impl Api {
         Encoder::new(self.is_flexible(version))
     }
 
-    /// Returns a decoder for the body of an answer, behind the answer's header.
+    /// Returns a decoder for the body of an answer, which begins after the answer's header.
     pub(crate) fn decoder(&self, version: i16, answer: Bytes) -> Result<Decoder, Malformed> {
         let mut decoder = Decoder::new(answer, self.is_flexible(version));
         if self.has_tagged_answer(version) {

@@ -10,7 +10,7 @@ use crate::{
 
 /// The first version that names the topic by id.
 pub(crate) const TOPIC_IDS_FROM: i16 = 13;
-/// Waits for all in-sync replicas.
+/// The value of `acks` with which the broker answers only when all in-sync replicas have the records.
 const ACKS_ALL: i16 = -1;
 
 /// Returns the body in pieces, so that the records are not copied.

@@ -2,7 +2,7 @@
 
 use crate::topic_id::TopicId;
 
-/// What an append names.
+/// The partition of a request, by the topic's name and id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) topic: &'a str,

@@ -1,4 +1,4 @@
-//! Appends.
+//! Tests of appends.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A broker that a test plays.
+//! A simulated broker, which answers as the test says.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -55,7 +55,7 @@ pub(crate) enum Reply {
     Part,
     /// Ends the connection.
     Close,
-    /// Does what brokers do.
+    /// Answers as brokers usually do.
     Usual,
 }
 

@@ -1,4 +1,4 @@
-//! Finding the leader.
+//! Tests of how the client finds the leader.
 
 use tally_kafka::{Error, TopicId};
 

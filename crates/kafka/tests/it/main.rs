@@ -1,4 +1,4 @@
-//! Tests of the client with brokers that the tests play, and with a real cluster if there is one.
+//! Tests of the client with simulated brokers, and with a real cluster if there is one.
 #![cfg(test)]
 
 mod appends;
@@ -15,7 +15,7 @@ use tally_kafka::{Partition, Settings};
 
 use crate::broker::Broker;
 
-/// Returns the partition of `broker`, with time limits that no test reaches unless it wants to.
+/// Returns the partition of `broker`, with time limits that a test reaches only if it intends to.
 fn partition(brokers: &[&Broker]) -> Partition {
     Partition::new(settings(brokers)).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Reads. The batches are what `Produce` requests contain, so that the writer of this crate makes them.
+//! Tests of reads. The batches come from `Produce` requests, so the encoder of this crate makes them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,8 @@ use crate::{
 /// Returns the batch that is in a request of version 7.
 fn batch_of(call: &Call, base_offset: i64) -> Vec<u8> {
     let mut body = call.body.clone();
-    // No transaction, acks, time limit, one topic, its name, one partition, its number, the length of the records.
+    // Skip the fields before the records: transactional id (null), acks, time limit, number of topics (1), topic name,
+    // number of partitions (1), partition, length of the records.
     body.advance(2 + 2 + 4 + 4 + 2 + 6 + 4 + 4 + 4);
     let mut batch = body.to_vec();
     batch[..8].copy_from_slice(&base_offset.to_be_bytes());

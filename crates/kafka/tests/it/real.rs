@@ -1,5 +1,5 @@
-//! A real cluster. Set `TALLY_TEST_KAFKA` to the `host:port` of its brokers, separated by commas; without it, these
-//! tests say on standard error that they did not run. They create a topic for each run.
+//! Tests with a real cluster. Set `TALLY_TEST_KAFKA` to the `host:port` of its brokers, separated by commas; without
+//! it, these tests say on standard error that they did not run. They create a topic for each run.
 
 use std::{env, process, time::Duration};
 
@@ -94,7 +94,7 @@ async fn what_is_appended_is_read() {
         leader_epoch: reader.location().leader_epoch,
     };
     assert_eq!(out, Err(expected));
-    // At the end, the leader waits.
+    // At the end of the log, the leader waits for a record.
     let fetched = reader.fetch(40, Duration::from_millis(50), 1000).await.unwrap();
     assert_eq!(
         (fetched.records.len(), fetched.next_offset, fetched.high_watermark),

@@ -1,4 +1,4 @@
-//! TLS and SASL.
+//! Tests of TLS and SASL.
 
 use std::sync::Arc;
 

@@ -149,7 +149,8 @@ fn a_record_that_does_not_follow_from_earlier_records_is_an_error() {
     );
 }
 
-/// The record of an update names an account that does not exist, and that of a void releases what is not pending.
+/// The record of an update names an account that does not exist, and the record of a void releases an amount that is not
+/// pending.
 #[test]
 fn a_record_of_an_update_or_a_void_that_does_not_follow_is_an_error() {
     let mut world = world_of_two();

@@ -317,7 +317,7 @@ fn a_hold_that_can_not_be_posted_is_refused_with_the_reason() {
             Outcome::Rejected { replayed: true, .. }
         ));
     }
-    // An unknown account comes before the hold.
+    // An unknown account is reported before an unknown hold.
     let unknown = Content::post("10", "nobody", &other("w", "nobody"));
     assert_eq!(
         figures(world.send(unknown)),
@@ -484,7 +484,7 @@ fn a_clamped_transfer_moves_what_both_accounts_allow() {
     assert_eq!(moved(&world), [15], "the till had less than the wallet");
     let nothing = world.send(Content::posted("4", &both(1)));
     assert_eq!(figures(nothing), (Reason::NothingAvailable, 0, Side::Credit, 0));
-    // One rule bounds one side only.
+    // A rule bounds only one side.
     let debit = [clamped("w", "till", 99, AmountRule::UpToDebitAvailable)];
     let refused = world.send(Content::posted("5", &debit));
     assert_eq!(figures(refused), (Reason::InsufficientFunds, 0, Side::Credit, 0));
@@ -591,7 +591,7 @@ fn the_first_broken_rule_decides() {
     }
     let funds = world.send(Content::posted("1", &[transfer("w", "slow", 5)]));
     assert_eq!(figures(funds), (Reason::InsufficientFunds, 0, Side::Debit, 0));
-    // Velocity comes last, after a later transfer that breaks a rule.
+    // Velocity limits are checked last: a later transfer that breaks another rule decides first.
     let two = [transfer("slow", "bank", 5), transfer("w", "x", 1)];
     let funds = world.send(Content::posted("2", &two));
     assert_eq!(figures(funds), (Reason::InsufficientFunds, 1, Side::Debit, 0));

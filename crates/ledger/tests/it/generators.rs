@@ -238,7 +238,7 @@ fn parts(random: &mut Random, legs: &[ModelLeg]) -> Vec<Transfer<String>> {
             super::content::transfer(&leg.debit, &leg.credit, amount)
         })
         .collect();
-    // No request takes nothing at all: the service refuses it by its form.
+    // The service refuses a request in which all amounts are zero, so one of them is changed.
     if parts.iter().all(|part| part.amount.is_zero()) {
         parts[0].amount = Amount::from(1);
     }

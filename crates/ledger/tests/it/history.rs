@@ -15,7 +15,7 @@ use super::{
     world::World,
 };
 
-/// What one account has at a record: the place, the balances after it, and its rows.
+/// What one record means for an account: the place of the record, the balances after it, and its rows.
 type Moment = (u64, Balances, Vec<Row>);
 
 /// The moments of each account, from a pass over all records in their order.
@@ -68,7 +68,7 @@ fn moments(log: &MemoryLog) -> BTreeMap<AccountIndex, Vec<Moment>> {
                     unreserved,
                     released,
                 } = change;
-                // What changes nothing is no row.
+                // A leg that changes nothing has no row.
                 if [posted, reserved, unreserved, released] != [Amount::ZERO; 4] {
                     moment.2.push(Row {
                         leg: number,
@@ -187,7 +187,8 @@ fn greatest_distance(log: &MemoryLog) -> usize {
     greatest
 }
 
-/// Each record has 512 accounts, far more than it can have waypoints. One of them is the last one of every record.
+/// Each record has 512 accounts, far more than it can have waypoints. One of these accounts is the last account of every
+/// record.
 #[test]
 fn every_account_that_keeps_moving_gets_its_waypoints() {
     const RECORDS: usize = 700;
@@ -248,7 +249,7 @@ fn search_update(history: &History, log: &MemoryLog, bound: u64) -> (Option<u64>
 
 #[test]
 fn the_last_update_before_a_moment_is_found_with_few_reads() {
-    // From the beginning: none for a while, then only updates, then few, then only updates again.
+    // From the beginning: no update for a while, then only updates, then few updates, then only updates again.
     let updates_of = |number: usize| match number {
         0..200 => 0,
         200..2000 => 1,

@@ -26,12 +26,12 @@ use generators::Random;
 use proptest::prelude::*;
 use world::World;
 
-/// Number of steps that the histories have together, if the variable of the environment does not say it. Four of five steps are
+/// Number of steps of all histories together, unless the environment variable sets another number. Four of five steps are
 /// requests; the others are blocks, checkpoints and restarts.
 const STEPS_DEFAULT: u64 = 2_000_000;
-/// The variable of the environment with the number of steps.
+/// The environment variable with the number of steps.
 const STEPS_VARIABLE: &str = "TALLY_TEST_LEDGER_STEPS";
-/// The variable of the environment with the seed of the first history.
+/// The environment variable with the seed of the first history.
 const SEED_VARIABLE: &str = "TALLY_TEST_SEED";
 /// Number of steps of a history.
 const HISTORY_STEPS: u64 = 400;
@@ -69,7 +69,7 @@ proptest! {
     }
 }
 
-/// `TALLY_TEST_LEDGER_STEPS` says how many steps, and `TALLY_TEST_SEED` the seed of the first history.
+/// `TALLY_TEST_LEDGER_STEPS` sets the number of steps, and `TALLY_TEST_SEED` the seed of the first history.
 #[test]
 fn random_histories_agree_with_the_model_and_reach_every_outcome() {
     let steps = number_from(STEPS_VARIABLE).unwrap_or(STEPS_DEFAULT);

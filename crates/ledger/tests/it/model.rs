@@ -1,5 +1,5 @@
-//! A second, simple implementation of the ledger's rules, written for reading. It keeps everything in maps by name, looks
-//! at everything again for each transaction, and copies what a rejection must not change.
+//! A second, simple implementation of the ledger's rules, written for reading. The model keeps everything in maps by
+//! name, computes everything anew for each transaction, and works on a copy where a rejection must change nothing.
 
 use std::collections::BTreeMap;
 
@@ -206,7 +206,7 @@ impl Model {
         Ok(legs)
     }
 
-    /// Applies one transfer. Returns what was moved.
+    /// Applies one transfer. Returns the amount that was moved.
     fn move_one(
         &mut self,
         transfer: &Transfer<String>,
@@ -486,7 +486,7 @@ fn all_of(leg: &ModelLeg) -> Transfer<String> {
     super::content::transfer(&leg.debit, &leg.credit, leg.remaining)
 }
 
-/// The legs with all that was moved in `remaining`: a hold reserves it, or it can be reversed.
+/// Returns the legs with `remaining` set to the whole moved amount: nothing was posted, released or reversed yet.
 fn all_remaining(legs: &[ModelLeg]) -> Vec<ModelLeg> {
     let all = legs.iter().map(|leg| ModelLeg {
         remaining: leg.moved,
@@ -518,7 +518,7 @@ impl Model {
                 let limits = &self.accounts[name].velocity_limits;
                 for (limit, counted) in limits.iter().zip(self.counted.get_mut(name).unwrap()) {
                     if limit.side == side && has_window(limit) {
-                        // Without a maximum for it, the amount does not count.
+                        // Without a maximum amount, the amount does not count.
                         let amount = limit.max_amount.map_or(0, |_| leg.moved);
                         counted.push(Counted { time, amount });
                     }
@@ -555,7 +555,7 @@ impl Model {
             if has_room((count, sum)) {
                 continue;
             }
-            // Room comes only when a slice with transfers leaves the window.
+            // The limit gets room only when a slice with transfers leaves the window.
             let slice = limit.window_nanos.div_ceil(SLICES - 1);
             let ends = counted
                 .iter()
@@ -572,7 +572,7 @@ impl Model {
     }
 }
 
-/// Whether the limit counts transfers, and not only looks at single amounts.
+/// Whether the limit has a window. A limit of single amounts needs none.
 const fn has_window(limit: &VelocityLimit) -> bool {
     limit.max_count > 0 || limit.max_amount.is_some()
 }

@@ -258,7 +258,7 @@ impl World {
         }
     }
 
-    /// Goes on with a ledger that is made from the log, and from the checkpoint if it is complete.
+    /// Continues with a ledger that is made from the log, and from the checkpoint if the checkpoint is complete.
     fn restart(&mut self, random: &mut Random) {
         let complete = self.checkpoint.as_ref().filter(|copy| copy.is_complete());
         let (mut ledger, first_entry) = match complete {
@@ -269,7 +269,7 @@ impl World {
         self.check_same(&ledger);
         ledger.set_holds_max(self.holds_max);
         self.ledger = ledger;
-        // A checkpoint that is not complete is lost with the process. Its places in the table of holds are not those of the new ledger.
+        // A checkpoint that is not complete is lost with the process. The slots of its holds are not those of the new ledger.
         if complete.is_none() {
             self.checkpoint = None;
         }
@@ -332,7 +332,8 @@ impl World {
         assert_eq!(next.and_then(|hold| hold.deadline), deadlines.min());
     }
 
-    /// Checks after a block that the outstanding holds reserve what the model says, and in sum what is pending.
+    /// Checks after a block that each outstanding hold reserves what the model says, and that the holds of an account together reserve
+    /// its pending columns.
     fn check_block(&mut self) {
         let mut pending = BTreeMap::<AccountIndex, [u128; 2]>::new();
         let (holds, rest) = self.ledger.holds().page(0, usize::MAX);
@@ -368,8 +369,8 @@ impl World {
         }
     }
 
-    /// Checks that a replay of the first blocks gives what the model had after them, for each number of blocks; and all of
-    /// them the state of the ledger, also if they are applied twice.
+    /// Checks that a replay of the first n blocks gives the state that the model had after them, for each n. A replay of all blocks
+    /// must give the state of the ledger, also if they are applied twice.
     fn check_prefixes(&self) {
         let mut replayed = Ledger::new(2);
         let check = |number: usize, ledger: &Ledger| self.prefixes[number].check(ledger);
@@ -429,7 +430,7 @@ pub(super) fn state(ledger: &Ledger, now: Timestamp) -> (Vec<FullAccount>, Vec<H
         let updated = extras[..extras.len() - reader.rest().len()].to_vec();
         let mut slices = Vec::new();
         for limit in &snapshot.account.velocity_limits {
-            // A slice that has left the window counts no longer. A ledger may forget it earlier or later.
+            // A slice that has left the window no longer counts. A ledger may forget such a slice earlier or later.
             let length = limit.window_nanos.div_ceil(SLICES - 1).max(1);
             let count = reader.varint_u64().unwrap();
             let all = (0..count).map(|_| {

@@ -74,7 +74,7 @@ impl Leader {
         self.actions()
     }
 
-    /// A claim on top of an own block.
+    /// A rival's claim on top of a block of this leader.
     fn rival(&self, number: usize) -> BlockFacts {
         let before = self.blocks[number];
         let accepted = Accepted {
@@ -223,7 +223,7 @@ fn a_claim_after_the_append_does_not_take_the_block_away() {
     leader.fails(0, Outcome::Unresolved);
     leader.appender.reconnected();
     leader.actions();
-    // The first copy was accepted before the claim. The second one was acknowledged behind it.
+    // The first copy was accepted before the claim. The second copy, after the claim, was acknowledged.
     assert_eq!(leader.appended(1, 4), [read(1, 2, Some(3))]);
     let fenced = Action::Fenced { term: 2, offset: 3 };
     let records = [(2, Some(own)), (3, Some(rival))];

@@ -35,7 +35,7 @@ impl Candidate {
         claim
     }
 
-    /// The last judged record once more.
+    /// Reads the last judged record again.
     fn again(&mut self) -> Result<Step, HaltReason> {
         let last = self.reader.last().unwrap();
         let hash = last.hash.unwrap();
@@ -102,7 +102,7 @@ fn a_visible_claim_without_an_answer_does_not_serve() {
         );
         let late = claim.result(&mut candidate.reader, RequestId(0), APPENDED_AT_3);
         assert_eq!(late, ClaimStep::Ignore);
-        // The second copy is acknowledged. The first one counts, after it was compared once more.
+        // The second copy is acknowledged. The first copy counts, after it was compared again.
         let answer = Outcome::Appended { base_offset: 4 };
         let step = claim.result(&mut candidate.reader, RequestId(1), answer);
         assert_eq!(step, ClaimStep::ReadFrom(3));

@@ -66,7 +66,7 @@ fn silence_counts_only_while_reads_succeed() {
     let mut election = Election::new(Timing::default(), ms(0), ms(0));
     assert_eq!(election.next_wake(NO_LAG), None);
     assert!(!election.should_claim(ms(10_000), NO_LAG));
-    // The first read after a gap begins the count.
+    // The first read after a gap begins the time without a block anew.
     election.read(ms(10_000));
     assert!(!election.should_claim(ms(10_000), NO_LAG));
     assert_eq!(election.next_wake(NO_LAG), Some(ms(10_700)));
@@ -182,7 +182,8 @@ fn a_leader_resigns_if_all_other_clocks_differ_in_the_same_direction() {
 }
 
 proptest! {
-    /// Whatever happens, a standby that reads and hears nothing claims in the end, and asks at the right time.
+    /// Whatever happened before, a standby that can read the log and sees no new block claims in the end, and not
+    /// before the time of `next_wake`.
     #[test]
     fn silence_always_ends_in_a_claim(
         events in proptest::collection::vec((0_u8..9, 0_u64..900), 0..40),

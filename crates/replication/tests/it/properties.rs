@@ -48,7 +48,7 @@ fn any_log() -> impl Strategy<Value = Vec<BlockFacts>> {
         let mut log = vec![genesis()];
         for choice in choices {
             let next = any_block(&log, choice);
-            // A claim of the own term halts; it has a test of its own.
+            // A second claim of the same term makes a reader halt. Another test covers this case.
             let last = log.last().unwrap();
             let repeats =
                 next.kind == BlockKind::Claim && (next.term, next.writer) == (last.term, last.writer);
@@ -70,7 +70,8 @@ fn records(log: &[BlockFacts]) -> Vec<Record> {
 }
 
 proptest! {
-    /// A reader accepts what the independent form of the rule accepts, also if it starts again at any record.
+    /// A reader accepts the same blocks as the reference implementation of the rule, even if the reader restarts at any
+    /// record.
     #[test]
     fn every_reader_accepts_the_same_chain(log in any_log(), restarts in proptest::collection::vec(any::<bool>(), 60)) {
         let expected = reference::chain(log.iter());
@@ -88,7 +89,7 @@ proptest! {
             match reader.next(record, |_| Ok(())) {
                 Ok(Step::Accepted) => accepted.push(record.offset as usize),
                 Ok(_) => {}
-                // Only a second claim of the term halts in these logs.
+                // In these logs, only a second claim of the same term makes a reader halt.
                 Err(_) => break,
             }
         }
@@ -96,8 +97,8 @@ proptest! {
         prop_assert!(reader.halted().is_some() || accepted == expected);
     }
 
-    /// Whatever the broker does, requests are contiguous, bounded and without gaps, and the answers of all blocks come once
-    /// and in order.
+    /// Whatever the broker does, the requests contain the blocks in order and without gaps, each request is within its
+    /// limits, and each block is answered once, in order.
     #[test]
     fn an_appender_frames_and_answers_every_block_once(
         sizes in proptest::collection::vec(1_usize..120, 1..40),
@@ -121,7 +122,7 @@ proptest! {
     }
 }
 
-/// A log in memory with one leader, and other records in between.
+/// A log in memory. One leader appends its blocks, and records without a block lie between these blocks.
 struct Broker {
     appender: Appender,
     limits: Limits,

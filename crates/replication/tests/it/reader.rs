@@ -99,7 +99,7 @@ fn other_bytes_at_a_known_offset_halt() {
         let lost = Err(HaltReason::LogLostData { offset: 3 });
         assert_eq!(resumed.next(&changed, |_| Ok(())), lost);
         assert!(!resumed.is_verified());
-        // For ever.
+        // Each further call returns the same error.
         assert_eq!(resumed.next(&log[3], |_| Ok(())), lost);
     }
     let mut resumed = resume(&reader(&log, 4));

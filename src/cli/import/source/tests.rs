@@ -80,11 +80,11 @@ fn an_update_is_a_part_and_a_row_begins_a_batch_if_it_names_a_row_of_the_previou
     let lines = [
         hold("h1"),
         hold("h2"),
-        // Names a row of its batch.
+        // Refers to a row of the same batch.
         post("p1", "h1"),
-        // Names a row of an earlier batch.
+        // Refers to a row of an earlier batch.
         post("p2", "h2"),
-        // Names a row that itself names another one.
+        // Refers to a row that itself refers to another row.
         reversal("r1", "p2"),
         update.clone(),
         update,

@@ -1,9 +1,9 @@
 //! Finds the block of a sequence or of a time, by binary search.
 //!
 //! The journal has no index of blocks on disk. The first block of a segment is at a known place, so the search among segments reads
-//! a few headers. Within a segment, a reader can only go from one header to the next. So the index keeps a *mark* about every
-//! [`MARK_BYTES`] of a segment, and the search reads the headers from one mark to the next at most. The marks of a segment are made when a
-//! search first needs them.
+//! a few headers. Within a segment, a reader can only go from one header to the next. So the index keeps a *mark* (a known block) about
+//! every [`MARK_BYTES`] of a segment, and the search reads the headers from one mark to the next at most. The marks of a segment are made
+//! when a search first needs them.
 
 use parking_lot::Mutex;
 use tally_journal::{BlockHeader, JournalError, JournalReader, Position};
@@ -28,7 +28,7 @@ pub(super) struct BlockIndex {
 struct Known {
     /// The first block of each segment, by the number of the segment.
     starts: Vec<Option<Mark>>,
-    /// The segments that were used last, the most recent one last.
+    /// The segments that were used last, the most recent segment at the end.
     segments: Vec<SegmentMarks>,
 }
 
@@ -36,9 +36,9 @@ struct Known {
 #[derive(Debug, Clone)]
 struct SegmentMarks {
     segment: u32,
-    /// In the order of their positions. The first one is the first block.
+    /// In the order of their positions. The first mark is the first block of the segment.
     marks: Vec<Mark>,
-    /// The block after the last one whose header was read for the marks.
+    /// The block after the last block whose header was read for the marks.
     next: Position,
 }
 
@@ -53,16 +53,16 @@ struct Mark {
 /// What a search compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
-    /// The last block whose first sequence is at most this one. It contains the sequence, if any block does.
+    /// The last block whose first sequence is at most this sequence. If any block contains the sequence, this block does.
     Sequence(u64),
-    /// The last block whose time is at most this one, in nanoseconds.
+    /// The last block whose time is at most this time, in nanoseconds.
     Time(u64),
 }
 
 // ===== impl Target =====
 
 impl Target {
-    /// Whether the block is after the one that is searched for.
+    /// Whether the block at `mark` is after the block that is searched for.
     const fn is_before(self, mark: &Mark) -> bool {
         match self {
             Target::Sequence(sequence) => mark.first_sequence > sequence,
@@ -81,11 +81,11 @@ impl BlockIndex {
         }
     }
 
-    /// Returns the header of the block that `target` names, among the blocks before `end`. `None` if even the first block is after it,
-    /// or there are no blocks. All blocks before `end` must be durable.
+    /// Returns the header of the block that `target` names, among the blocks before `end`. `None` if even the first block is after
+    /// `target`, or there are no blocks. All blocks before `end` must be durable.
     ///
     /// # Errors
-    /// [`RecordError`] if a header can't be read, or after the `cancellation`.
+    /// [`RecordError`] if a header can't be read, or the read was cancelled.
     pub(super) fn find(
         &self,
         target: Target,
@@ -129,11 +129,11 @@ impl BlockIndex {
         }
     }
 
-    /// Returns the positions of some blocks before `position`, in their order: those back to a mark. The list is empty only if no
-    /// block is before `position`.
+    /// Returns the positions of some of the blocks before `position`, in their order: the blocks from a mark up to `position`. The list
+    /// is empty only if no block is before `position`.
     ///
     /// # Errors
-    /// [`RecordError`] if a header can't be read, or after the `cancellation`.
+    /// [`RecordError`] if a header can't be read, or the read was cancelled.
     pub(super) fn before(
         &self,
         position: Position,
@@ -171,8 +171,8 @@ impl BlockIndex {
         Ok(mark)
     }
 
-    /// Returns the position of the last mark of a segment that is not `after` what is searched for. Makes the marks before it if they are
-    /// not known, but none at `end` or later.
+    /// Returns the position of the last mark of a segment for which `after` returns `false`. First makes the missing marks up to there,
+    /// but no mark at `end` or later.
     fn nearest(
         &self,
         segment: u32,
@@ -183,7 +183,7 @@ impl BlockIndex {
         let mut marks = self.marks_of(segment)?;
         let known = marks.next;
         let walked = self.walk_on(&mut marks, end, cancellation, &after);
-        // Also after a cancellation, and also without a new mark: otherwise the next search would read the same headers again.
+        // Keep the progress even after a cancellation or without a new mark. Otherwise the next search would read the same headers again.
         if marks.next > known {
             self.keep(marks.clone());
         }
@@ -193,7 +193,7 @@ impl BlockIndex {
         Ok(nearest.map_or(Position::new(segment, 0), |mark| mark.position))
     }
 
-    /// Reads headers and makes marks, up to the first mark that is `after`, or up to `end`.
+    /// Reads headers and makes marks, up to the first mark for which `after` returns `true`, or up to `end`.
     fn walk_on(
         &self,
         marks: &mut SegmentMarks,

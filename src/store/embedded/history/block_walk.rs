@@ -31,7 +31,7 @@ const BLOCKS_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct BlockSource {
     pub(super) journal: JournalReader,
-    /// Ends the walks.
+    /// A cancellation ends the walks.
     pub(super) cancellation: Cancellation,
     marks: Arc<RecordMarks>,
     bytes_read: Arc<AtomicU64>,
@@ -125,7 +125,7 @@ impl<'a> BlockWalk<'a> {
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
     pub(super) fn next(&mut self) -> Result<Option<WalkedRecord<'_>>, RecordError> {
-        // The body of a control block is not records.
+        // The body of a control block is not a sequence of records.
         if self.offset >= self.header.body_bytes || !self.header.kind.is_data() {
             return Ok(None);
         }
@@ -160,7 +160,7 @@ impl<'a> BlockWalk<'a> {
         }))
     }
 
-    /// Reads the next bytes of the block unless the next record has already been read. Returns whether it has read.
+    /// Reads the next bytes of the block unless the next record has already been read. Returns whether this call has read bytes.
     fn fill(&mut self) -> Result<bool, RecordError> {
         let within = (self.offset - self.start) as usize;
         let rest = self.chunk.get(within..).map_or(&[][..], |rest| rest);
@@ -217,7 +217,7 @@ pub(super) fn walk_back(
     let ordinals = |header: &BlockHeader| to.saturating_sub(header.first_sequence);
     let mut walk = BlockWalk::begin(source, block, ordinals)?;
     let end = ordinals(walk.header());
-    // Makes the marks up to the end, and reads the last stretch.
+    // Walks forward to the end, which also makes the marks, and keeps the records of the last chunk.
     let mut stretch = Vec::new();
     let mut start = walk.offset;
     loop {
@@ -279,7 +279,8 @@ impl RecordMarks {
         self.last(block, |mark| mark.offset < offset)
     }
 
-    /// The offset of the last mark that is `within`. Both orders of marks are the same.
+    /// Returns the offset of the last mark for which `within` returns `true`, or 0. The marks have the same order by offset and by
+    /// ordinal.
     fn last(&self, block: Position, within: impl Fn(&RecordMark) -> bool) -> u32 {
         let mut blocks = self.0.lock();
         let Some(at) = blocks.iter().rposition(|marks| marks.block == block) else {
@@ -293,7 +294,7 @@ impl RecordMarks {
         offset
     }
 
-    /// Keeps a mark, unless a mark is near it.
+    /// Keeps a mark, unless another mark is near it.
     fn note(&self, block: Position, mark: RecordMark) {
         let mut blocks = self.0.lock();
         if let Some(found) = blocks.iter_mut().rev().find(|marks| marks.block == block) {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::store::embedded::error::RecordError;
 
-/// Says whether a read must end early. A thread can't be interrupted, so a read looks at it between its steps.
+/// Says whether a read must end early. A thread can't be interrupted, so a read checks this value between its steps.
 #[derive(Debug, Clone, Default)]
 pub struct Cancellation(Arc<AtomicBool>);
 
@@ -18,13 +18,13 @@ pub struct CancelOnDrop(Cancellation);
 // ===== impl Cancellation =====
 
 impl Cancellation {
-    /// Returns a value that cancels when it is dropped.
+    /// Returns a value that cancels the read when it is dropped.
     #[must_use]
     pub fn cancel_on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(self.clone())
     }
 
-    /// Checks that the read may go on.
+    /// Checks that the read may continue.
     ///
     /// # Errors
     /// [`RecordError::Cancelled`] if nobody waits for the read any more.

@@ -1,5 +1,8 @@
-//! Reads the history of the ledger from the journal: what an account had at an earlier time, its statement, and all transactions in
-//! their order. No read needs EXEC, except for the place where the chain of an account begins.
+//! Reads the history of the ledger from the journal: the balances of an account at an earlier time, its statement, and
+//! all transactions in their order.
+//!
+//! The records of an account form a chain (`docs/history.md`). A read asks the thread EXEC where the chain of its
+//! account begins. Everything else is read without EXEC.
 
 mod block_index;
 mod block_walk;

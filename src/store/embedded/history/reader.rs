@@ -65,7 +65,7 @@ impl HistoryReader {
         reader
     }
 
-    /// Checks that the read may go on.
+    /// Checks that the read may continue.
     ///
     /// # Errors
     /// [`RecordError::Cancelled`] if nobody waits for the read any more.
@@ -85,8 +85,8 @@ impl HistoryReader {
         self.source.bytes_read()
     }
 
-    /// Returns the place that separates the records up to `bound` from the later ones: the place after the last record that belongs to
-    /// it. All blocks before `end` must be durable.
+    /// Returns the place that separates the records up to `bound` from the later ones: the place after the last record up to `bound`. All
+    /// blocks before `end` must be durable.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
@@ -99,7 +99,7 @@ impl HistoryReader {
         let Some(header) = self.blocks.find(target, end, &self.source.cancellation)? else {
             return Ok(0);
         };
-        // A record without a sequence has the ordinal of the next one that has a sequence, so it comes just before it.
+        // A record without a sequence has the ordinal of the next record with a sequence, so it counts as just before that record.
         let last = match bound {
             Bound::Sequence(last) => last.saturating_sub(header.first_sequence),
             Bound::Time(last) => last.as_nanos().saturating_sub(header.base_time_ns),
@@ -113,10 +113,10 @@ impl HistoryReader {
         Ok(self.journal.position_after(&header).as_u64())
     }
 
-    /// Returns the balances that an account had just before `bound`, which is a place. `None` if the account did not exist then.
+    /// Returns the balances that an account had just before `bound`, which is a place. `None` if the account did not exist at that place.
     ///
     /// # Errors
-    /// [`RecordError`] if the journal can't be read, or is not the one from which `history` comes.
+    /// [`RecordError`] if the journal can't be read, or is not the journal from which `history` comes.
     pub fn balances_before(&self, history: &History, bound: u64) -> Result<Option<Balances>, RecordError> {
         let mut step = history.search(bound);
         let mut buffer = Vec::new();
@@ -138,7 +138,7 @@ impl HistoryReader {
     /// be. The record must exist, and have changed all of the accounts.
     ///
     /// # Errors
-    /// [`RecordError`] if the journal can't be read, or is not the one from which the histories come.
+    /// [`RecordError`] if the journal can't be read, or is not the journal from which the histories come.
     pub fn balances_after<T>(
         &self,
         key: RecordKey<'_>,
@@ -164,8 +164,8 @@ impl HistoryReader {
         accounts.into_iter().map(balances).collect()
     }
 
-    /// Returns the terms that an account had just before `bound`, or `None` if it had those with which it was created. It must have
-    /// existed.
+    /// Returns the terms that an account had just before `bound`, or `None` if it still had the terms with which it was created. The
+    /// account must have existed at that place.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
@@ -174,7 +174,8 @@ impl HistoryReader {
         let mut step = match history.last_update {
             None => return Ok(None),
             Some(place) if place < bound => return self.terms(history, place, &mut buffer).map(Some),
-            // The updates are linked, too, but an account can have any number of them after the bound.
+            // The updates are linked, too, but the search can't follow these links: an account can have any number of updates after the
+            // bound.
             Some(_) => history.search(bound),
         };
         loop {
@@ -195,7 +196,7 @@ impl HistoryReader {
         }
     }
 
-    /// Reads the terms that the account has got by the update at `place`.
+    /// Reads the terms that the update at `place` gave the account.
     fn terms(
         &self,
         history: &History,
@@ -253,8 +254,8 @@ impl HistoryReader {
         Ok((header.block_sequence, hash))
     }
 
-    /// Returns the sequence of the first record that comes after `bound`. `next` is the sequence after the newest durable one, and all
-    /// blocks before `end` must be durable.
+    /// Returns the sequence of the first record that comes after `bound`. `next` is the sequence after the newest durable sequence, and
+    /// all blocks before `end` must be durable.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
@@ -275,7 +276,7 @@ impl HistoryReader {
         } else {
             next
         };
-        // The times of a block begin with its own, and increase by 1 ns with each sequence.
+        // The first sequence of a block has the time of the block, and each further sequence has a time that is 1 ns later.
         let within = (time - block.base_time_ns).saturating_add(1);
         Ok(limit.min(block.first_sequence.saturating_add(within)))
     }

@@ -10,10 +10,12 @@ use tally_ledger::{
 use super::reader::HistoryReader;
 use crate::store::embedded::{error::RecordError, record_reader::FoundRecord};
 
-/// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
+/// Maximum memory of the records of a page, in bytes. A page ends when its records have reached this size, so they can exceed it by
+/// one record.
 pub const STATEMENT_BYTES_MAX: usize = 1 << 20;
 
-/// Maximum number of records that are followed for a page. Updates of the account have no rows, so the number of rows is no bound.
+/// Maximum number of records that are followed for a page. Updates of the account have no rows, so a maximum number of rows does not
+/// bound the number of records.
 const RECORDS_MAX: usize = 8192;
 /// Maximum number of records between two waypoints that are kept in memory.
 const STRETCH_MAX: usize = 4096;
@@ -68,11 +70,11 @@ struct Collector<'a> {
 // ===== impl HistoryReader =====
 
 impl HistoryReader {
-    /// Reads the rows of an account whose places are at least `from` and less than `to`, at most `rows_max`, which is at least 1. In
-    /// the page, they are in `order`.
+    /// Reads at most `rows_max` rows of an account (at least 1), with places from `from` (inclusive) to `to` (exclusive). The page
+    /// contains the rows in `order`.
     ///
     /// # Errors
-    /// [`RecordError`] if the journal can't be read, or is not the one from which `history` comes.
+    /// [`RecordError`] if the journal can't be read, or is not the journal from which `history` comes.
     pub fn statement(
         &self,
         history: &History,
@@ -101,7 +103,7 @@ impl HistoryReader {
         to: RowPlace,
         page: &mut Collector<'_>,
     ) -> Result<(), RecordError> {
-        // The record of the upper end may have rows below it.
+        // The record that contains the upper end may have rows before this end.
         let bound = to.record.saturating_add(u64::from(to.row > 0));
         let mut step = Some(history.search(bound));
         let mut buffer = Vec::new();
@@ -121,8 +123,8 @@ impl HistoryReader {
         Ok(())
     }
 
-    /// The chain leads only back. So this reads the records from the next waypoint back to the lower end, then those from the waypoint
-    /// after it, and so on.
+    /// The chain leads only backwards. So this method reads the records from the next waypoint back to the lower end, then the records
+    /// from the waypoint after it back to that waypoint, and so on.
     fn read_forward(
         &self,
         history: &History,
@@ -148,7 +150,7 @@ impl HistoryReader {
         }
     }
 
-    /// Reads the records of an account from `bound` on, to the next waypoint or to the newest record: the newest one first.
+    /// Reads the records of an account from `bound` to the next waypoint or to the newest record. Returns the newest record first.
     fn stretch(&self, history: &History, bound: u64) -> Result<VecDeque<Entry>, RecordError> {
         let mut stretch: VecDeque<Entry> = VecDeque::new();
         let mut step = Some(history.search(bound));
@@ -156,14 +158,14 @@ impl HistoryReader {
         while let Some(at) = step
             && at.place >= bound
         {
-            // The next stretch begins after this waypoint, so this one needs nothing newer.
+            // The next stretch begins after this waypoint, so this stretch needs no newer record.
             let entry = self.entry(history, at, &mut buffer)?;
             if entry.is_waypoint() {
                 stretch.clear();
             }
             step = entry.towards(bound);
             stretch.push_back(entry);
-            // The oldest ones are needed first. The next stretch has the others.
+            // The oldest records are needed first. The next stretch contains the others.
             if stretch.len() > STRETCH_MAX {
                 stretch.pop_front();
             }
@@ -196,7 +198,7 @@ impl Collector<'_> {
         }
         self.records += 1;
         if rows.is_empty() && self.records >= RECORDS_MAX {
-            // The next page begins with this record, and goes on to the one after it.
+            // The next page reads this record again, and then continues with the record after it.
             self.page.next = Some(RowPlace {
                 record: entry.place,
                 row: 0,

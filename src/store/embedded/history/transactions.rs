@@ -10,17 +10,19 @@ use super::{
 };
 use crate::store::embedded::{error::RecordError, record_reader::FoundRecord};
 
-/// Maximum memory of the records of a page, in bytes, and of one record more. A page ends early if its records take more.
+/// Maximum memory of the records of a page, in bytes. A page ends when its records have reached this size, so they can exceed it by one
+/// record.
 pub const TRANSACTIONS_BYTES_MAX: usize = 1 << 20;
-/// Number of bytes of the journal that are read for a page, at most: a filter can leave out almost all records.
+/// Maximum number of bytes of the journal that are read for a page. A filter can leave out almost all records, so the size of the page is
+/// no bound.
 const SCAN_BYTES_MAX: u64 = 16 << 20;
-/// What a block counts in addition to its bytes, because its header is read separately.
+/// Number of bytes that a block counts in addition to its own bytes, because its header is read separately.
 const SCAN_BYTES_OF_BLOCK: u64 = 1 << 10;
 
 /// Some records, in the order of the page.
 #[derive(Debug, Default)]
 pub struct TransactionPage {
-    /// The records that the filter has taken.
+    /// The records that the filter has accepted.
     pub records: Vec<FoundRecord>,
     /// The sequence of the first record that was not looked at, if the range has more.
     pub next: Option<u64>,
@@ -38,9 +40,9 @@ struct Collector<'a, F> {
 // ===== impl HistoryReader =====
 
 impl HistoryReader {
-    /// Reads the records whose sequences are at least `from` and less than `to`, at most `limit`, which is at least 1, and only those
-    /// that `filter` takes. A page can be short, even empty, although the range has more: it ends after a bounded number of bytes. All
-    /// blocks before `end` must be durable.
+    /// Reads at most `limit` records (at least 1) that `filter` accepts, with sequences from `from` (inclusive) to `to` (exclusive). A
+    /// page can be short, even empty, although the range has more: it ends after a bounded number of bytes. All blocks before `end`
+    /// must be durable.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
@@ -68,8 +70,8 @@ impl HistoryReader {
         Ok(collector.page)
     }
 
-    /// Does the same as [`HistoryReader::transactions`] with [`Order::OldestFirst`], but the memory of the records, and not their number,
-    /// is limited: `bytes_max`, and one record more.
+    /// Does the same as [`HistoryReader::transactions`] with [`Order::OldestFirst`], but limits the memory of the records instead of
+    /// their number: to `bytes_max`, which one record may exceed.
     ///
     /// # Errors
     /// [`RecordError`] if the journal can't be read.
@@ -202,7 +204,7 @@ impl HistoryReader {
 // ===== impl Collector =====
 
 impl<F: Fn(&FoundRecord) -> bool> Collector<'_, F> {
-    /// Adds a record if it is in the range and the filter takes it. Returns `false` if the page is full.
+    /// Adds a record if it is in the range and the filter accepts it. Returns `false` if the page is full.
     fn add(&mut self, found: FoundRecord, from: u64, to: u64) -> bool {
         let sequence = found.place().sequence;
         if !(from..to).contains(&sequence) || !(self.filter)(&found) {

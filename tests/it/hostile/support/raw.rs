@@ -34,7 +34,7 @@ pub(crate) const NO_WINDOW: &[u8] = &[0, 4, 0, 0, 0, 0];
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 10;
 /// The error code ENHANCE_YOUR_CALM.
 const ENHANCE_YOUR_CALM: u32 = 11;
-/// Maximum time until the server must send a frame. No test measures this time.
+/// Maximum time until the server must send a frame. The result of a test does not depend on this time.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Maximum time for one send. After this time, the client assumes that the server does not read from the connection any
 /// more.
@@ -147,7 +147,7 @@ impl Raw {
     }
 
     /// Sends a call, and respects the flow-control windows. Returns the stream number, and whether `body` was sent
-    /// completely. It is not if the server answers the call or closes the connection earlier.
+    /// completely. If the server answers the call or closes the connection earlier, the rest of `body` is not sent.
     pub(crate) async fn upload(&mut self, path: &str, body: &[u8], end: bool) -> (u32, bool) {
         let (number, begin) = self.begin(&header_block(path));
         self.send(&begin).await;

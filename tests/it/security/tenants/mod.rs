@@ -1,5 +1,5 @@
-//! Two tenants on one ledger: tokens with prefixes. `table.rs` has every method, role and kind of id in one table, `writes.rs` every
-//! field that names something, and `reads.rs` the lists and what an unrestricted caller has made with ids of several tenants.
+//! Two tenants on one ledger: tokens with prefixes. `table.rs` has a table of every method, role and kind of id. `writes.rs` tests every
+//! field that has an id. `reads.rs` tests the lists, and transactions of an unrestricted caller with ids of several tenants.
 
 mod reads;
 mod table;
@@ -71,7 +71,7 @@ struct Tenants {
     _home: TempDir,
 }
 
-/// What a caller sees of an answer.
+/// The parts of an answer that a caller can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     code: Code,
@@ -99,7 +99,7 @@ impl Tenants {
         let server = ServerOptions::default()
             .env("TALLY__SECURITY__TOKENS_FILE", file.to_str().unwrap())
             .start();
-        // The number of rejected calls of a connection is limited, so each caller has its own.
+        // The number of rejected calls on a connection is limited, so each caller has a separate connection.
         let mut callers = HashMap::new();
         for name in TOKENS.into_iter().chain([""]) {
             let stream = TcpStream::connect(server.address()).await.unwrap();
@@ -135,7 +135,7 @@ impl Tenants {
         self.raw_messages(token, path, &[message.to_vec()]).await
     }
 
-    /// The same for a call with several messages.
+    /// Does the same as [`Tenants::raw`], for a call with several messages.
     async fn raw_messages(&self, token: &str, path: &str, messages: &[Vec<u8>]) -> (Status, Bytes) {
         let framed = messages.iter().map(|message| {
             let length = u32::try_from(message.len()).unwrap().to_be_bytes();

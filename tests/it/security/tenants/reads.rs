@@ -1,4 +1,5 @@
-//! Lists and their page tokens, and what a tenant sees of transactions that an unrestricted caller has made with ids of several tenants.
+//! Tests of lists and their page tokens, and of what a tenant sees of transactions that an unrestricted caller has made with ids of several
+//! tenants.
 
 use prost::Message;
 use tally::proto::{
@@ -110,7 +111,7 @@ async fn lists_show_only_the_own_and_a_page_token_is_of_use_only_to_its_owner() 
             assert!(ids.iter().all(|id| id.starts_with(prefix)), "{path}: {ids:?}");
             tokens.push((token, of_pages));
         }
-        // A page token of somebody else is refused, whatever it points at.
+        // A page token of another caller is refused, whatever its position.
         for (token, _) in &tokens {
             for (_, foreign) in tokens.iter().filter(|(owner, _)| owner != token) {
                 for page_token in foreign {
@@ -124,7 +125,8 @@ async fn lists_show_only_the_own_and_a_page_token_is_of_use_only_to_its_owner() 
                 }
             }
         }
-        // A caller can forge a token with its own fingerprint and any position. It shows nothing foreign, which `pages` checks.
+        // A caller can forge a page token with its own fingerprint and any position. The list still shows nothing foreign, which `pages`
+        // checks.
         let (token, own_tokens) = &tokens[0];
         let own_token = own_tokens.first().unwrap();
         let fingerprint = own_token.rsplit('.').next().unwrap();
@@ -197,7 +199,7 @@ async fn find(tenants: &Tenants, token: &str, id: &str) -> Transaction {
     found.transaction.unwrap()
 }
 
-/// Checks that `acme` finds a rejected transaction, with its reason and without anything of others. Returns what it sees of the error.
+/// Checks that `acme` finds a rejected transaction with its reason, and sees no foreign ids or figures. Returns what `acme` sees of the error.
 async fn finds_rejection(tenants: &Tenants, id: &str, reason: &str) -> Seen {
     let found = find(tenants, "acme-read", id).await;
     let bytes = found.encode_to_vec();
@@ -244,14 +246,14 @@ async fn a_rejection_has_no_figure_of_a_foreign_account() {
             !seen.contains("house/") && !seen.message.contains("has 3"),
             "{seen:?}"
         );
-        // A caller that may see the account sees the figure.
+        // A caller that may see the account sees its figures.
         let seen = tenants.sees("all-write", path, &message).await;
         assert_eq!(seen.metadata["available"], "3", "{seen:?}");
     }
     let seen = finds_rejection(&tenants, "acme/refund", "INSUFFICIENT_FUNDS").await;
     assert!(!seen.has("available"), "{seen:?}");
 
-    // What an unrestricted caller has sent under an id of the tenant.
+    // Transactions that an unrestricted caller has sent with an id of the tenant.
     let poor = transaction("acme/poor", vec![transfer("house/fees", "acme/a", 1000)]);
     let seen = tenants
         .sees("all-write", PROCESS_ONE, &poor.encode_to_vec())
@@ -291,7 +293,7 @@ async fn foreign_accounts_of_an_own_transaction_are_blank() {
         )
     };
     assert_eq!(parties(&found), ("acme/a".to_owned(), String::new()));
-    // A foreign transaction that touches the tenant's account is not the tenant's.
+    // A foreign transaction that changes the tenant's account does not belong to the tenant.
     let touches = transaction("house/t", vec![transfer("acme/a", "house/bank", 1)]);
     tenants.commits("all-write", &touches).await;
     tenants
@@ -320,7 +322,7 @@ async fn foreign_accounts_of_an_own_transaction_are_blank() {
         assert_eq!(ids(&listed), ["acme/hold", "acme/h"]);
         assert_eq!(parties(&listed[1]), ("acme/a".to_owned(), String::new()));
     }
-    // The list does not tell that the blank account is this one: a foreign account has no holds, as if it did not exist.
+    // The list must not show which account was left blank: the list of a foreign account is empty, as if the account did not exist.
     for account_id in ["house/fees", "house/bank", "house/nothing"] {
         assert!(holds("acme-read", account_id).await.is_empty(), "{account_id}");
     }
@@ -341,7 +343,7 @@ async fn foreign_accounts_of_an_own_transaction_are_blank() {
         .collect();
     assert_eq!(shown, ["acme/a"]);
     assert_eq!(posted.moved_amounts.len(), 1);
-    // A repetition shows the same.
+    // A repetition gets the same answer.
     let again = tenants.commits("acme-write", &post).await;
     assert_eq!(
         again,
@@ -350,7 +352,7 @@ async fn foreign_accounts_of_an_own_transaction_are_blank() {
             ..posted
         }
     );
-    // What ended a hold, and what reversed a transaction, may be foreign.
+    // A foreign transaction may have ended a hold or reversed a transaction of the tenant.
     tenants
         .commits("all-write", &hold("acme/h2", "acme/a", "acme/b"))
         .await;

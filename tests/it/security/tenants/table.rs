@@ -1,5 +1,5 @@
-//! Every method, with every role, for own and foreign ids, in one table. The methods come from the descriptors, so a new method without a
-//! row fails the test.
+//! One table of every method, with every role, for own and foreign ids. The methods come from the descriptors, so the test fails if a new
+//! method has no row.
 
 use std::collections::BTreeSet;
 
@@ -26,16 +26,16 @@ use crate::support::{
     operators::{ask, get},
 };
 
-/// What each caller sees of each method. The columns after the first are the roles of a token for all ids, of a token with the prefix
-/// `acme/` in a request with ids of `acme/`, and of the same token in a request with ids of `beta/`.
+/// The answer of each method to each caller. The first column is a call without a token. The next columns are the roles of a token for all
+/// ids, of a token with the prefix `acme/` in a request with ids of `acme/`, and of the same token in a request with ids of `beta/`.
 ///
 /// - `ok`: the call succeeds.
 /// - `token`: UNAUTHENTICATED.
 /// - `role`: FORBIDDEN, because the role is too low.
 /// - `whole`: FORBIDDEN, because the method concerns the whole service.
-/// - `id`: FORBIDDEN, because a field names a foreign id; the same answer whether or not something has this id.
+/// - `id`: FORBIDDEN, because a field names a foreign id; the answer is the same whether or not this id exists.
 /// - `embedded`: NOT_REPLICATED, because the service of the test has no replicas.
-/// - `none`: the answer that an own id gets that nothing has.
+/// - `none`: the same answer as for an own id that does not exist.
 /// - `-`: the request has no id.
 const TABLE: &str = "
 METHOD                                                          NO TOKEN | ALL IDS: READ WRITE ADMIN | OWN IDS    | FOREIGN IDS
@@ -68,7 +68,7 @@ METHOD                                                          NO TOKEN | ALL I
 /grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo  token | ok    ok   ok  | ok    ok    ok    | -     -     -
 ";
 
-/// The same for the operators' port. Reading needs no token, so the port must not be public.
+/// The HTTP status of each request to the operators' port. Reading needs no token, so the port must not be public.
 const OPERATORS_TABLE: &str = "
 METHOD  PATH        NO TOKEN | ALL IDS: READ WRITE ADMIN | PREFIX
 GET     /           200 | 200 200 200 | 200 200 200
@@ -115,13 +115,13 @@ fn methods() -> BTreeSet<String> {
     paths.collect()
 }
 
-/// Returns a request with ids of `prefix`. If `exists`, something has the ids that name something else. The id is the one that the
-/// answer may repeat. `number` makes the ids of what the request makes unique.
+/// Returns a request with ids of `prefix`, and the id that the answer may repeat. `exists` says whether the ids that the request refers to
+/// exist. `number` makes the ids that the request creates unique.
 fn request(path: &str, prefix: &str, exists: bool, number: usize) -> (String, Vec<u8>) {
     let id = |name: &str| format!("{prefix}{}", if exists { name } else { "nothing" });
     let own = |name: &str| format!("{prefix}{name}-{number}");
     let payment = || {
-        // A foreign transaction that exists has the id of one that exists.
+        // For a foreign prefix, the request has the id of an existing transaction.
         let id = if prefix == "acme/" { own("t") } else { id("paid") };
         transaction(
             &id,
@@ -323,7 +323,7 @@ async fn every_method_answers_every_role_and_prefix_as_the_table_says() {
                 expected => {
                     let (seen, _) = answer(prefix, true).await;
                     assert_eq!(word(&seen), expected, "{call}: {seen:?}");
-                    // A list that succeeds because it is empty would prove nothing.
+                    // An empty list would prove nothing.
                     let is_list = path.contains("/List") && expected == "ok";
                     assert!(!is_list || seen.contains("acme/"), "{call}");
                 }

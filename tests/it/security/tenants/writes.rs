@@ -1,5 +1,5 @@
-//! Writes that name a foreign id are FORBIDDEN before anything is looked up: in every field, in every kind of call, with the same answer
-//! whether or not something has the id. The fields come from the descriptors, so a new field without a case fails a test.
+//! Writes that name a foreign id are FORBIDDEN before any look-up: in every field, in every kind of call, with the same answer
+//! whether or not the id exists. The fields come from the descriptors, so a test fails if a new field has no case.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ use crate::support::in_process::{account, transaction, transfer};
 /// A transaction with a foreign id in a field.
 struct Case {
     field: &'static str,
-    /// A foreign id that something of the kind that the field names has.
+    /// A foreign id that exists, of the kind that the field names.
     exists: &'static str,
     request: fn(foreign: &str) -> ProcessTransactionRequest,
 }
@@ -82,7 +82,7 @@ const CASES: [Case; 13] = [
     Case { field: "transfers[0].credit_account_id", exists: "beta/a", request: |id| ProcessTransactionRequest { transfers: vec![transfer("acme/b", id, 1)], ..reverses("acme/paid") } },
 ];
 
-/// Foreign ids that nothing has: of the other tenant, of nobody, and ones that look like the tenant's own.
+/// Foreign ids that do not exist: with the prefix of the other tenant, without a prefix, and similar to the tenant's own ids.
 const NOTHING: [&str; 6] = ["beta/nothing", "nothing", "acme", "acme2/a", "ACME/a", "acme-/a"];
 
 /// Checks that an answer is FORBIDDEN because of this field and id. Returns the answer without the id.
@@ -104,7 +104,7 @@ fn forbidden(seen: Seen, field: &str, id: &str) -> Seen {
     seen.without(&format!("{id:?}"))
 }
 
-/// The results of three transactions in one call: the one in the middle is the one to check, the others are the tenant's own.
+/// Returns the results of three transactions in one call. The transaction in the middle is to be checked; the others are the tenant's own.
 async fn in_the_middle(
     tenants: &Tenants,
     path: &str,
@@ -168,7 +168,7 @@ fn account_writes(id: &str) -> [(&'static str, &'static str, Vec<u8>); 3] {
     ]
 }
 
-/// Returns all that the other tenant sees of its own.
+/// Returns everything that the other tenant sees of its own accounts and transactions.
 async fn state_of_beta(tenants: &Tenants) -> Vec<Seen> {
     let get = |id: &str| GetAccountRequest {
         account_id: id.to_owned(),
@@ -206,7 +206,7 @@ async fn a_foreign_id_is_forbidden_in_every_field_and_every_kind_of_call() {
             let request = (case.request)(id);
             let alone = tenants.sees(TOKEN, PROCESS_ONE, &request.encode_to_vec()).await;
             let alone = forbidden(alone, case.field, id);
-            // The same for an id that exists and for one that does not, and in every kind of call.
+            // The answer is the same for an id that exists and for an id that does not, and in every kind of call.
             assert_eq!(*first.get_or_insert_with(|| alone.clone()), alone, "{id}");
             for path in [PROCESS_MANY, STREAM] {
                 let [before, middle, after] = in_the_middle(&tenants, path, &request, number).await;
@@ -222,7 +222,7 @@ async fn a_foreign_id_is_forbidden_in_every_field_and_every_kind_of_call() {
         }
     }
     assert_eq!(state_of_beta(&tenants).await, before);
-    // Whatever the tenant sent, it has used none of its own ids.
+    // The refused transactions have used none of the tenant's own ids.
     let unused = tenants.commits(TOKEN, &own("acme/x")).await;
     assert!(!unused.replayed);
 }
@@ -236,7 +236,7 @@ async fn a_foreign_id_is_forbidden_before_anything_is_looked_up() {
     };
     let path = "/tally.v1.EngineService/SetCircuitMode";
     let _open: SetCircuitModeResponse = tenants.asks("all-admin", path, &close).await;
-    // The engine rejects every write. So an answer that is not CIRCUIT_OPEN has not reached the engine, and took no time there.
+    // The engine rejects every write with CIRCUIT_OPEN. So a call with another answer has not reached the engine, and took no time there.
     let reaches = tenants
         .sees(TOKEN, PROCESS_ONE, &own("acme/x").encode_to_vec())
         .await;
@@ -267,7 +267,7 @@ async fn a_foreign_id_is_forbidden_before_anything_is_looked_up() {
     }
 }
 
-/// Collects the last parts of the fields of a message, and of the messages in it, that name something.
+/// Collects the names of the fields with ids, in a message and in the messages that it contains.
 fn id_fields(message: &MessageDescriptor, found: &mut BTreeSet<String>, seen: &mut BTreeSet<String>) {
     if !seen.insert(message.full_name().to_owned()) {
         return;

@@ -1,5 +1,5 @@
-//! Calls without a leader, with a leader that fails, and calls that would be forwarded twice. `NOT_LEADER` says that the call was
-//! not executed, `LEADER_LOST` that this is unknown.
+//! Tests of calls without a leader, with a leader that fails, and of calls that would be forwarded twice. `NOT_LEADER` means that the call
+//! was not executed, and `LEADER_LOST` that this is unknown.
 
 use tally::store::replicated::{ReplicaCommand, ReplicaRole};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +23,7 @@ async fn without_a_leader_nothing_is_executed_and_the_client_learns_when_to_retr
         ReplicaRole::Candidate,
         ReplicaRole::Stopped,
     ] {
-        // A replica that still sees its own claim as the newest, but does not lead, does not call itself.
+        // A replica whose own claim is the newest, but which does not lead, must not forward calls to itself.
         for leader in [None, Some(OWN)] {
             let (service, _driver) =
                 Service::start_replica(view(role, leader), Arc::new(Security::default())).await;
@@ -179,7 +179,7 @@ async fn a_leader_that_hangs_does_not_hold_a_call_beyond_its_deadline() {
     }
 }
 
-/// As a process that is stopped, or a machine that is cut off: nothing answers, but the connection stays open.
+/// The leader behaves like a stopped process or a machine that is cut off: it answers nothing, but the connection stays open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_machine_does_not_answer_is_lost_even_if_the_call_has_no_deadline() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! A leader that does what a test wants: it records the headers of the calls, closes their connections, or never answers.
+//! A fake leader whose conduct a test sets: it records the headers of the calls, closes their connections, or never answers.
 
 use std::sync::{
     Arc,
@@ -29,7 +29,7 @@ pub(super) enum Conduct {
     Close,
     /// Begins the answer, and closes the connection.
     CloseWithinAnswer,
-    /// Begins the answer, and does not go on.
+    /// Begins the answer, and sends nothing more.
     HangWithinAnswer,
     /// Begins the answer, and ends it without a status.
     EndWithoutStatus,

@@ -22,7 +22,7 @@ async fn many_forwarded_calls_with_unread_answers_do_not_block_another_client() 
         .await
         .unwrap();
 
-    // All answers together have much more bytes than the windows of HTTP/2 by default, 64 KiB for a connection. Both clients have
+    // All answers together have far more bytes than HTTP/2's default window of a connection, 64 KiB. Both clients have
     // the same address, so they use the same connection to the leader.
     let unread = Endpoint::from_shared(pair.standby.endpoint())
         .unwrap()
@@ -58,7 +58,7 @@ async fn many_forwarded_calls_with_unread_answers_do_not_block_another_client() 
     };
     let page = tokio::time::timeout(WAIT_MAX, honest.list_transactions(page)).await;
     let page = page.expect("the honest client is served").unwrap().into_inner();
-    // Longer than the window of a forwarded answer, although a page has fewer transactions than `page_size` if they are long.
+    // The page must be longer than the window of a forwarded answer. It may have fewer transactions than `page_size`, because they are long.
     assert!(page.encoded_len() > 16 << 10, "{} bytes", page.encoded_len());
     for call in calls {
         call.abort();

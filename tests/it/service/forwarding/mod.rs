@@ -1,5 +1,5 @@
-//! Calls at replicas that do not lead, between real servers and with a leader that fails. The tests drive the views of the
-//! replicas.
+//! Tests of calls at replicas that do not lead, between real servers and with a leader that fails. The tests set the views of the
+//! replicas, as drivers do.
 
 mod failures;
 mod fake_leader;
@@ -99,7 +99,7 @@ async fn a_standby_forwards_unary_calls_batches_and_reads_with_their_errors() {
     let mut client = pair.standby.transactions().await;
     let first = client.process_transaction(pay("one")).await.unwrap().into_inner();
     assert!(!first.replayed);
-    // The leader has it, and the standby's own engine has executed nothing.
+    // The leader has the transaction, and the standby's own engine has executed nothing.
     let mut direct = pair.leader.transactions().await;
     assert!(
         direct
@@ -118,7 +118,7 @@ async fn a_standby_forwards_unary_calls_batches_and_reads_with_their_errors() {
     let results = answer.unwrap().into_inner().results;
     let is_committed = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Committed(_)));
     assert!(results.len() == 3000 && results.iter().all(|result| is_committed(&result.outcome)));
-    // A page can have fewer transactions than it may have.
+    // A page can have fewer transactions than its maximum.
     let (mut listed, mut token) = (0, String::new());
     loop {
         let page = ListTransactionsRequest {
@@ -171,7 +171,7 @@ async fn a_standby_forwards_streams_in_both_directions_while_they_are_open() {
         let event = tokio::time::timeout(WAIT_MAX, watch.message()).await.unwrap();
         seen += event.unwrap().unwrap().transactions.len();
     }
-    // A watch does not hold up the end of the standby.
+    // An open watch does not delay the end of the standby.
     pair.standby.begin_drain();
     let status = loop {
         match watch.message().await {
@@ -241,7 +241,7 @@ async fn the_headers_of_a_call_reach_the_leader_and_the_deadline_shrinks() {
     );
 }
 
-/// Returns a security with the tokens `all` and `acme`, the second one for ids that begin with `acme/`.
+/// Returns a `Security` with the tokens `all` and `acme`. The token `acme` is for ids that begin with `acme/`.
 fn two_tokens() -> Arc<Security> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let lines = [("all", ""), ("acme", " prefix=acme/")]
@@ -286,7 +286,7 @@ async fn both_replicas_check_the_token_and_the_prefix() {
             expected(Code::Unauthenticated, "UNAUTHENTICATED", "false")
         );
     }
-    // The leader checks as well: a standby without tokens does not open the leader.
+    // The leader checks the token as well: a standby that asks for no tokens must not give access to the leader.
     let (open, _driver) = standby_of(&pair.leader.endpoint()).await;
     let error = open
         .accounts()
@@ -305,7 +305,7 @@ async fn both_replicas_check_the_token_and_the_prefix() {
 async fn a_stale_read_is_answered_by_the_standby_itself() {
     let pair = Pair::start().await;
     let [_, driver] = &pair.drivers;
-    // While the second replica leads, it gets an account that the first one does not have.
+    // While the second replica leads, it gets an account that the first replica does not have.
     driver.view.send_modify(|view| view.role = ReplicaRole::Leader);
     pair.standby.open_accounts(&["local"]).await;
     driver.view.send_modify(|view| view.role = ReplicaRole::Standby);

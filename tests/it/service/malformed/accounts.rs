@@ -1,4 +1,4 @@
-//! Fields of accounts, of their updates and of their velocity limits.
+//! Tests of invalid fields of accounts, of updates of accounts, and of velocity limits.
 
 use tally::proto::{
     Account, AccountStatus, Amount, BalanceRule, Balances, CreateAccountRequest, Uint128,

@@ -1,4 +1,4 @@
-//! Fields of transactions that belong to some phases only.
+//! Tests that a request is rejected if it sets a field that does not belong to the phase of its transaction.
 
 use tally::proto::{ProcessTransactionRequest, TransactionPhase, Uint128, transfer as transfer_proto};
 use tonic::Code;
@@ -34,7 +34,7 @@ async fn a_field_that_does_not_belong_to_the_phase_is_rejected() {
     let cases: Vec<(&ProcessTransactionRequest, Change, &str, &str)> = vec![
         (&plain, |r| r.phase = 5, "phase", "output only"),
         (&plain, |r| r.phase = -1, "phase", "-1 is not a phase"),
-        // The other transaction.
+        // Fields that name another transaction.
         (
             &hold,
             |r| r.pending_transaction_id = "h".into(),
@@ -150,7 +150,7 @@ async fn a_field_that_does_not_belong_to_the_phase_is_rejected() {
             "pending_timeout",
             "must be 1 ms",
         ),
-        // What remains.
+        // `keep_remaining`.
         (
             &plain,
             |r| r.keep_remaining = true,
@@ -269,7 +269,7 @@ async fn a_field_that_does_not_belong_to_the_phase_is_rejected() {
             "{field}: {description:?} does not say {words:?}"
         );
     }
-    // The outermost values that are allowed.
+    // The smallest and the largest allowed values.
     service.open_accounts(&["a", "b"]).await;
     for (number, timeout) in [timeout(0, 1_000_000), timeout(315_360_000, 0)]
         .into_iter()

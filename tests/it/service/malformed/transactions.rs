@@ -1,4 +1,4 @@
-//! Fields of transactions.
+//! Tests of invalid fields of transactions.
 
 use tally::proto::{Uint128, transfer as transfer_proto};
 use tonic_types::StatusExt;

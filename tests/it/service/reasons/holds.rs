@@ -112,7 +112,7 @@ pub(super) async fn ended_holds() -> Reasons {
             &[("field", "transfers")],
         )
         .await;
-    // What was rejected has left the hold as it was.
+    // The rejected transactions have not changed the hold.
     ledger.commits(post("all", "h", Vec::new())).await;
     assert_eq!(columns(&ledger.account("wallet").await.balances), (2, 40, 0, 100));
     ledger.reasons

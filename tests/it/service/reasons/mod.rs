@@ -1,5 +1,5 @@
-//! Provokes every rejection of a transaction and of an update over the wire, and checks its code, its reason, its metadata, that a
-//! repetition gets the same, and that nothing has changed. `statuses` has the other errors.
+//! Provokes every rejection of a transaction and of an update over the wire. Checks its code, reason and metadata, that a
+//! repetition gets the same rejection, and that nothing has changed. `statuses` tests the other errors.
 
 mod holds;
 mod reversals;
@@ -23,7 +23,7 @@ const PRECONDITION: Code = Code::FailedPrecondition;
 /// The reasons for which an account is not updated, besides those for which a transaction is rejected.
 const OF_UPDATES: [&str; 3] = ["ACCOUNT_NOT_EMPTY", "ACCOUNT_CHANGED", "INVALID_FIELD"];
 
-/// A ledger with an unlimited `bank`, a `wallet` with 100 that may not be overdrawn, and others.
+/// A ledger with an unlimited `bank`, a `wallet` with 100 that may not be overdrawn, and other accounts.
 pub(super) async fn ledger(config: &EngineConfig) -> Ledger {
     let mut ledger = Ledger::start(config).await;
     let limited = VelocityLimit {

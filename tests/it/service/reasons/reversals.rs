@@ -11,7 +11,7 @@ use crate::{
     support::in_process::{config, transaction, transfer},
 };
 
-/// A reversal is bounded by what it reverses.
+/// Checks the rejections of reversals. A reversal can't exceed the transaction that it reverses.
 pub(super) async fn reversals() -> Reasons {
     let mut ledger = ledger(&config()).await;
     ledger.commits(hold("held", pay(1))).await;
@@ -88,7 +88,7 @@ pub(super) async fn reversals() -> Reasons {
         )
         .await;
     assert!(!info(&status).metadata.contains_key("needs"));
-    // A reversal obeys the balance rules, and stays possible.
+    // A reversal must obey the balance rules. If it is rejected for this reason, a later reversal of the same transaction is possible.
     ledger
         .commits(transaction("out", vec![transfer("wallet", "empty", 99)]))
         .await;

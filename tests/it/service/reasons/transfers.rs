@@ -96,7 +96,7 @@ pub(super) async fn balance_rules() -> Reasons {
     ledger.reasons
 }
 
-/// The error of a velocity limit names the maximum, and when there is room.
+/// The error of a velocity limit names the maximum, and the time at which there is room again.
 pub(super) async fn velocity_limits() -> Reasons {
     let mut ledger = ledger(&config()).await;
     let spend = |id: &str, units| transaction(id, vec![transfer("limited", "bank", units)]);
@@ -121,7 +121,7 @@ pub(super) async fn velocity_limits() -> Reasons {
             &[limit.as_slice(), &over].concat(),
         )
         .await;
-    // Generic clients would repeat the same id after the delay of a RetryInfo.
+    // There must be no RetryInfo: generic clients would repeat the same id after its delay.
     assert!(status.get_details_retry_info().is_none());
     let room_at = info(&status).metadata["room_at"].clone();
     let room_at = humantime::parse_rfc3339(&room_at).expect(&room_at);
@@ -130,7 +130,7 @@ pub(super) async fn velocity_limits() -> Reasons {
         wait > Duration::from_secs(3000) && wait < Duration::from_secs(3700),
         "{wait:?}"
     );
-    // Holds count, too; their posts and the other side do not.
+    // Holds count, too. Posts of holds do not count, and transfers of the other side do not.
     ledger
         .commits(hold("v4", vec![transfer("limited", "bank", 1)]))
         .await;
@@ -151,7 +151,7 @@ pub(super) async fn velocity_limits() -> Reasons {
     ledger.reasons
 }
 
-/// Frozen and closed accounts reject what their status says.
+/// Frozen and closed accounts reject the transfers that their status forbids.
 pub(super) async fn statuses() -> Reasons {
     let mut ledger = ledger(&config()).await;
     for id in ["h1", "h2", "h3"] {

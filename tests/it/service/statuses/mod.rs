@@ -63,9 +63,9 @@ const DECODED_BY_TALLY: [&str; 13] = [
 /// Methods with one request message that is decoded by tonic.
 const DECODED_BY_TONIC: [&str; 6] = [CIRCUITS, WATCH, SET_MODE, CONFIRM_CLOCK, HEALTH, HEALTH_WATCH];
 
-/// The directory of the other rejections by the ledger. A test there compares its reasons with those of the ledger.
+/// The file of the tests of the other rejections by the ledger. A test there checks that they provoke every reason of the ledger.
 const REASONS: &str = "tests/it/service/reasons/mod.rs";
-/// What that test compares.
+/// The list of all reasons of the ledger, which that test uses.
 const ALL: &str = "Reason::ALL";
 /// Tests of errors that no client can cause over the network.
 const UNIT: &str = "src/grpc/status_tests.rs";
@@ -74,8 +74,8 @@ const REPLICA: &str = "tests/it/service/forwarding/failures.rs";
 const REPLICA_STATE: &str = "tests/it/service/forwarding/state.rs";
 const TABLE: &str = "crates/ledger/src/table_tests.rs";
 
-/// Reasons that this test does not provoke, each with the file that does, and with text of this file: the reason, unless the file knows
-/// it by another name.
+/// Reasons that this test does not provoke, each with the file of another test that does, and with a text in that file: the reason, or the
+/// name that the file uses for it.
 const NOT_PROVOKED: [(&str, &str, &str); 28] = [
     (
         "CLOCK_NOT_CONFIRMED",

@@ -258,7 +258,7 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
-    /// Writes the zeros, because the space that a file system takes ahead reads as zeros, also after a crash.
+    /// Writes zeros, because the space that a file system reserves ahead reads as zeros, also after a crash.
     fn allocate(&self, bytes: u64) -> Result<(), DiskError> {
         self.write_at(0, &vec![0; usize::try_from(bytes).unwrap()])
     }

@@ -146,7 +146,7 @@ impl SimDisk {
         self.shared.state.lock().faults.free_bytes = Some(bytes);
     }
 
-    /// Lets the existing files own no space: [`tally_journal::DiskFile::own_space`] takes it from the free bytes. A write
+    /// Makes the existing files own no space: [`tally_journal::DiskFile::own_space`] takes the space from the free bytes. A write
     /// still finds space.
     pub(crate) fn set_sparse(&self) {
         self.shared.state.lock().faults.sparse = true;
@@ -295,8 +295,8 @@ impl SimDisk {
 // ===== impl SimDisk: control by a simulator =====
 
 impl SimDisk {
-    /// Lets operations fail by chance from now on, also after crashes and restarts. These end the faults that last for
-    /// ever, as if the disk was mended before the next start.
+    /// Lets operations fail by chance from now on, also after crashes and restarts. A crash or a restart ends the faults that last for
+    /// ever, as if the disk was repaired before the next start.
     pub(crate) fn set_fault_plan(&self, plan: FaultPlan) {
         self.shared.state.lock().set_plan(plan);
     }

@@ -20,9 +20,10 @@ use super::{
 };
 
 pub(super) struct State {
-    /// For the outcome of crashes and for [`tally_journal::Disk::fill_random`].
+    /// Random numbers for the outcome of crashes and for [`tally_journal::Disk::fill_random`].
     pub(super) random: SplitMix64,
-    /// For the faults of the plan. A generator of its own, so that a plan without faults changes nothing else.
+    /// Random numbers for the faults of the plan. This generator is separate, so that a plan without faults changes no
+    /// other decision.
     fault_random: SplitMix64,
     pub(super) latency: Latency,
     /// The number of crashes and restarts so far. Operations on files and locks from an earlier run fail.
@@ -182,7 +183,8 @@ impl State {
         Ok(())
     }
 
-    /// Returns the error with which the operation fails: that of a fault for ever, or of a new fault of the plan.
+    /// Returns the error with which the operation fails, if it fails: the error of an earlier fault that lasts for
+    /// ever, or of a new fault of the plan.
     pub(super) fn draw_fault(&mut self, operation: Operation, path: PathId) -> Result<(), DiskError> {
         let fault = if self.faults.broken.contains(&(operation, path)) {
             Some(Fault::Io { for_ever: false })

@@ -11,7 +11,7 @@ use super::{
     world::{Blocks, Bounds, Event, State},
 };
 
-/// Of this many states, one is checked for progress, because each check is a run of its own.
+/// One of this many states is checked for progress, because each check is a separate run.
 const PROGRESS_SAMPLE: u64 = 64;
 /// More states than this mean that the bounds are too large for the memory.
 const STATES_MAX: usize = 30_000_000;
@@ -131,7 +131,7 @@ fn fingerprint(state: &State) -> u64 {
     hasher.finish()
 }
 
-/// A fast hash of 64 bits. With a million states, two of them have the same one with a probability of about 3 in 10^8.
+/// A fast hash of 64 bits. With a million states, two of them have the same hash with a probability of about 3 in 10^8.
 #[derive(Default)]
 struct Mix(u64, u64);
 

@@ -13,7 +13,7 @@ mod world;
 pub(crate) use explore::explore;
 pub(crate) use world::Bounds;
 
-/// The variable of the environment that asks for larger bounds: this many more blocks and failures.
+/// The environment variable that makes the bounds larger, by this number of blocks and failures.
 const DEPTH_VARIABLE: &str = "TALLY_TEST_MODEL_DEPTH";
 
 /// Explores all states within the bounds, and prints their number.

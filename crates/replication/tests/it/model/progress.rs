@@ -49,7 +49,7 @@ fn is_over(state: &State, blocks: &Blocks) -> bool {
     has_ended || (all_halted && state.used.losses > 0)
 }
 
-/// Everything in flight arrives, and everybody reads. If nothing is left, the leaders submit a block each; without a
+/// Everything in flight arrives, and every node reads. If nothing is left to do, each leader submits a block; without a
 /// leader, a standby claims.
 fn next(state: &State, blocks: &Blocks) -> Vec<Event> {
     let is_lost = |at: u8| state.wires[usize::from(at)].progress == Progress::Lost;

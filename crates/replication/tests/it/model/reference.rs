@@ -1,4 +1,5 @@
-//! The rule of acceptance once more, independent of the code under test: the chain that a log contains.
+//! A second implementation of the rule by which a reader of the log accepts or skips a record. It is independent of the
+//! code under test, and finds the chain that a log contains.
 
 use tally_replication::{BlockFacts, BlockKind};
 

@@ -76,7 +76,7 @@ impl State {
             Event::Read(_) | Event::Claim(..) | Event::Answer(_) | Event::Reply(..) | Event::Restart(_) => {
                 self.check_nodes(bounds, blocks)
             }
-            // These change neither the log nor what a node knows of it.
+            // These events change neither the log nor what a node knows about it.
             Event::Apply(_)
             | Event::Submit(_)
             | Event::SubmitEnd(_)
@@ -166,7 +166,8 @@ impl State {
         }
     }
 
-    /// A request that has not reached the log may do so later.
+    /// Ends the wait for the answer to a request. If the request has not reached the log yet, it may still reach the
+    /// log later.
     fn abandon(&mut self, wire: &Wire) {
         if wire.progress == Progress::Sent {
             self.zombies.push(wire.batch.clone());
@@ -473,7 +474,7 @@ impl State {
         node.mode = Mode::Standby(reader);
     }
 
-    /// The log has changed: it contains what was acknowledged, and readers accept its chain.
+    /// Checks after a change of the log that it contains what was acknowledged, and that readers accept its chain.
     fn check_readers(&self, bounds: &Bounds, blocks: &Blocks) -> Result<(), Broken> {
         let (_, chain) = blocks.chain(&self.log);
         if !chain.starts_with(&self.acknowledged) {
@@ -488,7 +489,7 @@ impl State {
         self.check_nodes(bounds, blocks)
     }
 
-    /// Each node has accepted a prefix of the log's chain, or will halt.
+    /// Checks that each node has accepted a prefix of the log's chain, or will halt.
     fn check_nodes(&self, bounds: &Bounds, blocks: &Blocks) -> Result<(), Broken> {
         if bounds.checks_answers_only {
             return Ok(());

@@ -10,7 +10,7 @@ use tally_replication::{
 use super::reference;
 use crate::support::{after, genesis};
 
-/// What may happen in a run.
+/// The limits of an exploration: how many events of each kind may happen, and which parts of the model are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) nodes: u8,
@@ -20,7 +20,7 @@ pub(crate) struct Bounds {
     pub(crate) blocks: u8,
     /// Requests that are refused or get no answer.
     pub(crate) failures: u8,
-    /// Times at which the last broker that holds a visible, unacknowledged record is lost.
+    /// Losses of records: each time, the last broker that holds a visible, unacknowledged record is lost.
     pub(crate) losses: u8,
     /// Crashes of nodes.
     pub(crate) restarts: u8,
@@ -28,7 +28,8 @@ pub(crate) struct Bounds {
     pub(crate) has_end: bool,
     /// Whether a standby applies blocks to its memory later than it accepts them.
     pub(crate) applies_late: bool,
-    /// Whether only the answers to clients are checked (I1 to I3), and not what the nodes know.
+    /// Whether only the answers to clients are checked (the invariants I1 to I3 of `docs/replication.md`), and not what
+    /// the nodes know.
     pub(crate) checks_answers_only: bool,
     /// Whether candidates compare themselves with all other nodes.
     pub(crate) has_peers: bool,
@@ -48,8 +49,8 @@ impl Bounds {
         has_peers: false,
     };
 
-    /// Whether a standby reads record by record, at any time. Otherwise it reads when it claims: if no record is lost,
-    /// the time of a read does not change what it shows.
+    /// Whether a standby reads record by record, at any time. Otherwise it reads only when it claims: if no record is
+    /// lost, the time of a read does not change what the standby finds.
     fn reads_stepwise(&self) -> bool {
         self.losses > 0 || self.applies_late
     }
@@ -105,7 +106,7 @@ pub(crate) enum Progress {
     Landed {
         base: u8,
     },
-    /// It has landed, but the records were lost.
+    /// The log has appended the request, but the records were lost.
     Lost,
     Refused,
 }
@@ -126,8 +127,8 @@ pub(crate) enum Mode {
     Leader {
         appender: Appender,
         reads: Vec<(ReadId, u64, Option<u64>)>,
-        /// A read that arrived when its answer would not show everything that was acknowledged. It must never be
-        /// answered. This is the number of the block that it waits for.
+        /// The number of the block for which a stale read waits. A read is stale if an answer at its arrival would have
+        /// missed an acknowledged block. A stale read must never be answered.
         stale_read: Option<u64>,
         ended: bool,
     },
@@ -137,7 +138,7 @@ pub(crate) enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
     pub(crate) mode: Mode,
-    /// Grows with each restart, and makes the writer number.
+    /// Grows with each restart. The writer number is computed from it.
     pub(crate) life: u8,
     /// The highest term that this node has claimed.
     pub(crate) term: u64,
@@ -145,11 +146,12 @@ pub(crate) struct Node {
     pub(crate) chain: Vec<Id>,
     /// The number of blocks that the memory of a standby contains.
     pub(crate) applied: u64,
-    /// The numbers above `.0` up to `.1` are missing in the memory of the leader. Only a planted bug causes it.
+    /// The blocks with numbers above `.0` up to `.1` are missing in the memory of the leader. Only a planted bug causes
+    /// this.
     pub(crate) hole: (u64, u64),
 }
 
-/// How much of the bounds was used.
+/// The number of events that have happened, of each kind that [`Bounds`] limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Used {
     pub(crate) claims: u8,
@@ -167,7 +169,7 @@ pub(crate) struct State {
     pub(crate) epoch: u8,
     pub(crate) nodes: Vec<Node>,
     pub(crate) wires: Vec<Wire>,
-    /// Requests whose sender waits no longer. They may land at any time, or never.
+    /// Requests whose sender no longer waits. The log may append them at any time, or never.
     pub(crate) zombies: Vec<Batch>,
     /// The acknowledged blocks, by number.
     pub(crate) acknowledged: Vec<Id>,
@@ -195,9 +197,9 @@ pub(crate) enum Event {
     Refuse(u8),
     /// The sender learns of the refusal.
     AnswerRefused(u8),
-    /// The sender waits no longer for an answer.
+    /// The sender no longer waits for an answer.
     Timeout(u8),
-    /// A request whose sender waits no longer lands.
+    /// The log appends a request whose sender no longer waits.
     LandZombie(u8),
     /// A leader receives the answer to one of its reads.
     Reply(u8, u8),
@@ -272,7 +274,7 @@ impl State {
                 Progress::Refused => events.push(Event::AnswerRefused(index)),
                 Progress::Lost => {}
             }
-            // What was lost can get no answer, so that the timeout is not a failure of its own.
+            // A request whose records were lost can get no answer, so its timeout does not count as another failure.
             if (may_fail && wire.progress != Progress::Refused) || wire.progress == Progress::Lost {
                 events.push(Event::Timeout(index));
             }
@@ -327,8 +329,9 @@ impl State {
         }
     }
 
-    /// A standby may claim on top of any accepted block that it has not read past. Where it stops among the skipped
-    /// records after this block makes no difference.
+    /// Adds the claims that a standby can make: one that continues its last accepted block, and one for each later
+    /// block that it would accept if it read on. The number of skipped records that it reads after this block makes no
+    /// difference.
     fn claims(
         &self,
         index: u8,
