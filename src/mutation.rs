@@ -278,6 +278,14 @@ pub const MUTATIONS_OF_REPLICATION: &[Mutation] = &[
         "a replica that resigns says that it leads until its last block is accepted, and answers reads",
     ),
     mutation(
+        "lead_with_first_block",
+        "the engine of a new leader says that it leads only when its first block is accepted",
+    ),
+    mutation(
+        "forget_end_at_start",
+        "a replica whose resume point is the end of the log accepts blocks after the end",
+    ),
+    mutation(
         "resume_too_low",
         "a resume point names the record before its block",
     ),

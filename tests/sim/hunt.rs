@@ -24,20 +24,29 @@ struct Finding {
     seen: String,
 }
 
+/// Bugs of the replicated store that are too rare for the runs with replicas. The model of the protocol finds the first two, and
+/// `it replication::` finds the last one.
+const NOT_HUNTED: [&str; 3] = [
+    "keep_lost_records",
+    "serve_a_visible_claim",
+    "lead_while_resigning",
+];
+
 /// Plants every bug, and prints how fast each was found.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let affinity = affinity();
-    let bugs = if options.replicas {
-        MUTATIONS_OF_REPLICATION
+    let bugs: Vec<&Mutation> = if options.replicas {
+        let hunted = |bug: &&Mutation| !NOT_HUNTED.contains(&bug.name);
+        MUTATIONS_OF_REPLICATION.iter().filter(hunted).collect()
     } else {
-        MUTATIONS
+        MUTATIONS.iter().collect()
     };
     let next = AtomicUsize::new(0);
     let findings = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.threads {
             scope.spawn(|| {
-                while let Some(mutation) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(&mutation) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     mutation::plant(Some(mutation.name)).unwrap();
                     let mut finding = Finding {
                         mutation,

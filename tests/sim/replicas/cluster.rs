@@ -14,9 +14,9 @@ use super::{
     alarm::Bell,
     client::{ACCOUNTS, Answer, Client, Flight, What, account_id, transaction},
     history::History,
-    node::{Happened, Node, NodeTurn, address},
+    node::{Happened, Node, NodeTurn},
     peers::PeerNet,
-    plan::{Plan, REPLICAS},
+    plan::{Plan, REPLICAS, address},
     sim_link::Link,
     sim_log::SimLog,
 };
@@ -303,7 +303,7 @@ impl Cluster {
                 self.nodes[index].driver_has_ended();
                 self.faults.deaths.push(Death {
                     node: index,
-                    turns: self.random.within(&(1..400)),
+                    turns: self.random.within(&(1..2000)),
                     power_fails: self.random.percent(50),
                 });
                 Ok(())

@@ -8,8 +8,7 @@ use tokio::time::Instant;
 use super::{
     chain::Chain,
     cluster::{Cluster, Death},
-    node::address,
-    plan::{Fault, REPLICAS},
+    plan::{Fault, REPLICAS, address},
     sim_log::Cut,
 };
 
@@ -42,7 +41,7 @@ impl Cluster {
             return;
         }
         self.faults.next = now + self.random.evenly_to(self.plan.fault_pause);
-        if self.plan.loses_visible && self.random.percent(15) && self.log.lose_unacknowledged() {
+        if self.plan.loses_visible && self.random.percent(40) && self.log.lose_unacknowledged() {
             self.note(format_args!("the log loses records that were visible"));
             self.faults.lost = true;
         }
@@ -104,7 +103,7 @@ impl Cluster {
                 self.note(format_args!("the clock of replica {victim} steps by {millis} ms"));
                 self.nodes[victim].clock.step(millis * 1_000_000);
             }
-            Fault::Resign => self.resign(victim),
+            Fault::Resign => self.resign(now, victim),
             Fault::BrokerChange => {
                 let time = self.random.up_to(Duration::from_secs(3));
                 self.note(format_args!("another broker takes the lead after {time:?}"));
@@ -131,29 +130,27 @@ impl Cluster {
     }
 
     fn cut(&mut self, now: Instant, victim: usize) {
+        let (requests, answers) = [(true, false), (false, true), (true, true)][self.random.below(3)];
+        self.cut_off(now, victim, Cut { requests, answers });
+    }
+
+    fn cut_off(&mut self, now: Instant, victim: usize, cut: Cut) {
         let time = self.some_time(CUT_MAX);
-        let cut = match self.random.below(3) {
-            0 => Cut {
-                requests: true,
-                answers: false,
-            },
-            1 => Cut {
-                requests: false,
-                answers: true,
-            },
-            _ => Cut {
-                requests: true,
-                answers: true,
-            },
-        };
         self.note(format_args!("replica {victim} is cut off for {time:?}: {cut:?}"));
         self.faults.cuts.retain(|(node, _)| *node != victim);
         self.faults.cuts.push((victim, now + time));
         self.log.set_cut(victim, cut);
     }
 
-    /// The leader is asked to resign. Nobody waits for the answer.
-    fn resign(&mut self, victim: usize) {
+    /// The leader is asked to resign. Nobody waits for the answer. Sometimes the leader does not learn what becomes of its last block.
+    fn resign(&mut self, now: Instant, victim: usize) {
+        if self.random.percent(30) {
+            let cut = Cut {
+                requests: false,
+                answers: true,
+            };
+            self.cut_off(now, victim, cut);
+        }
         let successor = self.random.percent(50).then(|| {
             let other = (victim + 1 + self.random.below(REPLICAS - 1)) % REPLICAS;
             address(other)

@@ -83,7 +83,7 @@ impl History {
         });
     }
 
-    /// Nobody knows what became of an attempt.
+    /// Nobody knows the outcome of an attempt.
     pub(crate) fn unknown(&mut self, id: &str) {
         if let Some(sent) = self.sent.get_mut(id) {
             sent.may_exist = true;

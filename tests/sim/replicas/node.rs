@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     alarm::{Alarm, Bell},
     peers::PeerNet,
-    plan::{Plan, REPLICAS},
+    plan::{Plan, REPLICAS, address},
     sim_link::Link,
     sim_log::SimLog,
 };
@@ -159,11 +159,6 @@ impl Clock for NodeClock {
     fn wall_time(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(self.now().as_nanos())
     }
-}
-
-/// The address of a replica.
-pub(crate) fn address(index: usize) -> String {
-    format!("http://replica-{index}:1")
 }
 
 /// The settings of the engine of every replica.
@@ -330,6 +325,12 @@ impl Node {
 
     pub(crate) fn leads(&self) -> bool {
         self.role().is_some_and(|(role, _)| role == ReplicaRole::Leader)
+    }
+
+    /// Whether the replica says that it has everything that is in the log.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        let works = |role| matches!(role, ReplicaRole::Standby | ReplicaRole::Leader);
+        self.view().is_some_and(|view| view.caught_up && works(view.role))
     }
 
     pub(crate) fn is_paused(&self) -> bool {

@@ -9,7 +9,7 @@ use tally::{
     store::replicated::Replica,
 };
 
-use super::{node::address, plan::REPLICAS};
+use super::plan::{REPLICAS, address};
 use crate::random::Random;
 
 /// Which replicas can be asked. Clones share it.

@@ -10,6 +10,11 @@ use crate::random::Random;
 /// The number of replicas.
 pub(crate) const REPLICAS: usize = 3;
 
+/// The address of a replica.
+pub(crate) fn address(index: usize) -> String {
+    format!("http://replica-{index}:1")
+}
+
 /// The settings of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -124,6 +129,11 @@ impl Plan {
         for weight in &mut weights {
             *weight = if r.percent(35) { 0 } else { r.within(&(1..10)) };
         }
+        let loses_visible = r.percent(12);
+        let mut log = LogFaults::from_seed(r);
+        if loses_visible {
+            log.under_replicated = r.within(&(5..30));
+        }
         Plan {
             faulty: Duration::from_millis(r.within(&(4_000..16_000))),
             fault_pause: Duration::from_millis(r.within(&(200..2_500))),
@@ -138,10 +148,10 @@ impl Plan {
             clients: 2 + r.below(5),
             client_pause: Duration::from_millis(r.within(&(5..250))),
             weights,
-            log: LogFaults::from_seed(r),
+            log,
             peer_losses: if r.percent(50) { 0 } else { r.within(&(1..60)) },
-            loses_visible: r.percent(10),
-            ends_log: r.percent(12),
+            loses_visible,
+            ends_log: r.percent(15),
             stalls: if r.percent(40) { 0 } else { r.within(&(1..6)) },
         }
     }

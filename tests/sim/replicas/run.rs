@@ -1,6 +1,6 @@
 //! A run with replicas from its beginning to its end.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tally::store::replicated::ReplicaRole;
 use tally_journal::BlockKind;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::{
     chain::Chain,
-    client::{ACCOUNTS, Answer, Flight, What, account_id},
+    client::{ACCOUNTS, Answer, Client, Flight, What, account_id},
     cluster::{Cluster, FOR_EVER},
-    node::address,
-    plan::REPLICAS,
+    node::Node,
+    plan::{REPLICAS, address},
 };
 use crate::world::{DATA, Failure};
 
@@ -75,8 +75,7 @@ impl Cluster {
         }
         self.quiet = true;
         let settled = |cluster: &mut Cluster| {
-            let is_idle =
-                |client: &super::client::Client| client.flight.is_none() && client.unsettled.is_none();
+            let is_idle = |client: &Client| client.flight.is_none() && client.unsettled.is_none();
             cluster.clients.iter().all(is_idle) && cluster.is_settled()
         };
         if !self.go_on(limit, settled).await? {
@@ -88,8 +87,18 @@ impl Cluster {
                 "{RECOVERY_MAX:?} after the last fault, the replicas do not agree"
             )));
         }
-        let views = self.nodes.iter().filter_map(super::node::Node::view);
-        let least = views.map(|view| view.accepted_block).min().unwrap_or(0);
+        // A replica whose read is still on its way does not know yet that there are more blocks.
+        let views = self.nodes.iter().filter_map(Node::view);
+        let least = views.map(|view| view.accepted_block).max().unwrap_or(0);
+        let have_all = |cluster: &mut Cluster| {
+            let mut views = cluster.nodes.iter().map(Node::view);
+            views.all(|view| view.is_some_and(|view| view.accepted_block >= least))
+        };
+        if !self.go_on(limit, have_all).await? {
+            return Err(Failure(format!(
+                "{RECOVERY_MAX:?} after the last fault, a replica does not have block {least}"
+            )));
+        }
         // What is accepted is in the journals soon.
         self.go_on(Instant::now() + Duration::from_millis(500), |_| false)
             .await?;
@@ -178,7 +187,7 @@ impl Cluster {
             running.ask_to_end_log();
         }
         let is_stopped = |cluster: &mut Cluster| {
-            let mut roles = cluster.nodes.iter().map(super::node::Node::role);
+            let mut roles = cluster.nodes.iter().map(Node::role);
             roles.all(|role| role.is_some_and(|(role, _)| role == ReplicaRole::Stopped))
         };
         if !self.go_on(Instant::now() + END_MAX, is_stopped).await? {
@@ -188,7 +197,7 @@ impl Cluster {
         }
         let chain = Chain::read(&self.log.records())?;
         self.log.inject(chain.claim_next(&address(0))?);
-        let leads = |cluster: &mut Cluster| cluster.nodes.iter().any(super::node::Node::leads);
+        let leads = |cluster: &mut Cluster| cluster.nodes.iter().any(Node::leads);
         if self.go_on(Instant::now() + END_MAX, leads).await? {
             return Err(Failure("a replica leads after the end of the log".to_owned()));
         }
@@ -210,16 +219,13 @@ impl Cluster {
         }
         let mut formats = Vec::new();
         for index in 0..REPLICAS {
+            // A replica that has read a lost record keeps it, and stops. As long as it has not found that out, it has not caught up.
+            let is_sure = !self.faults.lost || self.nodes[index].has_caught_up();
             self.forget_calls(index);
             self.nodes[index].die(false);
             let files = self.nodes[index].disk.snapshot();
-            formats.extend(
-                files
-                    .get(std::path::Path::new(&format!("{DATA}/FORMAT")))
-                    .cloned(),
-            );
-            // Replicas that have seen a lost record keep it, and stop.
-            if !self.faults.lost {
+            formats.extend(files.get(Path::new(&format!("{DATA}/FORMAT"))).cloned());
+            if is_sure {
                 let count = chain.contains(&format!("the journal of replica {index}"), &files)?;
                 if count < least {
                     return Err(Failure(format!(
