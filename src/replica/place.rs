@@ -160,15 +160,7 @@ impl Place {
                 self.skipped += 1;
                 Ok(Judged::Other)
             }
-            (Step::Again, Some(header)) => {
-                // The block of the resume point says more than the resume point: who leads, or that the log has ended.
-                let is_last = header.block_sequence == self.reader.accepted().number;
-                if self.next_entry.is_none() && is_last && header.kind != BlockKind::Genesis {
-                    self.note(&header, record.value.split_at(HEADER_BYTES).1);
-                }
-                Ok(Judged::Other)
-            }
-            (Step::Again, None) => Ok(Judged::Other),
+            (Step::Again, _) => Ok(Judged::Other),
         }
     }
 
