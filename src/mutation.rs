@@ -232,8 +232,8 @@ pub const MUTATIONS_OF_LEDGER: &[Mutation] = &[mutation(
     "a hold whose time has come can be posted",
 )];
 
-/// Deliberate bugs of the replication protocol that the exhaustive exploration of its crate finds
-/// (`crates/replication/tests/it/mutations.rs`).
+/// Deliberate bugs of the replicated store. The simulation finds them in its runs with several replicas (`--replicas`), and the
+/// exhaustive exploration of the protocol finds those of its crate (`crates/replication/tests/it/mutations.rs`).
 #[cfg(feature = "mutations")]
 pub const MUTATIONS_OF_REPLICATION: &[Mutation] = &[
     mutation(
@@ -272,6 +272,30 @@ pub const MUTATIONS_OF_REPLICATION: &[Mutation] = &[
     mutation(
         "keep_lost_records",
         "a reader goes on although the last record that it has judged was lost",
+    ),
+    mutation(
+        "lead_while_resigning",
+        "a replica that resigns says that it leads until its last block is accepted, and answers reads",
+    ),
+    mutation(
+        "lead_with_first_block",
+        "the engine of a new leader says that it leads only when its first block is accepted",
+    ),
+    mutation(
+        "forget_end_at_start",
+        "a replica whose resume point is the end of the log accepts blocks after the end",
+    ),
+    mutation(
+        "resume_too_low",
+        "a resume point names the record before its block",
+    ),
+    mutation(
+        "resume_too_high",
+        "a resume point names the record after its block",
+    ),
+    mutation(
+        "resume_before_journal",
+        "a resume point is written before its block is in the journal",
     ),
 ];
 

@@ -87,6 +87,11 @@ impl OpenBatch {
         self.items >= ANSWER_ITEMS_MAX
     }
 
+    /// Lets no answer join the batch after the one to the command that is being executed.
+    pub(super) const fn fill(&mut self) {
+        self.items = ANSWER_ITEMS_MAX;
+    }
+
     /// Takes an empty buffer for the next block.
     pub(super) fn take_spare(&mut self) -> BlockBuffer {
         self.spare.take().unwrap_or_else(|| BlockBuffer::with_capacity(0))

@@ -146,6 +146,31 @@ impl TallyEngine {
         parts.start(|local| Box::new(ReplicatedLog::new(local, log)))
     }
 
+    /// Does the same as [`TallyEngine::start_replica`], but starts no thread.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn replica_without_threads(
+        config: &EngineConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        clock: Arc<dyn WallClock>,
+        affinity: &CpuAffinityManager,
+        exchange: &Exchange,
+    ) -> Result<(Self, Cores, ReplicaOrigin), StartError> {
+        let parts = Parts {
+            config,
+            disk,
+            dir,
+            clock,
+            affinity,
+            exchange: Some(exchange.clone()),
+            is_threadless: true,
+        };
+        let log = exchange.clone();
+        assemble(parts, |local| Box::new(ReplicatedLog::new(local, log)))
+    }
+
     /// Opens the data directory `dir` on `disk`, but starts no thread: the caller calls the steps of the [`Cores`].
     /// `wrap` may put another log in front of the journal.
     ///

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     engine::EngineError,
+    mutation::planted,
     store::{
         embedded::LedgerEnd,
         replicated::{
@@ -388,7 +389,9 @@ impl<L: PartitionLog> Driver<L> {
         if leading.resigning.is_none() {
             // When this replica sends its last block, it must take no more reads. The log may accept this block long before this
             // replica learns it, and a read that arrives in between would not show what the next leader has executed.
-            self.publish(|view| view.role = ReplicaRole::Standby);
+            if !planted("lead_while_resigning") {
+                self.publish(|view| view.role = ReplicaRole::Standby);
+            }
             let engine = self.engine.clone();
             leading.resigning = Some(Box::pin(async move { engine.stop_leading(kind, body).await }));
         }

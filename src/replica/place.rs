@@ -7,9 +7,12 @@ use tally_journal::{
 use tally_replication::{Accepted, BlockFacts, HaltReason, LogReader, Record, Seen, Step, WrongField};
 use thiserror::Error;
 
-use crate::store::{
-    embedded::AcceptedBlock,
-    replicated::{ClaimBody, EndBody, LogRecord, ResignBody, ResumePoint, TopicId},
+use crate::{
+    mutation::planted,
+    store::{
+        embedded::AcceptedBlock,
+        replicated::{ClaimBody, EndBody, LogRecord, ResignBody, ResumePoint, TopicId},
+    },
 };
 
 /// Recognizes the blocks of a ledger.
@@ -104,7 +107,7 @@ impl Place {
             term: resume.term,
             writer: resume.writer,
             // An end behind the resume point is read again.
-            ended: has_ended && journal_end == resume.block,
+            ended: has_ended && journal_end == resume.block && !planted("forget_end_at_start"),
         };
         let seen = Seen {
             offset: resume.offset,

@@ -108,7 +108,11 @@ async fn read_genesis<L: PartitionLog>(log: &mut L) -> Result<Genesis, PrepareEr
     loop {
         let error = match first_record(log).await {
             Ok(Some(first)) => return Ok(Genesis::decode(&first)?),
-            Ok(None) => return Err(PrepareError::Empty),
+            // The topic had an end. A broker that has just begun to lead may not show yet what the topic contains.
+            Ok(None) => {
+                sleep(RETRY_DELAY).await;
+                continue;
+            }
             Err(error) => error,
         };
         match error {

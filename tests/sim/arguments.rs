@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// Runs every seed twice, and compares the runs event by event.
     #[arg(long)]
     pub(crate) twice: bool,
+    /// Runs three replicas on a simulated log instead of one service. The seed gives everything; `--set` changes nothing.
+    #[arg(long)]
+    pub(crate) replicas: bool,
     /// Plants a deliberate bug (src/mutation.rs), which the simulation must find.
     #[arg(long)]
     pub(crate) mutation: Option<String>,

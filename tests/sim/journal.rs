@@ -22,6 +22,8 @@ struct Header {
     first_sequence: u64,
     base_time: Timestamp,
     body_bytes: usize,
+    /// Other blocks than those of the kind 0 have no records.
+    kind: u32,
 }
 
 /// Reads the records of a journal one block after the other.
@@ -52,15 +54,22 @@ impl JournalWalk {
                 return Ok(());
             };
             let body = &files[&segment_path(segment)][offset + HEADER_BYTES..][..header.body_bytes];
-            self.read_block(
-                header,
-                Position::new(segment, u32::try_from(offset).unwrap()),
-                body,
-            )?;
+            if header.kind == 0 {
+                self.read_block(
+                    header,
+                    Position::new(segment, u32::try_from(offset).unwrap()),
+                    body,
+                )?;
+            }
             self.blocks += 1;
             self.segment = segment;
             self.offset = (offset + HEADER_BYTES + header.body_bytes).next_multiple_of(ALIGNMENT);
         }
+    }
+
+    /// The number of blocks.
+    pub(crate) const fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// The records.
@@ -79,6 +88,7 @@ impl JournalWalk {
             first_sequence: u64_at(24),
             base_time: Timestamp::from_nanos(u64_at(32)),
             body_bytes: u32_at(44) as usize,
+            kind: u32_at(120),
         };
         let position = Position::new(segment, u32::try_from(offset).unwrap());
         let is_header = &bytes[..4] == b"TLYB"

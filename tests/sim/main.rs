@@ -31,6 +31,7 @@ mod oracle;
 mod random;
 mod records;
 mod refusal;
+mod replicas;
 mod runs;
 mod service;
 #[path = "../../crates/journal/tests/support/sim_disk/mod.rs"]
@@ -44,21 +45,33 @@ mod world;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tally::mutation::{MUTATIONS, MUTATIONS_OF_LEDGER};
+use tally::mutation::{MUTATIONS, MUTATIONS_OF_LEDGER, MUTATIONS_OF_REPLICATION};
 
 use arguments::Options;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let all = MUTATIONS.iter().chain(MUTATIONS_OF_LEDGER);
+    let all = MUTATIONS
+        .iter()
+        .chain(MUTATIONS_OF_LEDGER)
+        .chain(MUTATIONS_OF_REPLICATION);
     let mutations: Vec<&str> = all.map(|mutation| mutation.name).collect();
     if let Err(problem) = options.check(&config::settings(), &mutations) {
         eprintln!("sim: {problem}");
         return ExitCode::from(2);
     }
+    if options.verbose {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        log.without_time()
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
+    }
     runs::remember_panics();
     if options.mutations {
         hunt::run(&options)
+    } else if options.replicas {
+        replicas::run(&options)
     } else {
         runs::run(&options)
     }

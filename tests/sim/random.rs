@@ -44,6 +44,12 @@ impl Random {
         count > 0 && self.next().is_multiple_of(count)
     }
 
+    /// A duration up to `max`, all equally likely.
+    pub(crate) fn evenly_to(&mut self, max: Duration) -> Duration {
+        let max = u64::try_from(max.as_micros()).unwrap().max(1);
+        Duration::from_micros(self.within(&(0..max)))
+    }
+
     /// A duration up to `max`. Its order of magnitude is random, so that short durations are as frequent as long ones.
     pub(crate) fn up_to(&mut self, max: Duration) -> Duration {
         let max = u64::try_from(max.as_micros()).unwrap().max(2);

@@ -4,6 +4,7 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     panic::{self, AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -141,7 +142,7 @@ pub(crate) fn simulate(config: &Config, affinity: &CpuAffinityManager, verbose: 
         .unwrap();
     runtime.block_on(unconstrained(async {
         let mut world = World::new(config, affinity, verbose);
-        let result = catch(&mut world).await;
+        let result = catch(Box::pin(world.run())).await;
         Outcome {
             failure: result.err(),
             digest: world.trace.digest(),
@@ -152,9 +153,10 @@ pub(crate) fn simulate(config: &Config, affinity: &CpuAffinityManager, verbose: 
     }))
 }
 
-/// Runs the world. A panic is a failure.
-async fn catch(world: &mut World) -> Result<(), Failure> {
-    let mut run = Box::pin(world.run());
+/// Runs a simulation. A panic is a failure.
+pub(crate) async fn catch(
+    mut run: Pin<Box<dyn Future<Output = Result<(), Failure>> + '_>>,
+) -> Result<(), Failure> {
     std::future::poll_fn(|context| {
         CATCHES.set(true);
         let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(context)));
@@ -190,7 +192,7 @@ pub(crate) fn remember_panics() {
     clippy::disallowed_types,
     reason = "real time, for the speed that is printed at the end"
 )]
-fn now() -> std::time::Instant {
+pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 

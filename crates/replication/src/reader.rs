@@ -9,7 +9,7 @@
 
 use crate::{
     acceptance::{Accepted, SkipReason, Verdict},
-    block::{BlockFacts, BlockHash},
+    block::{BlockFacts, BlockHash, BlockKind},
     halt::{HaltReason, WrongField},
     mutation::planted,
 };
@@ -213,6 +213,11 @@ impl LogReader {
             epoch: Some(record.epoch),
             ..last
         });
+        // A resume point does not say that the log has ended.
+        let is_end = |block: &BlockFacts| block.kind == BlockKind::End && block.hash == self.accepted.hash;
+        if record.block.as_ref().is_some_and(is_end) && !planted("forget_end_at_start") {
+            self.accepted.ended = true;
+        }
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::{
         health::Condition,
         suspended::{Executed, Rest, Until},
     },
+    mutation::planted,
     store::embedded::{AcceptedBlock, SealedBlock},
 };
 
@@ -69,6 +70,10 @@ impl Exec {
         self.mode = Mode::Leading;
         self.book.set_following(false);
         self.book.set_keeping_sent_blocks(true);
+        // The driver sends blocks only after it has the answer. So the answer must not wait for a block, also if the next command needs one.
+        if !planted("lead_with_first_block") {
+            self.open.fill();
+        }
         Executed::Done(Ok(CommandReply::Leading))
     }
 

@@ -15,6 +15,7 @@ use tally_journal::{BlockHash, BlockHeader, HEADER_BYTES};
 use tokio::sync::Notify;
 
 use super::{fault::ReplicaFault, resume::ResumePoint};
+use crate::mutation::planted;
 
 /// A block that this replica has sealed as the leader.
 #[derive(Debug, Clone)]
@@ -129,7 +130,7 @@ impl Exchange {
             .state
             .lock()
             .resume
-            .take_if(|resume| resume.block <= durable_block)
+            .take_if(|resume| resume.block <= durable_block || planted("resume_before_journal"))
     }
 
     /// Takes the blocks that were put in since the last call.

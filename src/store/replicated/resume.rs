@@ -9,6 +9,7 @@ use std::path::Path;
 use tally_journal::{ChunkedFiles, DataDirectory, Disk, FileFamily, Genesis, JournalError};
 
 use super::port::TopicId;
+use crate::mutation::planted;
 
 /// The files of this kind in a data directory.
 pub const FAMILY: FileFamily = FileFamily {
@@ -81,6 +82,13 @@ impl ResumeFiles {
     /// # Errors
     /// [`JournalError::Disk`] if the disk fails.
     pub fn write(&self, point: &ResumePoint) -> Result<(), JournalError> {
+        let mut point = *point;
+        if planted("resume_too_low") {
+            point.offset = point.offset.saturating_sub(1);
+        }
+        if planted("resume_too_high") {
+            point.offset += 1;
+        }
         let mut file = self.0.create(point.block)?;
         file.write_chunk(&point.encode())?;
         file.finish()?;

@@ -58,6 +58,15 @@ pub(super) struct Cluster {
     processes: u32,
 }
 
+/// A placement of threads that pins none.
+pub(super) fn no_affinity() -> CpuAffinityManager {
+    let config = AffinityConfig {
+        mode: Mode::Off,
+        ..AffinityConfig::default()
+    };
+    CpuAffinityManager::detect(config).unwrap()
+}
+
 fn sizes() -> JournalConfig {
     JournalConfig {
         segment_bytes: 8 << 20,
@@ -139,11 +148,7 @@ impl Cluster {
         let disk = Arc::new(RealDisk);
         let dir = self.directory(index);
         let facts = prepare(&mut link, disk.clone(), &dir, false).await.unwrap();
-        let affinity = AffinityConfig {
-            mode: Mode::Off,
-            ..AffinityConfig::default()
-        };
-        let affinity = CpuAffinityManager::detect(affinity).unwrap();
+        let affinity = no_affinity();
         let exchange = Exchange::default();
         let clock = Arc::new(ShiftedClock::default());
         let (engine, origin) =
@@ -212,11 +217,7 @@ impl Cluster {
 
     /// Opens the directory of an embedded store, writes to it, and returns the amount that was debited from `a`.
     pub(super) async fn paid_alone(&self, index: usize) -> u128 {
-        let affinity = AffinityConfig {
-            mode: Mode::Off,
-            ..AffinityConfig::default()
-        };
-        let affinity = CpuAffinityManager::detect(affinity).unwrap();
+        let affinity = no_affinity();
         let clock = Arc::new(SystemWallClock);
         let disk = Arc::new(RealDisk);
         let dir = self.directory(index);

@@ -6,3 +6,4 @@ mod memory_log;
 mod peers;
 mod reads;
 mod replicas;
+mod takeover;

@@ -1,7 +1,7 @@
 //! The reader of the log: resume points, and how it finds out that the log lost data.
 
 use tally_replication::{
-    Accepted, BlockFacts, BlockKind, HaltReason, LogReader, Record, Seen, Step, WrongField,
+    Accepted, BlockFacts, BlockKind, HaltReason, LogReader, Record, Seen, SkipReason, Step, WrongField,
 };
 
 use crate::support::{after, genesis};
@@ -53,6 +53,27 @@ fn a_reader_resumes_from_its_stored_point() {
         }
         assert_eq!(resumed, reader(&log, log.len()));
     }
+}
+
+/// A resume point says which block was accepted last, and not that it is the end of the log.
+#[test]
+fn a_reader_that_resumes_at_the_end_of_the_log_accepts_nothing_after_it() {
+    let mut log = log();
+    let ended = after(reader(&log, 4).accepted(), 1, 4, BlockKind::End);
+    log.push(record(4, 1, Some(ended)));
+    let before = reader(&log, 5);
+    let accepted = Accepted {
+        ended: false,
+        ..*before.accepted()
+    };
+    let mut resumed = LogReader::new(accepted, before.next_offset(), before.last());
+    assert_eq!(resumed.next(&log[4], |_| Ok(())), Ok(Step::Again));
+    assert_eq!(resumed.accepted(), before.accepted());
+    let claim = after(before.accepted(), 2, 5, BlockKind::Claim);
+    assert_eq!(
+        resumed.next(&record(5, 1, Some(claim)), |_| Ok(())),
+        Ok(Step::Skipped(SkipReason::AfterEnd))
+    );
 }
 
 #[test]
