@@ -17,7 +17,7 @@ use tally::{
     engine::{
         CallKind, CreatedAccounts, EngineError, Existing, OwnedKey, Processed, TallyEngine, TransactionBatch,
     },
-    security::Client,
+    security,
     store::embedded::FoundRecord,
 };
 use tally_batch::{BatchError, Caller, Sequence};
@@ -347,7 +347,7 @@ async fn answer(
 }
 
 /// With which client a read is counted. One thread executes everything, so reads never wait for each other, and all clients can be one.
-fn reader() -> Client {
+pub(crate) fn reader() -> security::Client {
     IpAddr::V4(Ipv4Addr::LOCALHOST).into()
 }
 

@@ -116,6 +116,10 @@ impl Cluster {
         cluster
     }
 
+    pub(super) fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
     /// Publishes a directory in a log: at first an empty one, and later in another one.
     pub(super) async fn publish(&self, index: usize) -> Result<Published, PublishError> {
         let is_first = self.log.len() == 0;

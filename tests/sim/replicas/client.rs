@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     calls::{Kind, Leg, Note, Transaction},
+    clients::reader,
     random::Random,
     workload::encode,
 };
@@ -90,7 +91,7 @@ impl Flight {
                 }
                 What::Read { account, .. } => Answer::Read(engine.account(account, None).await),
                 What::Record { id, .. } => {
-                    let found = engine.record(OwnedKey::Transaction(id), None).await;
+                    let found = engine.record(OwnedKey::Transaction(id), &reader(), None).await;
                     Answer::Record(found.map(|found| found.is_some()))
                 }
             }
