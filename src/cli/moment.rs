@@ -55,7 +55,7 @@ pub(super) fn moment(text: &str) -> Result<Moment, &'static str> {
     parse_time(text).map(Moment::Time).map_err(|error| match error {
         TimeError::Format => EXPECTED,
         TimeError::LeapSecond => {
-            "must have seconds from 0 to 59: the times of the ledger have no leap seconds"
+            "must be a time with seconds from 0 to 59: the times of the ledger have no leap seconds"
         }
     })
 }
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(moment("9223372036854775808"), Err("must be at most 2^63 - 1"));
         assert!(
             moment("2016-12-31T23:59:60Z")
-                .is_err_and(|error| error.starts_with("must have seconds from 0 to 59"))
+                .is_err_and(|error| error.starts_with("must be a time with seconds from 0 to 59"))
         );
         for text in ["", "-1", "soon", "1.5"] {
             assert!(

@@ -10,7 +10,7 @@ pub enum TimeError {
     #[error("must be a time like 2026-01-31T12:00:00Z")]
     Format,
     /// The time is a leap second. The library would read it as the second before it, so two different texts would be the same time.
-    #[error("must have seconds from 0 to 59: the times of the ledger have no leap seconds")]
+    #[error("must be a time with seconds from 0 to 59: the times of the ledger have no leap seconds")]
     LeapSecond,
 }
 

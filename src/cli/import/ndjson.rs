@@ -537,7 +537,7 @@ mod tests {
             ),
             (
                 r#"{"transactionId":"t1","effectiveTime":"yesterday"}"#,
-                r#"field effective_time is "yesterday", expected a time of RFC 3339, such as "2026-01-31T12:00:00Z""#,
+                r#"field effective_time is "yesterday", expected a time of RFC 3339 with seconds from 0 to 59, such as "2026-01-31T12:00:00Z""#,
             ),
             (
                 r#"{"transactionId":"t1","phase":"SOON"}"#,

@@ -84,7 +84,7 @@ async fn a_probe_is_answered_while_its_own_address_uses_all_connections() {
     for _ in 0..CONNECTIONS_MAX {
         let mut stream = TcpStream::connect(server.admin()).await.unwrap();
         stream
-            .write_all(b"PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\ni")
+            .write_all(b"PUT /log-level HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\ni")
             .await
             .unwrap();
         crowd.push(stream);
@@ -139,7 +139,7 @@ async fn an_incomplete_body_and_an_unread_answer_end_the_connection() {
     // The server has no tokens file, so a client on this machine needs no token.
     let mut partial = TcpStream::connect(server.admin()).await.unwrap();
     partial
-        .write_all(b"PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\ni")
+        .write_all(b"PUT /log-level HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\ni")
         .await
         .unwrap();
     let mut reads_nothing = TcpStream::connect(server.admin()).await.unwrap();

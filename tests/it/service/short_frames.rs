@@ -68,7 +68,6 @@ fn framed(message: &[u8]) -> Bytes {
 fn short_message() -> Bytes {
     let request = StreamTransactionsRequest {
         transaction: Some(pay("s")),
-        ..StreamTransactionsRequest::default()
     };
     framed(&request.encode_to_vec())
 }
