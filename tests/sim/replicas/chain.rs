@@ -187,7 +187,7 @@ impl Chain {
         }
         let accepted = self.files();
         for (path, bytes) in files {
-            if !path.extension().is_some_and(|extension| extension == "segment") {
+            if path.extension().is_none_or(|extension| extension != "segment") {
                 continue;
             }
             let used = bytes

@@ -274,8 +274,11 @@ impl Sent {
     }
 }
 
+/// The transactions by their ids, and the postings of the accounts by the ids of the accounts.
+type LedgerOfChain = (BTreeMap<String, Final>, BTreeMap<String, Postings>);
+
 /// Reads the ledger from the accepted chain: the transactions, and the postings of the accounts.
-fn ledger(chain: &Chain) -> Result<(BTreeMap<String, Final>, BTreeMap<String, Postings>), Failure> {
+fn ledger(chain: &Chain) -> Result<LedgerOfChain, Failure> {
     let (mut finals, mut postings) = (BTreeMap::new(), BTreeMap::<String, Postings>::new());
     let (mut next, mut last_time) = (1, None);
     for logged in chain.records()? {

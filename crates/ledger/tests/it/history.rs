@@ -271,7 +271,9 @@ fn a_joint_walk_reads_the_records_that_many_accounts_share_once() {
     for record in 0..300 {
         world.process(&Content::posted(&format!("t{record}"), &transfers));
     }
-    let indexes: Vec<_> = (0..ACCOUNTS).map(|number| AccountIndex(number as u32)).collect();
+    let indexes: Vec<_> = (0..ACCOUNTS)
+        .map(|number| AccountIndex(u32::try_from(number).unwrap()))
+        .collect();
     let places: Vec<_> = world
         .log
         .records()
