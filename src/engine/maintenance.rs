@@ -276,7 +276,8 @@ impl Maintenance {
             // The service stops, is overloaded, or has failed. The thread tries again after a pause, if the service
             // still runs.
             Err(CheckpointError::Engine(
-                EngineError::Batch(_) | EngineError::Store(StoreFault::Failed | StoreFault::NotLeader),
+                EngineError::Batch(_)
+                | EngineError::Store(StoreFault::Failed | StoreFault::NotLeader | StoreFault::LeaderLost),
             )) => {
                 self.pause(now);
             }

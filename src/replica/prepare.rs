@@ -109,10 +109,7 @@ async fn read_genesis<L: PartitionLog>(log: &mut L) -> Result<Genesis, PrepareEr
         let error = match first_record(log).await {
             Ok(Some(first)) => return Ok(Genesis::decode(&first)?),
             // The topic had an end. A broker that has just begun to lead may not show yet what the topic contains.
-            Ok(None) => {
-                sleep(RETRY_DELAY).await;
-                continue;
-            }
+            Ok(None) => ReadError::Unavailable("the topic shows no record yet".to_owned()),
             Err(error) => error,
         };
         match error {

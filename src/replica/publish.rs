@@ -261,16 +261,21 @@ pub(super) fn scan(
     }
 }
 
-/// Reads the first record of the log; `None` if there is none at offset 0.
+/// Reads the first record of the log; `None` if the log shows none. A record at another offset than 0 is not the beginning of a ledger, so its
+/// value counts as empty.
 ///
 /// # Errors
 /// [`ReadError`].
 pub(super) async fn first_record<L: PartitionLog>(log: &mut L) -> Result<Option<Bytes>, ReadError> {
     let found = log.read(0, Duration::ZERO).await?;
     let first = found.records.into_iter().next();
-    Ok(first
-        .filter(|record| record.offset == 0)
-        .map(|record| record.value))
+    Ok(first.map(|record| {
+        if record.offset == 0 {
+            record.value
+        } else {
+            Bytes::new()
+        }
+    }))
 }
 
 /// Checks that the first record of the log belongs to the ledger.

@@ -93,6 +93,19 @@ impl Gatherer {
     }
 }
 
+impl Drop for Gatherer {
+    /// Wakes the reader when the task that answers the call has ended. The reader may be another task, such as that of a connection to the
+    /// leader. It must learn how the body ends, and from now on the library must wake it directly.
+    fn drop(&mut self) {
+        if let Some(arriving) = &mut *self.0.lock() {
+            arriving.gatherer = None;
+            if let Some(reader) = arriving.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+}
+
 // ===== impl Arriving =====
 
 impl Arriving {

@@ -1,7 +1,10 @@
 //! Tests of calls without a leader, with a leader that fails, and of calls that would be forwarded twice. `NOT_LEADER` means that the call
 //! was not executed, and `LEADER_LOST` that this is unknown.
 
-use tally::store::replicated::{ReplicaCommand, ReplicaRole};
+use tally::{
+    proto::transaction_service_client::TransactionServiceClient,
+    store::replicated::{ReplicaCommand, ReplicaRole},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 
@@ -160,6 +163,36 @@ async fn a_stream_whose_leader_is_lost_ends_with_an_error_after_which_the_client
         expected(Code::Unavailable, "LEADER_LOST", "unknown")
     );
     assert_eq!(super::super::info(&status).metadata["retry"], "same_id");
+}
+
+/// The call waits for the next message of the client on the task of the connection to the leader, and not on the task that answers the client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forwarded_stream_ends_at_the_leader_when_its_client_goes_away() {
+    let leader = FakeLeader::start(Conduct::HangWithinAnswer).await;
+    let (standby, driver) = standby_of(leader.endpoint()).await;
+    let endpoint = standby.endpoint();
+    let client = tokio::task::spawn_blocking(move || {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut client = TransactionServiceClient::connect(endpoint).await.unwrap();
+            sender.send(message("t")).await.unwrap();
+            let answers = client.stream_transactions(ReceiverStream::new(receiver)).await;
+            let answer = answers.unwrap().into_inner().message().await;
+            assert!(answer.unwrap().is_some());
+        });
+        // Everything of the client goes at once, as in a process that is killed.
+        drop(runtime);
+        drop(sender);
+    });
+    client.await.unwrap();
+    tokio::time::timeout(WAIT_MAX, leader.request_ended())
+        .await
+        .expect("the call ends at the leader");
+    drop(driver);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

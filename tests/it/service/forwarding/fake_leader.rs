@@ -50,6 +50,8 @@ struct State {
     /// Ends the task of the newest connection.
     connection: Mutex<Option<AbortHandle>>,
     called: Notify,
+    /// The request of a call with [`Conduct::HangWithinAnswer`] has ended.
+    request_ended: Notify,
 }
 
 type AnswerBody = BoxBody<Bytes, std::io::Error>;
@@ -64,6 +66,7 @@ impl FakeLeader {
             connections: AtomicUsize::new(0),
             connection: Mutex::default(),
             called: Notify::new(),
+            request_ended: Notify::new(),
         }));
         let accepting = leader.clone();
         tokio::spawn(async move {
@@ -102,6 +105,11 @@ impl FakeLeader {
     /// Waits until a call has arrived.
     pub(super) async fn called(&self) {
         self.0.called.notified().await;
+    }
+
+    /// Waits until the request of a call with [`Conduct::HangWithinAnswer`] has ended, or was reset.
+    pub(super) async fn request_ended(&self) {
+        self.0.request_ended.notified().await;
     }
 
     /// Closes the newest connection.
@@ -146,6 +154,11 @@ impl FakeLeader {
                 ]))
             }
             Conduct::HangWithinAnswer => {
+                let (state, mut sent) = (Arc::clone(&self.0), request.into_body());
+                tokio::spawn(async move {
+                    while let Some(Ok(_)) = sent.frame().await {}
+                    state.request_ended.notify_one();
+                });
                 let message = Ok(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 0])));
                 let body = tokio_stream::iter([message]).chain(tokio_stream::pending());
                 Ok(begin(Vec::new()).map(|_| BodyExt::boxed(StreamBody::new(body))))
