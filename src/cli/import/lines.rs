@@ -114,10 +114,8 @@ fn text(bytes: &[u8]) -> Result<&str, Flaw> {
             format!("at most {LINE_BYTES_MAX} bytes"),
         ));
     }
-    if let Some(place) = bytes
-        .iter()
-        .position(|byte| byte.is_ascii_control() && *byte != b'\t')
-    {
+    // U+007F is allowed, because metadata can contain it, and JSON has no escape for it that an export would use.
+    if let Some(place) = bytes.iter().position(|byte| *byte < b' ' && *byte != b'\t') {
         let expected = if bytes.get(place) == Some(&b'\r') {
             "a line feed after the carriage return"
         } else {

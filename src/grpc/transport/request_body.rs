@@ -18,8 +18,9 @@ use h2::{Reason, RecvStream};
 use http_body::{Body, Frame};
 use parking_lot::Mutex;
 
-/// A DATA frame with fewer bytes is copied behind the one before it. A copy of so few bytes costs less than the entry of a frame.
-const SHORT_BYTES: usize = 1 << 10;
+/// A DATA frame with fewer bytes is copied behind the one before it. Without a copy, each frame holds the buffer into which the library has
+/// read it, which is 8 KiB or longer. So a client could make the service hold far more than the bytes that count as arrived.
+const SHORT_BYTES: usize = 8 << 10;
 /// Joined frames have at most this many bytes: the length of a frame that every client may send.
 const JOINED_BYTES_MAX: usize = 16 << 10;
 
@@ -242,6 +243,8 @@ mod tests {
             vec![2000, 1, 2, 3000, 4, 5],
             vec![1; 40_000],
             vec![1023; 100],
+            vec![1024; 400],
+            vec![8191; 50],
             vec![16_384, 1, 16_384, 1],
         ] {
             let mut joined = Joined::default();

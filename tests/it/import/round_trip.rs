@@ -61,6 +61,13 @@ async fn expire_a_hold(client: &Client) {
             .await
             .unwrap();
     }
+    // Metadata can contain every character.
+    let controls: String = (0..=0x20).chain([0x7f]).map(char::from).collect();
+    let unusual = ProcessTransactionRequest {
+        metadata: [(controls.clone(), controls)].into(),
+        ..pay("expiry/controls", 1)
+    };
+    client.process_transaction(unusual).await.unwrap();
     for number in 0..TRANSACTIONS_MAX {
         let pay = pay(&format!("expiry/{number}"), 1);
         client.process_transaction(pay).await.unwrap();
