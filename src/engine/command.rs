@@ -61,7 +61,7 @@ pub enum Command {
     Holds(u32),
     /// Reads the ids of these accounts.
     AccountIds(Vec<AccountIndex>),
-    /// Reads nothing. The answer proves that this replica led after the command was given: see [`CommandReply::shows_ledger`].
+    /// Reads nothing. The answer proves that this replica led after the command was given, because the answer waits for a block, as that of every read does.
     ReadPoint,
     /// Encodes a chunk of a checkpoint. EXEC chooses how much.
     CheckpointChunk(ChunkStart),

@@ -73,7 +73,7 @@ impl TallyEngine {
     /// Waits until the record with this sequence is durable. Returns the point up to which everything is durable.
     ///
     /// # Errors
-    /// [`StoreFault::Failed`] if the journal has failed, [`StoreFault::NotLeader`] if this replica has lost its leadership.
+    /// [`EngineError::Store`]: the journal has failed, or this replica has lost its leadership.
     pub async fn durable_from(&self, sequence: u64) -> Result<DurablePoint, EngineError> {
         let progress = self.shared.pipeline.durable_from(sequence).await;
         if let Some(end) = progress.ended {
