@@ -48,14 +48,9 @@ pub(super) fn administrator(
         principal,
     };
     if !security.asks_for_tokens() {
-        if !peer.ip().is_loopback() {
-            let why = "without security.tokens_file, changes are accepted from this machine only\n";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
-        }
-        if !names_this_machine(headers) {
-            let why = "without security.tokens_file, changes are accepted only at an address such as http://127.0.0.1:9090 or http://localhost:9090\n";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
-        }
+        let from_afar = "without security.tokens_file, changes are accepted from this machine only\n";
+        let foreign_host = "without security.tokens_file, changes are accepted only at an address such as http://127.0.0.1:9090 or http://localhost:9090\n";
+        this_machine(peer, headers, from_afar, foreign_host)?;
         return Ok(administrator(None));
     }
     let grant = grant(security, headers)?;
@@ -84,15 +79,29 @@ pub(super) fn reader(security: &Security, peer: SocketAddr, headers: &HeaderMap)
         return Ok(grant(security, headers)?.principal.scope);
     }
     // The gRPC port can ask for client certificates, and this port can't. So nobody reads the ledger through the network here.
+    let from_afar = "without security.tokens_file, the ledger is shown on this machine only\n";
+    let foreign_host = "without security.tokens_file, the ledger is shown only at an address such as http://127.0.0.1:9090 or http://localhost:9090\n";
+    this_machine(peer, headers, from_afar, foreign_host)?;
+    Ok(Scope::ALL)
+}
+
+/// Checks that the caller is on this machine, and asked for this machine.
+///
+/// # Errors
+/// The refusal, with the text `from_afar` or `foreign_host`.
+fn this_machine(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    from_afar: &'static str,
+    foreign_host: &'static str,
+) -> Result<(), Refusal> {
     if !peer.ip().is_loopback() {
-        let why = "without security.tokens_file, the ledger is shown on this machine only\n";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        return Err(Refusal::new(StatusCode::FORBIDDEN, from_afar));
     }
     if !names_this_machine(headers) {
-        let why = "without security.tokens_file, the ledger is shown only at an address such as http://127.0.0.1:9090 or http://localhost:9090\n";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        return Err(Refusal::new(StatusCode::FORBIDDEN, foreign_host));
     }
-    Ok(Scope::ALL)
+    Ok(())
 }
 
 /// Returns the grant of the request's token.
