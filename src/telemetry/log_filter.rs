@@ -53,6 +53,7 @@ const TARGETS: [&str; 48] = [
     "tally::replica::driver",
     "tally::replica::follow",
     "tally::replica::lead",
+    "tally::replica::peers",
     "tally::replica::prepare",
     "tally::replica::publish",
     "tally::replica::reports",
