@@ -27,7 +27,7 @@ const CRATES: [&str; 6] = [
 /// filter such as `payments=debug` would hide the events of the service.
 const DEFAULT_LEVEL: &str = "info";
 /// The targets of Tally's events: the modules that log, and two targets that are not the names of modules.
-const TARGETS: [&str; 48] = [
+const TARGETS: [&str; 49] = [
     "tally::admin::ledger",
     "tally::admin::routes",
     "tally::admin::server",
