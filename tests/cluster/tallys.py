@@ -75,15 +75,22 @@ class Tally(Node):
                 self.led_term = json.loads(line)["fields"]["term"]
         return self.led_term
 
+    def is_live(self):
+        """Returns whether /live answers 200: the directory of the Tally is open."""
+        return self.answers_200("/live")
+
     def is_ready(self):
         """Returns whether /ready answers 200: the Tally has read the log up to its end."""
+        return self.answers_200("/ready")
+
+    def answers_200(self, path):
         assert self.running, f"{self.name} ended:\n{self.last_output()}"
         host, port = self.admin_address.split(":")
 
         def ask():
             connection = http.client.HTTPConnection(host, int(port), timeout=2)
             try:
-                connection.request("GET", "/ready")
+                connection.request("GET", path)
                 return connection.getresponse().status == 200
             except OSError:
                 return False
