@@ -2,6 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
 use tally_journal::BlockHash;
 
@@ -25,7 +26,7 @@ pub struct HeadArgs {
 }
 
 /// A block of the journal: its number, and its hash, which depends on the block and on everything before it. The text form is
-/// `BLOCK:HASH`, with the hash in 64 hexadecimal digits.
+/// `BLOCK:HASH`, with the hash in 64 hexadecimal digits. In JSON, the hash is in base64, as in all JSON of protobuf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChainHead {
     /// The number of the block, from 1.
@@ -62,28 +63,34 @@ async fn show(args: &HeadArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Parses the text form.
+/// Parses the text form. The hash may also be in base64, so that both outputs of `tally head` can be used.
 pub(super) fn chain_head(text: &str) -> Result<ChainHead, &'static str> {
     const EXPECTED: &str = "must be BLOCK:HASH as `tally head` and `tally verify` print it: the number of a block, from 1, and 64 \
-                            hexadecimal digits";
-    let (block, digits) = text.split_once(':').ok_or(EXPECTED)?;
-    let has_digits = |text: &str, is_digit: fn(&u8) -> bool| text.bytes().all(|byte| is_digit(&byte));
-    if !has_digits(block, u8::is_ascii_digit)
-        || digits.len() != 64
-        || !has_digits(digits, u8::is_ascii_hexdigit)
-    {
+                            hexadecimal digits (or 32 bytes in base64, as in JSON)";
+    let (block, hash) = text.split_once(':').ok_or(EXPECTED)?;
+    if !block.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(EXPECTED);
     }
     let block = block.parse().ok().filter(|block| *block > 0).ok_or(EXPECTED)?;
-    let mut hash = [0; 32];
-    for (place, byte) in hash.iter_mut().enumerate() {
-        let pair = digits.get(2 * place..2 * place + 2).ok_or(EXPECTED)?;
-        *byte = u8::from_str_radix(pair, 16).map_err(|_| EXPECTED)?;
-    }
+    let hash = hash_of_digits(hash)
+        .or_else(|| STANDARD.decode(hash).ok()?.try_into().ok())
+        .ok_or(EXPECTED)?;
     Ok(ChainHead {
         block,
         hash: BlockHash(hash),
     })
+}
+
+/// Reads a hash of 64 hexadecimal digits.
+fn hash_of_digits(digits: &str) -> Option<[u8; 32]> {
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut hash = [0; 32];
+    for (place, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some(hash)
 }
 
 // ===== impl ChainHead =====
@@ -117,6 +124,8 @@ mod tests {
         assert_eq!(head.to_string(), text);
         assert_eq!(chain_head(&text), Ok(head));
         assert_eq!(chain_head(&text.to_uppercase()), Ok(head));
+        let json = "12:q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
+        assert_eq!(chain_head(json), Ok(head));
         let hash = "ab".repeat(32);
         for text in [
             "",
@@ -128,6 +137,8 @@ mod tests {
             &format!("12:{hash}ab"),
             &format!("12:{}", "xy".repeat(32)),
             &format!("12:+{}", &hash[1..]),
+            &json.replace('=', ""),
+            &json.replace("q6ur", ""),
             &format!("99999999999999999999:{hash}"),
         ] {
             assert!(chain_head(text).is_err(), "{text}");

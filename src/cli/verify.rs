@@ -26,7 +26,8 @@ pub struct VerifyArgs {
     /// The data directory.
     #[arg(default_value = "./tally-data")]
     data: PathBuf,
-    /// A head that was kept earlier: the number of a block and its hash, as `tally head` and `tally verify` print them. The check fails
+    /// A head that was kept earlier: the number of a block and its hash, as `tally head` and `tally verify` print them (hexadecimal, or base64
+    /// as in JSON). The check fails
     /// if the journal does not contain this block with this hash. Can be repeated.
     #[arg(long, value_name = "BLOCK:HASH", value_parser = chain_head)]
     expect: Vec<ChainHead>,

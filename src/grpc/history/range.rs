@@ -31,10 +31,10 @@ pub(super) struct RangeFields<'a> {
 
 impl Range {
     /// Reads the range of a request. `from` is inclusive and `to` is exclusive, so both become a [`Bound`] directly before the sequence or
-    /// time that the request names.
+    /// time that the request names. A range that ends where it begins is empty.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT if a field is invalid, or sequences and times are combined.
+    /// INVALID_ARGUMENT if a field is invalid, if sequences and times are combined, or if the range ends before it begins.
     pub(super) fn of(fields: RangeFields<'_>) -> Result<Self, Status> {
         let mut violations = Violations::default();
         let mut sequence = |field: &str, value: i64| match u64::try_from(value) {
@@ -62,11 +62,22 @@ impl Range {
         };
         let from_time = time("from_time", fields.from_time);
         let to_time = time("to_time", fields.to_time);
-        violations.finish().map_err(status::invalid)?;
-        Ok(Range {
+        let range = Range {
             from: from.or(from_time),
             to: to.or(to_time),
-        })
+        };
+        match (range.from, range.to) {
+            (Some(Bound::Sequence(from)), Some(Bound::Sequence(to))) if to < from => {
+                let text = format_args!("is {}, must be at least from_sequence, {}", to + 1, from + 1);
+                violations.add("to_sequence", text);
+            }
+            (Some(Bound::Time(from)), Some(Bound::Time(to))) if to < from => {
+                violations.add("to_time", "must not be before from_time");
+            }
+            _ => {}
+        }
+        violations.finish().map_err(status::invalid)?;
+        Ok(range)
     }
 }
 
@@ -117,4 +128,39 @@ pub(super) fn hex_numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
         *number = u64::from_str_radix(parts.next()?, 16).ok()?;
     }
     parts.next().is_none().then_some(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_refused() {
+        let at = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+        let (early, late) = (at(4), at(5));
+        let range = |from_sequence, to_sequence, from_time, to_time| {
+            Range::of(RangeFields {
+                from_sequence,
+                to_sequence,
+                from_time,
+                to_time,
+            })
+        };
+        let error = range(5, 4, None, None).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        assert!(
+            error
+                .message()
+                .contains("to_sequence: is 4, must be at least from_sequence, 5"),
+            "{error}"
+        );
+        let error = range(0, 0, Some(&late), Some(&early)).unwrap_err();
+        assert!(
+            error.message().contains("to_time: must not be before from_time"),
+            "{error}"
+        );
+        // A range that ends where it begins is empty.
+        range(5, 5, None, None).unwrap();
+        range(0, 0, Some(&early), Some(&early)).unwrap();
+    }
 }
