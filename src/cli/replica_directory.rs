@@ -21,7 +21,9 @@ use super::{
 };
 use crate::{
     config::Loaded,
-    replica::{PublishError, Published, detach, name_directory, publish, reach, rejoin},
+    replica::{
+        PublishError, Published, check_initial, check_replica, detach, name_directory, publish, reach, rejoin,
+    },
     store::{
         embedded::is_data_directory,
         replicated::{KafkaLog, PartitionLog, ReplicatedConfig, directory_name},
@@ -96,6 +98,13 @@ pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
     if args.create_topic {
         create_topic(&mut setting.log).await?;
     }
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    if is_data_directory(&*disk, &setting.data).map_err(|error| Failure::new(exit::IO, &error))? {
+        let facts = reach(&mut setting.log)
+            .await
+            .map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
+        check_initial(disk, &setting.data, &facts).map_err(|error| failure(&error))?;
+    }
     publish_directory(setting, "initialized").await
 }
 
@@ -103,6 +112,7 @@ pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
 pub(super) async fn republish(args: &DirectoryArgs) -> Result<(), Failure> {
     let setting = setting(&args.settings)?;
     expect_replica(&setting.data)?;
+    check_replica(Arc::new(RealDisk), &setting.data).map_err(|error| failure(&error))?;
     publish_directory(setting, "republished").await
 }
 
@@ -167,6 +177,10 @@ pub(super) fn clone(args: &CloneArgs) -> Result<(), Failure> {
     };
     if to.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         let message = format!("{}: must be empty or missing", to.display());
+        return Err(Failure::with_message(exit::IO, message));
+    }
+    if is_inside(to, from) {
+        let message = format!("{}: must not be inside {}", to.display(), from.display());
         return Err(Failure::with_message(exit::IO, message));
     }
     let files = copy_directory(from, to).map_err(|(path, error)| io_failure(&path, error))?;
@@ -258,11 +272,30 @@ fn failure(error: &PublishError) -> Failure {
         PublishError::OtherTopic
         | PublishError::InUse(_)
         | PublishError::NotEnded
+        | PublishError::OfOtherTopic
+        | PublishError::OfEmbedded
         | PublishError::Ended { .. }
         | PublishError::Raced
         | PublishError::Halted(_) => exit::FAILED,
     };
     Failure::new(code, error)
+}
+
+/// Returns whether `path`, which may not exist yet, is `directory` or inside it. Symbolic links are followed.
+fn is_inside(path: &Path, directory: &Path) -> bool {
+    let Ok(directory) = directory.canonicalize() else {
+        return false;
+    };
+    // The empty path is the working directory.
+    let existing = path.ancestors().find_map(|path| {
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        path.canonicalize().ok()
+    });
+    existing.is_some_and(|path| path.starts_with(directory))
 }
 
 /// Copies a directory with its subdirectories, durably. Returns the number of files.
@@ -294,4 +327,27 @@ fn copy_directory(from: &Path, to: &Path) -> Result<usize, (PathBuf, io::Error)>
         .sync_dir(to)
         .map_err(|error| (to.to_owned(), error.source))?;
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_does_not_exist_is_inside_if_its_parent_is() {
+        let root = tempfile::tempdir().unwrap();
+        let from = root.path().join("from");
+        fs::create_dir_all(from.join("journal")).unwrap();
+        std::os::unix::fs::symlink(from.join("journal"), root.path().join("link")).unwrap();
+        for (path, expected) in [
+            ("from", true),
+            ("from/new", true),
+            ("from/journal/new/newer", true),
+            ("link/new", true),
+            ("from2", false),
+            ("new/from", false),
+        ] {
+            assert_eq!(is_inside(&root.path().join(path), &from), expected, "{path}");
+        }
+    }
 }

@@ -193,7 +193,9 @@ impl Service<'_> {
         {
             Ok(replica) => replica,
             Err(error) => {
-                running.stop(config.server.drain.saturating_mul(2)).await;
+                running
+                    .stop(StopReason::Panicked, config.server.drain.saturating_mul(2))
+                    .await;
                 return Err(error.into());
             }
         };
@@ -205,7 +207,7 @@ impl Service<'_> {
         }
         // The calls in flight end within `server.drain`. An equally long time is for the last commits and the end of
         // the threads.
-        running.stop(config.server.drain.saturating_mul(2)).await;
+        running.stop(reason, config.server.drain.saturating_mul(2)).await;
         tracing::info!("stopped");
         drop(replica);
         Ok(reason)
@@ -291,8 +293,9 @@ impl Running {
         })
     }
 
-    /// Stops everything in order, within `limit`. If the disk hangs, ends the process after `limit`.
-    async fn stop(self, limit: Duration) {
+    /// Stops everything in order, within `limit`. If the disk hangs, ends the process after `limit`, or starts it again if it has stepped
+    /// down.
+    async fn stop(self, reason: StopReason, limit: Duration) {
         let Running {
             engine,
             reporter,
@@ -317,7 +320,12 @@ impl Running {
                 "the journal did not finish in time; the outcome of calls in flight is unknown"
             );
             // A thread may be waiting for a disk that hangs. A normal end of the process would wait for this thread, so
-            // the process exits here.
+            // the process ends here. A replica that has stepped down starts again: the blocks in flight are void, and a start after
+            // a crash finds the same journal. The whole process may also have been paused meanwhile.
+            if reason == StopReason::SteppedDown {
+                // Returns only if the process can't start again.
+                let _code = restart();
+            }
             std::process::exit(exit::IO.into());
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use tally_journal::RealDisk;
 use tally_topology::{AffinityConfig, AffinityError, CpuAffinityManager, Mode, Role, RoleHandle};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{exit, peer_client::PeerClient, serve_error::ServeError};
@@ -169,11 +169,7 @@ pub(super) fn end_log(
         let Some(replica) = engine.replica() else {
             return Err(ServeError::NoEnd("the replica has no driver".to_owned()));
         };
-        let mut changes = replica.changes();
-        let found = changes
-            .wait_for(|view| matches!(view.role, ReplicaRole::Leader | ReplicaRole::Stopped))
-            .await;
-        let fault = found.map_or(None, |view| view.fault.clone());
+        let fault = leading_alone(&mut replica.changes()).await?;
         match replica.end_log(name).await {
             Ok(_) => Ok(()),
             Err(error) => Err(ServeError::NoEnd(fault.unwrap_or_else(|| error.to_string()))),
@@ -182,6 +178,36 @@ pub(super) fn end_log(
     drop(thread);
     engine.drain();
     ended
+}
+
+/// Waits until this replica leads or has stopped. Returns the fault of a stopped replica.
+///
+/// # Errors
+/// [`ServeError::NoEnd`] if another replica writes blocks after this one has read the whole log. A command that waited would end the
+/// log at the next failover, while the other replicas serve.
+async fn leading_alone(changes: &mut watch::Receiver<ReplicaView>) -> Result<Option<String>, ServeError> {
+    let mut end = None;
+    loop {
+        let found = {
+            let view = changes.borrow_and_update();
+            (view.role, view.accepted_block, view.fault.clone())
+        };
+        match found {
+            (ReplicaRole::Leader, ..) => return Ok(None),
+            (ReplicaRole::Stopped, _, fault) => return Ok(fault),
+            // While a replica starts, it reads what is in the log. A candidate reads its own claim.
+            (ReplicaRole::Starting | ReplicaRole::Candidate, ..) => {}
+            (ReplicaRole::Standby, accepted, _) => {
+                if accepted > *end.get_or_insert(accepted) {
+                    let other = "another replica leads; stop all replicas first";
+                    return Err(ServeError::NoEnd(other.to_owned()));
+                }
+            }
+        }
+        if changes.changed().await.is_err() {
+            return Ok(None);
+        }
+    }
 }
 
 /// A replica whose driver does not run yet.

@@ -83,7 +83,7 @@ error_kinds! {
     MESSAGE_TOO_LARGE: [OutOfRange], No, No, "The message is longer than the method reads.";
     COMPRESSION_NOT_SUPPORTED: [Unimplemented], No, No, "The message is compressed.";
     REQUEST_TOO_SLOW: [DeadlineExceeded], No, SameId, "The message did not arrive within `server.message_time_max`.";
-    TOO_MANY_HEADERS: [ResourceExhausted], No, No, "The call has more than 64 headers.";
+    TOO_MANY_HEADERS: [ResourceExhausted], No, No, "The call has more than 64 headers. Or another replica must answer it, and its headers have nearly 16 KiB, so that the mark of a forwarded call does not fit.";
     UNKNOWN_METHOD: [Unimplemented], No, No, "The path is not a method of the service, or the request is not a POST.";
     CALL_CANCELLED: [Cancelled], No, SameId, "The client ended the call before its message had arrived.";
     UNAUTHENTICATED: [Unauthenticated], No, No, "The call has no valid token.";

@@ -156,9 +156,20 @@ impl Services {
         request: &http::Request<RequestBody>,
         limits: &ConnectionLimits,
     ) -> Result<(Reservation, Authorised), Status> {
-        let authorised = ConnectionLimits::check_headers(request.headers())
+        let headers = request.headers();
+        let marks = usize::from(headers.contains_key(FORWARDED));
+        let authorised = ConnectionLimits::check_headers(headers, marks)
             .and_then(|()| access::check(&self.security, request))
-            .inspect_err(|_| limits.count_refusal())?;
+            .inspect_err(|_| {
+                // Many clients share the connection of another replica. One of them must not get it closed.
+                let is_of_replica = self
+                    .forwarder
+                    .as_ref()
+                    .is_some_and(|forwarder| forwarder.has_forwarded(headers));
+                if !is_of_replica {
+                    limits.count_refusal();
+                }
+            })?;
         // A method that needs no role is a health check.
         let reservation = match authorised.method.needed_role {
             None => limits.admit_probe(CALL_BYTES + TONIC_CALL_BYTES),

@@ -32,4 +32,7 @@ pub use peer_watch::{AskPeer, PeerAnswer, watch_peers};
 pub use peers::{PeerState, Peers, clock_ahead_ms};
 pub use place::PlaceError;
 pub use prepare::{PrepareError, check_resume, prepare, reach};
-pub use publish::{PublishError, Published, check_topic, detach, name_directory, publish, rejoin};
+pub use publish::{
+    PublishError, Published, check_initial, check_replica, check_topic, detach, name_directory, publish,
+    rejoin,
+};

@@ -64,6 +64,15 @@ pub enum PublishError {
         /// The number of the block that ends the log.
         end: u64,
     },
+    /// The directory belongs to a replica that reads another topic.
+    #[error(
+        "the data directory belongs to a replica of another topic, which still has the ledger; after that log was lost, \
+         `tally replica republish` publishes the directory in a new topic"
+    )]
+    OfOtherTopic,
+    /// The directory was never one of a replica.
+    #[error("the data directory is one of an embedded store: `tally replica init` makes it one of a replica")]
+    OfEmbedded,
     /// The blocks of the directory can be larger than a request to the brokers.
     #[error(
         "the data directory has blocks of up to {found} bytes, but a replicated store allows {REPLICATED_BLOCK_BYTES_MAX}: export it, and import it into a new one with a smaller store.block_bytes_max"
@@ -146,6 +155,40 @@ pub async fn publish<L: PartitionLog>(
         blocks: publisher.published,
         next_offset: publisher.reader.next_offset(),
     })
+}
+
+/// Checks that the directory at `path` may become the beginning of a replicated ledger in the topic of `facts`: a second log of the same
+/// ledger would split it. An interrupted call of [`publish`] may be repeated.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn check_initial(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<(), PublishError> {
+    let journal = Journal::open_existing(disk, path)?;
+    if journal.directory().store() == StoreKind::Replicated {
+        let resume = ResumeFiles::open(journal.directory())?.newest()?;
+        return match resume {
+            Some(resume) if resume.topic_id != facts.topic_id => Err(PublishError::OfOtherTopic),
+            Some(_) | None => Ok(()),
+        };
+    }
+    let mut end_of_log = None;
+    scan(&journal, |header, _| {
+        if header.kind == BlockKind::End {
+            end_of_log = Some(header.block_sequence);
+        }
+    })?;
+    end_of_log.map_or(Ok(()), |end| Err(PublishError::Ended { end }))
+}
+
+/// Checks that the directory at `path` is one of a replica.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn check_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<(), PublishError> {
+    match Journal::open_existing(disk, path)?.directory().store() {
+        StoreKind::Replicated => Ok(()),
+        StoreKind::Embedded => Err(PublishError::OfEmbedded),
+    }
 }
 
 /// Makes the replica with the directory at `path` read the log of the topic from its beginning. Used when the topic was made anew after

@@ -85,7 +85,7 @@ impl Body for OutgoingBody {
 
 // ===== impl RelayedBody =====
 
-impl<F: FnOnce() -> Status + Send + Unpin + 'static> RelayedBody<F> {
+impl<F: FnOnce(bool) -> Status + Send + Unpin + 'static> RelayedBody<F> {
     pub(super) const fn new(cut: Arc<Cut>, place: ClientPlace, lost: F) -> Self {
         RelayedBody { cut, place, lost }
     }
@@ -108,7 +108,7 @@ impl<F: FnOnce() -> Status + Send + Unpin + 'static> RelayedBody<F> {
 
 // ===== impl Relayed =====
 
-impl<F: FnOnce() -> Status + Unpin> Body for Relayed<F> {
+impl<F: FnOnce(bool) -> Status + Unpin> Body for Relayed<F> {
     type Data = Bytes;
     type Error = Status;
 
@@ -119,12 +119,16 @@ impl<F: FnOnce() -> Status + Unpin> Body for Relayed<F> {
         if self.has_status {
             return Poll::Ready(None);
         }
-        let Some(Ok(frame)) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
             // The connection failed, or the leader ended the answer without a status.
-            self.has_status = true;
-            let lost = self.lost.take().map(|lost| lost());
-            let status = self.cut.0.get().cloned().or(lost);
-            return Poll::Ready(status.map(|status| Ok(Frame::trailers(status::trailers(&status)))));
+            failed => {
+                self.has_status = true;
+                let is_reachable = failed.is_none_or(|failed| failed.err().as_ref().is_some_and(is_reset));
+                let lost = self.lost.take().map(|lost| lost(is_reachable));
+                let status = self.cut.0.get().cloned().or(lost);
+                return Poll::Ready(status.map(|status| Ok(Frame::trailers(status::trailers(&status)))));
+            }
         };
         let frame = match frame.into_data() {
             Ok(data) => Frame::data(data),
@@ -144,4 +148,10 @@ impl<F: FnOnce() -> Status + Unpin> Body for Relayed<F> {
         // After the last message the status follows.
         self.has_status
     }
+}
+
+/// Returns whether the other side has reset a single call. Its connection still works.
+pub(super) fn is_reset(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_reset() && cause.is_remote())
 }

@@ -28,15 +28,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 
 use self::{
-    body::{Cut, OutgoingBody, RelayedBody},
+    body::{Cut, OutgoingBody, RelayedBody, is_reset},
     leader::{ConnectError, Connections, Sender},
     metrics::{ForwardCounts, Outcome},
 };
 use super::{
     status::{self, replica as replica_status},
     transport::{
-        budget::CALL_BYTES, clients::Clients, deadline, framing::AdmittedCall, lifetime::Lifetime,
-        outbound::Answer, request_body::RequestBody,
+        budget::CALL_BYTES, clients::Clients, deadline, framing::AdmittedCall, http2::HEADER_BYTES_MAX,
+        lifetime::Lifetime, outbound::Answer, request_body::RequestBody,
     },
 };
 use crate::store::replicated::{Replica, ReplicaRole, ReplicaView};
@@ -65,6 +65,9 @@ const FORWARDED_BYTES: usize = 32 << 10;
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 /// The greatest value of the header `grpc-timeout`, which has at most eight digits.
 const TIMEOUT_VALUE_MAX: u128 = 99_999_999;
+
+/// By how much the header `grpc-timeout` can grow when it gets the time that is left, in bytes: from one digit to eight.
+const TIMEOUT_GROWTH_BYTES: usize = 7;
 
 /// Forwards calls to the leader. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -197,6 +200,11 @@ impl Forwarder {
             Some(OpenStream::OfService(lifetime)) => (None, Some(lifetime.ended().boxed())),
         };
         let request = self.outgoing(request, &leader, of_request, &cut);
+        // The leader would refuse the call without reading it.
+        if header_bytes(&request) + TIMEOUT_GROWTH_BYTES > HEADER_BYTES_MAX as usize {
+            counts.count(Outcome::NotSent);
+            return Answer::status(status::headers_too_long(HEADER_BYTES_MAX), reservation);
+        }
         let outgoing = Outgoing {
             request,
             leader: leader.clone(),
@@ -265,10 +273,12 @@ impl Forwarder {
                 }
                 Some(Ok(response)) => {
                     tracing::debug!(leader, status = %response.status(), "the leader's address answered without gRPC");
-                    return Err(self.lost(&leader));
+                    // The leader has refused the call. A proxy whose leader is gone answers with a status of 500 or more.
+                    return Err(self.lost(&leader, response.status().is_client_error()));
                 }
-                Some(Err(Some(unsent))) => request = *unsent,
-                Some(Err(None)) => return Err(self.lost(&leader)),
+                Some(Err(Unanswered::NotSent(unsent))) => request = *unsent,
+                Some(Err(Unanswered::Reset)) => return Err(self.lost(&leader, true)),
+                Some(Err(Unanswered::Disconnected)) => return Err(self.lost(&leader, false)),
             }
         }
         Err(self.not_sent(&leader, None))
@@ -286,30 +296,74 @@ impl Forwarder {
         status::not_leader(None)
     }
 
-    /// Returns the error of a call that may have been sent.
-    fn lost(&self, leader: &str) -> Status {
+    /// Returns the error of a call that may have been sent. `is_reachable` says whether the leader itself has ended the call. Then the
+    /// failure says nothing about the leader: a client can cause it by what it sends, and must not start an election.
+    fn lost(&self, leader: &str, is_reachable: bool) -> Status {
         self.0.counts.count(Outcome::Lost);
-        self.0.connections.failed(leader);
+        if is_reachable {
+            self.0.connections.succeeded(leader);
+        } else {
+            self.0.connections.failed(leader);
+        }
         replica_status::connection_to_leader_lost()
     }
 
-    /// Returns the function that makes the last status of an answer whose connection failed.
-    fn lost_report(&self, leader: String) -> impl FnOnce() -> Status + Send + 'static + use<> {
+    /// Returns the function that makes the last status of an answer that is incomplete. Its argument is that of [`Forwarder::lost`].
+    fn lost_report(&self, leader: String) -> impl FnOnce(bool) -> Status + Send + 'static + use<> {
         let forwarder = self.clone();
-        move || forwarder.lost(&leader)
+        move |is_reachable| forwarder.lost(&leader, is_reachable)
+    }
+
+    /// Returns whether another replica of this ledger has forwarded the call.
+    pub(crate) fn has_forwarded(&self, headers: &HeaderMap) -> bool {
+        let mark = headers.get(FORWARDED);
+        mark.is_some_and(|mark| mark != UNKNOWN_LEDGER && *mark == self.0.replica.read(mark_of))
     }
 }
 
-/// Sends `request`. The error has the request if it was certainly not sent.
+/// Why a call has no answer.
+enum Unanswered {
+    /// The call was certainly not sent.
+    NotSent(Box<Request<OutgoingBody>>),
+    /// The leader has reset the call.
+    Reset,
+    /// The connection has failed.
+    Disconnected,
+}
+
+/// Sends `request`.
 async fn attempt(
     sender: &mut Sender,
     request: Request<OutgoingBody>,
-) -> Result<Response<Incoming>, Option<Box<Request<OutgoingBody>>>> {
+) -> Result<Response<Incoming>, Unanswered> {
     sender.try_send_request(request).await.map_err(|mut error| {
         let unsent = error.take_message();
         tracing::debug!(error = %error.error(), sent = unsent.is_none(), "a forwarded call failed");
-        unsent.map(Box::new)
+        match unsent {
+            Some(unsent) => Unanswered::NotSent(Box::new(unsent)),
+            None if is_reset(error.error()) => Unanswered::Reset,
+            None => Unanswered::Disconnected,
+        }
     })
+}
+
+/// Returns the size of the headers of a call, as HTTP/2 counts them: 32 bytes for each in addition to its name and its value.
+fn header_bytes(request: &Request<OutgoingBody>) -> usize {
+    const OVERHEAD: usize = 32;
+    let uri = request.uri();
+    let own = [
+        (":method", request.method().as_str()),
+        (":scheme", uri.scheme_str().unwrap_or_default()),
+        (
+            ":authority",
+            uri.authority().map_or("", |authority| authority.as_str()),
+        ),
+        (":path", uri.path_and_query().map_or("/", PathAndQuery::as_str)),
+    ];
+    let own = own.iter().map(|(name, value)| name.len() + value.len());
+    let others = request.headers().iter();
+    let others = others.map(|(name, value)| name.as_str().len() + value.len());
+    own.chain(others).map(|bytes| bytes + OVERHEAD).sum()
 }
 
 /// Becomes ready when the replica must end an answer that the leader has begun: when `ended` is ready, or when the leader does not

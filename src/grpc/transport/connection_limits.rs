@@ -62,13 +62,13 @@ impl ConnectionLimits {
         }
     }
 
-    /// Checks the number of a call's headers.
+    /// Checks the number of a call's headers. `exempt` headers do not count, because another replica has added them.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the call has too many headers.
-    pub(crate) fn check_headers(headers: &HeaderMap) -> Result<(), Status> {
+    pub(crate) fn check_headers(headers: &HeaderMap, exempt: usize) -> Result<(), Status> {
         // With header compression, one byte on the wire can become a header that takes a hundred bytes of memory.
-        let count = headers.len();
+        let count = headers.len().saturating_sub(exempt);
         if count > HEADERS_MAX {
             return Err(status::too_many_headers(count, HEADERS_MAX));
         }

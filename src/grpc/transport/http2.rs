@@ -36,7 +36,7 @@ use super::{
 /// Maximum number of bytes of the answers of one call that the HTTP/2 library buffers.
 const SEND_BYTES_MAX: usize = 64 << 10;
 /// Largest header block of a call, in bytes.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+pub(crate) const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The memory for DATA frames that nobody has taken out of the HTTP/2 library, beyond the bytes in them. h2 counts 256 bytes less the
 /// length of the frame for each frame that is shorter, gives them back when the frame is taken, and ends the connection with
 /// ENHANCE_YOUR_CALM (`too_many_data_frames`) when the budget is used up.

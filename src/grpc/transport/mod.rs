@@ -8,7 +8,7 @@ pub(crate) mod deadline;
 pub(crate) mod frame;
 pub(crate) mod framing;
 mod governor;
-mod http2;
+pub(crate) mod http2;
 pub(crate) mod lifetime;
 pub(crate) mod net;
 pub(crate) mod outbound;

@@ -90,7 +90,9 @@ pub enum ReadError {
     #[error("a record of the log is damaged: {0}")]
     Damaged(String),
     /// The log has no record at the offset any longer, or not yet.
-    #[error("the log has only the records from {start} to {end}")]
+    #[error(
+        "the log has only the records from {start} to {end}, so this directory can't follow it: clone another replica (tally replica clone)"
+    )]
     OutOfRange {
         /// The first offset that the log has.
         start: u64,

@@ -23,8 +23,8 @@ use tokio_stream::StreamExt;
 pub(super) enum Conduct {
     /// Answers NOT_FOUND in the headers.
     Answer,
-    /// Answers without gRPC, as a proxy would.
-    AnswerHttp,
+    /// Answers without gRPC and with this HTTP status, as a proxy would.
+    AnswerHttp(u16),
     /// Closes the connection when the call has arrived.
     Close,
     /// Begins the answer, and closes the connection.
@@ -137,9 +137,9 @@ impl FakeLeader {
                 response.headers_mut().insert("grpc-status", "5".parse().unwrap());
                 Ok(response)
             }
-            Conduct::AnswerHttp => {
+            Conduct::AnswerHttp(status) => {
                 let mut response = begin(Vec::new());
-                *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+                *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
                 Ok(response)
             }
             Conduct::Close => {
