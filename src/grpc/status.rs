@@ -290,15 +290,6 @@ pub fn too_many_headers(count: usize, most: usize) -> Status {
     plain_error(ErrorKind::TOO_MANY_HEADERS, message)
 }
 
-/// The call must be forwarded, and its headers are too long for that.
-#[must_use]
-pub(crate) fn headers_too_long(most: u32) -> Status {
-    let message = format!(
-        "the headers of the call are too long to forward it to the leader, which reads at most {most} bytes with the mark of this replica"
-    );
-    plain_error(ErrorKind::TOO_MANY_HEADERS, message)
-}
-
 /// One of many transactions is longer than any valid transaction.
 #[must_use]
 pub fn transaction_too_long(bytes: usize) -> Status {

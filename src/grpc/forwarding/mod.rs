@@ -203,7 +203,7 @@ impl Forwarder {
         // The leader would refuse the call without reading it.
         if header_bytes(&request) + TIMEOUT_GROWTH_BYTES > HEADER_BYTES_MAX as usize {
             counts.count(Outcome::NotSent);
-            return Answer::status(status::headers_too_long(HEADER_BYTES_MAX), reservation);
+            return Answer::status(replica_status::headers_too_long(HEADER_BYTES_MAX), reservation);
         }
         let outgoing = Outgoing {
             request,

@@ -29,6 +29,15 @@ pub(crate) fn too_many_forwarded(of_client: usize, all: usize) -> Status {
         .build()
 }
 
+/// The call must be forwarded, and its headers are too long for that.
+#[must_use]
+pub(crate) fn headers_too_long(most: u32) -> Status {
+    let message = format!(
+        "the headers of the call are too long to forward it to the leader, which reads at most {most} bytes with the mark of this replica"
+    );
+    plain_error(ErrorKind::TOO_MANY_HEADERS, message)
+}
+
 /// The method needs a replicated store.
 #[must_use]
 pub(crate) fn not_replicated() -> Status {
