@@ -15,7 +15,7 @@ use tally::{
     engine::{EngineConfig, ExecStep, PipelineStep, TallyEngine},
     replica::{Driver, DriverConfig, DriverParts, End, Peers, check_resume, prepare, watch_peers},
     store::replicated::{
-        DirectoryName, Exchange, Replica, ReplicaIdentity, ReplicaRole, ReplicaView, TopicFacts,
+        DirectoryName, Exchange, Replica, ReplicaFault, ReplicaIdentity, ReplicaRole, ReplicaView, TopicFacts,
     },
     wall_clock::WallClock,
 };
@@ -91,6 +91,17 @@ pub(crate) struct Running {
     /// Asks the other replicas.
     watching: Pin<Box<dyn Future<Output = ()>>>,
     watch_alarm: Arc<Alarm>,
+    _unhook: Unhook,
+}
+
+/// The commit pipeline of a process owns its exchange, which keeps a waker of the pipeline. The end of a real process frees both. Here, this
+/// guard removes the waker, because otherwise every process of a run would stay in memory.
+struct Unhook(Exchange);
+
+impl Drop for Unhook {
+    fn drop(&mut self) {
+        self.0.fail(ReplicaFault::Ended);
+    }
 }
 
 /// A piece of work of a process.
@@ -229,6 +240,7 @@ impl Node {
         writer: u32,
     ) -> Result<Running, String> {
         let exchange = Exchange::default();
+        let unhook = Unhook(exchange.clone());
         let opened = TallyEngine::replica_without_threads(
             &engine_config(plan, &self.clock),
             self.disk.handle(),
@@ -283,6 +295,7 @@ impl Node {
             replica,
             stop,
             driver: Box::pin(driver.run()),
+            _unhook: unhook,
         })
     }
 
