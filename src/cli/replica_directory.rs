@@ -21,9 +21,7 @@ use super::{
 };
 use crate::{
     config::Loaded,
-    replica::{
-        PublishError, Published, check_initial, check_replica, detach, name_directory, publish, reach, rejoin,
-    },
+    replica::{PublishError, Published, check_own_topic, detach, name_directory, publish, reach, rejoin},
     store::{
         embedded::is_data_directory,
         replicated::{KafkaLog, PartitionLog, ReplicatedConfig, directory_name},
@@ -103,7 +101,7 @@ pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
         let facts = reach(&mut setting.log)
             .await
             .map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
-        check_initial(disk, &setting.data, &facts).map_err(|error| failure(&error))?;
+        check_own_topic(disk, &setting.data, &facts).map_err(|error| failure(&error))?;
     }
     publish_directory(setting, "initialized").await
 }
@@ -112,7 +110,8 @@ pub(super) async fn init(args: &InitArgs) -> Result<(), Failure> {
 pub(super) async fn republish(args: &DirectoryArgs) -> Result<(), Failure> {
     let setting = setting(&args.settings)?;
     expect_replica(&setting.data)?;
-    check_replica(Arc::new(RealDisk), &setting.data).map_err(|error| failure(&error))?;
+    // An embedded store becomes a replica by `init` only.
+    drop(Journal::open_replica(Arc::new(RealDisk), &setting.data).map_err(|error| failure(&error.into()))?);
     publish_directory(setting, "republished").await
 }
 
@@ -273,7 +272,6 @@ fn failure(error: &PublishError) -> Failure {
         | PublishError::InUse(_)
         | PublishError::NotEnded
         | PublishError::OfOtherTopic
-        | PublishError::OfEmbedded
         | PublishError::Ended { .. }
         | PublishError::Raced
         | PublishError::Halted(_) => exit::FAILED,

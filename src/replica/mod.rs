@@ -33,6 +33,5 @@ pub use peers::{PeerState, Peers, clock_ahead_ms};
 pub use place::PlaceError;
 pub use prepare::{PrepareError, check_resume, prepare, reach};
 pub use publish::{
-    PublishError, Published, check_initial, check_replica, check_topic, detach, name_directory, publish,
-    rejoin,
+    PublishError, Published, check_own_topic, check_topic, detach, name_directory, publish, rejoin,
 };

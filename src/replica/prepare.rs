@@ -30,6 +30,9 @@ pub enum PrepareError {
     /// The log can't be used, and waiting would not help.
     #[error(transparent)]
     Log(#[from] ReadError),
+    /// The beginning of the log was removed, and the directory has no ledger yet.
+    #[error("{0}, so this directory can't follow it: clone another replica (tally replica clone)")]
+    Trimmed(ReadError),
     /// The topic is empty.
     #[error(
         "the topic is empty: make the replicated ledger with `tally replica init` on one replica, and start this one again"
@@ -113,9 +116,8 @@ async fn read_genesis<L: PartitionLog>(log: &mut L) -> Result<Genesis, PrepareEr
             Err(error) => error,
         };
         match error {
-            ReadError::Unusable(_) | ReadError::Replaced(_) | ReadError::OutOfRange { .. } => {
-                return Err(error.into());
-            }
+            ReadError::Unusable(_) | ReadError::Replaced(_) => return Err(error.into()),
+            ReadError::OutOfRange { .. } => return Err(PrepareError::Trimmed(error)),
             ReadError::Unavailable(_) => {}
             ReadError::Damaged(_) => {
                 damaged += 1;

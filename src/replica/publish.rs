@@ -70,9 +70,6 @@ pub enum PublishError {
          `tally replica republish` publishes the directory in a new topic"
     )]
     OfOtherTopic,
-    /// The directory was never one of a replica.
-    #[error("the data directory is one of an embedded store: `tally replica init` makes it one of a replica")]
-    OfEmbedded,
     /// The blocks of the directory can be larger than a request to the brokers.
     #[error(
         "the data directory has blocks of up to {found} bytes, but a replicated store allows {REPLICATED_BLOCK_BYTES_MAX}: export it, and import it into a new one with a smaller store.block_bytes_max"
@@ -157,37 +154,19 @@ pub async fn publish<L: PartitionLog>(
     })
 }
 
-/// Checks that the directory at `path` may become the beginning of a replicated ledger in the topic of `facts`: a second log of the same
-/// ledger would split it. An interrupted call of [`publish`] may be repeated.
+/// Checks that the directory at `path` does not belong to a replica of another topic than that of `facts`: a second log of the same ledger
+/// would split it. The directory of an interrupted call of [`publish`] may have no topic yet.
 ///
 /// # Errors
 /// [`PublishError`].
-pub fn check_initial(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<(), PublishError> {
+pub fn check_own_topic(disk: Arc<dyn Disk>, path: &Path, facts: &TopicFacts) -> Result<(), PublishError> {
     let journal = Journal::open_existing(disk, path)?;
-    if journal.directory().store() == StoreKind::Replicated {
-        let resume = ResumeFiles::open(journal.directory())?.newest()?;
-        return match resume {
-            Some(resume) if resume.topic_id != facts.topic_id => Err(PublishError::OfOtherTopic),
-            Some(_) | None => Ok(()),
-        };
+    if journal.directory().store() == StoreKind::Embedded {
+        return Ok(());
     }
-    let mut end_of_log = None;
-    scan(&journal, |header, _| {
-        if header.kind == BlockKind::End {
-            end_of_log = Some(header.block_sequence);
-        }
-    })?;
-    end_of_log.map_or(Ok(()), |end| Err(PublishError::Ended { end }))
-}
-
-/// Checks that the directory at `path` is one of a replica.
-///
-/// # Errors
-/// [`PublishError`].
-pub fn check_replica(disk: Arc<dyn Disk>, path: &Path) -> Result<(), PublishError> {
-    match Journal::open_existing(disk, path)?.directory().store() {
-        StoreKind::Replicated => Ok(()),
-        StoreKind::Embedded => Err(PublishError::OfEmbedded),
+    match ResumeFiles::open(journal.directory())?.newest()? {
+        Some(resume) if resume.topic_id != facts.topic_id => Err(PublishError::OfOtherTopic),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -270,9 +249,10 @@ fn open(disk: Arc<dyn Disk>, path: &Path, config: &JournalConfig) -> Result<Jour
     Ok(journal)
 }
 
-/// Checks that readers would accept all blocks of the journal. Returns its end.
+/// Checks that readers would accept all blocks of the journal, and that no embedded store goes on after the end of an earlier log. Returns
+/// the end of the journal.
 fn publishable(journal: &Journal) -> Result<ChainPoint, PublishError> {
-    let (mut end_of_log, mut goes_on) = (None, false);
+    let (mut end_of_log, mut goes_on) = (None, journal.directory().store() == StoreKind::Embedded);
     let end = scan(journal, |header, _| {
         goes_on |= end_of_log.is_some();
         if header.kind == BlockKind::End {

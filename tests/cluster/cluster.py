@@ -143,7 +143,7 @@ class Cluster:
 
         If no Tally ran, also waits until one of them leads: before that, every call gets NOT_LEADER.
         """
-        had_leader = any(tally.running for tally in self.tallys)
+        some_ran = any(tally.running for tally in self.tallys)
         last_term = max((tally.last_term_led() for tally in self.tallys), default=0)
         if self.tallys and not any((tally.data / "FORMAT").exists() for tally in self.tallys):
             self.tallys[0].initialize()
@@ -152,7 +152,7 @@ class Cluster:
                 tally.start()
         for tally in self.tallys:
             wait_until(tally.is_ready, f"{tally.name} is not ready:\n{tally.last_output()}", START_TIMEOUT_S)
-        if self.tallys and not had_leader:
+        if self.tallys and not some_ran:
             wait_until(lambda: max(map(Tally.last_term_led, self.tallys)) > last_term, "nobody leads", START_TIMEOUT_S)
 
     def start_brokers(self):

@@ -90,9 +90,7 @@ pub enum ReadError {
     #[error("a record of the log is damaged: {0}")]
     Damaged(String),
     /// The log has no record at the offset any longer, or not yet.
-    #[error(
-        "the log has only the records from {start} to {end}, so this directory can't follow it: clone another replica (tally replica clone)"
-    )]
+    #[error("the log has only the records from {start} to {end}")]
     OutOfRange {
         /// The first offset that the log has.
         start: u64,

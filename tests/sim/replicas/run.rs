@@ -105,29 +105,30 @@ impl Cluster {
         Ok(least)
     }
 
-    /// Every replica shows the balances of the accepted chain. A replica that steps down meanwhile shows only some of them.
+    /// The balances of the accepted chain add up, and every replica shows them. A replica that steps down meanwhile shows only some of them.
     async fn examine(&mut self) -> Result<(), Failure> {
         let postings = self.history.check(&Chain::read(&self.log.records())?, false)?;
+        let newest = |account: &String| {
+            let last = postings.get(account).and_then(|postings| postings.last());
+            last.map_or((0, 0), |(_, debits, credits)| (*debits, *credits))
+        };
+        let accounts: Vec<String> = (0..ACCOUNTS).map(account_id).collect();
+        let sum = |(debits, credits): (u128, u128), (debit, credit)| (debits + debit, credits + credit);
+        let (debits, credits) = accounts.iter().map(newest).fold((0, 0), sum);
+        if debits != credits {
+            return Err(Failure(format!(
+                "the debits are {debits}, and the credits {credits}"
+            )));
+        }
         for index in 0..REPLICAS {
-            let (mut debits, mut credits, mut shows_all) = (0, 0, true);
-            for number in 0..ACCOUNTS {
-                let account = account_id(number);
-                let last = postings.get(&account).and_then(|postings| postings.last());
-                let expected = last.map_or((0, 0), |(_, debits, credits)| (*debits, *credits));
-                let shown = self.read_account(index, &account).await?;
+            for account in &accounts {
+                let expected = newest(account);
+                let shown = self.read_account(index, account).await?;
                 if shown.is_some_and(|shown| shown != expected) {
                     return Err(Failure(format!(
                         "replica {index} shows {shown:?} for {account}, but it is {expected:?}"
                     )));
                 }
-                shows_all &= shown.is_some();
-                let (debit, credit) = shown.unwrap_or((0, 0));
-                (debits, credits) = (debits + debit, credits + credit);
-            }
-            if shows_all && debits != credits {
-                return Err(Failure(format!(
-                    "replica {index}: the debits are {debits}, and the credits {credits}"
-                )));
             }
         }
         Ok(())
