@@ -106,6 +106,8 @@ async fn a_leader_that_was_cut_off_steps_down() {
     second
         .until("caught up", |view| view.caught_up && view.leader.is_some())
         .await;
+    // The block of this read is accepted. So no heartbeat is in flight, behind which the next block would wait unsent.
+    first.paid().await.unwrap();
     first.link.set_cut(true);
     let (lost, read) = (first.pay("lost", 3), first.paid());
     let replaced = async {
